@@ -1,0 +1,91 @@
+/**
+ * The errors of src/: one class, a stable code per condition, and the exit code the command line ends with.
+ *
+ * Callers switch on `code`; people read `message` («Cannot WHAT: WHY», no final period) and `hint` (one
+ * imperative line). netlink/ has classes of its own with the same shape, because it is usable without src/.
+ */
+
+/** The command line's exit codes: a contract, see the README. */
+export const EXIT = {
+  done: 0,
+  usage: 1,
+  system: 2,
+  absent: 3,
+  bug: 4,
+  interrupted: 8,
+  mountFailed: 32,
+  someFailed: 64,
+} as const;
+
+/** One of {@link EXIT}'s values. */
+export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
+
+/** What a device, worker, manager or command can fail with; `code` is stable, see README «Errors». */
+export type ErrorCode =
+  | "ERR_BAD_ARGUMENT"
+  | "ERR_PERMISSION"
+  | "ERR_IMAGE"
+  | "ERR_IMAGE_CHANGED"
+  | "ERR_NOT_EROFS"
+  | "ERR_NO_NBD"
+  | "ERR_NO_NETLINK"
+  | "ERR_DEVICE_BUSY"
+  | "ERR_DEVICE_MOUNTED"
+  | "ERR_NOT_ATTACHED"
+  | "ERR_KERNEL"
+  | "ERR_SYSCALL"
+  | "ERR_WORKER"
+  | "ERR_NOT_READABLE"
+  | "ERR_PROTOCOL"
+  | "ERR_CONTROL"
+  | "ERR_RUN_DIR"
+  | "ERR_MOUNT"
+  | "ERR_INTERRUPTED"
+  | "ERR_INTERNAL";
+
+const EXIT_OF: Record<ErrorCode, ExitCode> = {
+  ERR_BAD_ARGUMENT: EXIT.usage,
+  ERR_PERMISSION: EXIT.usage,
+  ERR_IMAGE: EXIT.usage,
+  ERR_IMAGE_CHANGED: EXIT.usage,
+  ERR_NOT_EROFS: EXIT.usage,
+  ERR_RUN_DIR: EXIT.usage,
+  ERR_NO_NBD: EXIT.system,
+  ERR_NO_NETLINK: EXIT.system,
+  ERR_DEVICE_BUSY: EXIT.system,
+  ERR_DEVICE_MOUNTED: EXIT.system,
+  ERR_KERNEL: EXIT.system,
+  ERR_SYSCALL: EXIT.system,
+  ERR_WORKER: EXIT.system,
+  ERR_NOT_READABLE: EXIT.system,
+  ERR_PROTOCOL: EXIT.system,
+  ERR_CONTROL: EXIT.system,
+  ERR_NOT_ATTACHED: EXIT.absent,
+  ERR_MOUNT: EXIT.mountFailed,
+  ERR_INTERRUPTED: EXIT.interrupted,
+  ERR_INTERNAL: EXIT.bug,
+};
+
+/** An error with a stable code, a line for people and, where there is one, what to do about it. */
+export class ErofsNbdError extends Error {
+  override readonly name = "ErofsNbdError";
+  readonly code: ErrorCode;
+  readonly hint: string | undefined;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { hint?: string | undefined; cause?: unknown } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.hint = options.hint;
+  }
+}
+
+/** The exit code for any error: ours by code, the kernel's by shape, everything else is a bug of ours. */
+export function exitCodeOf(error: unknown): ExitCode {
+  if (error instanceof ErofsNbdError) return EXIT_OF[error.code];
+  if (error instanceof Error && "errno" in error) return EXIT.system;
+  return EXIT.bug;
+}
