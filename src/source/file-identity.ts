@@ -1,0 +1,91 @@
+/**
+ * Which file this is: device, inode, size and modification time, pinned when an image is opened.
+ *
+ * The manager pins it once; workers get it with the descriptor and compare it on every batch; a later manager
+ * compares it before it reopens a path. Changed metadata alone (rename, chmod, links) does not count.
+ */
+
+import { ErofsNbdError } from "../errors.ts";
+import { blockDeviceSizeBytes } from "../sys/block-device.ts";
+import { check, statxInto } from "../sys/libc.ts";
+
+/** JSON-safe, because it travels to workers and into records. `mtimeNs` is a decimal string. */
+export interface FileIdentity {
+  readonly kind: "file" | "block-device";
+  /** «major:minor» of the file system, or of the device itself for a block device. */
+  readonly device: string;
+  readonly inode: string;
+  readonly sizeBytes: number;
+  readonly mtimeNs: string;
+}
+
+const STATX_BASIC_STATS = 0x7ff;
+const S_IFMT = 0o170000;
+const S_IFREG = 0o100000;
+const S_IFBLK = 0o060000;
+const S_IFDIR = 0o040000;
+
+/** `struct statx` of an open descriptor (linux/stat.h), read without allocating. One per source. */
+export class FileStat {
+  readonly #bytes = new Uint8Array(256);
+  readonly #view = new DataView(this.#bytes.buffer);
+
+  /** Asks the kernel. @throws SystemError */
+  refresh(fd: number): void {
+    check("statx", statxInto(fd, STATX_BASIC_STATS, this.#bytes));
+  }
+
+  get kind(): number {
+    return this.#view.getUint16(28, true) & S_IFMT;
+  }
+
+  get sizeBytes(): number {
+    return this.#view.getUint32(40, true) + this.#view.getUint32(44, true) * 2 ** 32;
+  }
+
+  get mtimeSeconds(): number {
+    return this.#view.getUint32(112, true) + this.#view.getInt32(116, true) * 2 ** 32;
+  }
+
+  get mtimeNanoseconds(): number {
+    return this.#view.getUint32(120, true);
+  }
+
+  /** The identity of what was last asked for; `fd` is needed for the size of a block device. */
+  identity(fd: number): FileIdentity {
+    const blockDevice = this.kind === S_IFBLK;
+    const at = blockDevice ? 128 : 136;
+    return {
+      kind: blockDevice ? "block-device" : "file",
+      device: `${this.#view.getUint32(at, true)}:${this.#view.getUint32(at + 4, true)}`,
+      inode: this.#view.getBigUint64(32, true).toString(),
+      sizeBytes: blockDevice ? blockDeviceSizeBytes(fd) : this.sizeBytes,
+      mtimeNs: (BigInt(this.mtimeSeconds) * 1_000_000_000n + BigInt(this.mtimeNanoseconds)).toString(),
+    };
+  }
+}
+
+/** The identity of an open image. @throws ErofsNbdError when it is neither a regular file nor a block device */
+export function identifyImage(fd: number, path: string): FileIdentity {
+  const stat = new FileStat();
+  stat.refresh(fd);
+  if (stat.kind !== S_IFREG && stat.kind !== S_IFBLK) {
+    const what = stat.kind === S_IFDIR ? "a directory" : "neither a regular file nor a block device";
+    throw new ErofsNbdError("ERR_IMAGE", `Cannot use ${path}: it is ${what}`, {
+      hint: "name an image file, such as one made by mkfs.erofs",
+    });
+  }
+  return stat.identity(fd);
+}
+
+/** What differs between the file that was pinned and the file found now, in words; undefined when nothing does. */
+export function describeChange(pinned: FileIdentity, found: FileIdentity): string | undefined {
+  if (pinned.kind !== found.kind || pinned.device !== found.device) return "it is another file now";
+  if (pinned.kind === "file" && pinned.inode !== found.inode) return "it was replaced by another file";
+  if (found.sizeBytes < pinned.sizeBytes)
+    return `it was truncated from ${pinned.sizeBytes} to ${found.sizeBytes} bytes`;
+  if (found.sizeBytes !== pinned.sizeBytes)
+    return `its size changed from ${pinned.sizeBytes} to ${found.sizeBytes} bytes`;
+  if (pinned.kind === "file" && pinned.mtimeNs !== found.mtimeNs) return "it was modified";
+  return undefined;
+}

@@ -1,0 +1,197 @@
+/**
+ * A message channel between two of our processes: JSON messages with descriptors, over a seqpacket socketpair.
+ *
+ * The manager uses it to hand links to its workers, the workers to answer. SOCK_SEQPACKET keeps each message
+ * whole and its descriptors with it (SCM_RIGHTS, unix(7)). A channel never blocks: what does not fit into the
+ * socket waits in a queue here and is retried; the peer is one of ours and reads.
+ */
+
+import { ERRNO, SystemError } from "./errno.ts";
+import {
+  addressOf,
+  check,
+  close,
+  MSG_CMSG_CLOEXEC,
+  MSG_CTRUNC,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  MSG_TRUNC,
+  recvmsg,
+  SOL_SOCKET,
+  sendmsg,
+} from "./libc.ts";
+import { type Watch, watchReadable } from "./watch.ts";
+
+/** A message may not be longer than this; links and events are a few hundred bytes. */
+const MAX_MESSAGE_BYTES = 64 * 1024;
+/** Descriptors in one message; the kernel's own limit (SCM_MAX_FD) is 253. */
+const MAX_FDS = 16;
+const SCM_RIGHTS = 1;
+const CMSG_HEADER_BYTES = 16;
+const RETRY_MS = 5;
+
+/** `struct msghdr` with one iovec, laid out by hand for 64-bit (sys/socket.h): the buffers stay referenced. */
+class MessageHeader {
+  readonly header = new Uint8Array(56);
+  readonly control: Uint8Array = new Uint8Array(CMSG_HEADER_BYTES + MAX_FDS * 4);
+  readonly #iovec = new BigUint64Array(2);
+  readonly #words = new BigUint64Array(this.header.buffer);
+
+  constructor() {
+    this.#words[2] = addressOf(new Uint8Array(this.#iovec.buffer));
+    this.#words[3] = 1n;
+  }
+
+  point(body: Uint8Array, controlBytes: number): Uint8Array {
+    this.#iovec[0] = addressOf(body);
+    this.#iovec[1] = BigInt(body.length);
+    this.#words[4] = controlBytes === 0 ? 0n : addressOf(this.control);
+    this.#words[5] = BigInt(controlBytes);
+    this.#words[6] = 0n;
+    return this.header;
+  }
+
+  get flags(): number {
+    return new DataView(this.header.buffer).getInt32(48, true);
+  }
+
+  get controlBytes(): number {
+    return Number(this.#words[5]);
+  }
+}
+
+interface Outgoing {
+  readonly body: Uint8Array;
+  readonly fds: readonly number[];
+  readonly settle: (error: Error | null) => void;
+}
+
+export interface ChannelEvents<In> {
+  /** A message has arrived; its descriptors now belong to the handler, which closes them. */
+  message(message: In, fds: readonly number[]): void;
+  /** The peer has closed its end, or the channel broke (`error`). Called once; the channel is closed by then. */
+  end(error: Error | null): void;
+}
+
+/** One end of a channel. `In` and `Out` are trusted shapes: both ends are this program. */
+export class Channel<In, Out> {
+  readonly fd: number;
+  readonly #events: ChannelEvents<In>;
+  readonly #watch: Watch;
+  readonly #incoming = new Uint8Array(MAX_MESSAGE_BYTES);
+  readonly #receiveHeader = new MessageHeader();
+  readonly #sendHeader = new MessageHeader();
+  readonly #queue: Outgoing[] = [];
+  #retry: NodeJS.Timeout | undefined;
+  #open = true;
+
+  /** Takes the descriptor over. */
+  constructor(fd: number, events: ChannelEvents<In>) {
+    this.fd = fd;
+    this.#events = events;
+    this.#watch = watchReadable(fd, () => this.#drain());
+  }
+
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
+  /**
+   * Sends one message. The descriptors are only lent: the peer gets duplicates, the caller closes its own once
+   * the promise has settled. Rejects when the channel has ended.
+   */
+  send(message: Out, fds: readonly number[] = []): Promise<void> {
+    const body = new TextEncoder().encode(JSON.stringify(message));
+    if (body.length > MAX_MESSAGE_BYTES || fds.length > MAX_FDS) {
+      throw new RangeError(`Cannot send a message of ${body.length} bytes and ${fds.length} descriptors`);
+    }
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ body, fds, settle: (error) => (error === null ? resolve() : reject(error)) });
+      this.#flush();
+    });
+  }
+
+  unref(): void {
+    this.#watch.unref();
+  }
+
+  /** Closes this end; the peer sees an end of file. Messages not sent yet are rejected. */
+  close(): void {
+    this.#finish(null, false);
+  }
+
+  #flush(): void {
+    while (this.#open) {
+      const next = this.#queue[0];
+      if (next === undefined) return;
+      const sent = sendmsg(this.fd, this.#fillSend(next), MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (sent === -ERRNO.EAGAIN || sent === -ERRNO.ENOBUFS) {
+        this.#retry ??= setTimeout(() => {
+          this.#retry = undefined;
+          this.#flush();
+        }, RETRY_MS);
+        return;
+      }
+      this.#queue.shift();
+      next.settle(sent < 0 ? new SystemError("send a control message", -sent) : null);
+    }
+    for (const left of this.#queue.splice(0))
+      left.settle(new Error("Cannot send a control message: the channel has ended"));
+  }
+
+  #fillSend(next: Outgoing): Uint8Array {
+    if (next.fds.length === 0) return this.#sendHeader.point(next.body, 0);
+    const view = new DataView(this.#sendHeader.control.buffer);
+    const payloadBytes = next.fds.length * 4;
+    view.setBigUint64(0, BigInt(CMSG_HEADER_BYTES + payloadBytes), true);
+    view.setInt32(8, SOL_SOCKET, true);
+    view.setInt32(12, SCM_RIGHTS, true);
+    next.fds.forEach((fd, index) => {
+      view.setInt32(CMSG_HEADER_BYTES + index * 4, fd, true);
+    });
+    return this.#sendHeader.point(next.body, CMSG_HEADER_BYTES + ((payloadBytes + 7) & ~7));
+  }
+
+  #drain(): void {
+    while (this.#open) {
+      const header = this.#receiveHeader.point(this.#incoming, this.#receiveHeader.control.length);
+      const received = recvmsg(this.fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+      if (received === -ERRNO.EAGAIN || received === -ERRNO.EINTR) return;
+      if (received <= 0) {
+        this.#finish(
+          received === 0 || received === -ERRNO.ECONNRESET
+            ? null
+            : new SystemError("receive a control message", -received),
+          true,
+        );
+        return;
+      }
+      const fds = this.#takeFds();
+      if ((this.#receiveHeader.flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0) {
+        for (const fd of fds) close(fd);
+        this.#finish(new Error("Cannot receive a control message: it was cut short"), true);
+        return;
+      }
+      this.#events.message(JSON.parse(new TextDecoder().decode(this.#incoming.subarray(0, received))), fds);
+    }
+  }
+
+  #takeFds(): number[] {
+    const { control, controlBytes } = this.#receiveHeader;
+    if (controlBytes < CMSG_HEADER_BYTES) return [];
+    const view = new DataView(control.buffer);
+    if (view.getInt32(8, true) !== SOL_SOCKET || view.getInt32(12, true) !== SCM_RIGHTS) return [];
+    const count = (Number(view.getBigUint64(0, true)) - CMSG_HEADER_BYTES) >> 2;
+    return Array.from({ length: count }, (_, index) => view.getInt32(CMSG_HEADER_BYTES + index * 4, true));
+  }
+
+  #finish(error: Error | null, tell: boolean): void {
+    if (!this.#open) return;
+    this.#open = false;
+    clearTimeout(this.#retry);
+    this.#watch.close();
+    check("close", close(this.fd), "a control channel");
+    this.#flush();
+    if (tell) this.#events.end(error);
+  }
+}

@@ -1,0 +1,163 @@
+/**
+ * The one place in src/ that binds libc (netlink/ has its own): thin functions over system calls.
+ *
+ * Convention: every function returns the call's result, or the NEGATIVE errno; nothing here throws, because
+ * EAGAIN is ordinary on the read path. `check()` turns a negative result into a SystemError where a failure
+ * is not ordinary. Buffers are passed as they are and are not kept after the call returns. All calls block the
+ * calling thread only if their descriptor does.
+ */
+import koffi from "koffi";
+import { SystemError } from "./errno.ts";
+
+const libc = koffi.load(null);
+const bind = (signature: string): ((...args: unknown[]) => number) => libc.func(signature);
+
+const c = {
+  close: bind("int close(int)"),
+  socketpair: bind("int socketpair(int, int, int, void *)"),
+  socket: bind("int socket(int, int, int)"),
+  bind: bind("int bind(int, void *, uint32_t)"),
+  listen: bind("int listen(int, int)"),
+  connect: bind("int connect(int, void *, uint32_t)"),
+  accept4: bind("int accept4(int, void *, void *, int)"),
+  recv: bind("int64_t recv(int, void *, size_t, int)"),
+  send: bind("int64_t send(int, void *, size_t, int)"),
+  sendmsg: bind("int64_t sendmsg(int, void *, int)"),
+  recvmsg: bind("int64_t recvmsg(int, void *, int)"),
+  shutdown: bind("int shutdown(int, int)"),
+  getsockopt: bind("int getsockopt(int, int, int, void *, void *)"),
+  setsockopt: bind("int setsockopt(int, int, int, void *, uint32_t)"),
+  pread: bind("int64_t pread(int, void *, size_t, int64_t)"),
+  sendfile: bind("int64_t sendfile(int, int, void *, size_t)"),
+  statx: bind("int statx(int, const char *, int, uint32_t, void *)"),
+  fcntl: bind("int fcntl(int, int, int)"),
+  flock: bind("int flock(int, int)"),
+  ioctl: bind("int ioctl(int, uint64_t, uint64_t)"),
+  ioctlOut: libc.func("ioctl", "int", ["int", "uint64_t", "void *"]) as (...args: unknown[]) => number,
+  epollCreate: bind("int epoll_create1(int)"),
+  epollCtl: bind("int epoll_ctl(int, int, int, void *)"),
+  epollWait: bind("int epoll_wait(int, void *, int, int)"),
+  getuid: bind("uint32_t geteuid()"),
+};
+
+/** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
+function result(value: number): number {
+  return value < 0 ? -koffi.errno() : value;
+}
+
+/** The value of a call that is not expected to fail; throws SystemError when it did. */
+export function check(syscall: string, value: number, subject?: string): number {
+  if (value < 0) throw new SystemError(syscall, -value, subject);
+  return value;
+}
+
+/** The numeric address of a buffer, for structures that hold pointers; the caller keeps the buffer alive. */
+export function addressOf(buffer: Uint8Array): bigint {
+  return koffi.address(buffer);
+}
+
+export const AF_UNIX = 1;
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+export const SOCK_STREAM = 1;
+export const SOCK_SEQPACKET = 5;
+export const SOCK_NONBLOCK = 0o4000;
+export const SOCK_CLOEXEC = 0o2000000;
+export const SOL_SOCKET = 1;
+export const SO_REUSEADDR = 2;
+export const SO_SNDBUF = 7;
+export const SO_PEERCRED = 17;
+export const SO_SNDBUFFORCE = 32;
+export const IPPROTO_TCP = 6;
+export const TCP_NODELAY = 1;
+export const MSG_DONTWAIT = 0x40;
+export const MSG_CTRUNC = 0x8;
+export const MSG_TRUNC = 0x20;
+export const MSG_NOSIGNAL = 0x4000;
+export const MSG_MORE = 0x8000;
+export const MSG_CMSG_CLOEXEC = 0x40000000;
+export const SHUT_RDWR = 2;
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+const F_DUPFD_CLOEXEC = 1030;
+
+/** close(2). EINTR still closes on Linux, so the result is of interest for EBADF only. */
+export const close = (fd: number): number => result(c.close(fd));
+
+/** A connected pair of unix sockets, both close-on-exec. @throws SystemError */
+export function socketPair(type: number, flags = 0): [number, number] {
+  const pair = new Int32Array(2);
+  check("socketpair", result(c.socketpair(AF_UNIX, type | SOCK_CLOEXEC | flags, 0, pair)));
+  return [pair[0] as number, pair[1] as number];
+}
+
+/** socket(2) with close-on-exec. */
+export const socket = (family: number, type: number): number =>
+  result(c.socket(family, type | SOCK_CLOEXEC, 0));
+export const bindTo = (fd: number, address: Uint8Array): number =>
+  result(c.bind(fd, address, address.length));
+export const listen = (fd: number, backlog: number): number => result(c.listen(fd, backlog));
+export const connectTo = (fd: number, address: Uint8Array): number =>
+  result(c.connect(fd, address, address.length));
+/** accept4(2); the new descriptor is close-on-exec and non-blocking. */
+export const accept = (fd: number): number => result(c.accept4(fd, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK));
+
+export const recv = (fd: number, target: Uint8Array, lengthBytes: number, flags: number): number =>
+  result(c.recv(fd, target, lengthBytes, flags));
+export const send = (fd: number, source: Uint8Array, lengthBytes: number, flags: number): number =>
+  result(c.send(fd, source, lengthBytes, flags));
+export const sendmsg = (fd: number, header: Uint8Array, flags: number): number =>
+  result(c.sendmsg(fd, header, flags));
+export const recvmsg = (fd: number, header: Uint8Array, flags: number): number =>
+  result(c.recvmsg(fd, header, flags));
+export const shutdown = (fd: number, how: number): number => result(c.shutdown(fd, how));
+
+/** Sets an integer socket option. */
+export const setSocketOption = (fd: number, level: number, name: number, value: number): number =>
+  result(c.setsockopt(fd, level, name, Int32Array.of(value), 4));
+
+/** Who is at the other end of a unix socket (`struct ucred`, socket(7) SO_PEERCRED). @throws SystemError */
+export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
+  const credentials = new Int32Array(3);
+  check(
+    "getsockopt SO_PEERCRED",
+    result(c.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, Uint32Array.of(12))),
+  );
+  return { pid: credentials[0] as number, uid: credentials[1] as number, gid: credentials[2] as number };
+}
+
+export const pread = (fd: number, target: Uint8Array, lengthBytes: number, offsetBytes: number): number =>
+  result(c.pread(fd, target, lengthBytes, offsetBytes));
+
+const sendfileOffset = new BigInt64Array(1);
+/** sendfile(2) from an explicit offset; the file's own position is not touched. Returns bytes sent, 0 at the end of the file. */
+export function sendfile(toFd: number, fromFd: number, offsetBytes: number, lengthBytes: number): number {
+  sendfileOffset[0] = BigInt(offsetBytes);
+  return result(c.sendfile(toFd, fromFd, sendfileOffset, lengthBytes));
+}
+
+const AT_EMPTY_PATH = 0x1000;
+/** statx(2) of an open descriptor into a 256-byte buffer whose layout is the same on every architecture. */
+export const statxInto = (fd: number, mask: number, target: Uint8Array): number =>
+  result(c.statx(fd, "", AT_EMPTY_PATH, mask, target));
+
+/** A duplicate that is close-on-exec. @throws SystemError */
+export const duplicate = (fd: number): number =>
+  check("fcntl F_DUPFD_CLOEXEC", result(c.fcntl(fd, F_DUPFD_CLOEXEC, 3)));
+export const flock = (fd: number, operation: number): number => result(c.flock(fd, operation));
+
+/** ioctl(2) with an integer argument. */
+export const ioctl = (fd: number, request: number, argument: number): number =>
+  result(c.ioctl(fd, request, argument));
+/** ioctl(2) that fills a buffer. */
+export const ioctlInto = (fd: number, request: number, target: Uint8Array): number =>
+  result(c.ioctlOut(fd, request, target));
+
+export const epollCreate = (): number => check("epoll_create1", result(c.epollCreate(0o2000000)));
+export const epollCtl = (epollFd: number, operation: number, fd: number, event: Uint8Array | null): number =>
+  result(c.epollCtl(epollFd, operation, fd, event));
+export const epollWait = (epollFd: number, events: Uint8Array, count: number, timeoutMs: number): number =>
+  result(c.epollWait(epollFd, events, count, timeoutMs));
+
+/** The effective user id of this process. */
+export const effectiveUid = (): number => c.getuid();

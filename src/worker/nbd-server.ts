@@ -1,0 +1,182 @@
+/**
+ * The read-serving loop as an ordinary NBD server: a listening socket, the handshake, then a ServedLink.
+ *
+ * Used by `serve`. Handshakes run in the same pump as the links. Anyone who reaches the socket may talk to it, so
+ * there is a bound on connections and a deadline on handshakes; what a client sends can end its own connection only.
+ */
+
+import { ServerHandshake } from "../nbd/handshake-server.ts";
+import { readOnlyExport } from "../nbd/nbd-export.ts";
+import type { Source } from "../source/source.ts";
+import { EPOLLIN } from "../sys/epoll.ts";
+import { ERRNO, errnoName } from "../sys/errno.ts";
+import { accept, close, IPPROTO_TCP, MSG_DONTWAIT, recv, setSocketOption, TCP_NODELAY } from "../sys/libc.ts";
+import { type Watch, watchReadable } from "../sys/watch.ts";
+import { type Pollable, Pump } from "./pump.ts";
+import { ReplyQueue } from "./reply-queue.ts";
+import { type LinkCounters, type LinkEnd, ServedLink } from "./serve-loop.ts";
+
+/** Connections at a time; a client beyond that is closed at once. */
+const MAX_CONNECTIONS = 64;
+const HANDSHAKE_DEADLINE_MS = 30_000;
+/** Handshake receives are small, so that what follows the last option always fits into a link's inbox. */
+const HANDSHAKE_RECEIVE_BYTES = 4096;
+
+/** What a server tells: one line of text per thing worth knowing, and numbers where a link has ended. */
+export interface NbdServerEvents {
+  readonly log: (level: "info" | "warn" | "error", message: string) => void;
+  readonly linkEnded?: (end: LinkEnd, counters: LinkCounters) => void;
+}
+
+export class NbdServer {
+  readonly #listenFd: number;
+  readonly #source: Source;
+  readonly #exportName: string;
+  readonly #events: NbdServerEvents;
+  readonly #pump = new Pump();
+  readonly #watch: Watch;
+  readonly #connections = new Set<Connection>();
+
+  /** Takes the listening socket over (non-blocking); the source stays the caller's. */
+  constructor(listenFd: number, source: Source, exportName: string, events: NbdServerEvents) {
+    this.#listenFd = listenFd;
+    this.#source = source;
+    this.#exportName = exportName;
+    this.#events = events;
+    this.#watch = watchReadable(listenFd, () => this.#accept());
+    this.#pump.yieldTo(listenFd, EPOLLIN);
+  }
+
+  /** Stops listening and cuts every connection. */
+  close(): void {
+    this.#watch.close();
+    close(this.#listenFd);
+    for (const connection of this.#connections) connection.close();
+    this.#pump.close();
+  }
+
+  #accept(): void {
+    for (;;) {
+      const fd = accept(this.#listenFd);
+      if (fd === -ERRNO.EINTR || fd === -ERRNO.ECONNABORTED) continue;
+      if (fd < 0) {
+        if (fd !== -ERRNO.EAGAIN) this.#events.log("error", `Cannot accept a connection: ${errnoName(-fd)}`);
+        return;
+      }
+      if (this.#connections.size >= MAX_CONNECTIONS) {
+        this.#events.log("warn", `Refused a connection: ${MAX_CONNECTIONS} are open already`);
+        close(fd);
+        continue;
+      }
+      this.#open(fd);
+    }
+  }
+
+  #open(fd: number): void {
+    // Fails on a unix socket, where there is nothing to delay.
+    setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    const handshake = new ServerHandshake([readOnlyExport(this.#exportName, this.#source.sizeBytes)]);
+    const connection = new Connection(fd, this.#pump, handshake, this.#source, {
+      end: (message, end, counters) => {
+        this.#connections.delete(connection);
+        this.#events.log("info", message);
+        if (end !== undefined && counters !== undefined) this.#events.linkEnded?.(end, counters);
+      },
+      readError: (error) => this.#events.log("error", error.message),
+    });
+    this.#connections.add(connection);
+    connection.start();
+  }
+}
+
+interface ConnectionEvents {
+  end(message: string, end?: LinkEnd, counters?: LinkCounters): void;
+  readError(error: Error): void;
+}
+
+/** One client: first its handshake, then its link. */
+class Connection implements Pollable {
+  readonly #fd: number;
+  readonly #pump: Pump;
+  readonly #handshake: ServerHandshake;
+  readonly #source: Source;
+  readonly #events: ConnectionEvents;
+  readonly #queue: ReplyQueue;
+  readonly #slot: number;
+  readonly #deadline: NodeJS.Timeout;
+  readonly #received = new Uint8Array(HANDSHAKE_RECEIVE_BYTES);
+  #link: ServedLink | undefined;
+  #open = true;
+
+  constructor(fd: number, pump: Pump, handshake: ServerHandshake, source: Source, events: ConnectionEvents) {
+    this.#fd = fd;
+    this.#pump = pump;
+    this.#handshake = handshake;
+    this.#source = source;
+    this.#events = events;
+    this.#queue = new ReplyQueue(fd);
+    this.#slot = pump.add(fd, EPOLLIN, this);
+    this.#deadline = setTimeout(
+      () => this.#end("the handshake took too long"),
+      HANDSHAKE_DEADLINE_MS,
+    ).unref();
+  }
+
+  start(): void {
+    this.#send(this.#handshake.greeting);
+  }
+
+  close(): void {
+    if (this.#link !== undefined) this.#link.close();
+    else this.#end("the server stops");
+  }
+
+  onEvents(): void {
+    const got = recv(this.#fd, this.#received, HANDSHAKE_RECEIVE_BYTES, MSG_DONTWAIT);
+    if (got === -ERRNO.EAGAIN || got === -ERRNO.EINTR) return;
+    if (got <= 0) return this.#end(got === 0 ? "the client left during the handshake" : errnoName(-got));
+    this.#send(this.#handshake.receive(this.#received.subarray(0, got)));
+    const { result } = this.#handshake;
+    if (!this.#open || result === undefined) return;
+    if (result.kind === "ended") return this.#end(result.reason);
+    this.#serve(this.#handshake.remainder.slice());
+  }
+
+  #serve(received: Uint8Array): void {
+    clearTimeout(this.#deadline);
+    this.#pump.remove(this.#fd, this.#slot);
+    this.#open = false;
+    const link = new ServedLink(
+      this.#fd,
+      this.#pump,
+      { source: this.#source },
+      {
+        readError: (error) => this.#events.readError(error),
+        end: (end) => this.#events.end(`A client's link ended: ${describeEnd(end)}`, end, link.counters),
+      },
+    );
+    this.#link = link;
+    link.start(received);
+  }
+
+  /** Handshake replies are small; a client that does not take them is not worth waiting for. */
+  #send(bytes: Uint8Array): void {
+    if (bytes.length === 0) return;
+    const result = this.#queue.sendOwned(bytes);
+    if (result < 0 || !this.#queue.isEmpty) this.#end("the client does not take the handshake's replies");
+  }
+
+  #end(why: string): void {
+    if (!this.#open) return;
+    this.#open = false;
+    clearTimeout(this.#deadline);
+    this.#pump.remove(this.#fd, this.#slot);
+    close(this.#fd);
+    this.#events.end(`A client's handshake ended: ${why}`);
+  }
+}
+
+/** A link's end in words, for logs. */
+export function describeEnd(end: LinkEnd): string {
+  return "message" in end ? `${end.kind}, ${end.message}` : end.kind;
+}
