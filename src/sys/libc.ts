@@ -32,6 +32,7 @@ const c = {
   statx: bind("int statx(int, const char *, int, uint32_t, void *)"),
   fcntl: bind("int fcntl(int, int, int)"),
   flock: bind("int flock(int, int)"),
+  poll: bind("int poll(void *, uint64_t, int)"),
   ioctl: bind("int ioctl(int, uint64_t, uint64_t)"),
   ioctlOut: libc.func("ioctl", "int", ["int", "uint64_t", "void *"]) as (...args: unknown[]) => number,
   epollCreate: bind("int epoll_create1(int)"),
@@ -161,3 +162,18 @@ export const epollWait = (epollFd: number, events: Uint8Array, count: number, ti
 
 /** The effective user id of this process. */
 export const effectiveUid = (): number => c.getuid();
+
+const pollHandle = new Int16Array(4);
+const pollFd = new Int32Array(pollHandle.buffer, 0, 1);
+const POLLERR_POLLHUP_POLLRDHUP = 0x8 | 0x10 | 0x2000;
+
+/** Whether a socket's peer is gone, or the socket was shut down (poll(2) without waiting). */
+export function isHungUp(fd: number): boolean {
+  pollFd[0] = fd;
+  pollHandle[2] = 0x2000;
+  pollHandle[3] = 0;
+  return (
+    c.poll(new Uint8Array(pollHandle.buffer), 1, 0) > 0 &&
+    ((pollHandle[3] ?? 0) & POLLERR_POLLHUP_POLLRDHUP) !== 0
+  );
+}

@@ -19,18 +19,30 @@ export interface Watch {
 /** koffi closes a handle that is garbage collected, so every open one is held here. */
 const held = new Set<object>();
 
-const EVENTS = { readable: true, disconnect: true };
-
 /** Calls `onReady` whenever `fd` is readable or hung up (level-triggered) until the watch is closed. */
 export function watchReadable(fd: number, onReady: () => void, options: { inPlace?: boolean } = {}): Watch {
+  return watch(fd, { readable: true, disconnect: true }, onReady, options);
+}
+
+/** Calls `onHangUp` once, when the peer of the socket `fd` is gone or the socket was shut down. */
+export function watchHangUp(fd: number, onHangUp: () => void): Watch {
+  return watch(fd, { disconnect: true }, onHangUp, { once: true });
+}
+
+function watch(
+  fd: number,
+  events: { readable?: boolean; disconnect?: boolean },
+  onReady: () => void,
+  options: { inPlace?: boolean; once?: boolean },
+): Watch {
   let open = true;
-  const handle = koffi.node.poll(fd, EVENTS, () => notify());
+  const handle = koffi.node.poll(fd, events, () => notify());
   const runLater = (): void => {
     // Stopped until the handler has run, or libuv would report the same readiness over and over.
     handle.stop();
     setImmediate(() => {
       if (!open) return;
-      handle.start(EVENTS, () => notify());
+      if (options.once !== true) handle.start(events, () => notify());
       onReady();
     });
   };

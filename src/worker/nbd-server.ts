@@ -12,9 +12,10 @@ import { EPOLLIN } from "../sys/epoll.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
 import { accept, close, IPPROTO_TCP, MSG_DONTWAIT, recv, setSocketOption, TCP_NODELAY } from "../sys/libc.ts";
 import { type Watch, watchReadable } from "../sys/watch.ts";
+import { describeEnd, type LinkCounters, type LinkEnd } from "./link-end.ts";
 import { type Pollable, Pump } from "./pump.ts";
 import { ReplyQueue } from "./reply-queue.ts";
-import { type LinkCounters, type LinkEnd, ServedLink } from "./serve-loop.ts";
+import { ServedLink } from "./serve-loop.ts";
 
 /** Connections at a time; a client beyond that is closed at once. */
 const MAX_CONNECTIONS = 64;
@@ -174,9 +175,4 @@ class Connection implements Pollable {
     close(this.#fd);
     this.#events.end(`A client's handshake ended: ${why}`);
   }
-}
-
-/** A link's end in words, for logs. */
-export function describeEnd(end: LinkEnd): string {
-  return "message" in end ? `${end.kind}, ${end.message}` : end.kind;
 }

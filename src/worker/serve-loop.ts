@@ -26,6 +26,7 @@ import { type FileExtent, type Source, SourceError } from "../source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../sys/epoll.ts";
 import { ERRNO, errnoName, SystemError } from "../sys/errno.ts";
 import { close, MSG_DONTWAIT, recv, SHUT_RDWR, shutdown } from "../sys/libc.ts";
+import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "./link-end.ts";
 import type { Pollable, Pump } from "./pump.ts";
 import { ReplyQueue } from "./reply-queue.ts";
 
@@ -39,11 +40,6 @@ const SENDFILE_MIN_BYTES = 32 * 1024;
 const MAX_RECEIVES = 8;
 /** What asynchronous reads of one link may hold in memory at once. */
 const MAX_ASYNC_BYTES = 2 * MAX_REQUEST_BYTES;
-
-/** Why a link has ended. Only `disconnect` is an end that the peer wished for. */
-export type LinkEnd =
-  | { readonly kind: "disconnect" | "end-of-file" | "closed" }
-  | { readonly kind: "socket-error" | "protocol-error" | "source-error"; readonly message: string };
 
 export interface LinkOptions {
   readonly source: Source;
@@ -60,20 +56,13 @@ export interface LinkEvents {
   end(end: LinkEnd): void;
 }
 
-/** What a link has done since it began. */
-export interface LinkCounters {
-  requests: number;
-  readBytes: number;
-  readErrors: number;
-}
-
 /** Shared by all links of the process: filled and emptied within one wake-up of one link. */
 const outbox = new Uint8Array(OUTBOX_BYTES);
 const head = new Uint8Array(SIMPLE_REPLY_BYTES);
 const request: NbdRequest = newRequest();
 
 export class ServedLink implements Pollable {
-  readonly counters: LinkCounters = { requests: 0, readBytes: 0, readErrors: 0 };
+  readonly counters: LinkCounters = { ...NO_COUNTERS };
   readonly #fd: number;
   readonly #pump: Pump;
   readonly #source: Source;

@@ -5,7 +5,7 @@
  * program: a manager starts its own workers.
  */
 import type { SourceSpec } from "../source/source-spec.ts";
-import type { LinkCounters, LinkEnd } from "./serve-loop.ts";
+import type { LinkCounters, LinkEnd } from "./link-end.ts";
 
 /** Where a worker finds its end of the control channel. */
 export const CONTROL_FD = 3;

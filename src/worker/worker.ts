@@ -10,8 +10,9 @@ import { openSource } from "../source/source-spec.ts";
 import { Channel } from "../sys/channel.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { close } from "../sys/libc.ts";
+import type { LinkEnd } from "./link-end.ts";
 import { Pump } from "./pump.ts";
-import { type LinkEnd, ServedLink } from "./serve-loop.ts";
+import { ServedLink } from "./serve-loop.ts";
 import type { FromWorker, LinkReport, ToWorker } from "./worker-protocol.ts";
 
 type ServeMessage = Extract<ToWorker, { type: "serve" }>;

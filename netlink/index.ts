@@ -1,0 +1,111 @@
+/**
+ * The public face of netlink/, published as `erofs-nbd/netlink`: clients, errors, codec, constants, the test seam.
+ *
+ * The only file of this folder that others import. Re-exports alone.
+ *
+ * @example
+ * import { NbdNetlink } from "erofs-nbd/netlink";
+ * const nbd = new NbdNetlink();
+ * console.log(await nbd.status());
+ * await nbd.close();
+ */
+export { decodeVerdict, type Verdict } from "./ack.ts";
+export {
+  type Attribute,
+  align4,
+  type DecodedAttribute,
+  decodeAttributes,
+  encodeAttributes,
+  findAttribute,
+  nested,
+  readNested,
+  readString,
+  readU8,
+  readU16,
+  readU32,
+  readU64,
+  string,
+  u8,
+  u16,
+  u32,
+  u64,
+} from "./attributes.ts";
+export * from "./constants.ts";
+export {
+  DecodeError,
+  errnoName,
+  NetlinkError,
+  type NetlinkErrorCode,
+  type NetlinkErrorDetails,
+  type NetlinkErrorOrigin,
+  SyscallError,
+} from "./errors.ts";
+export type { GroupSubscription, ResyncReason, SubscriptionOptions } from "./events.ts";
+export {
+  createFakeTransport,
+  type FakeHandler,
+  type FakeKernel,
+  type FakeTransport,
+} from "./fake-transport.ts";
+export {
+  decodeFamily,
+  decodeGenericMessage,
+  type FamilyGroup,
+  type GenericFamily,
+  type GenericMessage,
+} from "./family.ts";
+export {
+  type GenericAnswer,
+  GenericNetlink,
+  type GenericNetlinkOptions,
+  type GenericRequest,
+} from "./generic.ts";
+export { HINTS, type Hint, hintFor } from "./hints.ts";
+export { openKernelTransport } from "./kernel-transport.ts";
+export {
+  decodeGenericPayload,
+  decodeMessages,
+  encodeGenericPayload,
+  encodeMessage,
+  type GenericPayload,
+  type NetlinkMessage,
+} from "./message.ts";
+export {
+  decodeIndex,
+  decodeStatus,
+  encodeConnect,
+  encodeReconfigure,
+  type NbdConnectOptions,
+  type NbdDeviceStatus,
+  type NbdEvent,
+  type NbdEventOptions,
+  type NbdEventSubscription,
+  NbdNetlink,
+  type NbdNetlinkOptions,
+  type NbdReconfigureOptions,
+} from "./nbd.ts";
+export type { RequestLabel } from "./request.ts";
+export {
+  type AttributeKind,
+  type AttributeShape,
+  type AttributeShapes,
+  CONTROLLER_SCHEMA,
+  type FamilySchema,
+  NBD_SCHEMA,
+  nameOfCommand,
+} from "./schema.ts";
+export {
+  type NetlinkAnswer,
+  type NetlinkRequest,
+  NetlinkSocket,
+  type NetlinkSocketOptions,
+  type StuckReport,
+} from "./socket.ts";
+export { formatMessage, type TraceSink, traceSinkFromEnvironment } from "./trace.ts";
+export type {
+  NetlinkTransport,
+  OpenTransport,
+  ReadWatch,
+  ReceivedDatagram,
+  TransportOptions,
+} from "./transport.ts";

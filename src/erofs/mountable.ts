@@ -1,0 +1,130 @@
+/**
+ * Says in plain words why a kernel of a given release will not mount an EROFS image, before mount(2) says «invalid».
+ *
+ * Called by `mount` and `doctor`. Distributions backport: where the kernel's own list of features is given
+ * (/sys/fs/erofs/features), it overrules the release. It decides nothing: the caller may mount all the same.
+ */
+
+import {
+  ALGORITHMS,
+  FIRST_RELEASE,
+  incompatNeeds,
+  type KernelNeed,
+  type LinuxRelease,
+  SUB_PAGE_COMPRESSED_SINCE,
+  SUB_PAGE_SINCE,
+  unknownIncompat,
+} from "./features.ts";
+import type { Superblock } from "./superblock.ts";
+
+/** One reason against mounting. */
+export interface MountProblem {
+  readonly kind: "kernel-too-old" | "unknown-feature" | "block-size" | "extra-devices" | "directory-blocks";
+  /** A clause that fits after «Cannot mount X: ». */
+  readonly message: string;
+  readonly hint: string;
+}
+
+/** What is known about the kernel beyond its release. */
+export interface KernelFacts {
+  /** Default 4096. */
+  readonly pageSizeBytes?: number | undefined;
+  /** File names of /sys/fs/erofs/features, where the erofs module is loaded. */
+  readonly features?: readonly string[] | undefined;
+}
+
+/**
+ * Why the kernel cannot mount the image; empty when nothing speaks against it.
+ *
+ * @param kernelRelease as `uname -r` prints it, for example "6.1.0-42-amd64"; one that cannot be read rules nothing out
+ */
+export function checkMountable(
+  superblock: Superblock,
+  kernelRelease: string,
+  facts: KernelFacts = {},
+): MountProblem[] {
+  const release = parseRelease(kernelRelease);
+  const problems: MountProblem[] = [];
+  const tooOld = tooOldFor(superblock, release, facts.features ?? []);
+  if (tooOld.length > 0) {
+    const newest = tooOld.map((need) => need.since).reduce((a, b) => (isBefore(a, b) ? b : a));
+    const names = tooOld.map((need) => `${need.name} (Linux ${need.since.join(".")})`).join(", ");
+    problems.push({
+      kind: "kernel-too-old",
+      message: `it needs ${names}, and this is Linux ${kernelRelease}`,
+      hint: `boot Linux ${newest.join(".")} or newer, or make the image again without these features`,
+    });
+  }
+  const unknown = unknownIncompat(superblock.featureIncompat);
+  if (unknown !== 0) {
+    problems.push({
+      kind: "unknown-feature",
+      message: `it uses incompatible features 0x${unknown.toString(16)}, which no kernel known here understands`,
+      hint: "the image is damaged, or newer than this program: try a newer kernel, or make it again with fewer features",
+    });
+  }
+  return [...problems, ...layoutProblems(superblock, release, facts.pageSizeBytes ?? 4096)];
+}
+
+/** The needs the release does not meet and the kernel's own list does not name. */
+function tooOldFor(superblock: Superblock, release: LinuxRelease, features: readonly string[]): KernelNeed[] {
+  const algorithms = ALGORITHMS.filter((one) => superblock.compression.includes(one.name));
+  const needs = [
+    { name: "erofs", since: FIRST_RELEASE },
+    ...incompatNeeds(superblock.featureIncompat),
+    ...algorithms,
+  ];
+  // A kernel old enough for the first row fails every other one, too, and then the first says it all.
+  const missing = needs.filter((need) => isBefore(release, need.since) && !features.includes(need.name));
+  return missing[0]?.name === "erofs" ? missing.slice(0, 1) : missing;
+}
+
+function layoutProblems(
+  superblock: Superblock,
+  release: LinuxRelease,
+  pageSizeBytes: number,
+): MountProblem[] {
+  const problems: MountProblem[] = [];
+  const { blockSizeBytes, compression, directoryBlockBits, extraDevices } = superblock;
+  const since = compression.length > 0 ? SUB_PAGE_COMPRESSED_SINCE : SUB_PAGE_SINCE;
+  if (blockSizeBytes > pageSizeBytes) {
+    problems.push({
+      kind: "block-size",
+      message: `its blocks of ${blockSizeBytes} bytes are larger than this kernel's pages of ${pageSizeBytes}`,
+      hint: `make the image again with mkfs.erofs -b ${pageSizeBytes}`,
+    });
+  } else if (blockSizeBytes < pageSizeBytes && isBefore(release, since)) {
+    problems.push({
+      kind: "block-size",
+      message:
+        `its ${compression.length > 0 ? "compressed " : ""}blocks of ${blockSizeBytes} bytes are smaller than ` +
+        `this kernel's pages of ${pageSizeBytes}, which needs Linux ${since.join(".")}`,
+      hint: `boot a newer kernel, or make the image again with mkfs.erofs -b ${pageSizeBytes}`,
+    });
+  }
+  if (directoryBlockBits !== 0) {
+    problems.push({
+      kind: "directory-blocks",
+      message: "its directories use blocks of their own size, which no kernel known here understands",
+      hint: "make the image again without a directory block size",
+    });
+  }
+  if (extraDevices > 0) {
+    problems.push({
+      kind: "extra-devices",
+      message: `it keeps data on ${extraDevices} more device${extraDevices === 1 ? "" : "s"} than this image`,
+      hint: "attach those images too, and name their devices at mount with -o device=/dev/nbdN, in mkfs's order",
+    });
+  }
+  return problems;
+}
+
+/** The first two numbers of a release; one that has none counts as new, so that it rules nothing out. */
+function parseRelease(text: string): LinuxRelease {
+  const match = /^(\d+)\.(\d+)/.exec(text);
+  return match === null ? [Number.POSITIVE_INFINITY, 0] : [Number(match[1]), Number(match[2])];
+}
+
+function isBefore(a: LinuxRelease, b: LinuxRelease): boolean {
+  return a[0] < b[0] || (a[0] === b[0] && a[1] < b[1]);
+}

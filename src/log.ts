@@ -1,0 +1,25 @@
+/**
+ * The manager's log: JSON lines on stderr (which a manager that started by itself has as its log file).
+ *
+ * One place decides the format; everything else gets a `Log` passed in. Written synchronously, because the last
+ * line before a death is the one that matters.
+ */
+import { pino } from "pino";
+
+export interface Log {
+  info(message: string, fields?: Record<string, unknown>): void;
+  warn(message: string, fields?: Record<string, unknown>): void;
+  error(message: string, fields?: Record<string, unknown>): void;
+}
+
+export function createLog(): Log {
+  const logger = pino(
+    { base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
+    pino.destination({ fd: 2, sync: true }),
+  );
+  return {
+    info: (message, fields = {}) => logger.info(fields, message),
+    warn: (message, fields = {}) => logger.warn(fields, message),
+    error: (message, fields = {}) => logger.error(fields, message),
+  };
+}

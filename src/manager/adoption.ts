@@ -1,0 +1,146 @@
+/**
+ * Finding what a dead manager left behind, and mending it: once, when a manager starts.
+ *
+ * The record says what was meant, the kernel says what is. A device that carries our identifier is ours: its old
+ * workers are ended (they hold the server ends, and only a dead socket can be replaced), and it becomes a failover
+ * from the start. Devices without our identifier are never touched. What cannot be mended is kept visible.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Log } from "../log.ts";
+import { describeChange } from "../source/file-identity.ts";
+import { type OpenImage, openImage } from "../source/open-image.ts";
+import type { ManagedDevice } from "../supervisor/managed-device.ts";
+import type { Image, NbdControl } from "../supervisor/ports.ts";
+import { configuringThread, findByBackend } from "../supervisor/sysfs.ts";
+import { close } from "../sys/libc.ts";
+import { OrphanDevice } from "./orphan-device.ts";
+import { type DeviceRecord, isAlive, type ProcessIdentity, type RecordStore } from "./records.ts";
+
+export interface AdoptionContext {
+  readonly log: Log;
+  readonly nbd: () => Promise<NbdControl>;
+  /** Go on with a netlink device whose links are dead. Takes the image's descriptor over. */
+  readonly adopt: (record: DeviceRecord, image: Image, index: number) => void;
+  /** Keep a device that can be shown and ended, no more. */
+  readonly keep: (device: ManagedDevice) => void;
+}
+
+/** A netlink device that the kernel still has, and its image if that is still the one that was attached. */
+interface Found {
+  readonly record: DeviceRecord;
+  readonly index: number;
+  readonly image: OpenImage | undefined;
+}
+
+/** The receivers of the killed workers' sockets need a moment to notice (kernel: recv_work). */
+const SETTLE_MS = 60;
+
+/** Returns lines about what was found, for the user who caused the start. */
+export async function adoptDevices(records: RecordStore, context: AdoptionContext): Promise<string[]> {
+  const notes: string[] = [];
+  const note = (message: string): void => {
+    notes.push(message);
+    context.log.warn(message);
+  };
+  const loaded = records.load();
+  for (const path of loaded.unreadable)
+    note(`${path} is not a record that this version understands: left alone`);
+  for (const record of loaded.stale) {
+    note(`${record.image.path} was attached before the machine was booted: its record is cleared`);
+    await records.remove(record.identifier);
+  }
+  const found: Found[] = [];
+  for (const record of loaded.records) {
+    if (record.interface === "ioctl") {
+      await takeIoctl(record, records, context, note);
+      continue;
+    }
+    const index = findByBackend(record.identifier);
+    if (index === undefined) {
+      note(`${record.image.path} is no longer attached: its record is cleared`);
+      await records.remove(record.identifier);
+    } else found.push({ record, index, image: reopen(record, note) });
+  }
+  await takeNetlink(found, context, note);
+  return notes;
+}
+
+/** The image by its path, if what is there now is what was attached. */
+function reopen(record: DeviceRecord, note: (message: string) => void): OpenImage | undefined {
+  try {
+    const image = openImage(record.image.path);
+    const change = describeChange(record.image.identity, image.spec.identity);
+    if (change === undefined) return image;
+    close(image.fd);
+    note(`${record.image.path} is not what was attached: ${change}`);
+  } catch (error) {
+    note(error instanceof Error ? error.message : String(error));
+  }
+  return undefined;
+}
+
+async function takeNetlink(
+  found: readonly Found[],
+  context: AdoptionContext,
+  note: (message: string) => void,
+): Promise<void> {
+  if (found.length === 0) return;
+  const changed = found.filter(({ image }) => image === undefined);
+  const untouchable = changed.flatMap(({ record }) => record.workers.filter(isAlive).map(({ pid }) => pid));
+  const shared = (record: DeviceRecord): boolean =>
+    record.workers.some((worker) => isAlive(worker) && untouchable.includes(worker.pid));
+  const mendable = found.filter(({ image, record }) => image !== undefined && !shared(record));
+
+  const workers = new Map<number, ProcessIdentity>();
+  for (const { record } of mendable) for (const worker of record.workers) workers.set(worker.pid, worker);
+  for (const worker of workers.values()) if (isAlive(worker)) process.kill(worker.pid, "SIGKILL");
+  while ([...workers.values()].some(isAlive)) await sleep(5);
+  await sleep(SETTLE_MS);
+
+  for (const one of found) {
+    const { record, index, image } = one;
+    const name = `nbd${index} (${record.image.path})`;
+    if (image !== undefined && mendable.includes(one)) {
+      note(`${name} was left by manager ${record.manager.pid}, which is dead: taken over`);
+      context.adopt(record, { spec: image.spec, fd: image.fd, blockSizeBytes: record.blockSizeBytes }, index);
+      continue;
+    }
+    note(
+      `${name} was left by manager ${record.manager.pid}, which is dead: its old worker, if any, serves on; detach it and attach it again`,
+    );
+    context.keep(
+      new OrphanDevice(
+        record,
+        index,
+        { spec: record.image, fd: image?.fd ?? -1, blockSizeBytes: record.blockSizeBytes },
+        context.nbd,
+      ),
+    );
+  }
+}
+
+/** The legacy path cannot be reconnected: while its process lives the device is shown and can be detached. */
+async function takeIoctl(
+  record: DeviceRecord,
+  records: RecordStore,
+  context: AdoptionContext,
+  note: (message: string) => void,
+): Promise<void> {
+  const { client, index } = record;
+  if (client !== null && index !== null && isAlive(client) && configuringThread(index) === client.pid) {
+    note(
+      `nbd${index} (${record.image.path}) was attached by ioctl by a manager that is dead: its worker serves on`,
+    );
+    context.keep(
+      new OrphanDevice(
+        record,
+        index,
+        { spec: record.image, fd: -1, blockSizeBytes: record.blockSizeBytes },
+        context.nbd,
+      ),
+    );
+    return;
+  }
+  note(`${record.image.path} is no longer attached: its record is cleared`);
+  await records.remove(record.identifier);
+}

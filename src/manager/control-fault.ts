@@ -1,0 +1,18 @@
+/**
+ * Any error as what travels over the control socket, and as the command line prints it: one line, hint, exit code.
+ */
+import { ErofsNbdError, exitCodeOf } from "../errors.ts";
+import type { ControlFault } from "./control-protocol.ts";
+
+/** Errors of ours and of netlink/ share a shape; anything else is a bug, and says so with its message. */
+export function faultOf(error: unknown): ControlFault {
+  const message = error instanceof Error ? error.message : String(error);
+  const shaped = error as { code?: unknown; hint?: unknown };
+  return {
+    code: typeof shaped.code === "string" ? shaped.code : "ERR_INTERNAL",
+    message,
+    hint:
+      error instanceof ErofsNbdError ? error.hint : typeof shaped.hint === "string" ? shaped.hint : undefined,
+    exitCode: exitCodeOf(error),
+  };
+}

@@ -1,0 +1,166 @@
+/**
+ * What the command line and the manager say to each other: one JSON object per line, both ways, on a unix socket.
+ *
+ * A request carries an id and gets exactly one answer with it; after `watch`, events follow on the same connection.
+ * The manager checks requests with the schemas below; answers are trusted, since only the manager can send them.
+ */
+import { z } from "zod";
+import type { ErrorCode, ExitCode } from "../errors.ts";
+import type { DeviceState } from "../supervisor/device-state.ts";
+import type { FailoverOutcome } from "../supervisor/managed-device.ts";
+
+/** A device by index, or a path: of an image, or of a mount point. */
+export type Target = { readonly index: number } | { readonly path: string };
+
+export interface AttachParams {
+  /** Absolute path. */
+  readonly image: string;
+  /** `any`: netlink, or ioctl with a note where the kernel has no netlink family for nbd. */
+  readonly interface: "netlink" | "ioctl" | "any";
+  /** Null: the kernel picks. */
+  readonly index: number | null;
+  readonly connections: number;
+  /** Null: the EROFS block size, or 512 for a raw image. */
+  readonly blockSizeBytes: number | null;
+  /** 0: never. */
+  readonly timeoutSeconds: number;
+  readonly deadTimeoutSeconds: number;
+  readonly ioTimeoutMs: number;
+  /**
+   * The device is wanted for a mount: the image must be EROFS that this kernel can mount, and the device is lent to
+   * this connection until `mounted` arrives on it. If the connection ends before, the manager looks whether the mount
+   * is there: then the device gets autoclear, else it is detached.
+   */
+  readonly forMount: boolean;
+}
+
+export interface Requests {
+  /** Who is there. */
+  hello: { params: Record<string, never>; result: { readonly version: string; readonly pid: number } };
+  /** Answers when the device can be read. `notes` are lines for the user's stderr. */
+  attach: {
+    params: AttachParams;
+    result: { readonly device: DeviceStatus; readonly notes: readonly string[] };
+  };
+  /** The mount on a device lent to this connection is there: set autoclear, end the loan. */
+  mounted: { params: { readonly index: number }; result: Record<string, never> };
+  /** Every device that a target names; with `all`, every device there is. */
+  detach: {
+    params: { readonly targets: readonly Target[]; readonly all: boolean; readonly force: boolean };
+    result: { readonly results: readonly DetachResult[] };
+  };
+  /** Null: all devices. */
+  status: {
+    params: { readonly target: Target | null };
+    result: { readonly devices: readonly DeviceStatus[]; readonly notes: readonly string[] };
+  };
+  /** From now on events come on this connection. */
+  watch: { params: Record<string, never>; result: Record<string, never> };
+}
+
+export type Method = keyof Requests;
+
+export interface DetachResult {
+  readonly target: Target | null;
+  /** «/dev/nbd0»; null when nothing was found for the target. */
+  readonly device: string | null;
+  readonly error: ControlFault | null;
+}
+
+export interface ControlFault {
+  readonly code: ErrorCode | string;
+  readonly message: string;
+  readonly hint?: string | undefined;
+  readonly exitCode: ExitCode;
+}
+
+/** The `status --json` object: names and types are a contract with users' scripts. */
+export interface DeviceStatus {
+  readonly device: string | null;
+  readonly index: number | null;
+  readonly state: DeviceState;
+  readonly interface: "netlink" | "ioctl";
+  readonly identifier: string;
+  readonly source: { readonly type: "file"; readonly uri: string; readonly sizeBytes: number };
+  readonly sizeBytes: number;
+  readonly blockSizeBytes: number;
+  readonly readOnly: true;
+  readonly mountPoints: readonly string[];
+  readonly managerPid: number;
+  readonly links: ReadonlyArray<{
+    readonly index: number;
+    readonly state: "up" | "down";
+    readonly workerPid: number;
+    readonly generation: number;
+  }>;
+  readonly counters: {
+    readonly requests: number;
+    readonly readBytes: number;
+    readonly readErrors: number;
+    readonly takeovers: number;
+    readonly reconnects: number;
+    readonly failedFailovers: number;
+  };
+  readonly lastFailover: FailoverOutcome | null;
+}
+
+/** One line of `status --watch --json`. */
+export type DeviceEvent = { readonly at: string; readonly device: string | null } & (
+  | { readonly event: "attached"; readonly image: string }
+  | { readonly event: "state"; readonly state: DeviceState; readonly before: DeviceState }
+  | ({ readonly event: "failover" } & Omit<FailoverOutcome, "at">)
+  | { readonly event: "stalled" | "attempt-failed" | "detached" | "note"; readonly message: string }
+  | { readonly event: "revived" }
+  | { readonly event: "read-errors"; readonly message: string; readonly count: number }
+);
+
+export type Answer =
+  | { readonly id: number; readonly result: unknown }
+  | { readonly id: number; readonly error: ControlFault };
+export type ServerLine = Answer | { readonly event: DeviceEvent };
+
+/** The kernel stores timeouts as seconds times HZ in 32 bits. */
+export const MAX_TIMEOUT_SECONDS = 2_000_000;
+/** Links of one device: more than a machine has processors only stand by. */
+export const MAX_CONNECTIONS = 64;
+/** 20 minor bits with max_part=0 (nbd.c, nbd_genl_connect). */
+export const MAX_INDEX = 1_048_575;
+
+const index = z.number().int().min(0).max(MAX_INDEX);
+const seconds = z.number().int().min(0).max(MAX_TIMEOUT_SECONDS);
+const path = z.string().startsWith("/").max(4096);
+const target = z.union([z.strictObject({ index }), z.strictObject({ path })]);
+const nothing = z.strictObject({});
+
+/** What the manager accepts, by method. */
+export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> } = {
+  hello: nothing,
+  watch: nothing,
+  attach: z.strictObject({
+    image: path,
+    interface: z.enum(["netlink", "ioctl", "any"]),
+    index: index.nullable(),
+    connections: z.number().int().min(1).max(MAX_CONNECTIONS),
+    blockSizeBytes: z
+      .number()
+      .int()
+      .min(512)
+      .max(65_536)
+      .refine((size) => (size & (size - 1)) === 0, "must be a power of two")
+      .nullable(),
+    timeoutSeconds: seconds,
+    deadTimeoutSeconds: seconds,
+    ioTimeoutMs: z
+      .number()
+      .int()
+      .min(1)
+      .max(MAX_TIMEOUT_SECONDS * 1000),
+    forMount: z.boolean(),
+  }),
+  mounted: z.strictObject({ index }),
+  detach: z.strictObject({ targets: z.array(target).max(4096), all: z.boolean(), force: z.boolean() }),
+  status: z.strictObject({ target: target.nullable() }),
+};
+
+/** Longest line either side accepts. */
+export const MAX_LINE_BYTES: number = 1 << 20;

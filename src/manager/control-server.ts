@@ -1,0 +1,216 @@
+/**
+ * The manager's control socket: accepts, checks who it is, answers requests one line at a time.
+ *
+ * The socket is 0600 in a 0700 directory and every peer's credentials are checked as well. Requests are checked by
+ * schema before anything happens; a peer that sends what is not a request is told so and cut off.
+ */
+import { chmodSync, rmSync } from "node:fs";
+import { Socket } from "node:net";
+import { createInterface } from "node:readline";
+import { z } from "zod";
+import { ErofsNbdError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import { ERRNO, errnoName } from "../sys/errno.ts";
+import { accept, close, effectiveUid, peerCredentials } from "../sys/libc.ts";
+import { listenUnix } from "../sys/listen.ts";
+import { type Watch, watchReadable } from "../sys/watch.ts";
+import { VERSION } from "../version.ts";
+import { faultOf } from "./control-fault.ts";
+import {
+  type DeviceEvent,
+  MAX_LINE_BYTES,
+  type Method,
+  PARAMS,
+  type Requests,
+  type ServerLine,
+} from "./control-protocol.ts";
+import type { Manager } from "./manager.ts";
+
+const MAX_CONNECTIONS = 256;
+
+const envelope = z.strictObject({
+  id: z.number().int().nonnegative(),
+  method: z.enum(Object.keys(PARAMS) as [Method, ...Method[]]),
+  params: z.unknown(),
+});
+
+export class ControlServer {
+  readonly #manager: Manager;
+  readonly #log: Log;
+  readonly #path: string;
+  readonly #fd: number;
+  readonly #watch: Watch;
+  readonly #connections = new Set<ControlConnection>();
+
+  /** Listens at `path`; whatever is there belongs to a dead manager, since the caller holds the run directory's lock. */
+  constructor(path: string, manager: Manager, log: Log) {
+    this.#manager = manager;
+    this.#log = log;
+    this.#path = path;
+    rmSync(path, { force: true });
+    const mask = process.umask(0o177);
+    try {
+      this.#fd = listenUnix(path);
+    } finally {
+      process.umask(mask);
+    }
+    chmodSync(path, 0o600);
+    this.#watch = watchReadable(this.#fd, () => this.#accept());
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  close(): void {
+    this.#watch.close();
+    close(this.#fd);
+    rmSync(this.#path, { force: true });
+    for (const connection of this.#connections) connection.close();
+  }
+
+  #accept(): void {
+    for (;;) {
+      const fd = accept(this.#fd);
+      if (fd === -ERRNO.EINTR || fd === -ERRNO.ECONNABORTED) continue;
+      if (fd < 0) {
+        if (fd !== -ERRNO.EAGAIN) this.#log.error(`Cannot accept a control connection: ${errnoName(-fd)}`);
+        return;
+      }
+      const { uid, pid } = peerCredentials(fd);
+      if ((uid !== 0 && uid !== effectiveUid()) || this.#connections.size >= MAX_CONNECTIONS) {
+        this.#log.warn(`Refused a control connection of process ${pid}, user ${uid}`);
+        close(fd);
+        continue;
+      }
+      const connection = new ControlConnection(
+        new Socket({ fd, readable: true, writable: true }),
+        this.#manager,
+        this.#log,
+      );
+      this.#connections.add(connection);
+      connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
+    }
+  }
+}
+
+/** One peer. Its requests run side by side; a device lent to it for a mount is settled when it goes. */
+class ControlConnection {
+  readonly ended: Promise<void>;
+  readonly #socket: Socket;
+  readonly #manager: Manager;
+  readonly #log: Log;
+  /** Identifiers of devices attached for a mount that has not been reported yet, by index. */
+  readonly #loans = new Map<number, string>();
+  #gone = false;
+
+  constructor(socket: Socket, manager: Manager, log: Log) {
+    this.#socket = socket;
+    this.#manager = manager;
+    this.#log = log;
+    socket.on("error", () => {});
+    this.ended = new Promise((resolve) => socket.once("close", () => resolve()));
+    void this.ended.then(() => this.#settle());
+    let pending = 0;
+    socket.on("data", (chunk) => {
+      pending = chunk.includes(10) ? 0 : pending + chunk.length;
+      if (pending > MAX_LINE_BYTES) socket.destroy();
+    });
+    createInterface(socket).on("line", (line) => void this.#hear(line));
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  async #hear(line: string): Promise<void> {
+    let id = 0;
+    try {
+      const request = parse(envelope, parseJson(line), "request");
+      id = request.id;
+      const params = parse<unknown>(PARAMS[request.method] as z.ZodType, request.params, request.method);
+      this.#send({ id, result: await this.#run(request.method, params) });
+    } catch (error) {
+      const fault = faultOf(error);
+      if (fault.code === "ERR_INTERNAL")
+        this.#log.error("A request failed by a bug", { stack: error instanceof Error ? error.stack : error });
+      this.#send({ id, error: fault });
+      if (id === 0) this.#socket.end();
+    }
+  }
+
+  async #run(method: Method, params: unknown): Promise<Requests[Method]["result"]> {
+    const manager = this.#manager;
+    switch (method) {
+      case "hello":
+        return { version: VERSION, pid: process.pid };
+      case "attach":
+        return this.#attach(params as Requests["attach"]["params"]);
+      case "mounted": {
+        const { index } = params as Requests["mounted"]["params"];
+        await manager.mounted(index);
+        this.#loans.delete(index);
+        return {};
+      }
+      case "detach": {
+        const { targets, all, force } = params as Requests["detach"]["params"];
+        return { results: await manager.detach(targets, all, force) };
+      }
+      case "status": {
+        const { target } = params as Requests["status"]["params"];
+        return { devices: await manager.status(target), notes: manager.takeNotes() };
+      }
+      case "watch": {
+        const tell = (event: DeviceEvent): void => this.#send({ event });
+        manager.on("event", tell);
+        void this.ended.then(() => manager.off("event", tell));
+        return {};
+      }
+    }
+  }
+
+  async #attach(params: Requests["attach"]["params"]): Promise<Requests["attach"]["result"]> {
+    const { device, notes } = await this.#manager.attach(params);
+    if (params.forMount && device.index !== undefined) {
+      this.#loans.set(device.index, device.settings.identifier);
+      // The peer may have gone while the device was being attached.
+      if (this.#gone) await this.#settle();
+    }
+    return { device: await this.#manager.describe(device), notes: [...this.#manager.takeNotes(), ...notes] };
+  }
+
+  async #settle(): Promise<void> {
+    this.#gone = true;
+    const loans = [...this.#loans.values()];
+    this.#loans.clear();
+    for (const identifier of loans) {
+      await this.#manager
+        .settleLoan(identifier)
+        .catch((error: unknown) => this.#log.error(faultOf(error).message));
+    }
+  }
+
+  #send(line: ServerLine): void {
+    if (this.#socket.writable) this.#socket.write(`${JSON.stringify(line)}\n`);
+  }
+}
+
+function parseJson(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot understand a control request: it is not JSON");
+  }
+}
+
+/** A value that fits its schema, or one line about the first thing that does not. */
+function parse<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  const where = issue === undefined || issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
+  throw new ErofsNbdError(
+    "ERR_BAD_ARGUMENT",
+    `Cannot ${what === "request" ? "understand a control request" : what}: ${where}${issue?.message}`,
+  );
+}

@@ -1,0 +1,78 @@
+/**
+ * A manager as a process: the run directory's lock, the control socket, and when to end.
+ *
+ * Used by `manager` (explicitly, or started by a client with `auto`) and by `attach --foreground`. An automatic
+ * manager ends when its last device has gone and nobody is asking it anything.
+ */
+import { ErofsNbdError } from "../errors.ts";
+import { createLog, type Log } from "../log.ts";
+import { ControlServer } from "./control-server.ts";
+import { Manager } from "./manager.ts";
+import { lockRunDir, prepareRunDir, type RunDir } from "./run-dir.ts";
+
+export interface DaemonOptions {
+  readonly runDir: RunDir;
+  /** End with the last device, and at once when the first attach does not come. */
+  readonly auto: boolean;
+  readonly log?: Log;
+}
+
+export interface Daemon {
+  readonly manager: Manager;
+  /** Resolves when the daemon has ended, by itself or by `stop`. */
+  readonly ended: Promise<void>;
+  /** Ends the manager; its devices stay, served by their workers. */
+  stop(): Promise<void>;
+}
+
+/** How long an automatic manager without devices waits for something to do. */
+const IDLE_MS = 500;
+
+/** @throws ErofsNbdError ERR_RUN_DIR, ERR_CONTROL when another manager has the run directory */
+export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
+  const { runDir, auto } = options;
+  const log = options.log ?? createLog();
+  prepareRunDir(runDir);
+  const lock = lockRunDir(runDir);
+  if ("heldBy" in lock) {
+    throw new ErofsNbdError(
+      "ERR_CONTROL",
+      `Cannot start a manager in ${runDir.path}: manager ${lock.heldBy} runs there`,
+      {
+        hint: "it does what this one would; or name another directory with --run-dir",
+      },
+    );
+  }
+  const manager = new Manager({ runDir, log, workerStderr: "inherit" });
+  let finish = (): void => {};
+  const ended = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  try {
+    await manager.start();
+    const server = new ControlServer(runDir.controlSocket, manager, log);
+    let stopping: Promise<void> | undefined;
+    const stop = (): Promise<void> => {
+      stopping ??= (async () => {
+        clearInterval(idle);
+        server.close();
+        await manager.stop();
+        lock.release();
+        log.info("The manager ends");
+        finish();
+      })();
+      return stopping;
+    };
+    let idleSince = performance.now();
+    const idle = setInterval(() => {
+      if (manager.deviceCount > 0 || server.connectionCount > 0) idleSince = performance.now();
+      else if (auto && performance.now() - idleSince >= IDLE_MS) void stop();
+    }, IDLE_MS / 4);
+    log.info("The manager is ready", { runDir: runDir.path, auto });
+    return { manager, ended, stop };
+  } catch (error) {
+    await manager.stop();
+    lock.release();
+    throw error;
+  }
+}

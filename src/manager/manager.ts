@@ -1,0 +1,411 @@
+/**
+ * The manager: every device of one run directory, their supervisors, their records, and the worker pool.
+ *
+ * Owns what lives as long as a device does: its image's descriptor, its supervisor, its record. Usable in any
+ * process; daemon.ts adds the lock and the control socket. Starting and recovering are the same: `adopt` reads the
+ * records, asks the kernel, and goes on with what is still there.
+ */
+import { randomUUID } from "node:crypto";
+import { EventEmitter } from "eventemitter3";
+import { ErofsNbdError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import { type OpenImage, openImage } from "../source/open-image.ts";
+import { paddedSizeBytes } from "../source/padded-source.ts";
+import { DeviceSupervisor } from "../supervisor/device-supervisor.ts";
+import { IoctlDevice } from "../supervisor/ioctl-device.ts";
+import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
+import type { Image, NbdControl } from "../supervisor/ports.ts";
+import {
+  backendOf,
+  configuringThread,
+  devicePath,
+  indexMountedAt,
+  isExclusivelyHeld,
+  mountPointsOf,
+} from "../supervisor/sysfs.ts";
+import { close } from "../sys/libc.ts";
+import { adoptDevices } from "./adoption.ts";
+import { faultOf } from "./control-fault.ts";
+import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } from "./control-protocol.ts";
+import { inspectImage } from "./image-inspection.ts";
+import { KernelControl } from "./kernel-control.ts";
+import { identifyProcess, type NewRecord, RecordStore, settingsOf } from "./records.ts";
+import type { RunDir } from "./run-dir.ts";
+import { WorkerPool } from "./worker-pool.ts";
+
+interface ManagerEvents {
+  event: (event: DeviceEvent) => void;
+  /** The last device has gone. */
+  idle: () => void;
+}
+
+/** Two: the links of a dead worker have somewhere to go at once. */
+const POOL_SIZE = 2;
+
+export interface ManagerOptions {
+  readonly runDir: RunDir;
+  readonly log: Log;
+  /** Where workers write what they cannot tell. */
+  readonly workerStderr: number | "inherit" | "ignore";
+}
+
+export class Manager extends EventEmitter<ManagerEvents> {
+  readonly #log: Log;
+  readonly #records: RecordStore;
+  readonly #pool: WorkerPool;
+  readonly #kernel: KernelControl;
+  readonly #devices = new Map<string, ManagedDevice>();
+  /** Devices on their way out: resolved when descriptor and record are gone. */
+  readonly #leaving = new Map<string, Promise<void>>();
+  /** What a start has found and done, for the next `status`. */
+  #notes: string[] = [];
+
+  constructor(options: ManagerOptions) {
+    super();
+    this.#log = options.log;
+    this.#records = new RecordStore(options.runDir.devices);
+    this.#pool = new WorkerPool(
+      { size: POOL_SIZE, stderr: options.workerStderr },
+      { log: (level, message, fields) => this.#log[level](message, fields) },
+    );
+    this.#kernel = new KernelControl(options.log, {
+      linkDead: (index) =>
+        this.#supervisors()
+          .find((device) => device.index === index)
+          ?.linkDead(),
+      resynchronise: () => {
+        for (const device of this.#supervisors()) device.resynchronise();
+      },
+    });
+  }
+
+  get deviceCount(): number {
+    return this.#devices.size;
+  }
+
+  /** Lines that a start left for the user; asking takes them. */
+  takeNotes(): string[] {
+    return this.#notes.splice(0);
+  }
+
+  /** Starts the workers, then finds and mends what a dead manager left behind. */
+  async start(): Promise<void> {
+    this.#pool.fill();
+    this.#notes = await adoptDevices(this.#records, {
+      log: this.#log,
+      nbd: () => this.#kernel.family(),
+      adopt: (record, image, index) => {
+        const device = new DeviceSupervisor(settingsOf(record), image, this.#lazyNbd(), this.#pool, () =>
+          this.#persist(device),
+        );
+        this.#own(device);
+        device.adopt(index, "a dead manager left it behind");
+      },
+      keep: (device) => this.#own(device),
+    });
+  }
+
+  /** Attaches an image and returns the device when it can be read. @throws ErofsNbdError, NetlinkError */
+  async attach(params: AttachParams): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+    const opened = openImage(params.image);
+    let device: ManagedDevice | undefined;
+    try {
+      const { blockSizeBytes, notes } = inspectImage(opened, params.blockSizeBytes, params.forMount);
+      if (params.index !== null) this.#refuseBusy(params.index, opened);
+      const settings = toSettings(params, opened, blockSizeBytes);
+      const how = await this.#chooseInterface(params);
+      device = this.#create(how.interface, settings, { spec: opened.spec, fd: opened.fd, blockSizeBytes });
+      const index = await device.attach(params.index ?? undefined);
+      this.#log.info(`Attached ${opened.spec.path} to nbd${index}`, {
+        index,
+        identifier: settings.identifier,
+      });
+      this.#tell(device, { event: "attached", image: opened.spec.path });
+      return { device, notes: [...notes, ...how.notes] };
+    } catch (error) {
+      // A device that was made owns the descriptor and has closed it with its release.
+      if (device === undefined) close(opened.fd);
+      throw error;
+    }
+  }
+
+  /** Sets autoclear on a device that has been mounted. @throws ErofsNbdError ERR_NOT_ATTACHED */
+  async mounted(index: number): Promise<void> {
+    await this.#byIndex(index).enableAutoclear();
+  }
+
+  /** A mount was begun on a device, and whoever was at it has gone: keep the device if the mount is there. */
+  async settleLoan(identifier: string): Promise<void> {
+    const device = this.#devices.get(identifier);
+    if (device?.index === undefined) return;
+    const mounted = (await mountPointsOf(device.index)).length > 0 || (await isExclusivelyHeld(device.index));
+    this.#log.warn(
+      `The mount of nbd${device.index} was not finished: ${mounted ? "it is there, kept" : "detaching"}`,
+    );
+    await (mounted ? device.enableAutoclear() : device.detach());
+  }
+
+  /** Detaches what the targets name; each has its own result. */
+  async detach(targets: readonly Target[], all: boolean, force: boolean): Promise<DetachResult[]> {
+    const named = all
+      ? [...this.#devices.values()].map((device) => ({ target: null, device }))
+      : await this.#resolveAll(targets);
+    const results: DetachResult[] = [];
+    for (const { target, device } of named) {
+      const path = device?.index === undefined ? null : devicePath(device.index);
+      try {
+        if (device === undefined) throw this.#notAttached(target);
+        await this.#detachOne(device, force);
+        results.push({ target, device: path, error: null });
+      } catch (error) {
+        results.push({ target, device: path, error: faultOf(error) });
+      }
+    }
+    return results;
+  }
+
+  /** All devices, or those that a target names. @throws ErofsNbdError ERR_NOT_ATTACHED */
+  async status(target: Target | null): Promise<DeviceStatus[]> {
+    await this.#pool.refreshCounters();
+    const devices = target === null ? [...this.#devices.values()] : await this.#resolve(target);
+    if (target !== null && devices.length === 0) throw this.#notAttached(target);
+    return Promise.all(devices.map((device) => this.describe(device)));
+  }
+
+  async describe(device: ManagedDevice): Promise<DeviceStatus> {
+    const { index, image, settings } = device;
+    return {
+      device: index === undefined ? null : devicePath(index),
+      index: index ?? null,
+      state: device.state,
+      interface: device.interface,
+      identifier: settings.identifier,
+      source: { type: "file", uri: image.spec.path, sizeBytes: image.spec.identity.sizeBytes },
+      sizeBytes: settings.sizeBytes,
+      blockSizeBytes: image.blockSizeBytes,
+      readOnly: true,
+      mountPoints: index === undefined ? [] : await mountPointsOf(index),
+      managerPid: process.pid,
+      links: device.describeLinks(),
+      counters: device.counters,
+      lastFailover: device.lastFailover,
+    };
+  }
+
+  /** Lets go of workers and netlink. Devices stay as they are: their workers serve on without a manager. */
+  async stop(): Promise<void> {
+    this.#pool.stop();
+    await this.#kernel.close();
+  }
+
+  #supervisors(): DeviceSupervisor[] {
+    return [...this.#devices.values()].filter((device) => device instanceof DeviceSupervisor);
+  }
+
+  #create(how: "netlink" | "ioctl", settings: DeviceSettings, image: Image): ManagedDevice {
+    const persist = (): Promise<void> => this.#persist(device);
+    const device: ManagedDevice =
+      how === "netlink"
+        ? new DeviceSupervisor(settings, image, this.#lazyNbd(), this.#pool, persist)
+        : new IoctlDevice(settings, image, this.#pool, persist);
+    this.#own(device);
+    return device;
+  }
+
+  /** From here on the device is ours: its events are told, and its end lets go of everything. */
+  #own(device: ManagedDevice): void {
+    this.#devices.set(device.settings.identifier, device);
+    const name = (): string => (device.index === undefined ? "a device in the making" : `nbd${device.index}`);
+    device.on("state", (state, before) => {
+      this.#log.info(`${name()} is ${state}`, { state, before });
+      this.#tell(device, { event: "state", state, before });
+    });
+    device.on("failover", ({ at: _, ...outcome }) => {
+      this.#log[outcome.result === "recovered" ? "warn" : "error"](
+        `${name()}: ${outcome.result} after ${outcome.cause}`,
+        { ...outcome },
+      );
+      this.#tell(device, { event: "failover", ...outcome });
+    });
+    device.on("stalled", (message) => {
+      this.#log.error(`${name()}: nobody serves it: ${message}`);
+      this.#tell(device, { event: "stalled", message });
+    });
+    device.on("attemptFailed", (message, attempt) => {
+      this.#log.warn(`${name()}: attempt ${attempt} failed: ${message}`);
+      this.#tell(device, { event: "attempt-failed", message });
+    });
+    device.on("revived", () => this.#tell(device, { event: "revived" }));
+    device.on("readErrors", (message, count) => {
+      this.#log.error(`${name()}: ${count} read(s) answered with an error: ${message}`, { count });
+      this.#tell(device, { event: "read-errors", message, count });
+    });
+    device.once("released", (why) =>
+      this.#leaving.set(device.settings.identifier, this.#disown(device, why)),
+    );
+  }
+
+  async #disown(device: ManagedDevice, why: string): Promise<void> {
+    this.#devices.delete(device.settings.identifier);
+    close(device.image.fd);
+    await this.#records
+      .remove(device.settings.identifier)
+      .catch((error: unknown) => this.#log.error(String(error)));
+    this.#log.info(`${device.index === undefined ? "A device" : `nbd${device.index}`} ended: ${why}`);
+    this.#tell(device, { event: "detached", message: why });
+    if (this.#devices.size === 0) this.emit("idle");
+  }
+
+  async #persist(device: ManagedDevice): Promise<void> {
+    const { settings, image } = device;
+    if (device.state === "detached") return;
+    const record: NewRecord = {
+      ...settings,
+      interface: device.interface,
+      index: device.index ?? null,
+      image: image.spec,
+      blockSizeBytes: image.blockSizeBytes,
+      workers: this.#pool.pids.map(identifyProcess).filter((found) => found !== undefined),
+      client: (device.clientPid === undefined ? undefined : identifyProcess(device.clientPid)) ?? null,
+    };
+    await this.#records.write(record);
+  }
+
+  #lazyNbd(): NbdControl {
+    const family = () => this.#kernel.family();
+    return {
+      connect: async (options) => (await family()).connect(options),
+      reconfigure: async (options) => (await family()).reconfigure(options),
+      disconnect: async (index) => (await family()).disconnect(index),
+      status: async (index) => (await family()).status(index),
+    };
+  }
+
+  async #chooseInterface(params: AttachParams): Promise<{ interface: "netlink" | "ioctl"; notes: string[] }> {
+    if (params.interface === "ioctl") return { interface: "ioctl", notes: [] };
+    try {
+      await this.#kernel.family();
+      return { interface: "netlink", notes: [] };
+    } catch (error) {
+      const mayFallBack = params.interface === "any" && !params.forMount;
+      if (!mayFallBack || !(error instanceof ErofsNbdError) || error.code !== "ERR_NO_NETLINK") throw error;
+      return {
+        interface: "ioctl",
+        notes: [`${error.message}; attached by ioctl, where nothing survives a dead worker`],
+      };
+    }
+  }
+
+  #refuseBusy(index: number, image: OpenImage): void {
+    if (image.spec.path === devicePath(index)) {
+      throw new ErofsNbdError(
+        "ERR_IMAGE",
+        `Cannot attach ${image.spec.path} to nbd${index}: the image is the device itself`,
+      );
+    }
+    if (configuringThread(index) === undefined) return;
+    const ours = [...this.#devices.values()].find((device) => device.index === index);
+    const backend = backendOf(index);
+    const by =
+      ours === undefined
+        ? backend
+          ? `by somebody else, with identifier ${backend}`
+          : "by somebody else"
+        : `with ${ours.image.spec.path}`;
+    throw new ErofsNbdError("ERR_DEVICE_BUSY", `Cannot attach to nbd${index}: it is in use ${by}`, {
+      hint: "leave --device away and the kernel picks a free one",
+    });
+  }
+
+  async #detachOne(device: ManagedDevice, force: boolean): Promise<void> {
+    const { index } = device;
+    if (index !== undefined && !force) {
+      const mountPoints = await mountPointsOf(index);
+      if (mountPoints.length > 0) {
+        throw new ErofsNbdError(
+          "ERR_DEVICE_MOUNTED",
+          `Cannot detach nbd${index}: it is mounted at ${mountPoints.join(", ")}`,
+          {
+            hint: "umount it first; --force detaches all the same, and what is mounted there gets I/O errors",
+          },
+        );
+      }
+      if (device.state === "serving" && (await isExclusivelyHeld(index))) {
+        throw new ErofsNbdError(
+          "ERR_DEVICE_MOUNTED",
+          `Cannot detach nbd${index}: another mount namespace or device uses it`,
+          {
+            hint: "look into /proc/*/mountinfo for it; --force detaches all the same",
+          },
+        );
+      }
+    }
+    await device.detach();
+    await this.#leaving.get(device.settings.identifier);
+  }
+
+  #byIndex(index: number): ManagedDevice {
+    const device = [...this.#devices.values()].find((one) => one.index === index);
+    if (device === undefined) throw this.#notAttached({ index });
+    return device;
+  }
+
+  async #resolveAll(
+    targets: readonly Target[],
+  ): Promise<Array<{ target: Target; device: ManagedDevice | undefined }>> {
+    const named: Array<{ target: Target; device: ManagedDevice | undefined }> = [];
+    for (const target of targets) {
+      const devices = await this.#resolve(target);
+      if (devices.length === 0) named.push({ target, device: undefined });
+      for (const device of devices) named.push({ target, device });
+    }
+    return named;
+  }
+
+  async #resolve(target: Target): Promise<ManagedDevice[]> {
+    const all = [...this.#devices.values()];
+    if ("index" in target) return all.filter((device) => device.index === target.index);
+    const mounted = await indexMountedAt(target.path);
+    if (mounted !== undefined) return all.filter((device) => device.index === mounted);
+    return all.filter((device) => device.image.spec.path === target.path);
+  }
+
+  #notAttached(target: Target | null): ErofsNbdError {
+    if (target === null || "path" in target) {
+      return new ErofsNbdError(
+        "ERR_NOT_ATTACHED",
+        `Cannot find ${target?.path ?? "a device"}: it is neither an attached image nor a mount of one`,
+      );
+    }
+    const foreign = configuringThread(target.index) !== undefined;
+    return new ErofsNbdError(
+      "ERR_NOT_ATTACHED",
+      `Cannot find nbd${target.index}: ${foreign ? "somebody else attached it" : "it is not attached"}`,
+      {
+        hint: foreign
+          ? "detach it with the program that attached it (nbd-client -d, qemu-nbd -d, …)"
+          : undefined,
+      },
+    );
+  }
+
+  #tell(
+    device: ManagedDevice,
+    event: DeviceEvent extends infer E ? (E extends DeviceEvent ? Omit<E, "at" | "device"> : never) : never,
+  ): void {
+    const path = device.index === undefined ? null : devicePath(device.index);
+    this.emit("event", { at: new Date().toISOString(), device: path, ...event } as DeviceEvent);
+  }
+}
+
+function toSettings(params: AttachParams, image: OpenImage, blockSizeBytes: number): DeviceSettings {
+  return {
+    identifier: randomUUID(),
+    sizeBytes: paddedSizeBytes(image.spec.identity.sizeBytes, blockSizeBytes),
+    connections: params.interface === "ioctl" ? 1 : params.connections,
+    timeoutSeconds: params.timeoutSeconds,
+    deadTimeoutSeconds: params.deadTimeoutSeconds,
+    ioTimeoutMs: params.ioTimeoutMs,
+    autoclear: false,
+  };
+}

@@ -1,0 +1,118 @@
+/**
+ * A device that a dead manager left behind and that this one can end, but not give new links.
+ *
+ * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image is no longer the
+ * file it was attached from; its old worker still has the right file open, so it is left to serve. It shows in
+ * `status`, never blocks the image or the index for good, and goes when it is detached or ends by itself.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { EventEmitter } from "eventemitter3";
+import { ErofsNbdError } from "../errors.ts";
+import type { DeviceState } from "../supervisor/device-state.ts";
+import { disconnectByIoctl } from "../supervisor/ioctl-device.ts";
+import type { LinkDescription } from "../supervisor/link-set.ts";
+import type {
+  DeviceCounters,
+  DeviceEvents,
+  DeviceSettings,
+  FailoverOutcome,
+  ManagedDevice,
+} from "../supervisor/managed-device.ts";
+import type { Image, NbdControl } from "../supervisor/ports.ts";
+import { backendOf, configuringThread } from "../supervisor/sysfs.ts";
+import { NO_COUNTERS } from "../worker/link-end.ts";
+import { type DeviceRecord, isAlive, settingsOf } from "./records.ts";
+
+const WATCH_MS = 1000;
+const GONE_DEADLINE_MS = 5000;
+const POLL_MS = 20;
+
+export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
+  readonly interface: "netlink" | "ioctl";
+  readonly settings: DeviceSettings;
+  readonly image: Image;
+  readonly index: number;
+  readonly clientPid: number | undefined;
+  readonly counters: DeviceCounters = { ...NO_COUNTERS, takeovers: 0, reconnects: 0, failedFailovers: 0 };
+  readonly lastFailover: FailoverOutcome | null = null;
+  readonly #record: DeviceRecord;
+  readonly #nbd: () => Promise<NbdControl>;
+  readonly #watch: NodeJS.Timeout;
+  #state: DeviceState = "serving";
+
+  constructor(record: DeviceRecord, index: number, image: Image, nbd: () => Promise<NbdControl>) {
+    super();
+    this.interface = record.interface;
+    this.settings = settingsOf(record);
+    this.image = image;
+    this.index = index;
+    this.clientPid = record.client?.pid;
+    this.#record = record;
+    this.#nbd = nbd;
+    this.#watch = setInterval(() => this.#look(), WATCH_MS);
+  }
+
+  get state(): DeviceState {
+    return this.#state;
+  }
+
+  describeLinks(): LinkDescription[] {
+    const serving = this.#record.workers.find(isAlive);
+    return serving === undefined ? [] : [{ index: 0, state: "up", workerPid: serving.pid, generation: 1 }];
+  }
+
+  async attach(): Promise<number> {
+    throw new ErofsNbdError("ERR_INTERNAL", "Cannot attach a device that exists already");
+  }
+
+  async enableAutoclear(): Promise<void> {
+    throw new ErofsNbdError(
+      "ERR_NOT_ATTACHED",
+      `Cannot change nbd${this.index}: a former manager left it behind`,
+      {
+        hint: "detach it and attach its image again",
+      },
+    );
+  }
+
+  async detach(): Promise<void> {
+    if (this.#state === "detached") return;
+    this.#become("detaching");
+    if (this.interface === "ioctl") disconnectByIoctl(this.index);
+    else if (this.#exists()) await (await this.#nbd()).disconnect(this.index);
+    const end = performance.now() + GONE_DEADLINE_MS;
+    while (this.#exists() && performance.now() < end) await sleep(POLL_MS);
+    const { client } = this.#record;
+    if (client !== null && isAlive(client)) process.kill(client.pid, "SIGKILL");
+    this.#release("detached");
+  }
+
+  #exists(): boolean {
+    if (this.interface === "netlink") return backendOf(this.index) === this.settings.identifier;
+    const { client } = this.#record;
+    return client !== null && isAlive(client) && configuringThread(this.index) === client.pid;
+  }
+
+  #look(): void {
+    if (this.#state === "detaching") return;
+    if (!this.#exists()) return this.#release("it ended while no manager had it");
+    const served = this.#record.workers.some(isAlive);
+    if (!served && this.#state === "serving") {
+      this.#become("failed");
+      this.emit("stalled", "its worker died, and its image is no longer what was attached: detach it");
+    }
+  }
+
+  #release(why: string): void {
+    if (this.#state === "detached") return;
+    clearInterval(this.#watch);
+    this.#become("detached");
+    this.emit("released", why);
+  }
+
+  #become(state: DeviceState): void {
+    const before = this.#state;
+    this.#state = state;
+    if (before !== state) this.emit("state", state, before);
+  }
+}

@@ -1,0 +1,187 @@
+/**
+ * Records on disk: what a later manager needs to know of a device. Notes, not truth: the kernel is asked first.
+ *
+ * One JSON file per device, named by its identifier, written before the act it announces: to a temporary file,
+ * fsync, rename, fsync of the directory. No secrets. A file that cannot be understood is reported and left alone.
+ */
+import { constants, readdirSync, readFileSync } from "node:fs";
+import { open, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import type { FileSourceSpec } from "../source/source-spec.ts";
+import type { DeviceSettings } from "../supervisor/managed-device.ts";
+
+const RECORD_VERSION = 1;
+
+/** A process, safe against reuse of its pid. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat: a reused pid has another one. */
+  readonly startTime: string;
+}
+
+export interface DeviceRecord {
+  readonly version: typeof RECORD_VERSION;
+  readonly identifier: string;
+  readonly bootId: string;
+  readonly interface: "netlink" | "ioctl";
+  /** Unknown until the kernel has answered CONNECT; found again by the identifier. */
+  readonly index: number | null;
+  readonly image: FileSourceSpec;
+  readonly sizeBytes: number;
+  readonly blockSizeBytes: number;
+  readonly connections: number;
+  readonly timeoutSeconds: number;
+  readonly deadTimeoutSeconds: number;
+  readonly ioTimeoutMs: number;
+  readonly autoclear: boolean;
+  readonly manager: ProcessIdentity;
+  /** Who serves, or is about to: the processes that hold server ends. */
+  readonly workers: readonly ProcessIdentity[];
+  /** The process inside NBD_DO_IT, for ioctl devices. */
+  readonly client: ProcessIdentity | null;
+}
+
+/** A record before the store adds what is the same for all. */
+export type NewRecord = Omit<DeviceRecord, "version" | "bootId" | "manager">;
+
+/** What a record says of how its device was attached. */
+export function settingsOf(record: DeviceRecord): DeviceSettings {
+  const { identifier, sizeBytes, connections, timeoutSeconds, deadTimeoutSeconds, ioTimeoutMs, autoclear } =
+    record;
+  return { identifier, sizeBytes, connections, timeoutSeconds, deadTimeoutSeconds, ioTimeoutMs, autoclear };
+}
+
+const processSchema: z.ZodType<ProcessIdentity> = z.object({
+  pid: z.number().int().positive(),
+  startTime: z.string(),
+});
+
+const recordSchema: z.ZodType<DeviceRecord> = z.object({
+  version: z.literal(RECORD_VERSION),
+  identifier: z.string().min(1),
+  bootId: z.string(),
+  interface: z.enum(["netlink", "ioctl"]),
+  index: z.number().int().nonnegative().nullable(),
+  image: z.object({
+    type: z.literal("file"),
+    path: z.string(),
+    identity: z.object({
+      kind: z.enum(["file", "block-device"]),
+      device: z.string(),
+      inode: z.string(),
+      sizeBytes: z.number(),
+      mtimeNs: z.string(),
+    }),
+  }),
+  sizeBytes: z.number(),
+  blockSizeBytes: z.number(),
+  connections: z.number().int().positive(),
+  timeoutSeconds: z.number(),
+  deadTimeoutSeconds: z.number(),
+  ioTimeoutMs: z.number(),
+  autoclear: z.boolean(),
+  manager: processSchema,
+  workers: z.array(processSchema),
+  client: processSchema.nullable(),
+});
+
+export class RecordStore {
+  readonly #directory: string;
+  readonly #bootId: string;
+  readonly #manager: ProcessIdentity;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+    this.#bootId = currentBootId();
+    this.#manager = identifyProcess(process.pid) ?? { pid: process.pid, startTime: "0" };
+  }
+
+  async write(record: NewRecord): Promise<void> {
+    const whole: DeviceRecord = {
+      version: RECORD_VERSION,
+      bootId: this.#bootId,
+      manager: this.#manager,
+      ...record,
+    };
+    const path = this.#path(record.identifier);
+    const temporary = `${path}.new`;
+    const file = await open(temporary, "w", 0o600);
+    try {
+      await file.writeFile(`${JSON.stringify(whole, null, 1)}\n`);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+    await syncDirectory(this.#directory);
+  }
+
+  async remove(identifier: string): Promise<void> {
+    await rm(this.#path(identifier), { force: true });
+    await rm(`${this.#path(identifier)}.new`, { force: true });
+  }
+
+  /** Records of this boot, and the names of files that could not be read as one. Those of former boots are stale. */
+  load(): { records: DeviceRecord[]; stale: DeviceRecord[]; unreadable: string[] } {
+    const records: DeviceRecord[] = [];
+    const stale: DeviceRecord[] = [];
+    const unreadable: string[] = [];
+    for (const name of readdirSync(this.#directory).filter((entry) => entry.endsWith(".json"))) {
+      const record = parseRecord(readFileSync(join(this.#directory, name), "utf8"));
+      if (record === undefined) unreadable.push(join(this.#directory, name));
+      else (record.bootId === this.#bootId ? records : stale).push(record);
+    }
+    return { records, stale, unreadable };
+  }
+
+  #path(identifier: string): string {
+    return join(this.#directory, `${identifier}.json`);
+  }
+}
+
+function parseRecord(text: string): DeviceRecord | undefined {
+  try {
+    return recordSchema.parse(JSON.parse(text));
+  } catch {
+    // Whatever is wrong with it, the caller reports the file.
+    return undefined;
+  }
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+function currentBootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}
+
+/** A process as it is now, or undefined when there is none of that pid. */
+export function identifyProcess(pid: number): ProcessIdentity | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // The command in parentheses may hold anything; fields are counted after its end. Start time is field 22.
+    const startTime = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    return startTime === undefined ? undefined : { pid, startTime };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether exactly that process is still there (a zombie counts as gone). */
+export function isAlive(identity: ProcessIdentity): boolean {
+  const found = identifyProcess(identity.pid);
+  if (found?.startTime !== identity.startTime) return false;
+  try {
+    const stat = readFileSync(`/proc/${identity.pid}/stat`, "utf8");
+    return stat.charAt(stat.lastIndexOf(")") + 2) !== "Z";
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,94 @@
+/**
+ * The run directory: where it is, who may use it, and the lock that makes a manager the only one in it.
+ *
+ * The lock is flock(2) on a file that is never removed: it ends with the process that holds it, however that dies,
+ * so a dead manager's socket never locks anybody out.
+ */
+import { chmodSync, closeSync, lstatSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { ErofsNbdError } from "../errors.ts";
+import { ERRNO, errnoName } from "../sys/errno.ts";
+import { effectiveUid, flock, LOCK_EX, LOCK_NB } from "../sys/libc.ts";
+
+export const DEFAULT_RUN_DIR = "/run/erofs-nbd";
+
+export interface RunDir {
+  readonly path: string;
+  readonly controlSocket: string;
+  readonly lockFile: string;
+  readonly logFile: string;
+  /** One record per device. */
+  readonly devices: string;
+}
+
+/** `--run-dir`, EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or the default, in this order. */
+export function chooseRunDir(
+  option: string | undefined,
+  environment: NodeJS.ProcessEnv = process.env,
+): RunDir {
+  const fromSystemd = environment["RUNTIME_DIRECTORY"]?.split(":")[0];
+  const path = option ?? environment["EROFS_NBD_RUN_DIR"] ?? (fromSystemd || undefined) ?? DEFAULT_RUN_DIR;
+  return {
+    path,
+    controlSocket: join(path, "control.sock"),
+    lockFile: join(path, "manager.lock"),
+    logFile: join(path, "manager.log"),
+    devices: join(path, "devices"),
+  };
+}
+
+/** Makes the directory (0700) if need be, and refuses one that others could tamper with. @throws ErofsNbdError */
+export function prepareRunDir(runDir: RunDir): void {
+  try {
+    mkdirSync(runDir.path, { recursive: true, mode: 0o700 });
+    const found = lstatSync(runDir.path);
+    if (!found.isDirectory() || found.uid !== effectiveUid()) {
+      throw new ErofsNbdError(
+        "ERR_RUN_DIR",
+        `Cannot use run directory ${runDir.path}: it belongs to somebody else`,
+        {
+          hint: "name another one with --run-dir",
+        },
+      );
+    }
+    chmodSync(runDir.path, 0o700);
+    mkdirSync(runDir.devices, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw asRunDirError(runDir, error);
+  }
+}
+
+/** An error about the run directory, in one line. */
+function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
+  if (error instanceof ErofsNbdError) return error;
+  const code = (error as NodeJS.ErrnoException).code ?? String(error);
+  return new ErofsNbdError("ERR_RUN_DIR", `Cannot use run directory ${runDir.path}: ${code}`, {
+    hint: "run as root, or name a writable directory with --run-dir",
+    cause: error,
+  });
+}
+
+/** A held lock; `release` gives it up, and so does the end of the process. */
+export interface RunDirLock {
+  release(): void;
+}
+
+/** Becomes the only manager of the run directory, or says who is: undefined and its pid. @throws ErofsNbdError */
+export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: number } {
+  let fd: number;
+  try {
+    fd = openSync(runDir.lockFile, "a+", 0o600);
+  } catch (error) {
+    throw asRunDirError(runDir, error);
+  }
+  const result = flock(fd, LOCK_EX | LOCK_NB);
+  if (result === 0) {
+    writeFileSync(runDir.lockFile, `${process.pid}\n`);
+    return { release: () => closeSync(fd) };
+  }
+  closeSync(fd);
+  if (result !== -ERRNO.EWOULDBLOCK) {
+    throw new ErofsNbdError("ERR_RUN_DIR", `Cannot lock ${runDir.lockFile}: ${errnoName(-result)}`);
+  }
+  return { heldBy: Number(readFileSync(runDir.lockFile, "utf8").trim()) || 0 };
+}

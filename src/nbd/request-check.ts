@@ -1,0 +1,99 @@
+/**
+ * Judges a decoded request before any memory is sized by it: which error it earns, and how much payload follows it.
+ *
+ * Called by the read-serving loop for every request. Pure; it never reads data and never decides to cut a link
+ * itself: `payloadBytes` says when that must happen.
+ *
+ * Source: the protocol's doc/proto.md, «Request types», «Error values» and «Block size constraints».
+ */
+
+import {
+  NBD_CMD_DISC,
+  NBD_CMD_FLAG_FUA,
+  NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLUSH,
+  NBD_CMD_READ,
+  NBD_CMD_TRIM,
+  NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
+  NBD_EINVAL,
+  NBD_ENOSPC,
+  NBD_EPERM,
+  type NbdRequest,
+} from "./wire.ts";
+
+/**
+ * The longest range one request may name, 32 MiB: the length up to which the protocol asks both sides not to take
+ * a payload for an attack, and therefore the maximum block size an export here advertises.
+ */
+export const MAX_REQUEST_BYTES = 0x200_0000;
+
+/** What {@link payloadBytes} returns when the payload is too long to be swallowed: cut the link. */
+export const PAYLOAD_TOO_LONG = -1;
+
+/**
+ * The NBD error number a request earns, or 0.
+ *
+ * On a read-only export 0 means READ with a range inside the export, 1 to {@link MAX_REQUEST_BYTES} long, or DISC
+ * (which gets no reply at all). Everything that writes earns EPERM; unknown commands, unknown flags, empty or
+ * overlong reads and reads past the end earn EINVAL (EOVERFLOW is reserved for unfragmented structured replies).
+ * On a writable export writes past the end earn ENOSPC.
+ */
+export function checkRequest(
+  request: Readonly<NbdRequest>,
+  exportSizeBytes: number,
+  readOnly: boolean,
+): number {
+  switch (request.type) {
+    case NBD_CMD_READ:
+      if (request.flags !== 0 || request.lengthBytes === 0 || request.lengthBytes > MAX_REQUEST_BYTES) {
+        return NBD_EINVAL;
+      }
+      return isInside(request, exportSizeBytes) ? 0 : NBD_EINVAL;
+    case NBD_CMD_DISC:
+      return 0;
+    case NBD_CMD_WRITE:
+      if (readOnly) return NBD_EPERM;
+      return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_ENOSPC);
+    case NBD_CMD_WRITE_ZEROES:
+      if (readOnly) return NBD_EPERM;
+      return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE, NBD_ENOSPC);
+    case NBD_CMD_TRIM:
+      if (readOnly) return NBD_EPERM;
+      return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_EINVAL);
+    case NBD_CMD_FLUSH:
+      // Offered to nobody on a read-only export: there is nothing to flush, so nobody should ask.
+      if (readOnly || request.flags !== 0 || request.lengthBytes !== 0 || request.offsetBytes !== 0) {
+        return NBD_EINVAL;
+      }
+      return 0;
+    default:
+      return NBD_EINVAL;
+  }
+}
+
+/**
+ * How many payload bytes follow the request in the stream: consume exactly these before the next request.
+ *
+ * @returns 0 for all but WRITE, or {@link PAYLOAD_TOO_LONG} above {@link MAX_REQUEST_BYTES}: cut the link instead of
+ * swallowing gigabytes (the protocol allows that from 32 MiB on).
+ */
+export function payloadBytes(request: Readonly<NbdRequest>): number {
+  if (request.type !== NBD_CMD_WRITE) return 0;
+  return request.lengthBytes > MAX_REQUEST_BYTES ? PAYLOAD_TOO_LONG : request.lengthBytes;
+}
+
+function isInside(request: Readonly<NbdRequest>, exportSizeBytes: number): boolean {
+  // Subtracting keeps the sum below 2^53 whatever the client sends; OFFSET_TOO_LARGE is negative.
+  return request.offsetBytes >= 0 && request.offsetBytes <= exportSizeBytes - request.lengthBytes;
+}
+
+function checkWrite(
+  request: Readonly<NbdRequest>,
+  exportSizeBytes: number,
+  allowedFlags: number,
+  errnoPastEnd: number,
+): number {
+  if ((request.flags & ~allowedFlags) !== 0 || request.lengthBytes === 0) return NBD_EINVAL;
+  return isInside(request, exportSizeBytes) ? 0 : errnoPastEnd;
+}

@@ -1,0 +1,112 @@
+/**
+ * One device's life as a table: state × event → next state and effects. The whole policy, and nothing else.
+ *
+ * Pure. DeviceSupervisor feeds it and carries the effects out; ARCHITECTURE.md prints it. A pair that is not in
+ * the table is ignored on purpose: events are late and double by nature (three witnesses tell of one death).
+ */
+
+/** `taking-over` joins these when links outlive their workers; the words are those of `status`. */
+export const STATES = [
+  "attaching",
+  "serving",
+  "reconnecting",
+  "stalled",
+  "failed",
+  "detaching",
+  "detached",
+] as const;
+export type DeviceState = (typeof STATES)[number];
+
+export const EVENTS = [
+  /** The kernel has accepted CONNECT, or a former manager's device has been found. */
+  "connected",
+  /** The attempt to connect was given up. */
+  "connect-refused",
+  /** A link of the current generation is dead, by whichever witness came first. */
+  "link-lost",
+  /** Every link is up and proven. */
+  "links-restored",
+  /** The quick attempts are used up; slow ones go on. */
+  "attempts-spent",
+  /** Reads have waited for as long as the kernel holds them: they fail from now on. */
+  "deadline-passed",
+  /** The kernel has ended the device without us: last close after autoclear, or somebody's disconnect. */
+  "device-ended",
+  "detach-requested",
+  /** DISCONNECT is done. */
+  "disconnected",
+  /** DISCONNECT was refused; the device is as it was. */
+  "disconnect-refused",
+] as const;
+export type DeviceEvent = (typeof EVENTS)[number];
+
+export type DeviceEffect =
+  /** Look after the links again at once: one of them may have died unseen meanwhile. */
+  | "check-links"
+  /** A failover begins: note when and why, arm the deadline, replace dead links until none is left. */
+  | "begin-failover"
+  /** Say that nobody serves, and go on trying slowly. */
+  | "announce-stall"
+  /** The failover's one outcome. */
+  | "report-recovered"
+  | "report-failed"
+  /** Links are back after the failover was already reported as failed. */
+  | "announce-revival"
+  /** Stop trying to replace links. */
+  | "stop-failover"
+  /** Ask the kernel to disconnect. */
+  | "disconnect"
+  /** Let go of links, descriptors and the record: the device is no more. */
+  | "release";
+
+export interface Transition {
+  readonly next: DeviceState;
+  readonly effects: readonly DeviceEffect[];
+}
+
+type Row = Partial<Record<DeviceEvent, Transition>>;
+
+const to = (next: DeviceState, ...effects: DeviceEffect[]): Transition => ({ next, effects });
+
+export const TABLE: Record<DeviceState, Row> = {
+  attaching: {
+    connected: to("serving", "check-links"),
+    "connect-refused": to("detached", "release"),
+  },
+  serving: {
+    "link-lost": to("reconnecting", "begin-failover"),
+    "device-ended": to("detached", "release"),
+    "detach-requested": to("detaching", "disconnect"),
+  },
+  reconnecting: {
+    "links-restored": to("serving", "report-recovered", "check-links"),
+    "attempts-spent": to("stalled", "announce-stall"),
+    "deadline-passed": to("failed", "report-failed"),
+    "device-ended": to("detached", "stop-failover", "report-failed", "release"),
+    "detach-requested": to("detaching", "stop-failover", "report-failed", "disconnect"),
+  },
+  stalled: {
+    "links-restored": to("serving", "report-recovered", "check-links"),
+    "deadline-passed": to("failed", "report-failed"),
+    "device-ended": to("detached", "stop-failover", "report-failed", "release"),
+    "detach-requested": to("detaching", "stop-failover", "report-failed", "disconnect"),
+  },
+  failed: {
+    "links-restored": to("serving", "announce-revival", "check-links"),
+    "device-ended": to("detached", "stop-failover", "release"),
+    "detach-requested": to("detaching", "stop-failover", "disconnect"),
+  },
+  detaching: {
+    disconnected: to("detached", "release"),
+    "device-ended": to("detached", "release"),
+    "disconnect-refused": to("serving", "check-links"),
+  },
+  detached: {},
+};
+
+const IGNORED: readonly DeviceEffect[] = [];
+
+/** What happens now; a pair without a row changes nothing. */
+export function transition(state: DeviceState, event: DeviceEvent): Transition {
+  return TABLE[state][event] ?? { next: state, effects: IGNORED };
+}

@@ -1,0 +1,409 @@
+/**
+ * One netlink device, from CONNECT to its end: feeds the state table and carries its effects out.
+ *
+ * Runs in the manager's process, one per device. Nothing here touches the device or what is mounted on it: block
+ * reads are made by processes that can be lost. Every RECONFIGURE carries the identifier, one is in flight at a
+ * time, and an acknowledged one counts for nothing until a request has come over the fresh socket.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { EventEmitter } from "eventemitter3";
+import { NBD_CFLAG_DISCONNECT_ON_CLOSE } from "../../netlink/index.ts";
+import { ErofsNbdError } from "../errors.ts";
+import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
+import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } from "./device-state.ts";
+import { DeviceEndedError, restoreLinks } from "./failover.ts";
+import { type LinkDescription, LinkSet, WITNESS, type Witness } from "./link-set.ts";
+import type {
+  DeviceCounters,
+  DeviceEvents,
+  DeviceSettings,
+  FailoverOutcome,
+  ManagedDevice,
+} from "./managed-device.ts";
+import type { Image, LinkServer, NbdControl } from "./ports.ts";
+import { probeDevice } from "./probe.ts";
+import { StallMeter } from "./stall-meter.ts";
+import { backendOf, configuringThread, deviceSizeBytes, findByBackend, setIoTimeout } from "./sysfs.ts";
+
+/** One failover under way, or measured to its end. */
+interface Running {
+  readonly meter: StallMeter;
+  readonly at: string;
+  cause: string;
+  witness: Witness;
+  readonly stop: AbortController;
+  readonly deadline: NodeJS.Timeout;
+  reported: boolean;
+}
+
+/** Node's timers end at 2^31-1 ms; a longer dead timeout is as good as this one. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+const READY_DEADLINE_MS = 30_000;
+const GONE_DEADLINE_MS = 5000;
+const POLL_MS = 10;
+/** LINK_DEAD is queued some instructions before the socket is marked dead (nbd_mark_nsock_dead). */
+const RECHECK_MS = [0, 10, 50];
+
+export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements ManagedDevice {
+  readonly interface = "netlink";
+  readonly clientPid = undefined;
+  readonly settings: DeviceSettings;
+  readonly image: Image;
+  readonly #nbd: NbdControl;
+  readonly #links: LinkSet;
+  /** Called before the kernel is given sockets, so that the record names the workers behind them. */
+  readonly #persist: () => Promise<void>;
+  readonly #life = new AbortController();
+  readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0 };
+  #state: DeviceState = "attaching";
+  #index: number | undefined;
+  #running: Running | undefined;
+  #lastFailover: FailoverOutcome | null = null;
+  #linkDeadCount = 0;
+  #copyOnly = false;
+  /** What the first witness of the latest death said. */
+  #firstWord: { cause: string; witness: Witness } = {
+    cause: "a link was found dead",
+    witness: WITNESS.kernel,
+  };
+  #endReason = "detached";
+  #disconnected: Promise<void> | undefined;
+
+  constructor(
+    settings: DeviceSettings,
+    image: Image,
+    nbd: NbdControl,
+    server: LinkServer,
+    persist: () => Promise<void>,
+  ) {
+    super();
+    this.settings = settings;
+    this.image = image;
+    this.#nbd = nbd;
+    this.#persist = persist;
+    this.#links = new LinkSet(settings.connections, server, {
+      lost: (cause, witness) => this.#linkLost(cause, witness),
+      explained: (cause, witness) => this.#explain(cause, witness),
+      disconnected: () =>
+        this.#ended("the kernel disconnected it: its last user closed it, or somebody disconnected it"),
+      mustCopy: () => {
+        this.#copyOnly = true;
+      },
+      readErrors: (message, count) => this.emit("readErrors", message, count),
+    });
+  }
+
+  get state(): DeviceState {
+    return this.#state;
+  }
+
+  get index(): number | undefined {
+    return this.#index;
+  }
+
+  get lastFailover(): FailoverOutcome | null {
+    return this.#lastFailover;
+  }
+
+  get counters(): DeviceCounters {
+    return { ...this.#links.counters, ...this.#counters };
+  }
+
+  describeLinks(): LinkDescription[] {
+    return this.#links.describe();
+  }
+
+  /**
+   * Connects a device and returns its index once it can be read: size visible, partition scan over, first block in.
+   * Undoes everything when it cannot.
+   * @throws NetlinkError, ErofsNbdError
+   */
+  async attach(requestedIndex: number | undefined): Promise<number> {
+    try {
+      await this.#persist();
+      const index = await this.#connect(requestedIndex);
+      this.#index = index;
+      // From here on a dying link is a failover: nothing below may be what that failover waits for.
+      this.#dispatch("connected");
+      await this.#persist();
+      await setIoTimeout(index, this.settings.ioTimeoutMs);
+      await this.#waitUntilReadable(index);
+      return index;
+    } catch (error) {
+      await this.#undoAttach();
+      throw error;
+    }
+  }
+
+  /** Goes on with a device that a former manager connected and whose workers are gone: a failover from the start. */
+  adopt(index: number, cause: string): void {
+    this.#index = index;
+    this.#firstWord = { cause, witness: WITNESS.exit };
+    this.#dispatch("connected");
+  }
+
+  /** A LINK_DEAD for this device's index. It may be late, double, or about a generation that is long gone. */
+  linkDead(): void {
+    this.#linkDeadCount += 1;
+    void this.#recheck("the kernel reported a dead link");
+  }
+
+  /** Messages may have been lost: look at every link. */
+  resynchronise(): void {
+    void this.#recheck("a link was found dead");
+  }
+
+  /** From now on the kernel ends the device with its last close. @throws NetlinkError */
+  async enableAutoclear(): Promise<void> {
+    const index = this.#connectedIndex();
+    this.settings.autoclear = true;
+    await this.#persist();
+    await this.#nbd.reconfigure({
+      index,
+      backendIdentifier: this.settings.identifier,
+      ...this.#kernelSettings(),
+    });
+  }
+
+  /** Ends the device. Whether it is in use is for the caller to ask. Resolves when the kernel has let it go. @throws NetlinkError */
+  async detach(): Promise<void> {
+    this.#dispatch("detach-requested");
+    await this.#disconnected;
+  }
+
+  #dispatch(event: DeviceEvent): void {
+    const before = this.#state;
+    const { next, effects } = transition(before, event);
+    this.#state = next;
+    if (next !== before) this.emit("state", next, before);
+    for (const effect of effects) this.#effects[effect]();
+  }
+
+  readonly #effects: Record<DeviceEffect, () => void> = {
+    "check-links": () => this.#checkLinks(),
+    "begin-failover": () => this.#beginFailover(),
+    "announce-stall": () => {},
+    "report-recovered": () => void this.#reportRecovered(),
+    "report-failed": () => this.#report("failed", this.#running?.meter.elapsedMs ?? 0),
+    "announce-revival": () => {
+      this.#stopRunning();
+      this.emit("revived");
+    },
+    "stop-failover": () => this.#stopRunning(),
+    disconnect: () => {
+      this.#disconnected = this.#disconnect();
+    },
+    release: () => this.#release(),
+  };
+
+  async #connect(requestedIndex: number | undefined): Promise<number> {
+    const sockets: number[] = [];
+    for (const slot of this.#links.deadSlots) {
+      sockets.push(
+        await this.#links.replace(slot, this.#linkRequest(), AbortSignal.timeout(READY_DEADLINE_MS)),
+      );
+    }
+    await this.#persist();
+    const { identifier, sizeBytes, timeoutSeconds } = this.settings;
+    const { index } = await this.#nbd.connect({
+      index: requestedIndex,
+      sizeBytes,
+      blockSizeBytes: this.image.blockSizeBytes,
+      timeoutSeconds,
+      serverFlags: READ_ONLY_EXPORT_FLAGS,
+      sockets,
+      backendIdentifier: identifier,
+      ...this.#kernelSettings(),
+    });
+    return index;
+  }
+
+  /** A CONNECT whose answer was lost may have worked: the identifier tells. */
+  async #undoAttach(): Promise<void> {
+    const index = this.#index ?? findByBackend(this.settings.identifier);
+    if (index !== undefined && backendOf(index) === this.settings.identifier) {
+      this.#index = index;
+      if (this.#state === "attaching") this.#dispatch("connected");
+      await this.detach().catch(() => {});
+    }
+    if (this.#state === "attaching") this.#dispatch("connect-refused");
+  }
+
+  async #waitUntilReadable(index: number): Promise<void> {
+    const patience = AbortSignal.any([this.#life.signal, AbortSignal.timeout(READY_DEADLINE_MS)]);
+    while (deviceSizeBytes(index) !== this.settings.sizeBytes && !patience.aborted) await sleep(POLL_MS);
+    let why = `its size did not become ${this.settings.sizeBytes} bytes`;
+    while (!patience.aborted) {
+      const result = await probeDevice(index, patience);
+      if (result.ok) return;
+      why = result.why;
+      await sleep(POLL_MS * 10, undefined, { signal: patience }).catch(() => {});
+    }
+    throw new ErofsNbdError("ERR_NOT_READABLE", `Cannot read nbd${index} after attaching it: ${why}`, {
+      hint: "the kernel log may tell more (dmesg); the device was detached again",
+    });
+  }
+
+  #linkRequest(): { image: Image; copyOnly: boolean } {
+    return { image: this.image, copyOnly: this.#copyOnly };
+  }
+
+  #kernelSettings(): { deadConnectionTimeoutSeconds: number; clientFlags: number } {
+    return {
+      deadConnectionTimeoutSeconds: this.settings.deadTimeoutSeconds,
+      clientFlags: this.settings.autoclear ? NBD_CFLAG_DISCONNECT_ON_CLOSE : 0,
+    };
+  }
+
+  #connectedIndex(): number {
+    if (this.#index === undefined || this.#state === "detached") {
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot change a device that is not attached");
+    }
+    return this.#index;
+  }
+
+  #linkLost(cause: string, witness: Witness): void {
+    if (this.#state !== "serving") this.#explain(cause, witness);
+    this.#firstWord = { cause, witness };
+    this.#dispatch("link-lost");
+  }
+
+  /** The surest witness gives the cause its words. */
+  #explain(cause: string, witness: Witness): void {
+    const running = this.#running;
+    if (running === undefined || running.reported || witness <= running.witness) return;
+    running.cause = cause;
+    running.witness = witness;
+  }
+
+  async #recheck(cause: string): Promise<void> {
+    for (const wait of RECHECK_MS) {
+      await sleep(wait);
+      this.#links.check(cause);
+    }
+  }
+
+  #checkLinks(): void {
+    this.#links.check("a link was found dead");
+    if (this.#links.deadSlots.length > 0) this.#linkLost(this.#firstWord.cause, this.#firstWord.witness);
+  }
+
+  #beginFailover(): void {
+    this.#closeMeasurement();
+    const index = this.#connectedIndex();
+    const running: Running = {
+      meter: new StallMeter(index),
+      at: new Date().toISOString(),
+      ...this.#firstWord,
+      stop: new AbortController(),
+      deadline: setTimeout(
+        () => this.#dispatch("deadline-passed"),
+        Math.min(this.settings.deadTimeoutSeconds * 1000, MAX_TIMER_MS),
+      ).unref(),
+      reported: false,
+    };
+    this.#running = running;
+    this.#work(index, running).catch((error: unknown) => {
+      if (error instanceof DeviceEndedError) this.#ended(error.message);
+      else if (!running.stop.signal.aborted)
+        this.emit("stalled", `a bug of ours ended the failover: ${String(error)}`);
+    });
+  }
+
+  async #work(index: number, running: Running): Promise<void> {
+    const context = {
+      index,
+      identifier: this.settings.identifier,
+      links: this.#links,
+      nbd: this.#nbd,
+      settings: () => this.#kernelSettings(),
+      linkRequest: () => this.#linkRequest(),
+      linkDeadCount: () => this.#linkDeadCount,
+      beforeHandover: this.#persist,
+      attemptFailed: (error: Error, attempt: number) => this.emit("attemptFailed", error.message, attempt),
+    };
+    await restoreLinks(context, running.stop.signal, (why) => {
+      this.#dispatch("attempts-spent");
+      this.emit("stalled", why.message);
+    });
+    this.#dispatch("links-restored");
+  }
+
+  /** The links are back; the outcome follows when the reads that were on the wire have gone out again. */
+  async #reportRecovered(): Promise<void> {
+    const running = this.#running;
+    if (running === undefined) return;
+    clearTimeout(running.deadline);
+    this.#linkDeadCount = 0;
+    const stallMs = await running.meter.stoodStillMs(this.settings.ioTimeoutMs, running.stop.signal);
+    this.#finish(running, "recovered", stallMs);
+  }
+
+  /** A new death, or the end, cuts the measuring of the last failover short: its links were restored. */
+  #closeMeasurement(): void {
+    const running = this.#running;
+    if (running === undefined || running.reported) return;
+    running.stop.abort();
+    this.#finish(running, "recovered", running.meter.elapsedMs);
+  }
+
+  #report(result: FailoverOutcome["result"], stallMs: number): void {
+    if (this.#running !== undefined) this.#finish(this.#running, result, stallMs);
+  }
+
+  #finish(running: Running, result: FailoverOutcome["result"], stallMs: number): void {
+    if (running.reported) return;
+    running.reported = true;
+    clearTimeout(running.deadline);
+    if (result === "recovered") this.#counters.reconnects += 1;
+    else this.#counters.failedFailovers += 1;
+    const { cause, at, meter } = running;
+    const outcome: FailoverOutcome = {
+      result,
+      level: "reconnect",
+      cause,
+      stallMs: Math.round(stallMs * 10) / 10,
+      at,
+      strandedReads: meter.strandedReads,
+    };
+    this.#lastFailover = outcome;
+    this.emit("failover", outcome);
+  }
+
+  #stopRunning(): void {
+    if (this.#running === undefined) return;
+    clearTimeout(this.#running.deadline);
+    this.#running.stop.abort();
+  }
+
+  async #disconnect(): Promise<void> {
+    const index = this.#connectedIndex();
+    try {
+      // The index may be somebody else's by now; the kernel compares nothing on DISCONNECT, so we do.
+      if (backendOf(index) === this.settings.identifier) await this.#nbd.disconnect(index);
+    } catch (error) {
+      this.#dispatch("disconnect-refused");
+      throw error;
+    }
+    this.#endReason = "detached";
+    const end = performance.now() + GONE_DEADLINE_MS;
+    while (this.#isConfigured(index) && performance.now() < end) await sleep(POLL_MS);
+    this.#dispatch("disconnected");
+  }
+
+  #isConfigured(index: number): boolean {
+    return backendOf(index) === this.settings.identifier && configuringThread(index) !== undefined;
+  }
+
+  #ended(why: string): void {
+    if (this.#state !== "detaching") this.#endReason = why;
+    this.#dispatch("device-ended");
+  }
+
+  #release(): void {
+    this.#life.abort();
+    this.#closeMeasurement();
+    this.#links.release();
+    this.emit("released", this.#endReason);
+  }
+}

@@ -1,0 +1,145 @@
+/**
+ * One failover: from the first sign of death until links are proven again, and exactly one outcome.
+ *
+ * Written as a sentence in `replaceDeadLinks`: make the old sockets surely dead, let the kernel's receivers leave,
+ * get fresh links, hand them over, and believe it only when requests arrive. p-retry repeats the sentence, first
+ * quickly, then slowly for as long as the device exists. The supervisor owns the state; this only works and tells.
+ */
+import { constants } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import pRetry, { AbortError } from "p-retry";
+import { NetlinkError } from "../../netlink/index.ts";
+import type { LinkSet } from "./link-set.ts";
+import type { LinkRequest, NbdControl } from "./ports.ts";
+import { probeDevice } from "./probe.ts";
+
+export interface FailoverContext {
+  readonly index: number;
+  readonly identifier: string;
+  readonly links: LinkSet;
+  readonly nbd: NbdControl;
+  /** Sent with every RECONFIGURE: an attribute that is left out keeps its value, a flag that is left out is cleared. */
+  readonly settings: () => { readonly deadConnectionTimeoutSeconds: number; readonly clientFlags: number };
+  readonly linkRequest: () => LinkRequest;
+  /** How many LINK_DEAD messages have come for this device since its links were last restored. */
+  readonly linkDeadCount: () => number;
+  /** Notes the workers that are about to serve, before the kernel gets their sockets. */
+  readonly beforeHandover: () => Promise<void>;
+  readonly attemptFailed: (error: Error, attempt: number) => void;
+}
+
+/** The kernel has let the device go: no link can be given to it any more. */
+export class DeviceEndedError extends Error {
+  override readonly name = "DeviceEndedError";
+}
+
+/** A receiver that was not the one to notice a death needs a moment to leave the old socket (nbd.c, recv_work). */
+const SETTLE_MIN_MS = 25;
+/** With a LINK_DEAD the minimum is enough; without one, wait this long. */
+const SETTLE_MAX_MS = 60;
+/** A quiet device is asked for a block after this time; a busy one proves its link by itself. */
+const PROBE_AFTER_MS = 20;
+/** No request for this long over a fresh socket, though a read was forced: it was not adopted. */
+const PROOF_DEADLINE_MS = 4000;
+/** How long one attempt waits for a worker that can serve. */
+const WORKER_DEADLINE_MS = 15_000;
+
+const QUICK = { retries: 7, minTimeout: 50, maxTimeout: 2000, factor: 2, randomize: true };
+const SLOW = {
+  retries: Number.POSITIVE_INFINITY,
+  minTimeout: 2000,
+  maxTimeout: 15_000,
+  factor: 1.5,
+  randomize: true,
+};
+
+/**
+ * Replaces dead links until none is left. `announceStall` is called when the quick attempts are used up.
+ * @throws DeviceEndedError; or the signal's reason when it was aborted
+ */
+export async function restoreLinks(
+  context: FailoverContext,
+  signal: AbortSignal,
+  announceStall: (why: Error) => void,
+): Promise<void> {
+  const attempt = async (): Promise<void> => {
+    try {
+      while (context.links.deadSlots.length > 0) await replaceDeadLinks(context, signal);
+    } catch (error) {
+      // p-retry gives up at once on a TypeError; a device is worth another try whatever went wrong.
+      throw error instanceof TypeError ? new Error(error.message, { cause: error }) : error;
+    }
+  };
+  const onFailedAttempt = ({ error, attemptNumber }: { error: Error; attemptNumber: number }): void =>
+    context.attemptFailed(error, attemptNumber);
+  try {
+    await pRetry(attempt, { ...QUICK, signal, onFailedAttempt });
+  } catch (error) {
+    if (signal.aborted || error instanceof DeviceEndedError) throw error;
+    announceStall(error as Error);
+    await pRetry(attempt, { ...SLOW, signal, onFailedAttempt });
+  }
+}
+
+async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): Promise<void> {
+  const { links, index, identifier } = context;
+  const dead = links.deadSlots;
+
+  links.shutDownDead();
+  await settle(context, signal);
+
+  const sockets: number[] = [];
+  const patience = AbortSignal.any([signal, AbortSignal.timeout(WORKER_DEADLINE_MS)]);
+  for (const slot of dead) sockets.push(await links.replace(slot, context.linkRequest(), patience));
+  await context.beforeHandover();
+
+  try {
+    signal.throwIfAborted();
+    await context.nbd.reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() });
+  } catch (error) {
+    links.condemn(dead, "the kernel refused the fresh socket");
+    if (isRefusedForGood(error))
+      throw new AbortError(
+        new DeviceEndedError(`nbd${index} was disconnected by the kernel or somebody else`),
+      );
+    throw error;
+  }
+  links.handedOver();
+  await prove(context, dead, signal);
+}
+
+/** Waits until the kernel has marked the old sockets dead, and its receivers have left them. */
+async function settle(context: FailoverContext, signal: AbortSignal): Promise<void> {
+  await sleep(SETTLE_MIN_MS, undefined, { signal });
+  const end = performance.now() + SETTLE_MAX_MS - SETTLE_MIN_MS;
+  while (context.linkDeadCount() === 0 && performance.now() < end) await sleep(5, undefined, { signal });
+}
+
+/**
+ * Waits for the proof that the kernel uses the fresh sockets: a request on each. Where nobody reads, a read is forced.
+ *
+ * With several links a read cannot be aimed at one of them (the processor that reads chooses its queue), and links
+ * beyond the number of processors carry nothing at all. There, as many LINK_DEAD messages as sockets that were
+ * replaced prove that the slots were free when the sockets came.
+ */
+async function prove(context: FailoverContext, slots: readonly number[], signal: AbortSignal): Promise<void> {
+  const { links, index } = context;
+  const end = new AbortController();
+  const bounded = AbortSignal.any([signal, end.signal, AbortSignal.timeout(PROOF_DEADLINE_MS)]);
+  const seen = links.requestsSeen(slots, bounded);
+  try {
+    if ((await Promise.race([seen, sleep(PROBE_AFTER_MS)])) === undefined) void probeDevice(index, bounded);
+    const freed = links.describe().length > 1 && context.linkDeadCount() >= slots.length;
+    if (freed ? slots.every((slot) => links.isAlive(slot)) : await seen) return;
+  } finally {
+    end.abort();
+  }
+  signal.throwIfAborted();
+  links.condemn(slots, "the kernel did not use the fresh socket");
+  throw new Error(`Cannot prove that nbd${index} uses its fresh socket: no request came over it`);
+}
+
+/** EINVAL for a well-formed RECONFIGURE of an existing device: it was disconnected, or is somebody else's by now. */
+function isRefusedForGood(error: unknown): boolean {
+  return error instanceof NetlinkError && error.origin === "ack" && error.errno === constants.errno.EINVAL;
+}

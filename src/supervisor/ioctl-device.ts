@@ -1,0 +1,264 @@
+/**
+ * A device on the legacy ioctl path: for kernels without the netlink family, and to show what that path costs.
+ *
+ * The kernel knows one socket for the device's whole life. When its worker dies the device is lost: size 0, reads
+ * end, and no socket can be given to it again. This class says so loudly and cleans up; it cannot do more.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { EventEmitter } from "eventemitter3";
+import { ErofsNbdError } from "../errors.ts";
+import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
+import { errnoName } from "../sys/errno.ts";
+import { close } from "../sys/libc.ts";
+import { NO_COUNTERS } from "../worker/link-end.ts";
+import type { DeviceState } from "./device-state.ts";
+import { type IoctlClientArguments, type IoctlClientMessage, SOCKET_FD } from "./ioctl-codes.ts";
+import type { LinkDescription } from "./link-set.ts";
+import type {
+  DeviceCounters,
+  DeviceEvents,
+  DeviceSettings,
+  FailoverOutcome,
+  ManagedDevice,
+} from "./managed-device.ts";
+import type { Image, LinkServer, OpenLink } from "./ports.ts";
+import { probeDevice } from "./probe.ts";
+import { configuringThread, deviceIndexes } from "./sysfs.ts";
+
+const CLIENT_PATH = fileURLToPath(new URL("./ioctl-main.js", import.meta.url));
+const START_DEADLINE_MS = 15_000;
+const READY_DEADLINE_MS = 30_000;
+const GONE_DEADLINE_MS = 5000;
+const POLL_MS = 20;
+
+export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
+  readonly interface = "ioctl";
+  readonly settings: DeviceSettings;
+  readonly image: Image;
+  readonly #server: LinkServer;
+  readonly #persist: () => Promise<void>;
+  readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0 };
+  #state: DeviceState = "attaching";
+  #index: number | undefined;
+  #link: OpenLink | undefined;
+  #linkUp = false;
+  #client: ChildProcess | undefined;
+  #cause: string | undefined;
+  #lastFailover: FailoverOutcome | null = null;
+
+  constructor(settings: DeviceSettings, image: Image, server: LinkServer, persist: () => Promise<void>) {
+    super();
+    this.settings = settings;
+    this.image = image;
+    this.#server = server;
+    this.#persist = persist;
+  }
+
+  get state(): DeviceState {
+    return this.#state;
+  }
+
+  get index(): number | undefined {
+    return this.#index;
+  }
+
+  get clientPid(): number | undefined {
+    return this.#client?.pid;
+  }
+
+  get lastFailover(): FailoverOutcome | null {
+    return this.#lastFailover;
+  }
+
+  get counters(): DeviceCounters {
+    return { ...(this.#link?.counters ?? NO_COUNTERS), ...this.#counters };
+  }
+
+  describeLinks(): LinkDescription[] {
+    if (this.#link === undefined) return [];
+    const state = this.#linkUp ? "up" : "down";
+    return [{ index: 0, state, workerPid: this.#link.workerPid, generation: 1 }];
+  }
+
+  /** @throws ErofsNbdError */
+  async attach(requestedIndex: number | undefined): Promise<number> {
+    try {
+      const link = await this.#openLink();
+      await this.#persist();
+      const index = await this.#startClient(link, requestedIndex);
+      this.#index = index;
+      await this.#persist();
+      await this.#waitUntilReadable(index);
+      if (!this.#linkUp) throw new ErofsNbdError("ERR_WORKER", `Cannot attach nbd${index}: ${this.#cause}`);
+      this.#become("serving");
+      return index;
+    } catch (error) {
+      await this.#end();
+      this.#release("it could not be attached");
+      throw error;
+    }
+  }
+
+  async detach(): Promise<void> {
+    if (this.#state === "detached") return;
+    this.#become("detaching");
+    await this.#end();
+    this.#release("detached");
+  }
+
+  /** There are no client flags on this path: the device stays until it is detached. */
+  async enableAutoclear(): Promise<void> {
+    throw new ErofsNbdError(
+      "ERR_NO_NETLINK",
+      "Cannot end a device with its last close: it was attached with --ioctl",
+      {
+        hint: "detach it yourself after umount, or attach with --netlink",
+      },
+    );
+  }
+
+  async #openLink(): Promise<OpenLink> {
+    const observer = {
+      firstRequest: () => {},
+      readErrors: (message: string, count: number) => void this.emit("readErrors", message, count),
+      ended: (cause: string) => {
+        this.#linkUp = false;
+        this.#cause ??= cause;
+      },
+    };
+    const request = { image: this.image, copyOnly: false };
+    this.#link = await this.#server.openLink(request, observer, AbortSignal.timeout(START_DEADLINE_MS));
+    this.#linkUp = true;
+    return this.#link;
+  }
+
+  /** Starts the process that enters DO_IT, and returns the index it got. */
+  async #startClient(link: OpenLink, requestedIndex: number | undefined): Promise<number> {
+    const { sizeBytes, timeoutSeconds } = this.settings;
+    const { blockSizeBytes } = this.image;
+    const wanted: IoctlClientArguments = {
+      act: "connect",
+      candidates: requestedIndex === undefined ? deviceIndexes() : [requestedIndex],
+      blockSizeBytes,
+      sizeBlocks: sizeBytes / blockSizeBytes,
+      timeoutSeconds,
+      serverFlags: READ_ONLY_EXPORT_FLAGS,
+    };
+    const stdio: Array<"ignore" | "pipe" | number> = ["ignore", "pipe", "ignore"];
+    stdio[SOCKET_FD] = link.kernelFd;
+    const client = spawn(process.execPath, [CLIENT_PATH, JSON.stringify(wanted)], {
+      stdio,
+      detached: true,
+      cwd: "/",
+    });
+    this.#client = client;
+    close(link.kernelFd);
+    client.once("exit", () => this.#clientExited());
+    return new Promise((resolve, reject) => {
+      client.once("error", reject);
+      client.once("exit", () =>
+        reject(new ErofsNbdError("ERR_KERNEL", "Cannot attach by ioctl: its process ended early")),
+      );
+      if (client.stdout === null) return;
+      createInterface(client.stdout).on("line", (line) => {
+        const message = JSON.parse(line) as IoctlClientMessage;
+        if (message.type === "connected") resolve(message.index);
+        else if (message.type !== "ended") reject(describeRefusal(message, requestedIndex));
+      });
+    });
+  }
+
+  #clientExited(): void {
+    this.#client = undefined;
+    if (this.#state !== "serving") return;
+    const cause = this.#cause ?? "the process inside NBD_DO_IT ended";
+    this.#linkUp = false;
+    this.#counters.failedFailovers += 1;
+    this.#lastFailover = {
+      result: "failed",
+      level: "reconnect",
+      cause: `${cause}; the ioctl path cannot reconnect, the device is lost`,
+      stallMs: 0,
+      at: new Date().toISOString(),
+      strandedReads: 0,
+    };
+    this.#become("failed");
+    this.emit("failover", this.#lastFailover);
+  }
+
+  async #waitUntilReadable(index: number): Promise<void> {
+    const patience = AbortSignal.timeout(READY_DEADLINE_MS);
+    let why = "it was never configured";
+    while (!patience.aborted && this.#client !== undefined) {
+      if (configuringThread(index) !== undefined) {
+        const result = await probeDevice(index, patience);
+        if (result.ok) return;
+        why = result.why;
+      }
+      await sleep(POLL_MS);
+    }
+    throw new ErofsNbdError(
+      "ERR_NOT_READABLE",
+      `Cannot read nbd${index} after attaching it: ${this.#cause ?? why}`,
+      {
+        hint: "the kernel log may tell more (dmesg)",
+      },
+    );
+  }
+
+  /** DISCONNECT, then the link, then the process: each makes sure of the one before. */
+  async #end(): Promise<void> {
+    const index = this.#index;
+    if (index !== undefined && this.#client !== undefined) {
+      disconnectByIoctl(index);
+      await this.#clientGone(GONE_DEADLINE_MS / 2);
+    }
+    this.#link?.close();
+    await this.#clientGone(GONE_DEADLINE_MS / 2);
+    this.#client?.kill("SIGKILL");
+    await this.#clientGone(GONE_DEADLINE_MS);
+  }
+
+  async #clientGone(deadlineMs: number): Promise<void> {
+    const end = performance.now() + deadlineMs;
+    while (this.#client !== undefined && performance.now() < end) await sleep(POLL_MS);
+  }
+
+  #release(why: string): void {
+    this.#linkUp = false;
+    this.#become("detached");
+    this.emit("released", why);
+  }
+
+  #become(state: DeviceState): void {
+    const before = this.#state;
+    this.#state = state;
+    if (before !== state) this.emit("state", state, before);
+  }
+}
+
+/** Tells the kernel to say goodbye on an ioctl device's link, from a process that may get stuck. */
+export function disconnectByIoctl(index: number): void {
+  const argument: IoctlClientArguments = { act: "disconnect", index };
+  spawn(process.execPath, [CLIENT_PATH, JSON.stringify(argument)], { stdio: "ignore" }).unref();
+}
+
+function describeRefusal(
+  message: Exclude<IoctlClientMessage, { type: "connected" | "ended" }>,
+  requestedIndex: number | undefined,
+): ErofsNbdError {
+  if (message.type === "failed") {
+    const name = errnoName(message.errno);
+    return new ErofsNbdError(
+      "ERR_KERNEL",
+      `Cannot attach nbd${message.index}: ${name} (${message.errno}) from ${message.ioctl}`,
+    );
+  }
+  const what = requestedIndex === undefined ? "no nbd device is free" : `nbd${requestedIndex} is in use`;
+  return new ErofsNbdError("ERR_DEVICE_BUSY", `Cannot attach by ioctl: ${what}`, {
+    hint: "detach a device, or load the module with a higher nbds_max",
+  });
+}

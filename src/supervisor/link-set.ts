@@ -1,0 +1,250 @@
+/**
+ * A device's links: which slots are alive, who serves them, and the descriptors that must outlive them.
+ *
+ * A slot dies once per generation, by whichever witness comes first: its worker's exit, the worker's word, a
+ * hang-up of the kernel end, LINK_DEAD. The kernel end is kept open here while the kernel uses the socket and a
+ * while longer: without it a fresh socket may be killed, or the old one freed under the kernel's receiver.
+ */
+import { close, isHungUp, SHUT_RDWR, shutdown } from "../sys/libc.ts";
+import { type Watch, watchHangUp } from "../sys/watch.ts";
+import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "../worker/link-end.ts";
+import type { LinkRequest, LinkServer, OpenLink } from "./ports.ts";
+
+/** How long an old kernel end stays open after RECONFIGURE has replaced its socket. */
+const RETAIN_MS = 1000;
+
+/** How sure a witness can be of the reason; a better one replaces a worse one's words. */
+export const WITNESS = { kernel: 0, worker: 1, exit: 2 } as const;
+export type Witness = (typeof WITNESS)[keyof typeof WITNESS];
+
+export interface LinkSetEvents {
+  /** A live link has died. */
+  lost(cause: string, witness: Witness): void;
+  /** More is known about a death that was reported already. */
+  explained(cause: string, witness: Witness): void;
+  /** The peer said goodbye: the kernel has disconnected the device. */
+  disconnected(): void;
+  /** A worker cut a link because a file failed inside a reply: no more `sendfile` on this device. */
+  mustCopy(): void;
+  readErrors(message: string, count: number): void;
+}
+
+/** One slot's current link. */
+interface Slot {
+  readonly index: number;
+  generation: number;
+  link: OpenLink;
+  watch: Watch;
+  alive: boolean;
+  requestSeen: boolean;
+}
+
+export interface LinkDescription {
+  readonly index: number;
+  readonly state: "up" | "down";
+  readonly workerPid: number;
+  readonly generation: number;
+}
+
+export class LinkSet {
+  readonly #server: LinkServer;
+  readonly #events: LinkSetEvents;
+  readonly #slots: (Slot | undefined)[];
+  /** What links of former generations have done. */
+  readonly #past: LinkCounters = { ...NO_COUNTERS };
+  readonly #waiters = new Set<() => void>();
+  /** Kernel ends of links that were replaced: closed a while after the kernel has got the new ones. */
+  #retired: number[] = [];
+  #released = false;
+
+  /** All `count` slots are dead until they are replaced for the first time. */
+  constructor(count: number, server: LinkServer, events: LinkSetEvents) {
+    this.#slots = Array<Slot | undefined>(count).fill(undefined);
+    this.#server = server;
+    this.#events = events;
+  }
+
+  get deadSlots(): number[] {
+    return [...this.#slots.keys()].filter((index) => this.#slots[index]?.alive !== true);
+  }
+
+  isAlive(index: number): boolean {
+    return this.#slots[index]?.alive === true;
+  }
+
+  get counters(): LinkCounters {
+    const total = { ...this.#past };
+    for (const slot of this.#filled) addTo(total, slot.link.counters);
+    return total;
+  }
+
+  describe(): LinkDescription[] {
+    return this.#filled.map(({ index, alive, link, generation }) => ({
+      index,
+      state: alive ? "up" : "down",
+      workerPid: link.workerPid,
+      generation,
+    }));
+  }
+
+  /** Gives a dead slot a new link and returns its kernel end, of which the kernel does not know yet. @throws ErofsNbdError ERR_WORKER */
+  async replace(index: number, request: LinkRequest, signal: AbortSignal): Promise<number> {
+    const slot = await this.#fill(index, request, signal);
+    return slot.link.kernelFd;
+  }
+
+  /** Makes the sockets of dead slots surely dead in the kernel too. Harmless when they are. */
+  shutDownDead(): void {
+    for (const slot of this.#filled) if (!slot.alive) shutdown(slot.link.kernelFd, SHUT_RDWR);
+  }
+
+  /** The kernel has the fresh sockets: the old kernel ends may go once its receivers have surely left them. */
+  handedOver(): void {
+    const retired = this.#retired;
+    this.#retired = [];
+    setTimeout(() => {
+      for (const fd of retired) close(fd);
+    }, RETAIN_MS).unref();
+  }
+
+  /** Declares slots dead that no proof of life has come from, so that they can be replaced again. */
+  condemn(indexes: readonly number[], cause: string): void {
+    for (const index of indexes) {
+      const slot = this.#slots[index];
+      if (slot !== undefined) this.#lose(slot, slot.link, cause, WITNESS.kernel);
+    }
+  }
+
+  /** Looks at every kernel end: a witness that needs nobody's message. */
+  check(cause: string): void {
+    for (const slot of this.#filled) {
+      if (slot.alive && isHungUp(slot.link.kernelFd)) this.#lose(slot, slot.link, cause, WITNESS.kernel);
+    }
+  }
+
+  /** Whether each of these slots has had a request on its present link; false when one of them died. */
+  async requestsSeen(indexes: readonly number[], signal: AbortSignal): Promise<boolean> {
+    const slots = indexes.map((index) => this.#slots[index]).filter((slot) => slot !== undefined);
+    const generations = slots.map((slot) => slot.generation);
+    for (;;) {
+      if (slots.some((slot, at) => !slot.alive || slot.generation !== generations[at])) return false;
+      if (slots.every((slot) => slot.requestSeen)) return true;
+      if (signal.aborted) return false;
+      await this.#changed(signal);
+    }
+  }
+
+  /** Lets go of everything: links are closed, descriptors too, now or when it is safe. */
+  release(): void {
+    this.#released = true;
+    for (const slot of this.#filled) {
+      addTo(this.#past, slot.link.counters);
+      this.#drop(slot);
+    }
+    this.#slots.fill(undefined);
+    this.handedOver();
+    this.#notify();
+  }
+
+  get #filled(): Slot[] {
+    return this.#slots.filter((slot) => slot !== undefined);
+  }
+
+  async #fill(index: number, request: LinkRequest, signal: AbortSignal): Promise<Slot> {
+    const early: Array<(slot: Slot, link: OpenLink) => void> = [];
+    let filled: { slot: Slot; link: OpenLink } | undefined;
+    const tell = (what: (slot: Slot, link: OpenLink) => void): void => {
+      if (filled === undefined) early.push(what);
+      else what(filled.slot, filled.link);
+    };
+    const link = await this.#server.openLink(
+      request,
+      {
+        firstRequest: () => tell((slot, of) => this.#seen(slot, of)),
+        readErrors: (message, count) => this.#events.readErrors(message, count),
+        ended: (cause, end) => tell((slot, of) => this.#ended(slot, of, cause, end)),
+      },
+      signal,
+    );
+    if (this.#released) {
+      link.close();
+      close(link.kernelFd);
+      throw new Error("Cannot use a new link: the device is released");
+    }
+    const slot = this.#install(index, link);
+    filled = { slot, link };
+    for (const what of early) what(slot, link);
+    return slot;
+  }
+
+  #install(index: number, link: OpenLink): Slot {
+    const old = this.#slots[index];
+    const watch = watchHangUp(link.kernelFd, () => {
+      if (slot.link === link) this.#lose(slot, link, "the link's socket was hung up", WITNESS.kernel);
+    });
+    const slot: Slot = old ?? { index, generation: 0, link, watch, alive: true, requestSeen: false };
+    if (old !== undefined) {
+      addTo(this.#past, old.link.counters);
+      this.#drop(old);
+    }
+    Object.assign(slot, { generation: slot.generation + 1, link, watch, alive: true, requestSeen: false });
+    this.#slots[index] = slot;
+    return slot;
+  }
+
+  /** Closes a link, but not its kernel end. */
+  #drop({ link, watch }: Slot): void {
+    watch.close();
+    link.close();
+    this.#retired.push(link.kernelFd);
+  }
+
+  #seen(slot: Slot, link: OpenLink): void {
+    if (slot.link !== link) return;
+    slot.requestSeen = true;
+    this.#notify();
+  }
+
+  #ended(slot: Slot, link: OpenLink, cause: string, end: LinkEnd | undefined): void {
+    if (slot.link !== link || this.#released) return;
+    if (end?.kind === "disconnect") {
+      slot.alive = false;
+      this.#notify();
+      this.#events.disconnected();
+      return;
+    }
+    if (end?.kind === "source-error") this.#events.mustCopy();
+    this.#lose(slot, link, cause, end === undefined ? WITNESS.exit : WITNESS.worker);
+  }
+
+  #lose(slot: Slot, link: OpenLink, cause: string, witness: Witness): void {
+    if (slot.link !== link || this.#released) return;
+    if (!slot.alive) return this.#events.explained(cause, witness);
+    slot.alive = false;
+    slot.watch.close();
+    this.#events.lost(cause, witness);
+    this.#notify();
+  }
+
+  #notify(): void {
+    for (const wake of [...this.#waiters]) wake();
+  }
+
+  #changed(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        this.#waiters.delete(wake);
+        signal.removeEventListener("abort", wake);
+        resolve();
+      };
+      this.#waiters.add(wake);
+      signal.addEventListener("abort", wake, { once: true });
+    });
+  }
+}
+
+function addTo(total: LinkCounters, part: Readonly<LinkCounters>): void {
+  total.requests += part.requests;
+  total.readBytes += part.readBytes;
+  total.readErrors += part.readErrors;
+}

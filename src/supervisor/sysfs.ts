@@ -1,0 +1,121 @@
+/**
+ * What sysfs and mountinfo say of nbd devices: the kernel is the truth, our records are notes.
+ *
+ * Reading these files touches neither the device nor what is mounted on it, so none of this can hang on a dead
+ * link. (Writing a queue attribute can, while requests are in flight: see `setIoTimeout`.)
+ */
+import { constants, readdirSync, readFileSync } from "node:fs";
+import { open, readFile, writeFile } from "node:fs/promises";
+
+const SECTOR_BYTES = 512;
+
+export const devicePath = (index: number): string => `/dev/nbd${index}`;
+const sysfsPath = (index: number, name: string): string => `/sys/block/nbd${index}/${name}`;
+
+/** The first line of a sysfs file, or undefined when it does not exist (any more). */
+function attribute(index: number, name: string): string | undefined {
+  try {
+    return readFileSync(sysfsPath(index, name), "utf8").split("\n", 1)[0];
+  } catch (error) {
+    if (["ENOENT", "ENODEV", "ENXIO"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw error;
+  }
+}
+
+/** The backend identifier of a netlink device; "" when it has none; undefined when it is not configured by netlink. */
+export const backendOf = (index: number): string | undefined => attribute(index, "backend");
+
+/** The id of the thread that configured the device (not of a process); undefined when it is not configured. */
+export function configuringThread(index: number): number | undefined {
+  const text = attribute(index, "pid");
+  return text === undefined ? undefined : Number(text);
+}
+
+/** Size in bytes; 0 when not configured, undefined when there is no such device. */
+export function deviceSizeBytes(index: number): number | undefined {
+  const text = attribute(index, "size");
+  return text === undefined ? undefined : Number(text) * SECTOR_BYTES;
+}
+
+/** Reads that the kernel has sent, or tried to, and that have not ended. 0 when the device is gone. */
+export function readsInFlight(index: number): number {
+  return Number(attribute(index, "inflight")?.trim().split(/\s+/)[0] ?? 0);
+}
+
+/** Indexes of all nbd devices, configured or not, in order. */
+export function deviceIndexes(): number[] {
+  return readdirSync("/sys/block")
+    .map((name) => /^nbd(\d+)$/.exec(name)?.[1])
+    .filter((digits) => digits !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+/** The device that carries our identifier, if any does. */
+export function findByBackend(identifier: string): number | undefined {
+  return deviceIndexes().find((index) => backendOf(index) === identifier);
+}
+
+/** Whether the kernel has an nbd driver loaded at all. */
+export function isNbdLoaded(): boolean {
+  try {
+    readdirSync("/sys/module/nbd");
+    return true;
+  } catch {
+    return deviceIndexes().length > 0;
+  }
+}
+
+/**
+ * Sets the block layer's request timer in milliseconds. With one connection and TIMEOUT 0 its expiry only requeues
+ * reads whose socket was replaced (nbd_xmit_timeout). Some kernels freeze the queue for this write: only while no
+ * read is in flight, and never during an outage.
+ */
+export async function setIoTimeout(index: number, milliseconds: number): Promise<void> {
+  await writeFile(sysfsPath(index, "queue/io_timeout"), `${milliseconds}\n`);
+}
+
+/** «43:0», as mountinfo and the node's device number spell it. */
+function deviceNumber(index: number): string | undefined {
+  return attribute(index, "dev");
+}
+
+/** Where a device is mounted in this mount namespace, in the order of mounting. */
+export async function mountPointsOf(index: number): Promise<string[]> {
+  const number = deviceNumber(index);
+  if (number === undefined) return [];
+  const lines = (await readFile("/proc/self/mountinfo", "utf8")).split("\n");
+  return lines
+    .map((line) => line.split(" "))
+    .filter((fields) => fields[2] === number)
+    .map((fields) => decodeMountPath(fields[4] ?? ""));
+}
+
+/** mountinfo writes space, tab, newline and backslash as three octal digits (proc(5)). */
+function decodeMountPath(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 8)),
+  );
+}
+
+/** The nbd device index that is mounted at a path, if one is; the last mounted wins. */
+export async function indexMountedAt(path: string): Promise<number | undefined> {
+  const lines = (await readFile("/proc/self/mountinfo", "utf8")).split("\n").reverse();
+  const fields = lines.map((line) => line.split(" ")).find((line) => decodeMountPath(line[4] ?? "") === path);
+  if (fields === undefined) return undefined;
+  return deviceIndexes().find((index) => deviceNumber(index) === fields[2]);
+}
+
+/**
+ * Whether somebody uses the device exclusively: a mount in any namespace, dm, swap. Not to be asked of a device
+ * whose links are dead, because opening it could wait for them. Runs on the thread pool.
+ */
+export async function isExclusivelyHeld(index: number): Promise<boolean> {
+  try {
+    const handle = await open(devicePath(index), constants.O_RDONLY | constants.O_EXCL);
+    await handle.close();
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EBUSY";
+  }
+}
