@@ -25,20 +25,22 @@ import type { NetlinkTransport, OpenTransport, ReadWatch, ReceivedDatagram } fro
  * - `family-reloaded`: the group was joined again; what happened in between was not heard
  * - `join-failed`: the group could not be joined again; no events until the next reload
  * - `undecodable`: a message could not be understood
+ * - `ended`: receiving failed for good; the subscription has closed itself
  */
 export type ResyncReason =
   | "messages-lost"
   | "family-removed"
   | "family-reloaded"
   | "join-failed"
-  | "undecodable";
+  | "undecodable"
+  | "ended";
 
 /** What a subscription listens to, and whom it tells. Both listeners run on the event loop, in order of arrival. */
 export interface SubscriptionOptions {
   readonly schema: FamilySchema;
   readonly groupName: string;
   readonly onMessage: (message: GenericMessage) => void;
-  /** `error` is set for `join-failed` and `undecodable`. */
+  /** `error` is set for `join-failed`, `undecodable` and `ended`. */
   readonly onResync: (reason: ResyncReason, error?: Error) => void;
   /** Wanted receive buffer, 4 MiB by default; forced where CAP_NET_ADMIN allows it. */
   readonly receiveBufferBytes?: number | undefined;
@@ -149,13 +151,18 @@ export class GroupSubscription {
     }
   }
 
-  /** ENOBUFS is reported once per overflow; what is queued can still be read. Anything unknown is passed on. */
+  /** ENOBUFS is reported once per overflow; what is queued can still be read. Nothing else is expected: stop there. */
   #goOnAfter(error: unknown): boolean {
-    if (!(error instanceof SyscallError)) throw error;
-    if (error.errno === constants.errno.EINTR) return true;
-    if (error.errno !== constants.errno.ENOBUFS) throw error;
-    this.#resync("messages-lost");
-    return true;
+    const errno = error instanceof SyscallError ? error.errno : undefined;
+    if (errno === constants.errno.EINTR) return true;
+    if (errno === constants.errno.ENOBUFS) {
+      this.#resync("messages-lost");
+      return true;
+    }
+    this.#resync("ended", wrapFailure(this.#label, error));
+    // The listener has the cause; a descriptor that cannot even be closed adds nothing to it.
+    this.close().catch(() => undefined);
+    return false;
   }
 
   #accept(datagram: Uint8Array): void {

@@ -93,9 +93,22 @@ class KernelTransport implements NetlinkTransport {
   }
 
   watch(onReadable: () => void, keepsProcessAlive: boolean): ReadWatch {
-    const handle = koffi.node.poll(this.#fd, { readable: true }, () => onReadable());
-    if (!keepsProcessAlive) handle.unref();
     let running = true;
+    // koffi hands over libuv's status first. A pending socket error (ENOBUFS after an overflow) makes libuv stop the
+    // watch with a status below 0: read the error away, then start again, or no event would ever be heard after it.
+    const call = (...args: readonly unknown[]): void => {
+      try {
+        onReadable();
+      } catch (error) {
+        // An exception must not cross koffi's native callback: it would come out at some later, unrelated place.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+      if (running && args[0] !== 0) handle.start({ readable: true }, call);
+    };
+    const handle = koffi.node.poll(this.#fd, { readable: true }, call);
+    if (!keepsProcessAlive) handle.unref();
     return {
       stop: () => {
         if (!running) return;

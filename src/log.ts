@@ -12,11 +12,14 @@ export interface Log {
   error(message: string, fields?: Record<string, unknown>): void;
 }
 
+/** What cannot be written is kept up to this much, then dropped. */
+const MAX_UNWRITTEN_BYTES = 1 << 20;
+
 export function createLog(): Log {
-  const logger = pino(
-    { base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
-    pino.destination({ fd: 2, sync: true }),
-  );
+  const destination = pino.destination({ fd: 2, sync: true, maxLength: MAX_UNWRITTEN_BYTES });
+  // A full disk must cost lines, not devices: without a listener the error is thrown into whoever logs.
+  destination.on("error", () => {});
+  const logger = pino({ base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
   return {
     info: (message, fields = {}) => logger.info(fields, message),
     warn: (message, fields = {}) => logger.warn(fields, message),

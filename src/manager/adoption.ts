@@ -9,9 +9,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
 import { describeChange } from "../source/file-identity.ts";
 import { type OpenImage, openImage } from "../source/open-image.ts";
+import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
-import type { Image, NbdControl } from "../supervisor/ports.ts";
-import { configuringThread, findByBackend } from "../supervisor/sysfs.ts";
+import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
 import { close } from "../sys/libc.ts";
 import { OrphanDevice } from "./orphan-device.ts";
 import { type DeviceRecord, isAlive, type ProcessIdentity, type RecordStore } from "./records.ts";
@@ -23,6 +23,8 @@ export interface AdoptionContext {
   readonly adopt: (record: DeviceRecord, image: Image, index: number) => void;
   /** Keep a device that can be shown and ended, no more. */
   readonly keep: (device: ManagedDevice) => void;
+  /** What the kernel shows; sysfs unless a test says otherwise. */
+  readonly view?: Pick<DeviceView, "findByBackend" | "backendOf" | "configuringThread">;
 }
 
 /** A netlink device that the kernel still has, and its image if that is still the one that was attached. */
@@ -34,6 +36,8 @@ interface Found {
 
 /** The receivers of the killed workers' sockets need a moment to notice (kernel: recv_work). */
 const SETTLE_MS = 60;
+/** A worker inside an uninterruptible read ignores SIGKILL for as long as that takes: the start does not. */
+const KILL_PATIENCE_MS = 5000;
 
 /** Returns lines about what was found, for the user who caused the start. */
 export async function adoptDevices(records: RecordStore, context: AdoptionContext): Promise<string[]> {
@@ -49,10 +53,13 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
     note(`${record.image.path} was attached before the machine was booted: its record is cleared`);
     await records.remove(record.identifier);
   }
+  const { findByBackend } = context.view ?? SYSFS_VIEW;
   const found: Found[] = [];
+  /** Workers that somebody depends on who cannot be given another one. */
+  const needed: ProcessIdentity[] = [];
   for (const record of loaded.records) {
     if (record.interface === "ioctl") {
-      await takeIoctl(record, records, context, note);
+      if (await takeIoctl(record, records, context, note)) needed.push(...record.workers);
       continue;
     }
     const index = findByBackend(record.identifier);
@@ -61,7 +68,7 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
       await records.remove(record.identifier);
     } else found.push({ record, index, image: reopen(record, note) });
   }
-  await takeNetlink(found, context, note);
+  await takeNetlink(found, needed, context, note);
   return notes;
 }
 
@@ -79,23 +86,50 @@ function reopen(record: DeviceRecord, note: (message: string) => void): OpenImag
   return undefined;
 }
 
+/**
+ * The devices whose workers may be ended: their image is there, and no worker of theirs serves a device that has to
+ * keep it. A device left out needs its own workers in turn, so this goes on until nothing changes.
+ */
+function chooseMendable(found: readonly Found[], needed: readonly ProcessIdentity[]): Found[] {
+  const alive = (workers: readonly ProcessIdentity[]): number[] =>
+    workers.filter(isAlive).map(({ pid }) => pid);
+  const taken = new Set(alive(needed));
+  let mendable = [...found];
+  for (;;) {
+    const left = mendable.filter(
+      ({ image, record }) => image === undefined || alive(record.workers).some((pid) => taken.has(pid)),
+    );
+    if (left.length === 0) return mendable;
+    for (const { record } of left) for (const pid of alive(record.workers)) taken.add(pid);
+    mendable = mendable.filter((one) => !left.includes(one));
+  }
+}
+
+/** Ends the processes and waits until they have let go of their sockets; false when one would not die in time. */
+async function endWorkers(workers: readonly ProcessIdentity[]): Promise<boolean> {
+  for (const worker of workers.filter(isAlive)) {
+    try {
+      process.kill(worker.pid, "SIGKILL");
+    } catch {
+      // ESRCH: it has just ended by itself.
+    }
+  }
+  const end = performance.now() + KILL_PATIENCE_MS;
+  while (workers.some(isAlive) && performance.now() < end) await sleep(5);
+  await sleep(SETTLE_MS);
+  return !workers.some(isAlive);
+}
+
 async function takeNetlink(
   found: readonly Found[],
+  needed: readonly ProcessIdentity[],
   context: AdoptionContext,
   note: (message: string) => void,
 ): Promise<void> {
   if (found.length === 0) return;
-  const changed = found.filter(({ image }) => image === undefined);
-  const untouchable = changed.flatMap(({ record }) => record.workers.filter(isAlive).map(({ pid }) => pid));
-  const shared = (record: DeviceRecord): boolean =>
-    record.workers.some((worker) => isAlive(worker) && untouchable.includes(worker.pid));
-  const mendable = found.filter(({ image, record }) => image !== undefined && !shared(record));
-
-  const workers = new Map<number, ProcessIdentity>();
-  for (const { record } of mendable) for (const worker of record.workers) workers.set(worker.pid, worker);
-  for (const worker of workers.values()) if (isAlive(worker)) process.kill(worker.pid, "SIGKILL");
-  while ([...workers.values()].some(isAlive)) await sleep(5);
-  await sleep(SETTLE_MS);
+  const mendable = chooseMendable(found, needed);
+  if (!(await endWorkers(mendable.flatMap(({ record }) => record.workers))))
+    note("an old worker could not be ended: reads of its devices wait until it is gone");
 
   for (const one of found) {
     const { record, index, image } = one;
@@ -114,19 +148,21 @@ async function takeNetlink(
         index,
         { spec: record.image, fd: image?.fd ?? -1, blockSizeBytes: record.blockSizeBytes },
         context.nbd,
+        context.view,
       ),
     );
   }
 }
 
-/** The legacy path cannot be reconnected: while its process lives the device is shown and can be detached. */
+/** The legacy path cannot be reconnected: while its process lives the device is shown and can be detached (true). */
 async function takeIoctl(
   record: DeviceRecord,
   records: RecordStore,
   context: AdoptionContext,
   note: (message: string) => void,
-): Promise<void> {
+): Promise<boolean> {
   const { client, index } = record;
+  const { configuringThread } = context.view ?? SYSFS_VIEW;
   if (client !== null && index !== null && isAlive(client) && configuringThread(index) === client.pid) {
     note(
       `nbd${index} (${record.image.path}) was attached by ioctl by a manager that is dead: its worker serves on`,
@@ -137,10 +173,12 @@ async function takeIoctl(
         index,
         { spec: record.image, fd: -1, blockSizeBytes: record.blockSizeBytes },
         context.nbd,
+        context.view,
       ),
     );
-    return;
+    return true;
   }
   note(`${record.image.path} is no longer attached: its record is cleared`);
   await records.remove(record.identifier);
+  return false;
 }

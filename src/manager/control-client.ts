@@ -5,18 +5,20 @@
  * here retries, because the caller knows what was asked and whether asking twice is safe.
  */
 import { spawn } from "node:child_process";
-import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, fstatSync, readFileSync } from "node:fs";
 import { createConnection, type Socket } from "node:net";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { ErofsNbdError, type ErrorCode, type ExitCode } from "../errors.ts";
 import type { ControlFault, DeviceEvent, Method, Requests, ServerLine } from "./control-protocol.ts";
-import { prepareRunDir, type RunDir } from "./run-dir.ts";
+import { LineSplitter } from "./lines.ts";
+import { lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
 
 const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
 const START_DEADLINE_MS = 20_000;
 const POLL_MS = 20;
+/** A manager that was just ending holds its directory for a moment more: the one started then gives up at once. */
+const MAX_STARTS = 3;
 
 /** A fault that the manager reported; carries the exit code it decided on. */
 export class ControlError extends Error {
@@ -44,10 +46,12 @@ export class ControlClient {
   #onEvent: ((event: DeviceEvent) => void) | undefined;
   #onEnd: (() => void) | undefined;
   #nextId = 1;
+  #gone = false;
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    createInterface(socket).on("line", (line) => this.#hear(JSON.parse(line) as ServerLine));
+    const lines = new LineSplitter({ line: (line) => this.#hear(JSON.parse(line) as ServerLine) });
+    socket.on("data", (chunk: Buffer) => lines.push(chunk));
     socket.on("error", () => {});
     socket.once("close", () => this.#ended());
   }
@@ -63,59 +67,50 @@ export class ControlClient {
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
       if (code === "ENOENT" || code === "ECONNREFUSED" || code === "ENOTDIR") return undefined;
-      const why = code === "EACCES" ? "permission denied" : String(code);
+      const denied = code === "EACCES" || code === "EPERM";
       throw new ErofsNbdError(
-        "ERR_PERMISSION",
-        `Cannot talk to the manager at ${runDir.controlSocket}: ${why}`,
-        {
-          hint: "run as root",
-          cause: error,
-        },
+        denied ? "ERR_PERMISSION" : "ERR_CONTROL",
+        `Cannot talk to the manager at ${runDir.controlSocket}: ${denied ? "permission denied" : code}`,
+        { hint: denied ? "run as root" : undefined, cause: error },
       );
     }
     return new ControlClient(socket);
   }
 
-  /** Connects, and starts a manager first where none runs. @throws ErofsNbdError with the manager's own last words */
-  static async connectOrStart(runDir: RunDir): Promise<ControlClient> {
+  /**
+   * Connects, and starts a manager first where none runs; `program` is what to start, for tests.
+   * @throws ErofsNbdError with the manager's own last words
+   */
+  static async connectOrStart(runDir: RunDir, program: string = CLI_PATH): Promise<ControlClient> {
     const running = await ControlClient.connect(runDir);
     if (running !== undefined) return running;
     prepareRunDir(runDir);
-    const logFd = openSync(runDir.logFile, "a", 0o600);
-    const logStart = statSync(runDir.logFile).size;
-    const argv = [CLI_PATH, "manager", "--auto", "--run-dir", runDir.path];
-    const child = spawn(process.execPath, argv, {
-      detached: true,
-      cwd: "/",
-      stdio: ["ignore", logFd, logFd],
-    });
-    closeSync(logFd);
-    let ended = false;
-    child.once("exit", () => {
-      ended = true;
-    });
-    child.unref();
+    let starts = 1;
+    let started = startManager(runDir, program);
     const deadline = performance.now() + START_DEADLINE_MS;
     while (performance.now() < deadline) {
       const client = await ControlClient.connect(runDir);
       if (client !== undefined) return client;
-      // The one we started may have lost the race against another manager: then that one answers soon.
-      if (ended && (await lastWords(runDir, logStart)) !== undefined) break;
+      // The one we started may have found the directory taken: then whoever has it answers soon, or has just ended.
+      if (started.hasEnded() && lockHolder(runDir) === undefined) {
+        if (starts === MAX_STARTS) break;
+        starts += 1;
+        started = startManager(runDir, program);
+      }
       await sleep(POLL_MS);
     }
-    const words = await lastWords(runDir, logStart);
+    const words = lastWords(runDir, started.logStartBytes);
     throw new ErofsNbdError(
       "ERR_CONTROL",
       `Cannot start the manager: ${words ?? "it did not answer in time"}`,
-      {
-        hint: `its log is ${runDir.logFile}`,
-      },
+      { hint: `its log is ${runDir.logFile}` },
     );
   }
 
   request<M extends Method>(method: M, params: Requests[M]["params"]): Promise<Requests[M]["result"]> {
     const id = this.#nextId++;
     return new Promise<Requests[M]["result"]>((resolve, reject) => {
+      if (this.#gone) return reject(managerGone());
       this.#waiting.set(id, { resolve: (result) => resolve(result as Requests[M]["result"]), reject });
       this.#socket.write(`${JSON.stringify({ id, method, params })}\n`);
     });
@@ -142,20 +137,49 @@ export class ControlClient {
   }
 
   #ended(): void {
-    for (const waiting of this.#waiting.values()) {
-      waiting.reject(
-        new ErofsNbdError("ERR_CONTROL", "Cannot finish the request: the manager went away", {
-          hint: "ask again: a manager that starts anew finds its devices",
-        }),
-      );
-    }
+    this.#gone = true;
+    for (const waiting of this.#waiting.values()) waiting.reject(managerGone());
     this.#waiting.clear();
     this.#onEnd?.();
   }
 }
 
+function managerGone(): ErofsNbdError {
+  return new ErofsNbdError("ERR_CONTROL", "Cannot finish the request: the manager went away", {
+    hint: "ask again: a manager that starts anew finds its devices",
+  });
+}
+
+interface StartedManager {
+  hasEnded(): boolean;
+  /** What the log held before. */
+  readonly logStartBytes: number;
+}
+
+/** Starts a manager that outlives us and writes to its log file. @throws ErofsNbdError ERR_RUN_DIR */
+function startManager(runDir: RunDir, program: string): StartedManager {
+  const logFd = openLog(runDir);
+  const logStartBytes = fstatSync(logFd).size;
+  const argv = [program, "manager", "--auto", "--run-dir", runDir.path];
+  const child = spawn(process.execPath, argv, {
+    detached: true,
+    cwd: "/",
+    stdio: ["ignore", logFd, logFd],
+  });
+  closeSync(logFd);
+  let ended = false;
+  child.once("exit", () => {
+    ended = true;
+  });
+  child.once("error", () => {
+    ended = true;
+  });
+  child.unref();
+  return { hasEnded: () => ended, logStartBytes };
+}
+
 /** What a manager that ended wrote as its reason: the last `erofs-nbd: …` line since `from`. */
-async function lastWords(runDir: RunDir, from: number): Promise<string | undefined> {
+function lastWords(runDir: RunDir, from: number): string | undefined {
   const text = readFileSync(runDir.logFile).subarray(from).toString("utf8");
   return text
     .split("\n")

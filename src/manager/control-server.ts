@@ -6,7 +6,6 @@
  */
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
-import { createInterface } from "node:readline";
 import { z } from "zod";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
@@ -24,9 +23,18 @@ import {
   type Requests,
   type ServerLine,
 } from "./control-protocol.ts";
+import { LineSplitter } from "./lines.ts";
 import type { Manager } from "./manager.ts";
 
 const MAX_CONNECTIONS = 256;
+/** A peer that asks or watches and does not read its answers is cut off at this. */
+const MAX_BACKLOG_BYTES = 16 << 20;
+
+/** The part of a manager that the control socket reaches. */
+export type ControlledManager = Pick<
+  Manager,
+  "attach" | "mounted" | "settleLoan" | "detach" | "status" | "describe" | "takeNotes" | "on" | "off"
+>;
 
 const envelope = z.strictObject({
   id: z.number().int().nonnegative(),
@@ -35,7 +43,7 @@ const envelope = z.strictObject({
 });
 
 export class ControlServer {
-  readonly #manager: Manager;
+  readonly #manager: ControlledManager;
   readonly #log: Log;
   readonly #path: string;
   readonly #fd: number;
@@ -43,7 +51,7 @@ export class ControlServer {
   readonly #connections = new Set<ControlConnection>();
 
   /** Listens at `path`; whatever is there belongs to a dead manager, since the caller holds the run directory's lock. */
-  constructor(path: string, manager: Manager, log: Log) {
+  constructor(path: string, manager: ControlledManager, log: Log) {
     this.#manager = manager;
     this.#log = log;
     this.#path = path;
@@ -98,25 +106,26 @@ export class ControlServer {
 class ControlConnection {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
-  readonly #manager: Manager;
+  readonly #manager: ControlledManager;
   readonly #log: Log;
   /** Identifiers of devices attached for a mount that has not been reported yet, by index. */
   readonly #loans = new Map<number, string>();
+  readonly #lines: LineSplitter;
   #gone = false;
+  #watching = false;
 
-  constructor(socket: Socket, manager: Manager, log: Log) {
+  constructor(socket: Socket, manager: ControlledManager, log: Log) {
     this.#socket = socket;
     this.#manager = manager;
     this.#log = log;
     socket.on("error", () => {});
     this.ended = new Promise((resolve) => socket.once("close", () => resolve()));
     void this.ended.then(() => this.#settle());
-    let pending = 0;
-    socket.on("data", (chunk) => {
-      pending = chunk.includes(10) ? 0 : pending + chunk.length;
-      if (pending > MAX_LINE_BYTES) socket.destroy();
-    });
-    createInterface(socket).on("line", (line) => void this.#hear(line));
+    this.#lines = new LineSplitter(
+      { line: (line) => void this.#hear(line), tooLong: () => socket.destroy() },
+      MAX_LINE_BYTES,
+    );
+    socket.on("data", (chunk: Buffer) => this.#lines.push(chunk));
   }
 
   close(): void {
@@ -124,10 +133,19 @@ class ControlConnection {
   }
 
   async #hear(line: string): Promise<void> {
+    let request: z.infer<typeof envelope>;
     let id = 0;
     try {
-      const request = parse(envelope, parseJson(line), "request");
-      id = request.id;
+      const value = parseJson(line);
+      id = idOf(value);
+      request = parse(envelope, value, "request");
+    } catch (error) {
+      this.#lines.stop();
+      this.#send({ id, error: faultOf(error) });
+      this.#socket.destroySoon();
+      return;
+    }
+    try {
       const params = parse<unknown>(PARAMS[request.method] as z.ZodType, request.params, request.method);
       this.#send({ id, result: await this.#run(request.method, params) });
     } catch (error) {
@@ -135,7 +153,6 @@ class ControlConnection {
       if (fault.code === "ERR_INTERNAL")
         this.#log.error("A request failed by a bug", { stack: error instanceof Error ? error.stack : error });
       this.#send({ id, error: fault });
-      if (id === 0) this.#socket.end();
     }
   }
 
@@ -161,6 +178,8 @@ class ControlConnection {
         return { devices: await manager.status(target), notes: manager.takeNotes() };
       }
       case "watch": {
+        if (this.#watching) return {};
+        this.#watching = true;
         const tell = (event: DeviceEvent): void => this.#send({ event });
         manager.on("event", tell);
         void this.ended.then(() => manager.off("event", tell));
@@ -191,8 +210,16 @@ class ControlConnection {
   }
 
   #send(line: ServerLine): void {
-    if (this.#socket.writable) this.#socket.write(`${JSON.stringify(line)}\n`);
+    if (!this.#socket.writable) return;
+    this.#socket.write(`${JSON.stringify(line)}\n`);
+    if (this.#socket.writableLength > MAX_BACKLOG_BYTES) this.#socket.destroy();
   }
+}
+
+/** The id of what may not be a request, for the answer; 0 where there is none. */
+function idOf(value: unknown): number {
+  const parsed = z.object({ id: envelope.shape.id }).safeParse(value);
+  return parsed.success ? parsed.data.id : 0;
 }
 
 function parseJson(line: string): unknown {

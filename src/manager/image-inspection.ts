@@ -1,6 +1,7 @@
 /**
  * What an image is, before a device is made of it: EROFS or raw, whole or truncated, and which block size it gets.
  */
+import { readdirSync } from "node:fs";
 import { release } from "node:os";
 import { checkMountable } from "../erofs/mountable.ts";
 import {
@@ -41,7 +42,7 @@ export function inspectImage(image: OpenImage, blockSizeBytes: number | null, fo
   }
   const superblock = parseSuperblock(head);
   checkImageSize(superblock, identity.sizeBytes, path);
-  const problems = checkMountable(superblock, release());
+  const problems = checkMountable(superblock, release(), { features: kernelFeatures() });
   const [first] = problems;
   if (forMount && first !== undefined) {
     throw new ErofsNbdError("ERR_MOUNT", `Cannot mount ${path}: ${first.message}`, { hint: first.hint });
@@ -50,6 +51,15 @@ export function inspectImage(image: OpenImage, blockSizeBytes: number | null, fo
     blockSizeBytes: blockSizeBytes ?? Math.min(superblock.blockSizeBytes, MAX_DEFAULT_BLOCK_BYTES),
     notes: problems.map((problem) => `${path}: ${problem.message}`),
   };
+}
+
+/** What the loaded erofs module says it can do: distributions backport. Empty when it is not loaded. */
+function kernelFeatures(): string[] {
+  try {
+    return readdirSync("/sys/fs/erofs/features");
+  } catch {
+    return [];
+  }
 }
 
 function readHead(image: OpenImage): Uint8Array {

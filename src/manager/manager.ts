@@ -235,14 +235,17 @@ export class Manager extends EventEmitter<ManagerEvents> {
       this.#log.warn(`${name()}: attempt ${attempt} failed: ${message}`);
       this.#tell(device, { event: "attempt-failed", message });
     });
+    device.on("recordFailed", (why) => this.#log.error(`${name()}: its record could not be written: ${why}`));
     device.on("revived", () => this.#tell(device, { event: "revived" }));
     device.on("readErrors", (message, count) => {
       this.#log.error(`${name()}: ${count} read(s) answered with an error: ${message}`, { count });
       this.#tell(device, { event: "read-errors", message, count });
     });
-    device.once("released", (why) =>
-      this.#leaving.set(device.settings.identifier, this.#disown(device, why)),
-    );
+    device.once("released", (why) => {
+      const { identifier } = device.settings;
+      const left = this.#disown(device, why).finally(() => this.#leaving.delete(identifier));
+      this.#leaving.set(identifier, left);
+    });
   }
 
   async #disown(device: ManagedDevice, why: string): Promise<void> {

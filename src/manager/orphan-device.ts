@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
+import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import { disconnectByIoctl } from "../supervisor/ioctl-device.ts";
 import type { LinkDescription } from "../supervisor/link-set.ts";
 import type {
@@ -18,14 +19,16 @@ import type {
   FailoverOutcome,
   ManagedDevice,
 } from "../supervisor/managed-device.ts";
-import type { Image, NbdControl } from "../supervisor/ports.ts";
-import { backendOf, configuringThread } from "../supervisor/sysfs.ts";
+import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
 import { type DeviceRecord, isAlive, settingsOf } from "./records.ts";
 
 const WATCH_MS = 1000;
 const GONE_DEADLINE_MS = 5000;
 const POLL_MS = 20;
+
+/** How an orphan sees whether its device is still there. */
+export type OrphanView = Pick<DeviceView, "backendOf" | "configuringThread">;
 
 export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
   readonly interface: "netlink" | "ioctl";
@@ -37,10 +40,17 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   readonly lastFailover: FailoverOutcome | null = null;
   readonly #record: DeviceRecord;
   readonly #nbd: () => Promise<NbdControl>;
+  readonly #view: OrphanView;
   readonly #watch: NodeJS.Timeout;
   #state: DeviceState = "serving";
 
-  constructor(record: DeviceRecord, index: number, image: Image, nbd: () => Promise<NbdControl>) {
+  constructor(
+    record: DeviceRecord,
+    index: number,
+    image: Image,
+    nbd: () => Promise<NbdControl>,
+    view: OrphanView = SYSFS_VIEW,
+  ) {
     super();
     this.interface = record.interface;
     this.settings = settingsOf(record);
@@ -49,6 +59,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     this.clientPid = record.client?.pid;
     this.#record = record;
     this.#nbd = nbd;
+    this.#view = view;
     this.#watch = setInterval(() => this.#look(), WATCH_MS);
   }
 
@@ -77,9 +88,15 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
 
   async detach(): Promise<void> {
     if (this.#state === "detached") return;
+    const before = this.#state;
     this.#become("detaching");
-    if (this.interface === "ioctl") disconnectByIoctl(this.index);
-    else if (this.#exists()) await (await this.#nbd()).disconnect(this.index);
+    try {
+      if (this.interface === "ioctl") disconnectByIoctl(this.index);
+      else if (this.#exists()) await (await this.#nbd()).disconnect(this.index);
+    } catch (error) {
+      this.#become(before);
+      throw error;
+    }
     const end = performance.now() + GONE_DEADLINE_MS;
     while (this.#exists() && performance.now() < end) await sleep(POLL_MS);
     const { client } = this.#record;
@@ -88,9 +105,9 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   }
 
   #exists(): boolean {
-    if (this.interface === "netlink") return backendOf(this.index) === this.settings.identifier;
+    if (this.interface === "netlink") return this.#view.backendOf(this.index) === this.settings.identifier;
     const { client } = this.#record;
-    return client !== null && isAlive(client) && configuringThread(this.index) === client.pid;
+    return client !== null && isAlive(client) && this.#view.configuringThread(this.index) === client.pid;
   }
 
   #look(): void {

@@ -4,7 +4,7 @@
  * One JSON file per device, named by its identifier, written before the act it announces: to a temporary file,
  * fsync, rename, fsync of the directory. No secrets. A file that cannot be understood is reported and left alone.
  */
-import { constants, readdirSync, readFileSync } from "node:fs";
+import { constants, readdirSync, readFileSync, rmSync } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -90,6 +90,8 @@ export class RecordStore {
   readonly #directory: string;
   readonly #bootId: string;
   readonly #manager: ProcessIdentity;
+  /** The last thing to be done with each record: one at a time, in the order asked for. */
+  readonly #turns = new Map<string, Promise<void>>();
 
   constructor(directory: string) {
     this.#directory = directory;
@@ -97,7 +99,29 @@ export class RecordStore {
     this.#manager = identifyProcess(process.pid) ?? { pid: process.pid, startTime: "0" };
   }
 
-  async write(record: NewRecord): Promise<void> {
+  /** Writes a record, or leaves the one that is there as it was. @throws Error of the file system */
+  write(record: NewRecord): Promise<void> {
+    return this.#inTurn(record.identifier, () => this.#write(record));
+  }
+
+  /** After every write that was asked for before. */
+  remove(identifier: string): Promise<void> {
+    return this.#inTurn(identifier, async () => {
+      await rm(this.#path(identifier), { force: true });
+    });
+  }
+
+  async #inTurn(identifier: string, work: () => Promise<void>): Promise<void> {
+    const turn = (this.#turns.get(identifier) ?? Promise.resolve()).catch(() => {}).then(work);
+    this.#turns.set(identifier, turn);
+    try {
+      await turn;
+    } finally {
+      if (this.#turns.get(identifier) === turn) this.#turns.delete(identifier);
+    }
+  }
+
+  async #write(record: NewRecord): Promise<void> {
     const whole: DeviceRecord = {
       version: RECORD_VERSION,
       bootId: this.#bootId,
@@ -106,30 +130,36 @@ export class RecordStore {
     };
     const path = this.#path(record.identifier);
     const temporary = `${path}.new`;
-    const file = await open(temporary, "w", 0o600);
     try {
-      await file.writeFile(`${JSON.stringify(whole, null, 1)}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
+      const file = await open(temporary, "w", 0o600);
+      try {
+        await file.writeFile(`${JSON.stringify(whole, null, 1)}\n`);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(temporary, path);
+    } catch (error) {
+      await rm(temporary, { force: true }).catch(() => {});
+      throw error;
     }
-    await rename(temporary, path);
     await syncDirectory(this.#directory);
   }
 
-  async remove(identifier: string): Promise<void> {
-    await rm(this.#path(identifier), { force: true });
-    await rm(`${this.#path(identifier)}.new`, { force: true });
-  }
-
-  /** Records of this boot, and the names of files that could not be read as one. Those of former boots are stale. */
+  /**
+   * Records of this boot, and the names of files that could not be read as one. Those of former boots are stale.
+   * What a manager that died while writing left unfinished is cleared: what it announced had not begun.
+   */
   load(): { records: DeviceRecord[]; stale: DeviceRecord[]; unreadable: string[] } {
     const records: DeviceRecord[] = [];
     const stale: DeviceRecord[] = [];
     const unreadable: string[] = [];
-    for (const name of readdirSync(this.#directory).filter((entry) => entry.endsWith(".json"))) {
-      const record = parseRecord(readFileSync(join(this.#directory, name), "utf8"));
-      if (record === undefined) unreadable.push(join(this.#directory, name));
+    for (const name of readdirSync(this.#directory)) {
+      const path = join(this.#directory, name);
+      if (name.endsWith(".json.new")) rmSync(path, { force: true, recursive: true });
+      if (!name.endsWith(".json")) continue;
+      const record = readRecord(path);
+      if (record === undefined || this.#path(record.identifier) !== path) unreadable.push(path);
       else (record.bootId === this.#bootId ? records : stale).push(record);
     }
     return { records, stale, unreadable };
@@ -140,9 +170,9 @@ export class RecordStore {
   }
 }
 
-function parseRecord(text: string): DeviceRecord | undefined {
+function readRecord(path: string): DeviceRecord | undefined {
   try {
-    return recordSchema.parse(JSON.parse(text));
+    return recordSchema.parse(JSON.parse(readFileSync(path, "utf8")));
   } catch {
     // Whatever is wrong with it, the caller reports the file.
     return undefined;

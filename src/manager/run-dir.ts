@@ -4,8 +4,18 @@
  * The lock is flock(2) on a file that is never removed: it ends with the process that holds it, however that dies,
  * so a dead manager's socket never locks anybody out.
  */
-import { chmodSync, closeSync, lstatSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, join } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
 import { effectiveUid, flock, LOCK_EX, LOCK_NB } from "../sys/libc.ts";
@@ -51,11 +61,27 @@ export function prepareRunDir(runDir: RunDir): void {
         },
       );
     }
-    chmodSync(runDir.path, 0o700);
+    if ((found.mode & 0o077) !== 0) closeToOthers(runDir);
     mkdirSync(runDir.devices, { recursive: true, mode: 0o700 });
   } catch (error) {
     throw asRunDirError(runDir, error);
   }
+}
+
+/** Takes the rights of others away, but never from a directory that serves somebody else too, such as /tmp. */
+function closeToOthers(runDir: RunDir): void {
+  const ours = [runDir.controlSocket, runDir.lockFile, runDir.logFile, runDir.devices].map((path) =>
+    basename(path),
+  );
+  const foreign = readdirSync(runDir.path).find((name) => !ours.includes(name));
+  if (foreign !== undefined) {
+    throw new ErofsNbdError(
+      "ERR_RUN_DIR",
+      `Cannot use run directory ${runDir.path}: others may enter it, and it holds «${foreign}»`,
+      { hint: "name a directory of its own with --run-dir" },
+    );
+  }
+  chmodSync(runDir.path, 0o700);
 }
 
 /** An error about the run directory, in one line. */
@@ -83,12 +109,41 @@ export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: numb
   }
   const result = flock(fd, LOCK_EX | LOCK_NB);
   if (result === 0) {
-    writeFileSync(runDir.lockFile, `${process.pid}\n`);
+    try {
+      writeFileSync(runDir.lockFile, `${process.pid}\n`);
+    } catch (error) {
+      closeSync(fd);
+      throw asRunDirError(runDir, error);
+    }
     return { release: () => closeSync(fd) };
   }
   closeSync(fd);
   if (result !== -ERRNO.EWOULDBLOCK) {
     throw new ErofsNbdError("ERR_RUN_DIR", `Cannot lock ${runDir.lockFile}: ${errnoName(-result)}`);
   }
-  return { heldBy: Number(readFileSync(runDir.lockFile, "utf8").trim()) || 0 };
+  return { heldBy: holderPid(runDir) };
+}
+
+function holderPid(runDir: RunDir): number {
+  try {
+    return Number(readFileSync(runDir.lockFile, "utf8").trim()) || 0;
+  } catch {
+    // Not there, or not for us to read: nobody that we could name.
+    return 0;
+  }
+}
+
+/** The process that has, or last had, the run directory, if there still is one of that pid. Takes no lock itself. */
+export function lockHolder(runDir: RunDir): number | undefined {
+  const pid = holderPid(runDir);
+  return pid > 0 && existsSync(`/proc/${pid}`) ? pid : undefined;
+}
+
+/** The manager's log, for appending. @throws ErofsNbdError */
+export function openLog(runDir: RunDir): number {
+  try {
+    return openSync(runDir.logFile, "a", 0o600);
+  } catch (error) {
+    throw asRunDirError(runDir, error);
+  }
 }

@@ -8,6 +8,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { ErofsNbdError } from "../errors.ts";
+import { deadlineSignal } from "../supervisor/deadline.ts";
 import type { LinkObserver, LinkRequest, LinkServer, OpenLink } from "../supervisor/ports.ts";
 import { Channel } from "../sys/channel.ts";
 import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socketPair } from "../sys/libc.ts";
@@ -22,11 +23,17 @@ export interface PoolOptions {
   readonly size: number;
   /** Where workers write what they cannot tell: an open descriptor, or «inherit». */
   readonly stderr: number | "inherit" | "ignore";
+  /** The program that a worker runs; for tests. */
+  readonly workerPath?: string;
+  /** How long a worker may take to say that it serves a link; for tests. */
+  readonly servingDeadlineMs?: number;
 }
 
 const WORKER_PATH = fileURLToPath(new URL("../worker/main.js", import.meta.url));
 /** A worker that does not take a link within this time is not working. */
 const SERVING_DEADLINE_MS = 5000;
+/** How long a device with several links waits for a second worker to start. */
+const SPREAD_PATIENCE_MS = 3000;
 const REPORT_INTERVAL_MS = 1000;
 const REPORT_PATIENCE_MS = 200;
 /** A worker that lived shorter than this died of its start, not of its work. */
@@ -62,7 +69,14 @@ export class WorkerPool implements LinkServer {
 
   /** Starts workers until there are enough. They get ready in their own time; `openLink` waits for them. */
   fill(): void {
-    while (!this.#stopped && this.#workers.size < this.#options.size) this.#start();
+    try {
+      while (!this.#stopped && this.#workers.size < this.#options.size) this.#start();
+    } catch (error) {
+      // No descriptors or no memory for another process: that may pass.
+      this.#lastDeath = `A worker could not be started: ${error instanceof Error ? error.message : error}`;
+      this.#events.log("error", this.#lastDeath);
+      this.#startLater();
+    }
   }
 
   get pids(): number[] {
@@ -70,6 +84,7 @@ export class WorkerPool implements LinkServer {
   }
 
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
+    if (request.spread) await this.#idleWorker(signal);
     for (;;) {
       const worker = await this.#readyWorker(signal);
       const link = await worker.openLink(this.#nextLink++, request, observer);
@@ -92,9 +107,8 @@ export class WorkerPool implements LinkServer {
   }
 
   #start(): void {
-    const worker = new PooledWorker(this.#options.stderr, {
+    const worker = new PooledWorker(this.#options, {
       ready: () => this.#wake(),
-      readError: (message, count) => this.#events.log("error", message, { workerPid: worker.pid, count }),
       exited: (how, livedMs) => this.#exited(worker, how, livedMs),
     });
     this.#workers.add(worker);
@@ -106,14 +120,28 @@ export class WorkerPool implements LinkServer {
     this.#lastDeath = how;
     if (this.#stopped) return;
     this.#events.log("warn", how, { workerPid: worker.pid });
-    this.#shortLives = livedMs < SHORT_LIFE_MS && !worker.wasReady ? this.#shortLives + 1 : 0;
-    if (this.#shortLives === 0) return this.fill();
+    if (livedMs < SHORT_LIFE_MS && !worker.wasReady) return this.#startLater();
+    this.#shortLives = 0;
+    this.fill();
+  }
+
+  #startLater(): void {
+    this.#shortLives += 1;
     const delay =
       Math.min(MIN_RESTART_MS * 2 ** this.#shortLives, MAX_RESTART_MS) * (0.5 + Math.random() / 2);
     this.#restart ??= setTimeout(() => {
       this.#restart = undefined;
       this.fill();
     }, delay);
+  }
+
+  /** Waits a while for a worker without links, where one is just starting. */
+  async #idleWorker(signal: AbortSignal): Promise<void> {
+    const patience = deadlineSignal(SPREAD_PATIENCE_MS, signal);
+    const isIdle = (worker: PooledWorker): boolean => worker.linkCount === 0;
+    while (!patience.aborted && [...this.#workers].some((worker) => isIdle(worker) && !worker.isReady)) {
+      await this.#changed(patience);
+    }
   }
 
   async #readyWorker(signal: AbortSignal): Promise<PooledWorker> {
@@ -126,7 +154,8 @@ export class WorkerPool implements LinkServer {
           hint: "the manager's log holds what the workers said when they ended",
         });
       }
-      this.fill();
+      // While a start is put off, asking again must not bring it forward.
+      if (this.#restart === undefined) this.fill();
       await this.#changed(signal);
     }
   }
@@ -150,7 +179,6 @@ export class WorkerPool implements LinkServer {
 
 interface WorkerEvents {
   ready(): void;
-  readError(message: string, count: number): void;
   exited(how: string, livedMs: number): void;
 }
 
@@ -161,18 +189,28 @@ class PooledWorker {
   readonly #events: WorkerEvents;
   readonly #links = new Map<number, PooledLink>();
   readonly #bornAt = performance.now();
+  readonly #servingDeadlineMs: number;
   #reports = new Map<number, () => void>();
   #nextToken = 1;
   #ready = false;
   #alive = true;
 
-  constructor(stderr: PoolOptions["stderr"], events: WorkerEvents) {
+  /** @throws Error when there is no process or descriptor to be had */
+  constructor(options: PoolOptions, events: WorkerEvents) {
     this.#events = events;
+    this.#servingDeadlineMs = options.servingDeadlineMs ?? SERVING_DEADLINE_MS;
     const [ours, theirs] = socketPair(SOCK_SEQPACKET);
-    const stdio: Array<"ignore" | "inherit" | number> = ["ignore", "ignore", stderr];
+    const stdio: Array<"ignore" | "inherit" | number> = ["ignore", "ignore", options.stderr];
     stdio[CONTROL_FD] = theirs;
-    this.#process = spawn(process.execPath, [WORKER_PATH], { stdio, detached: true, cwd: "/" });
-    close(theirs);
+    try {
+      const path = options.workerPath ?? WORKER_PATH;
+      this.#process = spawn(process.execPath, [path], { stdio, detached: true, cwd: "/" });
+    } catch (error) {
+      close(ours);
+      throw error;
+    } finally {
+      close(theirs);
+    }
     this.#channel = new Channel<FromWorker, ToWorker>(ours, {
       message: (message, fds) => {
         for (const fd of fds) close(fd);
@@ -233,10 +271,10 @@ class PooledWorker {
     const served = new Promise<boolean>((resolve) => {
       link.opening = resolve;
     });
-    let deadline: NodeJS.Timeout | undefined;
+    // From before the sending: the channel of a worker that hangs may be full.
+    const deadline = setTimeout(() => this.kill(), this.#servingDeadlineMs);
     try {
       await this.#channel.send(message, [serverFd, image.fd]).finally(() => close(serverFd));
-      deadline = setTimeout(() => this.kill(), SERVING_DEADLINE_MS);
       if (await served) return this.#handle(number, link, kernelFd);
     } catch {
       // The channel has ended: the worker is going, and its exit is reported by itself.
@@ -294,10 +332,8 @@ class PooledWorker {
       link.opening?.(message.type === "serving");
       link.opening = undefined;
     } else if (message.type === "first-request") link.observer.firstRequest();
-    else if (message.type === "read-error") {
-      this.#events.readError(message.message, message.count);
-      link.observer.readErrors(message.message, message.count);
-    } else {
+    else if (message.type === "read-error") link.observer.readErrors(message.message, message.count);
+    else {
       this.#links.delete(message.link);
       link.counters = message.counters;
       link.observer.ended(`worker ${this.pid} ended the link: ${describeEnd(message.end)}`, message.end);

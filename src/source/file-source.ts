@@ -39,8 +39,10 @@ export class FileSource implements Source {
       if (got === -ERRNO.EINTR) continue;
       if (got < 0)
         throw new SourceError(`Cannot read ${this.#path} at ${offsetBytes + filled}: ${errnoName(-got)}`);
-      if (got === 0)
+      if (got === 0) {
+        this.verify();
         throw new SourceError(`Cannot read ${this.#path} at ${offsetBytes + filled}: the file ends there`);
+      }
       filled += got;
     }
   }

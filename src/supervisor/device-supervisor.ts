@@ -10,8 +10,10 @@ import { EventEmitter } from "eventemitter3";
 import { NBD_CFLAG_DISCONNECT_ON_CLOSE } from "../../netlink/index.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
+import { deadlineSignal } from "./deadline.ts";
 import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } from "./device-state.ts";
-import { DeviceEndedError, restoreLinks } from "./failover.ts";
+import { SYSFS_VIEW } from "./device-view.ts";
+import { DeviceEndedError, FAILOVER_TIMING, type FailoverTiming, restoreLinks } from "./failover.ts";
 import { type LinkDescription, LinkSet, WITNESS, type Witness } from "./link-set.ts";
 import type {
   DeviceCounters,
@@ -20,10 +22,8 @@ import type {
   FailoverOutcome,
   ManagedDevice,
 } from "./managed-device.ts";
-import type { Image, LinkServer, NbdControl } from "./ports.ts";
-import { probeDevice } from "./probe.ts";
+import type { DeviceView, Image, LinkRequest, LinkServer, NbdControl } from "./ports.ts";
 import { StallMeter } from "./stall-meter.ts";
-import { backendOf, configuringThread, deviceSizeBytes, findByBackend, setIoTimeout } from "./sysfs.ts";
 
 /** One failover under way, or measured to its end. */
 interface Running {
@@ -34,6 +34,12 @@ interface Running {
   readonly stop: AbortController;
   readonly deadline: NodeJS.Timeout;
   reported: boolean;
+}
+
+/** What tests replace. */
+export interface SupervisorSurroundings {
+  readonly view?: DeviceView;
+  readonly timing?: FailoverTiming;
 }
 
 /** Node's timers end at 2^31-1 ms; a longer dead timeout is as good as this one. */
@@ -50,6 +56,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   readonly settings: DeviceSettings;
   readonly image: Image;
   readonly #nbd: NbdControl;
+  readonly #view: DeviceView;
+  readonly #timing: FailoverTiming;
   readonly #links: LinkSet;
   /** Called before the kernel is given sockets, so that the record names the workers behind them. */
   readonly #persist: () => Promise<void>;
@@ -75,11 +83,14 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     nbd: NbdControl,
     server: LinkServer,
     persist: () => Promise<void>,
+    { view = SYSFS_VIEW, timing = FAILOVER_TIMING }: SupervisorSurroundings = {},
   ) {
     super();
     this.settings = settings;
     this.image = image;
     this.#nbd = nbd;
+    this.#view = view;
+    this.#timing = timing;
     this.#persist = persist;
     this.#links = new LinkSet(settings.connections, server, {
       lost: (cause, witness) => this.#linkLost(cause, witness),
@@ -126,7 +137,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       // From here on a dying link is a failover: nothing below may be what that failover waits for.
       this.#dispatch("connected");
       await this.#persist();
-      await setIoTimeout(index, this.settings.ioTimeoutMs);
+      await this.#view.setIoTimeout(index, this.settings.ioTimeoutMs);
       await this.#waitUntilReadable(index);
       return index;
     } catch (error) {
@@ -145,7 +156,10 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   /** A LINK_DEAD for this device's index. It may be late, double, or about a generation that is long gone. */
   linkDead(): void {
     this.#linkDeadCount += 1;
-    void this.#recheck("the kernel reported a dead link");
+    void this.#recheck("the kernel reported a dead link").then(() => {
+      // Nothing died: it spoke of a link that was replaced long ago, and is no witness of what comes next.
+      if (this.#state === "serving") this.#linkDeadCount = 0;
+    });
   }
 
   /** Messages may have been lost: look at every link. */
@@ -157,16 +171,28 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   async enableAutoclear(): Promise<void> {
     const index = this.#connectedIndex();
     this.settings.autoclear = true;
-    await this.#persist();
-    await this.#nbd.reconfigure({
-      index,
-      backendIdentifier: this.settings.identifier,
-      ...this.#kernelSettings(),
-    });
+    try {
+      await this.#persist();
+      await this.#nbd.reconfigure({
+        index,
+        backendIdentifier: this.settings.identifier,
+        ...this.#kernelSettings(),
+      });
+    } catch (error) {
+      // Or the next failover would set in silence what the caller was told has failed.
+      this.settings.autoclear = false;
+      throw error;
+    }
   }
 
   /** Ends the device. Whether it is in use is for the caller to ask. Resolves when the kernel has let it go. @throws NetlinkError */
   async detach(): Promise<void> {
+    if (this.#state === "detached") return;
+    if (this.#state === "attaching") {
+      throw new ErofsNbdError("ERR_DEVICE_BUSY", "Cannot detach a device that is still being attached", {
+        hint: "try again in a moment",
+      });
+    }
     this.#dispatch("detach-requested");
     await this.#disconnected;
   }
@@ -186,6 +212,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     "report-recovered": () => void this.#reportRecovered(),
     "report-failed": () => this.#report("failed", this.#running?.meter.elapsedMs ?? 0),
     "announce-revival": () => {
+      this.#linkDeadCount = 0;
       this.#stopRunning();
       this.emit("revived");
     },
@@ -199,9 +226,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   async #connect(requestedIndex: number | undefined): Promise<number> {
     const sockets: number[] = [];
     for (const slot of this.#links.deadSlots) {
-      sockets.push(
-        await this.#links.replace(slot, this.#linkRequest(), AbortSignal.timeout(READY_DEADLINE_MS)),
-      );
+      const request = { ...this.#linkRequest(), spread: slot > 0 };
+      sockets.push(await this.#links.replace(slot, request, AbortSignal.timeout(READY_DEADLINE_MS)));
     }
     await this.#persist();
     const { identifier, sizeBytes, timeoutSeconds } = this.settings;
@@ -220,21 +246,22 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
 
   /** A CONNECT whose answer was lost may have worked: the identifier tells. */
   async #undoAttach(): Promise<void> {
-    const index = this.#index ?? findByBackend(this.settings.identifier);
-    if (index !== undefined && backendOf(index) === this.settings.identifier) {
+    const index = this.#index ?? this.#view.findByBackend(this.settings.identifier);
+    if (index !== undefined && this.#view.backendOf(index) === this.settings.identifier) {
       this.#index = index;
       if (this.#state === "attaching") this.#dispatch("connected");
       await this.detach().catch(() => {});
-    }
+    } else this.#dispatch("device-ended");
     if (this.#state === "attaching") this.#dispatch("connect-refused");
   }
 
   async #waitUntilReadable(index: number): Promise<void> {
-    const patience = AbortSignal.any([this.#life.signal, AbortSignal.timeout(READY_DEADLINE_MS)]);
-    while (deviceSizeBytes(index) !== this.settings.sizeBytes && !patience.aborted) await sleep(POLL_MS);
+    const patience = deadlineSignal(READY_DEADLINE_MS, this.#life.signal);
+    while (this.#view.deviceSizeBytes(index) !== this.settings.sizeBytes && !patience.aborted)
+      await sleep(POLL_MS);
     let why = `its size did not become ${this.settings.sizeBytes} bytes`;
     while (!patience.aborted) {
-      const result = await probeDevice(index, patience);
+      const result = await this.#view.probe(index, patience);
       if (result.ok) return;
       why = result.why;
       await sleep(POLL_MS * 10, undefined, { signal: patience }).catch(() => {});
@@ -244,8 +271,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     });
   }
 
-  #linkRequest(): { image: Image; copyOnly: boolean } {
-    return { image: this.image, copyOnly: this.#copyOnly };
+  #linkRequest(): LinkRequest {
+    return { image: this.image, copyOnly: this.#copyOnly, spread: false };
   }
 
   #kernelSettings(): { deadConnectionTimeoutSeconds: number; clientFlags: number } {
@@ -292,7 +319,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     this.#closeMeasurement();
     const index = this.#connectedIndex();
     const running: Running = {
-      meter: new StallMeter(index),
+      meter: new StallMeter(index, (at) => this.#view.readsInFlight(at)),
       at: new Date().toISOString(),
       ...this.#firstWord,
       stop: new AbortController(),
@@ -316,10 +343,12 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       identifier: this.settings.identifier,
       links: this.#links,
       nbd: this.#nbd,
+      view: this.#view,
+      timing: this.#timing,
       settings: () => this.#kernelSettings(),
       linkRequest: () => this.#linkRequest(),
       linkDeadCount: () => this.#linkDeadCount,
-      beforeHandover: this.#persist,
+      beforeHandover: () => this.#persistIfPossible(),
       attemptFailed: (error: Error, attempt: number) => this.emit("attemptFailed", error.message, attempt),
     };
     await restoreLinks(context, running.stop.signal, (why) => {
@@ -327,6 +356,15 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       this.emit("stalled", why.message);
     });
     this.#dispatch("links-restored");
+  }
+
+  /** In an outage reads wait: a record that cannot be written must not make them wait longer. */
+  async #persistIfPossible(): Promise<void> {
+    try {
+      await this.#persist();
+    } catch (error) {
+      this.emit("recordFailed", error instanceof Error ? error.message : String(error));
+    }
   }
 
   /** The links are back; the outcome follows when the reads that were on the wire have gone out again. */
@@ -380,7 +418,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     const index = this.#connectedIndex();
     try {
       // The index may be somebody else's by now; the kernel compares nothing on DISCONNECT, so we do.
-      if (backendOf(index) === this.settings.identifier) await this.#nbd.disconnect(index);
+      if (this.#view.backendOf(index) === this.settings.identifier) await this.#nbd.disconnect(index);
     } catch (error) {
       this.#dispatch("disconnect-refused");
       throw error;
@@ -392,7 +430,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   }
 
   #isConfigured(index: number): boolean {
-    return backendOf(index) === this.settings.identifier && configuringThread(index) !== undefined;
+    const view = this.#view;
+    return view.backendOf(index) === this.settings.identifier && view.configuringThread(index) !== undefined;
   }
 
   #ended(why: string): void {

@@ -7,25 +7,41 @@
  */
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import pRetry, { AbortError } from "p-retry";
+import pRetry, { AbortError, type Options } from "p-retry";
 import { NetlinkError } from "../../netlink/index.ts";
+import { deadlineSignal } from "./deadline.ts";
 import type { LinkSet } from "./link-set.ts";
-import type { LinkRequest, NbdControl } from "./ports.ts";
-import { probeDevice } from "./probe.ts";
+import type { DeviceView, LinkRequest, NbdControl } from "./ports.ts";
 
 export interface FailoverContext {
   readonly index: number;
   readonly identifier: string;
   readonly links: LinkSet;
   readonly nbd: NbdControl;
+  readonly view: Pick<DeviceView, "probe">;
   /** Sent with every RECONFIGURE: an attribute that is left out keeps its value, a flag that is left out is cleared. */
   readonly settings: () => { readonly deadConnectionTimeoutSeconds: number; readonly clientFlags: number };
   readonly linkRequest: () => LinkRequest;
   /** How many LINK_DEAD messages have come for this device since its links were last restored. */
   readonly linkDeadCount: () => number;
-  /** Notes the workers that are about to serve, before the kernel gets their sockets. */
+  /** Notes the workers that are about to serve, before the kernel gets their sockets. Never rejects: reads wait. */
   readonly beforeHandover: () => Promise<void>;
   readonly attemptFailed: (error: Error, attempt: number) => void;
+  readonly timing: FailoverTiming;
+}
+
+type Pace = Pick<Options, "retries" | "minTimeout" | "maxTimeout" | "factor" | "randomize">;
+
+/** How long a failover waits for what. Tests bring their own; the device's life depends on FAILOVER_TIMING. */
+export interface FailoverTiming {
+  /** How long one attempt waits for a worker that can serve. */
+  readonly workerDeadlineMs: number;
+  /** No request for this long over a fresh socket, though a read was forced: it was not adopted. */
+  readonly proofDeadlineMs: number;
+  /** Attempts until the stall is announced. */
+  readonly quick: Pace;
+  /** Attempts after that. */
+  readonly slow: Pace;
 }
 
 /** The kernel has let the device go: no link can be given to it any more. */
@@ -39,18 +55,18 @@ const SETTLE_MIN_MS = 25;
 const SETTLE_MAX_MS = 60;
 /** A quiet device is asked for a block after this time; a busy one proves its link by itself. */
 const PROBE_AFTER_MS = 20;
-/** No request for this long over a fresh socket, though a read was forced: it was not adopted. */
-const PROOF_DEADLINE_MS = 4000;
-/** How long one attempt waits for a worker that can serve. */
-const WORKER_DEADLINE_MS = 15_000;
 
-const QUICK = { retries: 7, minTimeout: 50, maxTimeout: 2000, factor: 2, randomize: true };
-const SLOW = {
-  retries: Number.POSITIVE_INFINITY,
-  minTimeout: 2000,
-  maxTimeout: 15_000,
-  factor: 1.5,
-  randomize: true,
+export const FAILOVER_TIMING: FailoverTiming = {
+  workerDeadlineMs: 15_000,
+  proofDeadlineMs: 4000,
+  quick: { retries: 7, minTimeout: 50, maxTimeout: 2000, factor: 2, randomize: true },
+  slow: {
+    retries: Number.POSITIVE_INFINITY,
+    minTimeout: 2000,
+    maxTimeout: 15_000,
+    factor: 1.5,
+    randomize: true,
+  },
 };
 
 /**
@@ -70,42 +86,54 @@ export async function restoreLinks(
       throw error instanceof TypeError ? new Error(error.message, { cause: error }) : error;
     }
   };
-  const onFailedAttempt = ({ error, attemptNumber }: { error: Error; attemptNumber: number }): void =>
-    context.attemptFailed(error, attemptNumber);
+  const onFailedAttempt = ({ error, attemptNumber }: { error: Error; attemptNumber: number }): void => {
+    if (!signal.aborted) context.attemptFailed(error, attemptNumber);
+  };
   try {
-    await pRetry(attempt, { ...QUICK, signal, onFailedAttempt });
+    await pRetry(attempt, { ...context.timing.quick, signal, onFailedAttempt });
   } catch (error) {
     if (signal.aborted || error instanceof DeviceEndedError) throw error;
     announceStall(error as Error);
-    await pRetry(attempt, { ...SLOW, signal, onFailedAttempt });
+    await pRetry(attempt, { ...context.timing.slow, signal, onFailedAttempt });
   }
 }
 
 async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): Promise<void> {
-  const { links, index, identifier } = context;
+  const { links } = context;
   const dead = links.deadSlots;
 
   links.shutDownDead();
   await settle(context, signal);
-
-  const sockets: number[] = [];
-  const patience = AbortSignal.any([signal, AbortSignal.timeout(WORKER_DEADLINE_MS)]);
-  for (const slot of dead) sockets.push(await links.replace(slot, context.linkRequest(), patience));
-  await context.beforeHandover();
-
   try {
+    await handOver(context, dead, signal);
+    await prove(context, dead, signal);
+  } catch (error) {
+    // A fresh link that the kernel was not given, or has not used, is alive on our side only: never count it as one.
+    links.condemn(dead, "the fresh socket could not be proven to be in use");
+    throw error;
+  }
+}
+
+/** Gives every dead slot a fresh link and the kernel their sockets. Whatever comes of it, the old ones may go then. */
+async function handOver(
+  context: FailoverContext,
+  dead: readonly number[],
+  signal: AbortSignal,
+): Promise<void> {
+  const { links, index, identifier } = context;
+  try {
+    const sockets: number[] = [];
+    const patience = deadlineSignal(context.timing.workerDeadlineMs, signal);
+    for (const slot of dead) sockets.push(await links.replace(slot, context.linkRequest(), patience));
+    await context.beforeHandover();
     signal.throwIfAborted();
     await context.nbd.reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() });
   } catch (error) {
-    links.condemn(dead, "the kernel refused the fresh socket");
-    if (isRefusedForGood(error))
-      throw new AbortError(
-        new DeviceEndedError(`nbd${index} was disconnected by the kernel or somebody else`),
-      );
-    throw error;
+    if (!isRefusedForGood(error)) throw error;
+    throw new AbortError(new DeviceEndedError(`nbd${index} was disconnected by the kernel or somebody else`));
+  } finally {
+    links.handedOver();
   }
-  links.handedOver();
-  await prove(context, dead, signal);
 }
 
 /** Waits until the kernel has marked the old sockets dead, and its receivers have left them. */
@@ -125,17 +153,17 @@ async function settle(context: FailoverContext, signal: AbortSignal): Promise<vo
 async function prove(context: FailoverContext, slots: readonly number[], signal: AbortSignal): Promise<void> {
   const { links, index } = context;
   const end = new AbortController();
-  const bounded = AbortSignal.any([signal, end.signal, AbortSignal.timeout(PROOF_DEADLINE_MS)]);
+  const bounded = deadlineSignal(context.timing.proofDeadlineMs, signal, end.signal);
   const seen = links.requestsSeen(slots, bounded);
   try {
-    if ((await Promise.race([seen, sleep(PROBE_AFTER_MS)])) === undefined) void probeDevice(index, bounded);
+    if ((await Promise.race([seen, sleep(PROBE_AFTER_MS)])) === undefined)
+      void context.view.probe(index, bounded);
     const freed = links.describe().length > 1 && context.linkDeadCount() >= slots.length;
     if (freed ? slots.every((slot) => links.isAlive(slot)) : await seen) return;
   } finally {
     end.abort();
   }
   signal.throwIfAborted();
-  links.condemn(slots, "the kernel did not use the fresh socket");
   throw new Error(`Cannot prove that nbd${index} uses its fresh socket: no request came over it`);
 }
 

@@ -87,7 +87,10 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   async attach(requestedIndex: number | undefined): Promise<number> {
     try {
       const link = await this.#openLink();
-      await this.#persist();
+      await this.#persist().catch((error: unknown) => {
+        close(link.kernelFd);
+        throw error;
+      });
       const index = await this.#startClient(link, requestedIndex);
       this.#index = index;
       await this.#persist();
@@ -129,7 +132,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
         this.#cause ??= cause;
       },
     };
-    const request = { image: this.image, copyOnly: false };
+    const request = { image: this.image, copyOnly: false, spread: false };
     this.#link = await this.#server.openLink(request, observer, AbortSignal.timeout(START_DEADLINE_MS));
     this.#linkUp = true;
     return this.#link;
@@ -157,9 +160,11 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     this.#client = client;
     close(link.kernelFd);
     client.once("exit", () => this.#clientExited());
+    client.once("error", () => this.#clientExited());
     return new Promise((resolve, reject) => {
       client.once("error", reject);
-      client.once("exit", () =>
+      // Not its exit: what it said last may still be in the pipe then.
+      client.once("close", () =>
         reject(new ErofsNbdError("ERR_KERNEL", "Cannot attach by ioctl: its process ended early")),
       );
       if (client.stdout === null) return;

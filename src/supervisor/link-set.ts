@@ -13,6 +13,12 @@ import type { LinkRequest, LinkServer, OpenLink } from "./ports.ts";
 /** How long an old kernel end stays open after RECONFIGURE has replaced its socket. */
 const RETAIN_MS = 1000;
 
+/**
+ * A kernel that says goodbye shuts its end down in the same moment, so a hang-up alone may be a death or an ordinary
+ * end: the worker, which reads what came before, is given this long to say which. Its exit or word ends the waiting.
+ */
+const HANG_UP_GRACE_MS = 200;
+
 /** How sure a witness can be of the reason; a better one replaces a worse one's words. */
 export const WITNESS = { kernel: 0, worker: 1, exit: 2 } as const;
 export type Witness = (typeof WITNESS)[keyof typeof WITNESS];
@@ -98,7 +104,7 @@ export class LinkSet {
     for (const slot of this.#filled) if (!slot.alive) shutdown(slot.link.kernelFd, SHUT_RDWR);
   }
 
-  /** The kernel has the fresh sockets: the old kernel ends may go once its receivers have surely left them. */
+  /** The kernel has the fresh sockets, or has refused them: the old kernel ends may go once its receivers have surely left them. */
   handedOver(): void {
     const retired = this.#retired;
     this.#retired = [];
@@ -180,7 +186,8 @@ export class LinkSet {
   #install(index: number, link: OpenLink): Slot {
     const old = this.#slots[index];
     const watch = watchHangUp(link.kernelFd, () => {
-      if (slot.link === link) this.#lose(slot, link, "the link's socket was hung up", WITNESS.kernel);
+      const lose = (): void => this.#lose(slot, link, "the link's socket was hung up", WITNESS.kernel);
+      setTimeout(lose, HANG_UP_GRACE_MS).unref();
     });
     const slot: Slot = old ?? { index, generation: 0, link, watch, alive: true, requestSeen: false };
     if (old !== undefined) {

@@ -56,6 +56,8 @@ export interface DeviceEvents {
   revived: () => void;
   attemptFailed: (why: string, attempt: number) => void;
   readErrors: (message: string, count: number) => void;
+  /** The record could not be written; the failover went on without. */
+  recordFailed: (why: string) => void;
   /** The device is gone and everything of it let go. */
   released: (why: string) => void;
 }

@@ -12,22 +12,35 @@ export type ProbeResult = { readonly ok: true } | { readonly ok: false; readonly
 
 const PROBE_BYTES = 4096;
 
-/** Reads the first block. Waits for the read's end or the signal; the process may outlive the signal. */
-export function probeDevice(index: number, signal: AbortSignal): Promise<ProbeResult> {
+/**
+ * Reads the first block. Waits for the read's end or the signal; the process may outlive the signal. Never rejects.
+ * `path` is for tests.
+ */
+export async function probeDevice(
+  index: number,
+  signal: AbortSignal,
+  path: string = devicePath(index),
+): Promise<ProbeResult> {
+  if (signal.aborted) return { ok: false, why: "aborted" };
+  try {
+    return await readFirstBlock(path, signal);
+  } catch (error) {
+    // Some failures to start a process are thrown, not reported (ENOMEM).
+    return { ok: false, why: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function readFirstBlock(path: string, signal: AbortSignal): Promise<ProbeResult> {
+  const argv = [`if=${path}`, "of=/dev/null", `bs=${PROBE_BYTES}`, "count=1", "iflag=direct"];
+  const child = spawn("dd", argv, {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: { ...process.env, LC_ALL: "C" },
+  });
+  let complaint = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    complaint += text;
+  });
   return new Promise((resolve) => {
-    if (signal.aborted) {
-      resolve({ ok: false, why: "aborted" });
-      return;
-    }
-    const argv = [`if=${devicePath(index)}`, "of=/dev/null", `bs=${PROBE_BYTES}`, "count=1", "iflag=direct"];
-    const child = spawn("dd", argv, {
-      stdio: ["ignore", "ignore", "pipe"],
-      env: { ...process.env, LC_ALL: "C" },
-    });
-    let complaint = "";
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      complaint += text;
-    });
     const settle = (result: ProbeResult): void => {
       signal.removeEventListener("abort", onAbort);
       resolve(result);

@@ -117,6 +117,12 @@ export const shutdown = (fd: number, how: number): number => result(c.shutdown(f
 export const setSocketOption = (fd: number, level: number, name: number, value: number): number =>
   result(c.setsockopt(fd, level, name, Int32Array.of(value), 4));
 
+/** Lets a socket hold so much unread data; beyond the system's limit only with CAP_NET_ADMIN, else up to it. */
+export function growSendBuffer(fd: number, sizeBytes: number): void {
+  if (setSocketOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, sizeBytes) < 0)
+    setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, sizeBytes);
+}
+
 /** Who is at the other end of a unix socket (`struct ucred`, socket(7) SO_PEERCRED). @throws SystemError */
 export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
   const credentials = new Int32Array(3);

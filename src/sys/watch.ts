@@ -17,7 +17,11 @@ export interface Watch {
 }
 
 /** koffi closes a handle that is garbage collected, so every open one is held here. */
-const held = new Set<object>();
+const held = new Set<{ close(): void }>();
+/** A callback while Node takes its environment down is a fatal error in koffi: none may be open by then. */
+process.once("exit", () => {
+  for (const handle of held) handle.close();
+});
 
 /** Calls `onReady` whenever `fd` is readable or hung up (level-triggered) until the watch is closed. */
 export function watchReadable(fd: number, onReady: () => void, options: { inPlace?: boolean } = {}): Watch {

@@ -29,6 +29,11 @@ export class ReplyQueue {
     return this.#unsent.length === 0;
   }
 
+  /** Whether something waits that is still to be read from a file. */
+  get needsFile(): boolean {
+    return this.#unsent.some((unsent) => unsent.extent !== undefined);
+  }
+
   /** Sends from a buffer that the caller uses again: what the socket does not take is copied. Returns 0 or -errno. */
   sendShared(bytes: Uint8Array, lengthBytes: number, more = false): number {
     return this.#send(bytes, lengthBytes, more ? SEND_FLAGS | MSG_MORE : SEND_FLAGS, true);

@@ -1,0 +1,95 @@
+/**
+ * `detach`: targets to the manager, one line per device that was detached, one error per target that was not.
+ *
+ * Three outcomes per target: detached, not attached (3), refused (2). Where neither a manager nor records are, nothing
+ * is attached, and no manager is started to find that out.
+ */
+import type { Command } from "commander";
+import { ErofsNbdError, EXIT, type ExitCode } from "../../errors.ts";
+import { ControlError } from "../../manager/control-client.ts";
+import type { DetachResult, Target } from "../../manager/control-protocol.ts";
+import { findManager } from "../connection.ts";
+import type { CliContext } from "../context.ts";
+import { requireRoot } from "../preconditions.ts";
+import { formatError } from "../report.ts";
+import { readTarget } from "../values.ts";
+
+interface Options {
+  readonly all?: true;
+  readonly force?: true;
+}
+
+const HELP = `
+TARGET is a device (nbd3, /dev/nbd3 or 3), the path of an attached image, or a mount point; ./3 is a path.
+
+Examples:
+  sudo erofs-nbd detach nbd0
+  sudo erofs-nbd detach image.erofs /mnt
+  sudo erofs-nbd detach --all
+
+Ends with 3 where something was not attached, 2 where the detach was refused, 64 where some of several were detached.
+--all with nothing attached is no error.`;
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .argument("[TARGET...]", "devices, images or mount points")
+    .option("--all", "every device")
+    .option("--force", "even while mounted: what is mounted there gets I/O errors")
+    .addHelpText("after", HELP)
+    .action((targets: string[], options: Options) => run(context, targets, options));
+}
+
+async function run(context: CliContext, words: readonly string[], options: Options): Promise<void> {
+  const all = options.all === true;
+  if (all === words.length > 0) {
+    const why = all ? "--all leaves no targets to name" : "name a target, or --all";
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot detach: ${why}`);
+  }
+  const targets = await Promise.all(words.map(readTarget));
+  requireRoot(all ? "detach" : `detach ${words.join(" ")}`);
+  const client = await findManager(context);
+  if (client === undefined) {
+    if (all) return context.note("no devices attached");
+    return report(context, targets.map(notAttached), words);
+  }
+  try {
+    const { results } = await client.request("detach", { targets, all, force: options.force === true });
+    if (results.length === 0) context.note("no devices attached");
+    await report(context, results, words);
+  } finally {
+    client.close();
+  }
+}
+
+function notAttached(target: Target): DetachResult {
+  const name = "path" in target ? target.path : `nbd${target.index}`;
+  const message = `Cannot detach ${name}: it is not attached`;
+  const error = { code: "ERR_NOT_ATTACHED", message, exitCode: EXIT.absent } as const;
+  return { target, device: null, error };
+}
+
+async function report(
+  context: CliContext,
+  results: readonly DetachResult[],
+  words: readonly string[],
+): Promise<void> {
+  for (const { device, error, target } of results) {
+    if (error !== null) process.stderr.write(formatError(new ControlError(error), context.isVerbose));
+    else await context.print(`detached ${device ?? nameOf(target) ?? words.join(" ")}`);
+  }
+  context.exitCode = exitCodeOfResults(results);
+}
+
+function nameOf(target: Target | null): string | undefined {
+  if (target === null) return undefined;
+  return "path" in target ? target.path : `nbd${target.index}`;
+}
+
+/** 0 when all went well; 64 when some did; else what they failed with, a refusal before an absence. */
+export function exitCodeOfResults(results: readonly DetachResult[]): ExitCode {
+  const failed = results.flatMap(({ error }) => (error === null ? [] : [error.exitCode]));
+  const [first] = failed;
+  if (first === undefined) return EXIT.done;
+  if (failed.length < results.length) return EXIT.someFailed;
+  return failed.find((code) => code !== EXIT.absent) ?? first;
+}

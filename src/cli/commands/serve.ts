@@ -1,0 +1,173 @@
+/**
+ * `serve`: the read-serving loop as an ordinary NBD server in this process, until a signal.
+ *
+ * Needs neither root nor the kernel's driver. The image is offered as it is, without padding.
+ */
+import { lstatSync, unlinkSync } from "node:fs";
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { ErofsNbdError } from "../../errors.ts";
+import { inspectImage } from "../../manager/image-inspection.ts";
+import { type OpenImage, openImage } from "../../source/open-image.ts";
+import { openSource } from "../../source/source-spec.ts";
+import { close } from "../../sys/libc.ts";
+import { isListening, listenTcp, listenUnix } from "../../sys/listen.ts";
+import { NbdServer } from "../../worker/nbd-server.ts";
+import type { CliContext } from "../context.ts";
+import { badValue, type ListenAddress, readListenAddress } from "../values.ts";
+
+interface Options {
+  readonly socket?: string;
+  readonly listen?: string;
+  readonly name?: string;
+}
+
+const MAX_EXPORT_NAME_BYTES = 4096;
+
+const HELP = `
+Examples:
+  erofs-nbd serve --socket /tmp/image.sock image.erofs
+  erofs-nbd serve --listen 127.0.0.1:10809 --name image image.erofs
+  nbdinfo 'nbd+unix:///?socket=/tmp/image.sock'
+
+Without a port --listen takes 10809. Anybody who reaches the address can read the image. Ctrl-C stops it.`;
+
+/** Where it listens: the descriptor, its URI for clients, and how to leave nothing behind. */
+interface Listening {
+  readonly fd: number;
+  readonly uri: string;
+  cleanUp(): void;
+}
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .argument("<IMAGE>", "path of the image")
+    .option("--socket <PATH>", "listen on a unix socket")
+    .option("--listen <HOST:PORT>", "listen on a TCP address; IPv6 in brackets")
+    .option("--name <EXPORT>", "the export's name (default: the empty name)")
+    .addHelpText("after", HELP)
+    .action((image: string, options: Options) => run(context, image, options));
+}
+
+async function run(context: CliContext, path: string, options: Options): Promise<void> {
+  const { socket, listen, name = "" } = options;
+  if ((socket === undefined) === (listen === undefined)) {
+    throw new ErofsNbdError(
+      "ERR_BAD_ARGUMENT",
+      "Cannot serve: name one of --socket PATH and --listen HOST:PORT",
+    );
+  }
+  if (Buffer.byteLength(name) > MAX_EXPORT_NAME_BYTES) {
+    throw badValue("--name", `${name.slice(0, 20)}…`, `at most ${MAX_EXPORT_NAME_BYTES} bytes`);
+  }
+  const address = listen === undefined ? undefined : readListenAddress("--listen", listen);
+  const image = openChecked(path);
+  const stopped = context.interrupts.wait();
+  const listening = await listenAt(image, address, socket, name);
+  const source = openSource(image.spec, image.fd);
+  const server = new NbdServer(listening.fd, source, name, {
+    log: (level, message) => {
+      if (level !== "info" || context.isVerbose) process.stderr.write(`${level}: ${message}\n`);
+    },
+  });
+  process.stderr.write(`serving ${path} at ${listening.uri}\n`);
+  await stopped;
+  server.close();
+  source.close();
+  listening.cleanUp();
+}
+
+/** @throws ErofsNbdError ERR_IMAGE: cannot be opened, or a truncated or damaged EROFS image */
+function openChecked(path: string): OpenImage {
+  const image = openImage(path);
+  try {
+    inspectImage(image, null, false);
+    return image;
+  } catch (error) {
+    close(image.fd);
+    throw error;
+  }
+}
+
+async function listenAt(
+  image: OpenImage,
+  address: ListenAddress | undefined,
+  socket: string | undefined,
+  name: string,
+): Promise<Listening> {
+  try {
+    return address === undefined
+      ? listenOnPath(resolve(socket ?? ""), name)
+      : await listenOnAddress(address, name);
+  } catch (error) {
+    close(image.fd);
+    throw error;
+  }
+}
+
+async function listenOnAddress({ host, port }: ListenAddress, name: string): Promise<Listening> {
+  try {
+    const fd = await listenTcp(host, port);
+    const uriHost = host.includes(":") ? `[${host}]` : host;
+    return { fd, uri: `nbd://${uriHost}:${port}/${encodeURIComponent(name)}`, cleanUp: () => {} };
+  } catch (error) {
+    throw explain(`${host}:${port}`, error);
+  }
+}
+
+function listenOnPath(path: string, name: string): Listening {
+  try {
+    removeStale(path);
+    const fd = listenUnix(path);
+    const { dev, ino } = lstatSync(path);
+    return {
+      fd,
+      uri: `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURI(path).replace(/[?#&+]/g, encodeURIComponent)}`,
+      cleanUp: () => {
+        // Somebody may have put another socket there meanwhile.
+        const found = lstatSync(path, { throwIfNoEntry: false });
+        if (found?.dev === dev && found.ino === ino) unlinkSync(path);
+      },
+    };
+  } catch (error) {
+    throw explain(path, error);
+  }
+}
+
+/** A socket that nobody listens on was left by a server that died; anything else is not ours to remove. */
+function removeStale(path: string): void {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isSocket()) throw occupied(path, "it exists and is no socket");
+  if (isListening(path)) throw occupied(path, "another server listens there");
+  unlinkSync(path);
+}
+
+function occupied(path: string, why: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_SYSCALL", `Cannot listen on ${path}: ${why}`, {
+    hint: "choose another path",
+  });
+}
+
+const REASONS: Record<string, [why: string, hint: string | undefined]> = {
+  EADDRINUSE: ["the address is in use", "stop the other server, or choose another port"],
+  EADDRNOTAVAIL: [
+    "no interface of this machine has that address",
+    "127.0.0.1, 0.0.0.0 and [::] are always there",
+  ],
+  EACCES: ["permission denied", "choose a port above 1023, or a directory you may write to"],
+  ENOENT: ["the directory does not exist", "make it first"],
+  ENOTFOUND: ["the host name is not known", undefined],
+  EAI_AGAIN: ["the host name cannot be looked up now", undefined],
+};
+
+/** Errors of the system, of the resolver and of our own checks, in one shape. */
+function explain(place: string, error: unknown): unknown {
+  if (error instanceof ErofsNbdError) return error;
+  if (error instanceof RangeError)
+    return new ErofsNbdError("ERR_BAD_ARGUMENT", error.message, { cause: error });
+  const { errnoName, code } = error as { errnoName?: string; code?: string };
+  const [why, hint] = REASONS[errnoName ?? code ?? ""] ?? [];
+  if (why === undefined) return error;
+  return new ErofsNbdError("ERR_SYSCALL", `Cannot listen on ${place}: ${why}`, { hint, cause: error });
+}

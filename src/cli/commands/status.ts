@@ -1,0 +1,76 @@
+/**
+ * `status`: the devices of the manager as a table or as JSON, once or, with --watch, followed by events.
+ *
+ * Never starts a manager where nothing is attached; records of a dead manager are a reason to start one, which then
+ * takes its devices over.
+ */
+import type { Command } from "commander";
+import { ErofsNbdError } from "../../errors.ts";
+import type { Target } from "../../manager/control-protocol.ts";
+import { findManager } from "../connection.ts";
+import type { CliContext } from "../context.ts";
+import { formatJson, formatTable } from "../output.ts";
+import { readTarget } from "../values.ts";
+
+interface Options {
+  readonly json?: true;
+  readonly watch?: true;
+}
+
+const HELP = `
+TARGET is a device (nbd3, /dev/nbd3 or 3), the path of an attached image, or a mount point.
+
+Examples:
+  sudo erofs-nbd status
+  sudo erofs-nbd status --json /mnt
+  sudo erofs-nbd status --watch             one line per event, until Ctrl-C
+
+--json prints an array, with TARGET one object; with --watch one object a line. --watch goes on when the manager is
+started anew, and ends with 0 at Ctrl-C. Ends with 3 when TARGET is not attached.`;
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .argument("[TARGET]", "only this device")
+    .option("--json", "print JSON")
+    .option("--watch", "then print events as they happen")
+    .addHelpText("after", HELP)
+    .action((target: string | undefined, options: Options) => run(context, target, options));
+}
+
+async function run(context: CliContext, word: string | undefined, options: Options): Promise<void> {
+  const target = word === undefined ? null : await readTarget(word);
+  const json = options.json === true;
+  if (options.watch) {
+    const { watch } = await import("../watch.ts");
+    return watch(context, target, json);
+  }
+  const client = await findManager(context);
+  if (client === undefined) return reportNothing(context, target, word, json);
+  try {
+    const { devices, notes } = await client.request("status", { target });
+    for (const note of notes) context.note(note);
+    if (target !== null && devices.length === 0) throw notAttached(word);
+    if (json) {
+      const single = target !== null && devices.length === 1;
+      await context.print(formatJson(single ? devices[0] : devices));
+    } else if (devices.length > 0) await context.print(formatTable(devices));
+    else context.note("no devices attached");
+  } finally {
+    client.close();
+  }
+}
+
+async function reportNothing(
+  context: CliContext,
+  target: Target | null,
+  word: string | undefined,
+  json: boolean,
+): Promise<void> {
+  if (target !== null) throw notAttached(word);
+  if (json) await context.print("[]");
+  else context.note("no devices attached");
+}
+
+function notAttached(word: string | undefined): ErofsNbdError {
+  return new ErofsNbdError("ERR_NOT_ATTACHED", `Cannot show ${word}: it is not attached`);
+}

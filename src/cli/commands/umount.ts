@@ -1,0 +1,135 @@
+/**
+ * `umount`: umount(8), then the end of the device: when it returns, mount, device, links and record are gone.
+ *
+ * Mounts of `erofs-nbd mount` end their device by themselves. A device that was attached by hand and mounted is
+ * detached from here, unless it is mounted elsewhere, too.
+ */
+import { realpath } from "node:fs/promises";
+import { resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Command } from "commander";
+import { ErofsNbdError } from "../../errors.ts";
+import { type ControlClient, ControlError } from "../../manager/control-client.ts";
+import type { DeviceStatus } from "../../manager/control-protocol.ts";
+import { indexMountedAt } from "../../supervisor/sysfs.ts";
+import { findManager } from "../connection.ts";
+import type { CliContext } from "../context.ts";
+import { programError, runProgram } from "../mount-program.ts";
+import { requireRoot } from "../preconditions.ts";
+
+/** A device with autoclear ends within milliseconds of its last close, unless udev looks at it just then. */
+const AUTOCLEAR_MS = 2000;
+const GONE_MS = 10_000;
+
+const HELP = `
+Example:
+  sudo erofs-nbd umount /mnt
+
+Returns when the device is gone. Ends with 3 when nothing of erofs-nbd is mounted at DIR, 32 when umount fails.`;
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .argument("<DIR>", "the mount point")
+    .addHelpText("after", HELP)
+    .action((directory: string) => run(context, directory));
+}
+
+async function run(context: CliContext, directory: string): Promise<void> {
+  const act = `unmount ${directory}`;
+  requireRoot(act);
+  const { index, path } = await findMount(directory);
+  const client = index === undefined ? undefined : await findManager(context);
+  const device = index === undefined || client === undefined ? undefined : await statusOf(client, index);
+  if (client === undefined || device === undefined) {
+    client?.close();
+    const why = index === undefined ? "no nbd device is mounted there" : `nbd${index} is not one of ours`;
+    const hint = index === undefined ? undefined : "umount(8) unmounts it";
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", `Cannot ${act}: ${why}`, { hint });
+  }
+  try {
+    const gone = watchEnd(client, device);
+    const end = await runProgram("umount", [path]);
+    if (end.exitCode !== 0) throw programError(act, "umount", end);
+    await endDevice(context, client, device, gone, act);
+  } finally {
+    client.close();
+  }
+}
+
+/** The path as given, or with its links resolved, which is what mountinfo knows. */
+async function findMount(directory: string): Promise<{ index: number | undefined; path: string }> {
+  const path = resolve(directory);
+  const index = await indexMountedAt(path);
+  if (index !== undefined) return { index, path };
+  try {
+    const real = await realpath(path);
+    return { index: await indexMountedAt(real), path: real };
+  } catch {
+    return { index: undefined, path };
+  }
+}
+
+/** The device with that index, if it is one of ours. */
+async function statusOf(client: ControlClient, index: number): Promise<DeviceStatus | undefined> {
+  try {
+    const { devices } = await client.request("status", { target: { index } });
+    return devices[0];
+  } catch (error) {
+    if (error instanceof ControlError && error.code === "ERR_NOT_ATTACHED") return undefined;
+    throw error;
+  }
+}
+
+/** Resolves when the manager says that the device has ended, or when the manager does. */
+function watchEnd(client: ControlClient, device: DeviceStatus): Promise<void> {
+  return new Promise((resolve) => {
+    const onEvent = (event: { event: string; device: string | null }): void => {
+      if (event.event === "detached" && event.device === device.device) resolve();
+    };
+    client.watch(onEvent, resolve).catch(() => resolve());
+  });
+}
+
+async function endDevice(
+  context: CliContext,
+  client: ControlClient,
+  device: DeviceStatus,
+  gone: Promise<void>,
+  act: string,
+): Promise<void> {
+  const patience = new AbortController();
+  const { signal } = patience;
+  try {
+    await Promise.race([gone, sleep(AUTOCLEAR_MS, undefined, { signal })]);
+    const left = await sameDevice(client, device);
+    if (left === undefined) return;
+    if (left.mountPoints.length > 0) {
+      return context.note(
+        `${left.device} stays attached: it is mounted at ${left.mountPoints.join(", ")}, too`,
+      );
+    }
+    const request = { targets: [{ index: left.index ?? -1 }], all: false, force: false };
+    const { results } = await client.request("detach", request);
+    const error = results[0]?.error ?? null;
+    if (error !== null && error.code !== "ERR_NOT_ATTACHED") throw new ControlError(error);
+    await Promise.race([gone, sleep(GONE_MS, undefined, { signal })]);
+    if ((await sameDevice(client, device)) === undefined) return;
+    throw new ErofsNbdError("ERR_KERNEL", `Cannot finish to ${act}: ${device.device} does not end`, {
+      hint: "some process holds the node open: fuser -v shows it",
+    });
+  } finally {
+    patience.abort();
+  }
+}
+
+/** The very same device, not one that got its index meanwhile. A manager that has ended has no devices left. */
+async function sameDevice(client: ControlClient, device: DeviceStatus): Promise<DeviceStatus | undefined> {
+  if (device.index === null) return undefined;
+  try {
+    const found = await statusOf(client, device.index);
+    return found?.identifier === device.identifier ? found : undefined;
+  } catch (error) {
+    if ((error as { code?: unknown }).code === "ERR_CONTROL") return undefined;
+    throw error;
+  }
+}

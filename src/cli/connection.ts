@@ -1,0 +1,59 @@
+/**
+ * From a command to the manager: the run directory, whether anything is there, and the connection.
+ *
+ * Looking never starts a manager where there is nothing for it to do: only an attach, or records that a dead manager
+ * left behind, are reasons to.
+ */
+import { readdirSync } from "node:fs";
+import { resolve } from "node:path";
+import { ErofsNbdError } from "../errors.ts";
+import { ControlClient } from "../manager/control-client.ts";
+import { chooseRunDir, type RunDir } from "../manager/run-dir.ts";
+import type { CliContext } from "./context.ts";
+
+/** `sun_path` without its terminating NUL (unix(7)). */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+/** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
+export function runDirOf(context: CliContext): RunDir {
+  if (context.runDirOption === "") {
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot use --run-dir: it is empty");
+  }
+  const runDir = chooseRunDir(resolve(chooseRunDir(context.runDirOption).path));
+  if (Buffer.byteLength(runDir.controlSocket) > MAX_SOCKET_PATH_BYTES) {
+    throw new ErofsNbdError(
+      "ERR_RUN_DIR",
+      `Cannot use run directory ${runDir.path}: its socket's path is longer than ${MAX_SOCKET_PATH_BYTES} bytes`,
+      { hint: "choose a shorter one with --run-dir" },
+    );
+  }
+  return runDir;
+}
+
+/** Whether a manager, alive or dead, has noted devices there. @throws ErofsNbdError ERR_RUN_DIR */
+export function hasRecords(runDir: RunDir): boolean {
+  try {
+    return readdirSync(runDir.devices).some((name) => name.endsWith(".json"));
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "ENOTDIR") return false;
+    throw new ErofsNbdError("ERR_RUN_DIR", `Cannot read ${runDir.devices}: ${code ?? String(error)}`, {
+      hint: "run as root, or name the run directory of your own manager with --run-dir",
+      cause: error,
+    });
+  }
+}
+
+/** The manager that runs, or one that is started to take over a dead one's devices; undefined: nothing is attached. */
+export async function findManager(context: CliContext): Promise<ControlClient | undefined> {
+  const runDir = runDirOf(context);
+  const running = await ControlClient.connect(runDir);
+  if (running !== undefined || !hasRecords(runDir)) return running;
+  context.detail("no manager runs and one has left devices behind: starting a manager");
+  return ControlClient.connectOrStart(runDir);
+}
+
+/** The manager, started if need be. */
+export function startManager(context: CliContext): Promise<ControlClient> {
+  return ControlClient.connectOrStart(runDirOf(context));
+}

@@ -1,0 +1,78 @@
+/**
+ * SIGINT and SIGTERM: a command that has something half done claims them, any other ends with exit code 8 at once.
+ *
+ * One object per process, made with the context. It undoes nothing itself.
+ */
+import { constants } from "node:os";
+import { ErofsNbdError, EXIT } from "../errors.ts";
+
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
+
+/** From now on a signal is remembered instead of ending the process; a second one ends it. */
+export interface Remembered {
+  /** Aborted at the first signal. */
+  readonly signal: AbortSignal;
+  /** @throws ErofsNbdError ERR_INTERRUPTED after a signal; `act` follows «Cannot » */
+  check(act: string): void;
+  /** Signals end the process again. */
+  release(): void;
+}
+
+export class Interrupts {
+  #claimed: ((signal: NodeJS.Signals) => void) | undefined;
+
+  constructor() {
+    for (const signal of SIGNALS) process.on(signal, () => this.#hear(signal));
+  }
+
+  /** Hands every signal to `onSignal` until the returned function is called. */
+  claim(onSignal: (signal: NodeJS.Signals) => void): () => void {
+    this.#claimed = onSignal;
+    return () => {
+      if (this.#claimed === onSignal) this.#claimed = undefined;
+    };
+  }
+
+  /** For work that has to be undone: see {@link Remembered}. */
+  remember(undoing: string): Remembered {
+    const abort = new AbortController();
+    let by: NodeJS.Signals | undefined;
+    const release = this.claim((signal) => {
+      if (by !== undefined) return leave(signal);
+      by = signal;
+      process.stderr.write(`note: interrupted: ${undoing} (${signal} again leaves at once)\n`);
+      abort.abort();
+    });
+    return {
+      signal: abort.signal,
+      check: (act) => {
+        if (by !== undefined)
+          throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot ${act}: interrupted by ${by}`);
+      },
+      release,
+    };
+  }
+
+  /** Resolves at the first signal, for commands that run until they are told to stop. */
+  wait(): Promise<NodeJS.Signals> {
+    return new Promise((resolve) => {
+      let heard = false;
+      this.claim((signal) => {
+        if (heard) return leave(signal);
+        heard = true;
+        resolve(signal);
+      });
+    });
+  }
+
+  #hear(signal: NodeJS.Signals): void {
+    if (this.#claimed === undefined) leave(signal);
+    else this.#claimed(signal);
+  }
+}
+
+/** The contract's exit code for an interruption; shells' 128 + n would hide it. */
+function leave(signal: NodeJS.Signals): never {
+  process.stderr.write(`erofs-nbd: Cannot finish: interrupted by ${signal} (${constants.signals[signal]})\n`);
+  process.exit(EXIT.interrupted);
+}

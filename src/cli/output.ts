@@ -1,0 +1,108 @@
+/**
+ * What several commands print: a device that was just attached, the status table, sizes and times for people.
+ *
+ * Pure but for `printAttached`. The JSON objects are the manager's own and pass through unchanged.
+ */
+import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
+import type { CliContext } from "./context.ts";
+
+/** The node alone, or the status object. */
+export async function printAttached(context: CliContext, device: DeviceStatus, json: boolean): Promise<void> {
+  await context.print(json ? formatJson(device) : (device.device ?? `nbd${device.index}`));
+}
+
+/** JSON for people who read it and programs that do not care. */
+export function formatJson(value: unknown): string {
+  return JSON.stringify(value, null, 2);
+}
+
+const COLUMNS = [
+  "DEVICE",
+  "STATE",
+  "SIZE",
+  "IMAGE",
+  "MOUNTED ON",
+  "LINKS",
+  "REQUESTS",
+  "FAILOVERS",
+  "LAST FAILOVER",
+] as const;
+
+/** The table of `status`: a line of heads and one per device, columns separated by two spaces. */
+export function formatTable(devices: readonly DeviceStatus[]): string {
+  const rows = [[...COLUMNS], ...devices.map(toRow)];
+  const widths = COLUMNS.map((_, at) => Math.max(...rows.map((row) => row[at]?.length ?? 0)));
+  return rows
+    .map((row) =>
+      row
+        .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
+}
+
+function toRow(device: DeviceStatus): string[] {
+  const { counters, lastFailover, links } = device;
+  const failovers = counters.takeovers + counters.reconnects;
+  const failed =
+    counters.failedFailovers > 0 ? `${failovers} (${counters.failedFailovers} failed)` : `${failovers}`;
+  return [
+    device.device ?? "-",
+    device.interface === "ioctl" ? `${device.state} (ioctl)` : device.state,
+    formatSize(device.source.sizeBytes),
+    printable(device.source.uri),
+    device.mountPoints.map(printable).join(" ") || "-",
+    formatLinks(links),
+    `${counters.requests}`,
+    failed,
+    lastFailover === null
+      ? "-"
+      : `${lastFailover.result} in ${formatDuration(lastFailover.stallMs)}, ${lastFailover.at}: ${lastFailover.cause}`,
+  ];
+}
+
+function formatLinks(links: DeviceStatus["links"]): string {
+  const up = links.filter((link) => link.state === "up");
+  const workers = [...new Set(up.map((link) => link.workerPid))];
+  const served = workers.length === 0 ? "" : ` (worker ${workers.join(", ")})`;
+  return `${up.length}/${links.length}${served}`;
+}
+
+const UNITS = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] as const;
+
+/** «113045504» bytes as «107.8 MiB». */
+export function formatSize(bytes: number): string {
+  if (bytes < 1024) return `${bytes} B`;
+  const power = Math.min(Math.floor(Math.log2(bytes) / 10), UNITS.length);
+  return `${(bytes / 1024 ** power).toFixed(1)} ${UNITS[power - 1] ?? ""}`;
+}
+
+/** «12.5 ms», «1.07 s». */
+export function formatDuration(milliseconds: number): string {
+  return milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
+}
+
+/** One event of `status --watch`, for people. */
+export function formatEvent(event: DeviceEvent): string {
+  const head = `${event.at}  ${event.device ?? "-"}  `;
+  switch (event.event) {
+    case "attached":
+      return `${head}attached: ${printable(event.image)}`;
+    case "state":
+      return `${head}${event.state} (was ${event.before})`;
+    case "failover":
+      return `${head}failover ${event.result} by ${event.level} after ${formatDuration(event.stallMs)}: ${printable(event.cause)}`;
+    case "revived":
+      return `${head}revived: reads are answered again`;
+    case "read-errors":
+      return `${head}${event.count} read(s) failed: ${printable(event.message)}`;
+    default:
+      return `${head}${event.event}: ${printable(event.message)}`;
+  }
+}
+
+/** File names may hold anything; a terminal and a table may not. */
+function printable(text: string): string {
+  return text.replace(/\p{Cc}/gu, "?");
+}

@@ -1,0 +1,104 @@
+/**
+ * The commands by name, what all of them share, and the loading of the one that is wanted.
+ *
+ * Called by main.ts. A command's file, and everything it needs, is loaded only when that command runs or prints its
+ * help: `--version` and a short `status` must not wait for code they do not use.
+ */
+import { Command } from "commander";
+import { VERSION } from "../version.ts";
+import type { CliContext, GlobalOptions } from "./context.ts";
+
+/** What a file in commands/ exports. */
+interface CommandModule {
+  /** Adds arguments, options, help and the action. */
+  define(command: Command, context: CliContext): void;
+}
+
+interface Entry {
+  readonly name: string;
+  readonly summary: string;
+  load(): Promise<CommandModule>;
+}
+
+const COMMANDS: readonly Entry[] = [
+  {
+    name: "attach",
+    summary: "attach an image and print its device node",
+    load: () => import("./commands/attach.ts"),
+  },
+  {
+    name: "detach",
+    summary: "detach devices, by device, image or mount point",
+    load: () => import("./commands/detach.ts"),
+  },
+  {
+    name: "mount",
+    summary: "attach an EROFS image and mount it; umount ends both",
+    load: () => import("./commands/mount.ts"),
+  },
+  {
+    name: "umount",
+    summary: "unmount and wait until the device is gone",
+    load: () => import("./commands/umount.ts"),
+  },
+  {
+    name: "status",
+    summary: "show what is attached and how it is doing",
+    load: () => import("./commands/status.ts"),
+  },
+  {
+    name: "serve",
+    summary: "serve an image as an ordinary NBD server",
+    load: () => import("./commands/serve.ts"),
+  },
+  {
+    name: "manager",
+    summary: "run the manager in the foreground, as a service does",
+    load: () => import("./commands/manager.ts"),
+  },
+  {
+    name: "doctor",
+    summary: "say what this machine needs to attach images",
+    load: () => import("./commands/doctor.ts"),
+  },
+];
+
+const EXAMPLES = `
+Examples:
+  sudo erofs-nbd attach image.erofs          prints /dev/nbd0
+  sudo erofs-nbd mount image.erofs /mnt      and later: sudo umount /mnt
+  sudo erofs-nbd status --watch
+
+Exit codes: 0 done, 1 wrong usage, bad input or missing permission, 2 the system or kernel refused,
+3 not attached, 4 a bug of ours, 8 interrupted, 32 mount failed, 64 some of several done.`;
+
+/** The whole command line. Errors are thrown, nothing ends the process. */
+export function createProgram(context: CliContext): Command {
+  const program = new Command("erofs-nbd")
+    .description("Attach EROFS images to /dev/nbdN and keep them readable whatever dies.")
+    .option("--run-dir <DIR>", "where the manager's files live (default: /run/erofs-nbd)")
+    .option("-v, --verbose", "say more; with an error its code, causes and stack")
+    .version(VERSION, "-V, --version", "print the version")
+    .helpOption("-h, --help", "print this help")
+    .helpCommand(false)
+    .configureHelp({ showGlobalOptions: true })
+    // main.ts prints errors, in our words.
+    .configureOutput({ outputError: () => {} })
+    .exitOverride()
+    .addHelpText("after", EXAMPLES)
+    .hook("preSubcommand", async (parent, command) => {
+      context.begin(command.name(), parent.opts<GlobalOptions>());
+      const entry = COMMANDS.find((one) => one.name === command.name());
+      (await entry?.load())?.define(command, context);
+    });
+  for (const { name, summary } of COMMANDS) program.command(name).description(summary);
+  // commander's own help command would print what a command is before it has defined itself.
+  program
+    .command("help", { hidden: true })
+    .argument("[COMMAND]")
+    .action(async (name: string | undefined) => {
+      const words = name === undefined ? ["--help"] : [name, "--help"];
+      await createProgram(context).parseAsync(words, { from: "user" });
+    });
+  return program;
+}

@@ -1,0 +1,92 @@
+/**
+ * Any error as what the user sees: `erofs-nbd: CANNOT WHAT: WHY`, a hint where there is one, and an exit code.
+ *
+ * Called by main.ts alone. Errors are known by shape (message, code, hint, exitCode), because those of netlink/, of the
+ * manager and of src/ are different classes. What has no such shape is a bug of ours and is shown with its stack.
+ */
+import { CommanderError } from "commander";
+import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
+
+interface ErrorShape {
+  readonly code?: unknown;
+  readonly hint?: unknown;
+  readonly exitCode?: unknown;
+  readonly syscall?: unknown;
+  readonly path?: unknown;
+}
+
+const EXIT_CODES: readonly number[] = Object.values(EXIT);
+
+/** The exit code that an error stands for. */
+export function exitCodeOfError(error: unknown): ExitCode {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
+  const carried = (error as ErrorShape | undefined)?.exitCode;
+  if (typeof carried === "number" && EXIT_CODES.includes(carried)) return carried as ExitCode;
+  return exitCodeOf(error instanceof Error && isOurShape(error) ? asKnown(error) : error);
+}
+
+/** Lines for stderr, "" when there is nothing to say (help was asked for). */
+export function formatError(error: unknown, isVerbose: boolean, commandName?: string): string {
+  if (error instanceof CommanderError) return formatUsage(error, commandName);
+  const known = error instanceof Error ? error : new Error(String(error));
+  const isBug = exitCodeOfError(error) === EXIT.bug;
+  const shape = known as ErrorShape;
+  const message = isBug && !isOurShape(known) ? `Cannot go on: ${known.message}` : readable(known);
+  const hint = isBug
+    ? (shape.hint ?? "this is a bug of ours: please report it with the lines below")
+    : shape.hint;
+  const lines = [`erofs-nbd: ${oneLine(message)}`];
+  if (typeof hint === "string") lines.push(`hint: ${oneLine(hint)}`);
+  if (isVerbose && typeof shape.code === "string") lines.push(`code: ${shape.code}`);
+  if (isVerbose || isBug) lines.push(...stacksOf(known));
+  return `${lines.join("\n")}\n`;
+}
+
+/** commander's «error: unknown option '--foo'», with its suggestion on a second line, in our words. */
+function formatUsage(error: CommanderError, commandName: string | undefined): string {
+  if (error.exitCode === 0 || error.code === "commander.help") return "";
+  const [first = "", ...more] = error.message.replace(/^error: /, "").split("\n");
+  const hint = more.join(" ").replace(/^\((.*)\)$/, "$1") || helpHint(commandName);
+  return `erofs-nbd: Cannot understand the command line: ${first}\nhint: ${hint}\n`;
+}
+
+function helpHint(commandName: string | undefined): string {
+  return commandName === undefined
+    ? "erofs-nbd --help lists the commands"
+    : `see erofs-nbd ${commandName} --help`;
+}
+
+/** Errors of ours, wherever they were made: a stable code and a sentence that begins with Cannot. */
+function isOurShape(error: Error): boolean {
+  const { code } = error as ErrorShape;
+  return typeof code === "string" && code.startsWith("ERR_") && error.message.startsWith("Cannot ");
+}
+
+/** An error of our shape and of an unknown class counts as what its code says; the kernel's and the system's as such. */
+function asKnown(error: Error): unknown {
+  if (error instanceof ErofsNbdError || "errno" in error) return error;
+  return new ErofsNbdError("ERR_SYSCALL", error.message);
+}
+
+/** Node's own system errors say «ENOENT: no such file or directory, open '/x'». */
+function readable(error: Error): string {
+  const { code, syscall, path } = error as ErrorShape;
+  if (error.message.startsWith("Cannot ") || typeof syscall !== "string") return error.message;
+  return `Cannot ${syscall}${typeof path === "string" ? ` ${path}` : ""}: ${String(code)}`;
+}
+
+/** A file name may hold a line break; our messages may not. */
+function oneLine(text: string): string {
+  return text.trim().replace(/[\r\n]+/g, "\\n");
+}
+
+function stacksOf(error: Error): string[] {
+  const lines = [error.stack ?? error.message];
+  const seen = new Set<unknown>([error]);
+  for (let cause = error.cause; cause !== undefined && !seen.has(cause); ) {
+    seen.add(cause);
+    lines.push(`caused by: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`);
+    cause = cause instanceof Error ? cause.cause : undefined;
+  }
+  return lines;
+}

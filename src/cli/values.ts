@@ -1,0 +1,107 @@
+/**
+ * Option values and targets as users write them: strictly read, refused with what was got and what is wanted.
+ *
+ * Pure but for `readTarget`, which resolves paths. The manager checks again; here the message can name the option.
+ */
+import { realpath } from "node:fs/promises";
+import { resolve } from "node:path";
+import { ErofsNbdError } from "../errors.ts";
+import type { Target } from "../manager/control-protocol.ts";
+
+/** The manager's limits, repeated here because their home loads the whole schema library; a test compares them. */
+export const LIMITS: {
+  readonly timeoutSeconds: number;
+  readonly connections: number;
+  readonly index: number;
+} = { timeoutSeconds: 2_000_000, connections: 64, index: 1_048_575 };
+
+const WHOLE_NUMBER = /^(0|[1-9]\d{0,15})$/;
+const DEVICE_NAME = /^(?:\/dev\/)?nbd(0|[1-9]\d*)$/;
+
+/** A refused value; `option` as the user spells it. */
+export function badValue(option: string, got: string, wanted: string, hint?: string): ErofsNbdError {
+  const shown = got === "" ? "an empty value" : got;
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot use ${option} ${shown}: wanted ${wanted}`, { hint });
+}
+
+/** A whole number in decimal digits, nothing around them. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function readWhole(option: string, text: string, min: number, max: number): number {
+  const value = Number(text);
+  if (!WHOLE_NUMBER.test(text) || value < min || value > max) {
+    throw badValue(option, text, `a whole number from ${min} to ${max}`);
+  }
+  return value;
+}
+
+/** Whole seconds, or `never`, which the kernel spells 0. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function readTimeout(option: string, text: string): number {
+  if (text === "never") return 0;
+  const value = Number(text);
+  if (!WHOLE_NUMBER.test(text) || value < 1 || value > LIMITS.timeoutSeconds) {
+    throw badValue(option, text, `whole seconds from 1 to ${LIMITS.timeoutSeconds}, or never`);
+  }
+  return value;
+}
+
+/** A power of two from 512 to 65536. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function readBlockSize(option: string, text: string): number {
+  const value = Number(text);
+  const fits = WHOLE_NUMBER.test(text) && value >= 512 && value <= 65_536 && (value & (value - 1)) === 0;
+  if (!fits) throw badValue(option, text, "a power of two from 512 to 65536, in bytes");
+  return value;
+}
+
+/** The index of a device spelled nbd3, /dev/nbd3 or 3. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function readDevice(option: string, text: string): number {
+  const index = deviceIndex(text);
+  if (index === undefined) {
+    const hint = text.startsWith("/dev/") ? "only devices of the kernel's nbd driver can be used" : undefined;
+    throw badValue(option, text, "an nbd device: nbd3, /dev/nbd3 or 3", hint);
+  }
+  if (index > LIMITS.index) throw badValue(option, text, `an index from 0 to ${LIMITS.index}`);
+  return index;
+}
+
+/**
+ * A device in any spelling; anything else is a path, of an image or a mount point, made absolute with its links
+ * resolved where it exists. `./3` is a path.
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export async function readTarget(text: string): Promise<Target> {
+  if (text === "") throw badValue("target", text, "a device, an image or a mount point");
+  if (deviceIndex(text) !== undefined) return { index: readDevice("target", text) };
+  const absolute = resolve(text);
+  try {
+    return { path: await realpath(absolute) };
+  } catch {
+    // An image may have been removed while it is attached: its device can still be named by the path it had.
+    return { path: absolute };
+  }
+}
+
+function deviceIndex(text: string): number | undefined {
+  const digits = WHOLE_NUMBER.exec(text)?.[1] ?? DEVICE_NAME.exec(text)?.[1];
+  return digits === undefined ? undefined : Number(digits);
+}
+
+/** Where `serve --listen` listens. */
+export interface ListenAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** The port that IANA gave NBD. */
+export const NBD_PORT = 10_809;
+
+/** HOST, HOST:PORT, [IPV6] or [IPV6]:PORT. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function readListenAddress(option: string, text: string): ListenAddress {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^[\]:/\s]+))(?::([^:]*))?$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  if (host === undefined) {
+    const hint =
+      (text.match(/:/g)?.length ?? 0) > 1 ? "put an IPv6 address into brackets: [::1]:10809" : undefined;
+    throw badValue(option, text, "HOST, HOST:PORT or [IPV6]:PORT", hint);
+  }
+  const port = match?.[3];
+  return { host, port: port === undefined ? NBD_PORT : readWhole(`${option} port`, port, 1, 65_535) };
+}

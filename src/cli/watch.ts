@@ -1,0 +1,110 @@
+/**
+ * `status --watch`: the devices, then every event, across the deaths of managers, until a signal or a closed output.
+ *
+ * Called by the status command. It never starts a manager but the first time, where records ask for one; later it
+ * waits for one to appear.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { ErofsNbdError } from "../errors.ts";
+import { ControlClient } from "../manager/control-client.ts";
+import type { DeviceEvent, DeviceStatus, Target } from "../manager/control-protocol.ts";
+import { findManager, runDirOf } from "./connection.ts";
+import type { CliContext } from "./context.ts";
+import { formatEvent, formatTable } from "./output.ts";
+
+const LOOK_AGAIN_MS = 500;
+
+/** What is watched, and how it is shown. */
+interface View {
+  readonly context: CliContext;
+  readonly target: Target | null;
+  readonly json: boolean;
+  /** The node that the target named, once it is known: events carry nothing else. */
+  device: string | undefined;
+}
+
+/** Resolves at the first signal, or when nobody reads any more. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
+export async function watch(context: CliContext, target: Target | null, json: boolean): Promise<void> {
+  const view: View = { context, target, json, device: undefined };
+  const stop = new AbortController();
+  context.onOutputGone = () => stop.abort();
+  void context.interrupts.wait().then(() => stop.abort());
+  let client = await findManager(context);
+  if (client === undefined && target !== null) {
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot watch the target: it is not attached");
+  }
+  if (client === undefined) context.note("no devices attached; waiting for a manager");
+  while (!stop.signal.aborted) {
+    client ??= await nextManager(context, stop.signal);
+    if (client === undefined) return;
+    await follow(view, client, stop.signal);
+    client = undefined;
+    if (!stop.signal.aborted) await printNote(view, "the manager went away; waiting for another one");
+  }
+}
+
+/** The devices, then events, until the manager or the watching ends. */
+async function follow(view: View, client: ControlClient, stop: AbortSignal): Promise<void> {
+  // Events that come while the devices are still being asked for are printed after them.
+  const early: DeviceEvent[] = [];
+  let isEarly = true;
+  const ended = new Promise<void>((resolve) => {
+    stop.addEventListener("abort", () => resolve(), { once: true });
+    const onEvent = (event: DeviceEvent): void => {
+      if (isEarly) early.push(event);
+      else void printEvent(view, event);
+    };
+    client.watch(onEvent, resolve).catch(() => resolve());
+  });
+  try {
+    const { devices, notes } = await client.request("status", { target: view.target });
+    for (const note of notes) await printNote(view, note);
+    view.device ??= view.target === null ? undefined : (devices[0]?.device ?? undefined);
+    await printDevices(view, devices);
+    for (const event of early) await printEvent(view, event);
+    isEarly = false;
+    await ended;
+  } catch (error) {
+    // Only the first look may fail: a target that is gone later is an event, and so is a manager.
+    const isGone = (error as { code?: unknown }).code === "ERR_CONTROL" || view.device !== undefined;
+    if (!isGone) throw error;
+    isEarly = false;
+    await ended;
+  } finally {
+    client.close();
+  }
+}
+
+async function printDevices(view: View, devices: readonly DeviceStatus[]): Promise<void> {
+  const { context, json } = view;
+  if (!json) {
+    if (devices.length > 0) return context.print(formatTable(devices));
+    return context.note("no devices attached");
+  }
+  const at = new Date().toISOString();
+  for (const status of devices) {
+    await context.print(JSON.stringify({ at, device: status.device, event: "status", status }));
+  }
+}
+
+async function printEvent(view: View, event: DeviceEvent): Promise<void> {
+  if (view.target !== null && event.device !== view.device) return;
+  await view.context.print(view.json ? JSON.stringify(event) : formatEvent(event));
+}
+
+/** Notes are events in JSON, so that a program that watches learns of them. */
+async function printNote(view: View, message: string): Promise<void> {
+  if (!view.json) return view.context.note(message);
+  const note = { at: new Date().toISOString(), device: null, event: "note", message };
+  await view.context.print(JSON.stringify(note));
+}
+
+async function nextManager(context: CliContext, stop: AbortSignal): Promise<ControlClient | undefined> {
+  const runDir = runDirOf(context);
+  while (!stop.aborted) {
+    const client = await ControlClient.connect(runDir);
+    if (client !== undefined) return client;
+    await sleep(LOOK_AGAIN_MS, undefined, { signal: stop }).catch(() => {});
+  }
+  return undefined;
+}

@@ -1,0 +1,25 @@
+/**
+ * The DeviceView of real life: sysfs, and reads by processes that can be lost.
+ *
+ * Supervisors, orphans and adoption get it by default; tests pass a view of their own making.
+ */
+import type { DeviceView } from "./ports.ts";
+import { probeDevice } from "./probe.ts";
+import {
+  backendOf,
+  configuringThread,
+  deviceSizeBytes,
+  findByBackend,
+  readsInFlight,
+  setIoTimeout,
+} from "./sysfs.ts";
+
+export const SYSFS_VIEW: DeviceView = {
+  backendOf,
+  configuringThread,
+  deviceSizeBytes,
+  findByBackend,
+  readsInFlight,
+  setIoTimeout,
+  probe: probeDevice,
+};

@@ -1,0 +1,80 @@
+// @ts-check
+/**
+ * Reads random blocks of a device past the page cache, several at a time, and compares each with the image.
+ *
+ *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES
+ *
+ * Prints «reading» once reads are on their way, reads until its stdin ends, then prints one JSON line: how many reads,
+ * errors and wrong blocks, and how long the slowest took. A process of its own, because its reads may wait in the
+ * kernel where no signal reaches them.
+ */
+import { closeSync, constants, openSync, read, readFileSync } from "node:fs";
+import koffi from "koffi";
+
+const [, , device = "", image = "", depthText = "8", blockText = "4096"] = process.argv;
+const depth = Number(depthText);
+const blockBytes = Number(blockText);
+const fd = openSync(device, constants.O_RDONLY | constants.O_DIRECT);
+const wanted = readFileSync(image);
+const blocks = Math.floor(wanted.length / blockBytes);
+
+/** @type {{ startedMs: number, tookMs: number }[]} */
+const latencies = [];
+let errors = 0;
+let mismatches = 0;
+let firstError = "";
+let stopping = false;
+let running = depth;
+
+/** O_DIRECT wants memory aligned to the device's blocks. */
+function alignedBuffer() {
+  const space = new Uint8Array(new ArrayBuffer(blockBytes + 4096));
+  const start = Number(4096n - (BigInt(koffi.address(space)) % 4096n)) % 4096;
+  return space.subarray(start, start + blockBytes);
+}
+
+/** @param {Uint8Array} buffer */
+function readOne(buffer) {
+  if (stopping) {
+    running -= 1;
+    if (running === 0) report();
+    return;
+  }
+  const at = Math.floor(Math.random() * blocks) * blockBytes;
+  const startedMs = performance.now();
+  read(fd, buffer, 0, blockBytes, at, (error, got) => {
+    latencies.push({ startedMs, tookMs: performance.now() - startedMs });
+    if (error !== null) {
+      errors += 1;
+      firstError ||= String(error);
+    } else if (got !== blockBytes || Buffer.compare(buffer, wanted.subarray(at, at + blockBytes)) !== 0) {
+      mismatches += 1;
+    }
+    setImmediate(readOne, buffer);
+  });
+}
+
+function report() {
+  closeSync(fd);
+  const sorted = latencies.map(({ tookMs }) => tookMs).sort((a, b) => a - b);
+  /** @param {number} share */
+  const quantile = (share) => Math.round((sorted[Math.floor(share * (sorted.length - 1))] ?? 0) * 10) / 10;
+  const result = {
+    reads: sorted.length,
+    errors,
+    mismatches,
+    firstError,
+    p50Ms: quantile(0.5),
+    p99Ms: quantile(0.99),
+    p999Ms: quantile(0.999),
+    longestMs: quantile(1),
+  };
+  process.stdout.write(`${JSON.stringify(result)}\n`);
+}
+
+process.stdin.on("data", () => {});
+process.stdin.once("end", () => {
+  stopping = true;
+});
+for (let slot = 0; slot < depth; slot += 1) readOne(alignedBuffer());
+process.stdout.write("reading\n");

@@ -1,0 +1,158 @@
+/**
+ * A manager that dies: reads go on without it, the next one finds what it left, and nobody is locked out.
+ */
+import { spawn } from "node:child_process";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
+import {
+  afterFailovers,
+  allGone,
+  attach,
+  CLI,
+  cleanUpAfterFailure,
+  detachAll,
+  erofsNbd,
+  erofsNbdOk,
+  expectFlawless,
+  killUnderLoad,
+  readsInFlight,
+  startReader,
+  status,
+  until,
+  workerOf,
+  workersOf,
+} from "./product.ts";
+
+const RUN_DIR = "/run/erofs-nbd";
+let directory: string;
+let image: string;
+
+beforeAll(async () => {
+  directory = mkdtempSync("/tmp/manager-");
+  fillDirectory(join(directory, "tree"), 20, 8 << 20);
+  image = join(directory, "image.erofs");
+  await makeImage(image, join(directory, "tree"));
+});
+
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+const records = (): string[] => (existsSync(`${RUN_DIR}/devices`) ? readdirSync(`${RUN_DIR}/devices`) : []);
+
+async function kill(...pids: number[]): Promise<void> {
+  for (const pid of pids) process.kill(pid, "SIGKILL");
+  await allGone(pids);
+}
+
+describe("a manager that dies", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+
+  test("leaves its workers serving; the next command starts another, which takes the device over", async () => {
+    const device = await attach(image);
+    const reader = await startReader(device.device ?? "", image);
+    const workers = workersOf(device.managerPid);
+    await until("reads in flight", () => readsInFlight(device.index ?? -1) > 0);
+    await kill(device.managerPid);
+    const alone = await startReader(device.device ?? "", image, 1);
+    expectFlawless(await alone.stop());
+    const seen = await erofsNbd("status", "--json");
+    expect(seen).toMatchObject({ code: 0 });
+    expect(seen.stderr).toContain("taken over");
+    const after = await afterFailovers(device.device ?? "", 1);
+    expectFlawless(await reader.stop());
+    expect(after.identifier).toBe(device.identifier);
+    expect(after.managerPid).not.toBe(device.managerPid);
+    expect(after.counters).toMatchObject({ reconnects: 1, failedFailovers: 0 });
+    await allGone(workers);
+    await detachAll();
+    expect(records()).toEqual([]);
+  });
+
+  test("together with all its workers: reads wait, and go on when the next manager has come", async () => {
+    const device = await attach(image);
+    const reader = await startReader(device.device ?? "", image);
+    const victims = workersOf(device.managerPid);
+    // First the manager, or it would mend what is being broken.
+    process.kill(device.managerPid, "SIGKILL");
+    await killUnderLoad(device, reader.depth, victims);
+    await allGone([device.managerPid, ...victims]);
+    await erofsNbdOk("status");
+    const after = await afterFailovers(device.device ?? "", 1);
+    expectFlawless(await reader.stop());
+    expect(after.counters).toMatchObject({ failedFailovers: 0 });
+    await detachAll();
+  });
+
+  test("does not lock its user out: attach and detach work at once, and touch only what is ours", async () => {
+    const first = await attach(image);
+    await kill(first.managerPid);
+    const second = await attach(image);
+    expect(second.index).not.toBe(first.index);
+    expect((await status(first.device ?? "")).identifier).toBe(first.identifier);
+    await kill(second.managerPid);
+    expect(await erofsNbd("detach", first.device ?? "")).toMatchObject({ code: 0 });
+    expect(await erofsNbd("detach", `${second.index}`)).toMatchObject({ code: 0 });
+    await until("no record", () => records().length === 0);
+    expect(await erofsNbd("detach", first.device ?? "")).toMatchObject({ code: 3 });
+  });
+
+  test("and whose image was replaced meanwhile: the old worker is left to serve, the device can be detached", async () => {
+    const copy = join(directory, "copy.erofs");
+    writeFileSync(copy, readFileSync(image));
+    const device = await attach(copy);
+    const workers = workersOf(device.managerPid);
+    await kill(device.managerPid);
+    writeFileSync(`${copy}.new`, readFileSync(image));
+    renameSync(`${copy}.new`, copy);
+    const seen = await erofsNbd("status");
+    expect(seen.stderr).toContain("is not what was attached");
+    const reader = await startReader(device.device ?? "", image, 2);
+    expectFlawless(await reader.stop());
+    expect(workers).toContain(workerOf(await status(device.device ?? "")));
+    expect(await erofsNbd("detach", copy)).toMatchObject({ code: 0 });
+    await allGone(workers);
+  });
+
+  test("leaves a record of an earlier boot: it is cleared, and said", async () => {
+    const device = await attach(image);
+    const path = join(RUN_DIR, "devices", records()[0] ?? "");
+    const record = readFileSync(path, "utf8");
+    await detachAll();
+    writeFileSync(
+      path,
+      record.replace(/"bootId": "[^"]+"/, '"bootId": "00000000-0000-0000-0000-000000000000"'),
+    );
+    const seen = await erofsNbd("status");
+    expect(seen).toMatchObject({ code: 0 });
+    expect(seen.stderr).toContain("before the machine was booted");
+    expect(records()).toEqual([]);
+    expect(device.identifier).toHaveLength(36);
+  });
+
+  test("at any instant of an attach: nothing stays that the next command does not find", async () => {
+    for (const waitMs of [0, 300, 600, 900, 1200, 1500]) {
+      const child = spawn(process.execPath, [CLI, "attach", image], { stdio: "ignore" });
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
+      const pid = Number(
+        existsSync(`${RUN_DIR}/manager.lock`) ? readFileSync(`${RUN_DIR}/manager.lock`, "utf8") : 0,
+      );
+      if (pid > 0 && existsSync(`/proc/${pid}`)) process.kill(pid, "SIGKILL");
+      await new Promise((resolve) => child.once("close", resolve));
+      const all = await erofsNbd("detach", "--all");
+      expect([0, 3]).toContain(all.code);
+      await until("no record", () => records().length === 0);
+      await until("no device", () => !existsSync("/sys/block/nbd0/pid"));
+    }
+  });
+});

@@ -1,0 +1,201 @@
+/**
+ * `mount`, `umount`, and what a plain umount(8) leaves: nothing. And the legacy path, to show the difference.
+ */
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
+import {
+  afterFailovers,
+  allGone,
+  attach,
+  CLI,
+  cleanUpAfterFailure,
+  detachAll,
+  erofsNbd,
+  erofsNbdOk,
+  expectFlawless,
+  isAlive,
+  killUnderLoad,
+  run,
+  startReader,
+  status,
+  statuses,
+  statusWhen,
+  until,
+  workerOf,
+  workersOf,
+} from "./product.ts";
+
+let directory: string;
+let image: string;
+let tree: string;
+let mountPoint: string;
+
+beforeAll(async () => {
+  directory = mkdtempSync("/tmp/mount-");
+  tree = join(directory, "tree");
+  fillDirectory(tree, 60, 16 << 20);
+  image = join(directory, "image.erofs");
+  await makeImage(image, tree);
+  mountPoint = join(directory, "a mount point");
+  mkdirSync(mountPoint);
+});
+
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+/** One sum over all files below a directory, names and contents. */
+function checksum(root: string): string {
+  const hash = createHash("sha256");
+  for (const entry of readdirSync(root, { recursive: true, withFileTypes: true }).sort((a, b) =>
+    a.name < b.name ? -1 : 1,
+  )) {
+    if (entry.isFile()) hash.update(entry.name).update(readFileSync(join(entry.parentPath, entry.name)));
+  }
+  return hash.digest("hex");
+}
+
+const dropCaches = async (): Promise<void> => {
+  await run("sh", ["-c", "echo 3 > /proc/sys/vm/drop_caches"]);
+};
+
+describe("a mount", () => {
+  guarded([...LINK_DEATH_LINES, /EXT4|erofs/]);
+  cleanUpAfterFailure();
+
+  test("shows the tree, survives its worker, and a plain umount ends everything", async () => {
+    await erofsNbdOk("mount", image, mountPoint);
+    const wanted = checksum(tree);
+    expect(checksum(mountPoint)).toBe(wanted);
+    const [device] = await statuses();
+    if (device === undefined) throw new Error("nothing is attached");
+    expect(device.mountPoints).toEqual([mountPoint]);
+    const pids = [device.managerPid, ...workersOf(device.managerPid)];
+
+    await dropCaches();
+    const reader = await startReader(device.device ?? "", image);
+    await killUnderLoad(device, reader.depth);
+    const sum = checksum(mountPoint);
+    await afterFailovers(device.device ?? "", 1);
+    expectFlawless(await reader.stop());
+    expect(sum).toBe(wanted);
+
+    expect(await run("umount", [mountPoint])).toMatchObject({ code: 0 });
+    await allGone(pids);
+    expect(readdirSync("/run/erofs-nbd/devices")).toEqual([]);
+    expect(existsSync(`/sys/block/nbd${device.index}/pid`)).toBe(false);
+  });
+
+  test("can be unmounted while nobody serves it, and ends all the same", async () => {
+    await erofsNbdOk("mount", image, mountPoint);
+    const [device] = await statuses();
+    if (device === undefined) throw new Error("nothing is attached");
+    const pids = workersOf(device.managerPid);
+    process.kill(device.managerPid, "SIGKILL");
+    for (const pid of pids) process.kill(pid, "SIGKILL");
+    await allGone([device.managerPid, ...pids]);
+    expect(await run("umount", [mountPoint])).toMatchObject({ code: 0 });
+    await until("the device's end", () => !existsSync(`/sys/block/nbd${device.index}/pid`));
+    const seen = await erofsNbd("status");
+    expect(seen).toMatchObject({ code: 0 });
+    expect(seen.stderr).toContain("no longer attached");
+    await until("no record", () => readdirSync("/run/erofs-nbd/devices").length === 0);
+  });
+
+  test("is undone by `erofs-nbd umount`, which returns when nothing is left", async () => {
+    await erofsNbdOk("mount", image, mountPoint);
+    const [device] = await statuses();
+    await erofsNbdOk("umount", mountPoint);
+    expect(existsSync(`/sys/block/nbd${device?.index}/pid`)).toBe(false);
+    expect(readdirSync("/run/erofs-nbd/devices")).toEqual([]);
+    await allGone([device?.managerPid ?? 1]);
+  });
+
+  test("that is interrupted at any moment leaves a whole mount or nothing", async () => {
+    for (const waitMs of [400, 800, 1200, 1600, 2000, 2400]) {
+      const child = spawn(process.execPath, [CLI, "mount", image, mountPoint], { stdio: "ignore" });
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
+      child.kill("SIGKILL");
+      await new Promise((resolve) => child.once("close", resolve));
+      // A mount(8) that was under way goes on to its end without its parent.
+      await until("the end of mount(8)", () => !mountRuns());
+      const mounted = readFileSync("/proc/self/mountinfo", "utf8").includes("a\\040mount\\040point");
+      if (mounted) expect(await run("umount", [mountPoint])).toMatchObject({ code: 0 });
+      await until(
+        "no device",
+        () =>
+          !readdirSync("/sys/block").some(
+            (name) => name.startsWith("nbd") && existsSync(`/sys/block/${name}/pid`),
+          ),
+      );
+    }
+  });
+
+  test("is not detached by accident: refused with the mount points, done with --force", async () => {
+    await erofsNbdOk("mount", image, mountPoint);
+    const refused = await erofsNbd("detach", image);
+    expect(refused).toMatchObject({ code: 2 });
+    expect(refused.stderr).toContain(`mounted at ${mountPoint}`);
+    expect(checksum(mountPoint)).toBe(checksum(tree));
+    await erofsNbdOk("detach", "--force", image);
+    expect(await run("umount", [mountPoint])).toMatchObject({ code: 0 });
+  });
+});
+
+/** Whether a mount(8) of ours is still at work. */
+function mountRuns(): boolean {
+  return readdirSync("/proc").some((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, "utf8").startsWith("mount\0-t\0erofs");
+    } catch {
+      return false;
+    }
+  });
+}
+
+describe("two attaches of one image", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+
+  test("are two devices; detaching the image ends both", async () => {
+    const first = await attach(image);
+    const second = await attach(image);
+    expect(second.index).not.toBe(first.index);
+    expect(second.managerPid).toBe(first.managerPid);
+    await erofsNbdOk("detach", image);
+    await allGone([first.managerPid]);
+  });
+});
+
+describe("the ioctl path", () => {
+  guarded([...LINK_DEATH_LINES, /I\/O error/, /Attempted send on invalid socket|shutting down/]);
+  cleanUpAfterFailure();
+
+  test("attaches and detaches", async () => {
+    const device = await attach("--ioctl", image);
+    expect(device).toMatchObject({ interface: "ioctl", state: "serving" });
+    const reader = await startReader(device.device ?? "", image, 2);
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+
+  test("loses the device where netlink loses nothing: the same kill, and reads fail", async () => {
+    const device = await attach("--ioctl", image);
+    const reader = await startReader(device.device ?? "", image);
+    const worker = workerOf(device);
+    await killUnderLoad(device, reader.depth);
+    const after = await statusWhen(device.device ?? "", "the loss", (now) => now.state === "failed");
+    expect(after.counters).toMatchObject({ reconnects: 0, failedFailovers: 1 });
+    expect(after.lastFailover).toMatchObject({ result: "failed" });
+    expect(after.lastFailover?.cause).toContain(`worker ${worker} was killed by SIGKILL`);
+    const report = await reader.stop();
+    expect(report.errors + report.mismatches).toBeGreaterThan(0);
+    expect(isAlive(worker)).toBe(false);
+    await detachAll();
+    expect(await status("/dev/nbd0").catch((error: Error) => error.message)).toContain("not attached");
+  });
+});

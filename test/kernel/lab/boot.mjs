@@ -1,0 +1,190 @@
+// @ts-check
+/**
+ * Boots a real kernel as a process of this machine, runs one command in it and hands back what it left.
+ *
+ * Called by the kernel tests, the demo and `npm run lab`. The guest sees the host's files through a read-only hostfs
+ * under an overlay, so whatever it does to them is gone with it; only the shared output directory is written through.
+ * No process of a guest outlives boot(): a process group of its own, killed at the end whatever happened.
+ */
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { LabError } from "./errors.mjs";
+import { startKernel } from "./kernel-process.mjs";
+import { KERNELS, prepareKernel } from "./kernels.mjs";
+import { followOutput } from "./output.mjs";
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+const DEFAULT_TIMEOUT_MS = 120_000;
+const DEFAULT_MEMORY_MIB = 2048;
+const TAIL_LINES = 25;
+
+/** @typedef {import("./types.ts").BootOptions} BootOptions */
+/** @typedef {import("./types.ts").BootResult} BootResult */
+/** @typedef {import("./kernels.mjs").PreparedKernel} PreparedKernel */
+
+/** The project's directory: the same path inside and outside. */
+export const PROJECT_DIR = resolve(HERE, "../../..");
+
+/** Every kernel the lab has. */
+export const KERNEL_SERIES = /** @type {import("./types.ts").KernelSeries[]} */ (Object.keys(KERNELS));
+
+/**
+ * Boots, runs, powers off.
+ * @param {BootOptions} options
+ * @returns {Promise<BootResult>} also when the command failed: see `exitCode`
+ * @throws {LabError} ERR_LAB_BOOT when the guest ended without reporting or was out of time; the message has the
+ *   tails of its output and kernel log
+ */
+export async function boot(options) {
+  options.onProgress?.(`preparing kernel ${options.kernel}`);
+  const kernel = await prepareKernel(options.kernel);
+  const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+  const scratch = mkdtempSync(join(tmpdir(), "erofs-nbd-lab-"));
+  const share = resolve(options.outputDir ?? join(scratch, "share"));
+  try {
+    writeJob(share, kernel, options, timeoutMs);
+    const startedAtMs = Date.now();
+    const end = await runKernel(kernel, options, { share, scratch, timeoutMs });
+    const totalMs = Date.now() - startedAtMs;
+    const text = (/** @type {string} */ name) => readIfThere(join(share, name));
+    const dmesg = text("dmesg") || text("console.log");
+    const status = text("status").trim();
+    if (status === "")
+      throw guestDied(kernel, end, { dmesg, stdout: text("stdout"), stderr: text("stderr") });
+    return {
+      kernel: options.kernel,
+      version: kernel.version,
+      exitCode: Number.parseInt(status, 10),
+      stdout: text("stdout"),
+      stderr: text("stderr"),
+      dmesg,
+      bootMs: Math.round(statSync(join(share, "started")).mtimeMs - startedAtMs),
+      totalMs,
+      outputDir: share,
+    };
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Fills the shared directory with what the guest's scripts read.
+ * @param {string} share
+ * @param {PreparedKernel} kernel
+ * @param {BootOptions} options
+ * @param {number} timeoutMs
+ */
+function writeJob(share, kernel, options, timeoutMs) {
+  if (/[\s,"'\\]/.test(share)) {
+    throw new LabError(
+      "ERR_LAB_ARGUMENT",
+      `Cannot use ${share} as output directory: blanks, commas or quotes in it`,
+    );
+  }
+  if (options.command.length === 0) throw new LabError("ERR_LAB_ARGUMENT", "Cannot boot: no command given");
+  mkdirSync(share, { recursive: true });
+  for (const old of ["status", "started", "dmesg", "stdout", "stderr", "results.jsonl"])
+    rmSync(join(share, old), { force: true });
+  for (const name of ["stdout", "stderr"]) writeFileSync(join(share, name), "");
+  const settings = {
+    lab_share: share,
+    lab_project: PROJECT_DIR,
+    lab_version: kernel.version,
+    lab_modules: kernel.modulesPath,
+    lab_load: (options.modules ?? ["nbd", "erofs"]).join(" "),
+    lab_last_words_seconds: String(Math.max(1, Math.floor((timeoutMs / 1000) * 0.8) - 3)),
+  };
+  const lines = Object.entries(settings).map(([name, value]) => `${name}=${quote(value)}`);
+  writeFileSync(join(share, "settings.sh"), `${lines.join("\n")}\n`);
+  const environment = {
+    PATH: `${dirname(process.execPath)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
+    HOME: "/root",
+    USER: "root",
+    LANG: "C.UTF-8",
+    TERM: "dumb",
+    EROFS_NBD_LAB_KERNEL: options.kernel,
+    EROFS_NBD_LAB_SHARE: share,
+    ...options.env,
+  };
+  const pairs = Object.entries(environment).map(([name, value]) => quote(`${name}=${value}`));
+  const words = options.command.map(quote);
+  writeFileSync(
+    join(share, "command.sh"),
+    `cd ${quote(options.cwd ?? PROJECT_DIR)} || exit 127\nexec env -i ${[...pairs, ...words].join(" ")}\n`,
+  );
+  copyFileSync(join(HERE, "guest-main.sh"), join(share, "guest-main.sh"));
+}
+
+/**
+ * Runs the kernel to its end or to the time limit, and leaves no process of it.
+ * @param {PreparedKernel} kernel
+ * @param {BootOptions} options
+ * @param {{ share: string, scratch: string, timeoutMs: number }} place
+ * @returns {Promise<string>} how it ended, for people
+ */
+async function runKernel(kernel, options, place) {
+  const memoryMiB = options.memoryMiB ?? DEFAULT_MEMORY_MIB;
+  const guest = startKernel(kernel, { ...place, memoryMiB });
+  const output = followOutput(place.share, options.onOutput);
+  let ending = "";
+  const kill = (/** @type {string} */ why) => {
+    ending = why;
+    guest.kill();
+  };
+  const timer = setTimeout(() => kill(`was still running after ${place.timeoutMs} ms`), place.timeoutMs);
+  const onAbort = () => kill("was aborted by its caller");
+  options.signal?.addEventListener("abort", onAbort, { once: true });
+  if (options.signal?.aborted === true) onAbort();
+  try {
+    const how = await guest.ended;
+    return ending === "" ? how : ending;
+  } finally {
+    clearTimeout(timer);
+    options.signal?.removeEventListener("abort", onAbort);
+    output.close();
+  }
+}
+
+/**
+ * @param {PreparedKernel} kernel
+ * @param {string} end
+ * @param {{ dmesg: string, stdout: string, stderr: string }} left
+ */
+function guestDied(kernel, end, left) {
+  const parts = Object.entries(left)
+    .filter(([, text]) => text.trim() !== "")
+    .map(([name, text]) => `--- ${name}, last lines ---\n${tail(text)}`);
+  return new LabError(
+    "ERR_LAB_BOOT",
+    `Cannot finish the run on kernel ${kernel.series}: the guest ${end}\n${parts.join("\n")}`,
+  );
+}
+
+/** @param {string} text */
+function tail(text) {
+  return text.trimEnd().split("\n").slice(-TAIL_LINES).join("\n");
+}
+
+/** @param {string} path */
+function readIfThere(path) {
+  return existsSync(path) ? readFileSync(path, "utf8") : "";
+}
+
+/**
+ * One shell word.
+ * @param {string} value
+ */
+function quote(value) {
+  return `'${value.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,3 @@
+/** Types of host.mjs for TypeScript callers. */
+export declare const HOST_KERNEL: "host";
+export declare function hostObstacle(): string | undefined;

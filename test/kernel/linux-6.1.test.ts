@@ -1,0 +1,4 @@
+/** The guest suite on Linux 6.1; see linux-suite.ts. */
+import { declareKernel } from "./linux-suite.ts";
+
+await declareKernel("6.1");

@@ -1,0 +1,180 @@
+/**
+ * Runs the guest suite once on one kernel and declares each of its tests as a test of this run, under the kernel's
+ * name. Each linux-*.test.ts calls `declareKernel` at its top level: the guest runs while that file is collected.
+ *
+ * A test that did not report is a failure, never missing. Where kernels can't be booted at all the suite is skipped
+ * with the reason, but fails under CI.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
+import { join } from "node:path";
+import type { TestContext } from "vitest";
+import { describe, test } from "vitest";
+import { boot, PROJECT_DIR } from "./lab/boot.mjs";
+import { HOST_KERNEL, hostObstacle } from "./lab/host.mjs";
+import type { GuestEnd, GuestTest } from "./lab/report.ts";
+import { readReport } from "./lab/report.ts";
+import type { KernelSeries } from "./lab/types.ts";
+
+const GUEST_DIR = "test/kernel/guest";
+const SUITE = "test/kernel/lab/guest-suite.mjs";
+const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? 15 * 60_000);
+const EVIDENCE_LINES = 40;
+
+/** What came of running the suite; `obstacle` when it could not run at all. */
+type Outcome = { readonly tests: readonly GuestTest[] } | { readonly obstacle: string };
+
+/** How the runner ended, or why it could not start. */
+type Run = Omit<GuestEnd, "evidence"> | { readonly obstacle: string };
+
+/**
+ * Runs the suite and declares its tests.
+ * @param kernel a series of the lab, or "host" for this machine's own kernel
+ */
+export async function declareKernel(kernel: KernelSeries | typeof HOST_KERNEL): Promise<void> {
+  const outcome = await runSuite(kernel);
+  describe(kernel === HOST_KERNEL ? "this machine's kernel" : `linux ${kernel}`, () => {
+    if ("obstacle" in outcome) declareObstacle(outcome.obstacle);
+    else declareTests(outcome.tests);
+  });
+}
+
+async function runSuite(kernel: KernelSeries | typeof HOST_KERNEL): Promise<Outcome> {
+  const filters = (process.env["EROFS_NBD_GUEST_FILTER"] ?? "").split(" ").filter((word) => word !== "");
+  const files = readdirSync(join(PROJECT_DIR, GUEST_DIR))
+    .filter((name) => name.endsWith(".test.ts"))
+    .map((name) => `${GUEST_DIR}/${name}`)
+    .filter((file) => filters.length === 0 || filters.some((word) => file.includes(word)));
+  if (files.length === 0) return { obstacle: `no guest test file matches ${filters.join(" ")}` };
+  const place = join(PROJECT_DIR, ".cache", "kernel-tests");
+  mkdirSync(place, { recursive: true });
+  const directory = mkdtempSync(join(place, `${kernel}-`));
+  const words = [process.execPath, SUITE, ...filters];
+  const run = await (kernel === HOST_KERNEL
+    ? runHere(words, directory)
+    : runInGuest(kernel, words, directory));
+  if ("obstacle" in run) {
+    rmSync(directory, { recursive: true, force: true });
+    return run;
+  }
+  const results = join(directory, "results.jsonl");
+  const text = existsSync(results) ? readFileSync(results, "utf8") : "";
+  const tests = readReport(text, files, { ...run, evidence: evidenceIn(directory) });
+  // What a failed run left is evidence, what a passed one left is litter.
+  if (tests.every((each) => each.state !== "failed")) rmSync(directory, { recursive: true, force: true });
+  return { tests };
+}
+
+async function runInGuest(kernel: KernelSeries, words: readonly string[], directory: string): Promise<Run> {
+  try {
+    const { exitCode } = await boot({
+      kernel,
+      command: words,
+      env: { EROFS_NBD_LAB_REPORT: "1", CI: process.env["CI"] ?? "", NO_COLOR: "1" },
+      outputDir: directory,
+      timeoutMs: TIME_LIMIT_MS,
+    });
+    return { died: undefined, exitCode };
+  } catch (error) {
+    const { code, message, hint } = error as Error & { code?: string; hint?: string };
+    if (code !== "ERR_LAB_BOOT") return { obstacle: hint === undefined ? message : `${message} (${hint})` };
+    return { died: message.split("\n")[0], exitCode: undefined };
+  }
+}
+
+/** The guest suite as a child of this process, on this machine's kernel. */
+async function runHere(words: readonly string[], directory: string): Promise<Run> {
+  const obstacle = hostObstacle();
+  if (obstacle !== undefined) return { obstacle };
+  const [stdout, stderr] = ["stdout", "stderr"].map((name) => openSync(join(directory, name), "w"));
+  const [file = "", ...args] = words;
+  const child = spawn(file, args, {
+    cwd: PROJECT_DIR,
+    stdio: ["ignore", stdout, stderr],
+    env: { ...process.env, EROFS_NBD_LAB_REPORT: "1", EROFS_NBD_LAB_SHARE: directory, NO_COLOR: "1" },
+    timeout: TIME_LIMIT_MS,
+    killSignal: "SIGKILL",
+  });
+  for (const fd of [stdout, stderr]) if (fd !== undefined) closeSync(fd);
+  const [exitCode, signal] = (await once(child, "exit")) as [number | null, string | null];
+  return exitCode === null
+    ? { died: `The runner was killed by ${signal}`, exitCode: undefined }
+    : { died: undefined, exitCode };
+}
+
+/** The ends of what the guest printed and of its kernel log. */
+function evidenceIn(directory: string): string {
+  const log = existsSync(join(directory, "dmesg")) ? "dmesg" : "console.log";
+  return ["stdout", "stderr", log]
+    .map((name) => ({ name, path: join(directory, name) }))
+    .filter(({ path }) => existsSync(path))
+    .map(({ name, path }) => {
+      const lines = readFileSync(path, "utf8").trimEnd().split("\n").slice(-EVIDENCE_LINES);
+      return `--- ${name}, last lines (all of it: ${path}) ---\n${lines.join("\n")}`;
+    })
+    .join("\n");
+}
+
+function declareObstacle(obstacle: string): void {
+  test("boots and runs its tests", (context) => {
+    if ((process.env["CI"] ?? "") !== "") throw new Error(obstacle);
+    process.stderr.write(`skipped: ${obstacle}\n`);
+    context.skip(obstacle);
+  });
+}
+
+function declareTests(tests: readonly GuestTest[]): void {
+  for (const file of new Set(tests.map((each) => each.file))) {
+    describe(file.replace(`${GUEST_DIR}/`, ""), () => {
+      for (const each of tests.filter((candidate) => candidate.file === file)) {
+        test(each.names.join(" > "), (context) => replay(each, context));
+      }
+    });
+  }
+}
+
+function replay(result: GuestTest, context: TestContext): void {
+  if (result.state === "skipped") context.skip(result.note);
+  showDuration(context, result.durationMs);
+  if (result.state === "passed") return;
+  const [first, ...more] = result.errors;
+  const parts = [
+    first?.message ?? "failed without an error",
+    first?.diff,
+    ...more.map((error) => error.message),
+  ];
+  if (result.dmesg !== undefined) parts.push(`--- kernel log ---\n${result.dmesg}`);
+  const error = new Error(parts.filter((part) => part !== undefined && part !== "").join("\n"));
+  error.name = first?.name ?? "Error";
+  // The paths are the same inside and outside, so the guest's stack leads to the right line; ours would mislead.
+  error.stack = `${error.name}: ${error.message}\n${framesOf(first?.stack ?? "")}`;
+  throw error;
+}
+
+function framesOf(stack: string): string {
+  return stack
+    .split("\n")
+    .filter((line) => /^\s+at /.test(line))
+    .join("\n");
+}
+
+/** The time the test took in the guest, not the instant its replay takes: vitest writes its own figure afterwards. */
+function showDuration(context: TestContext, durationMs: number): void {
+  const { result } = context.task;
+  if (result === undefined) return;
+  Object.defineProperty(result, "duration", {
+    enumerable: true,
+    get: () => durationMs,
+    set: () => undefined,
+  });
+}

@@ -1,0 +1,230 @@
+/**
+ * attach and detach against a manager that the test plays: what is asked, what is printed, what is undone.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { AttachParams, ControlFault } from "../../../src/manager/control-protocol.ts";
+import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
+import { runCli, startCli } from "./run-cli.ts";
+
+let directory = "";
+let runDir = "";
+let image = "";
+let manager: FakeManager | undefined;
+
+const withManager = async (answers: Parameters<typeof startFakeManager>[1]): Promise<FakeManager> => {
+  manager = await startFakeManager(runDir, answers);
+  return manager;
+};
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "cli-attach-"));
+  runDir = join(directory, "run");
+  image = join(directory, "image");
+  writeFileSync(image, "raw bytes ".repeat(100));
+});
+afterEach(async () => {
+  await manager?.close();
+  manager = undefined;
+  rmSync(directory, { recursive: true, force: true });
+});
+
+describe("attach", () => {
+  const run = (...args: string[]) => runCli(["--run-dir", runDir, "attach", ...args]);
+  const answer = async () => ({ device: deviceStatus(), notes: ["it is a raw image"] });
+
+  test("asks with the defaults and prints the node and nothing else on stdout", async () => {
+    const { requests } = await withManager({ attach: answer });
+    expect(await run(image)).toEqual({ code: 0, stdout: "/dev/nbd0\n", stderr: "note: it is a raw image\n" });
+    const wanted: AttachParams = {
+      image,
+      interface: "any",
+      index: null,
+      connections: 1,
+      blockSizeBytes: null,
+      timeoutSeconds: 0,
+      deadTimeoutSeconds: 86_400,
+      ioTimeoutMs: 1000,
+      forMount: false,
+    };
+    expect(requests).toEqual([{ method: "attach", params: wanted }]);
+  });
+
+  test("hands every option on; a relative path becomes absolute", async () => {
+    const { requests } = await withManager({ attach: answer });
+    const words = ["--netlink", "--device", "/dev/nbd7", "--connections", "3", "--block-size", "4096"];
+    const times = ["--timeout", "30", "--dead-timeout", "0", "--io-timeout", "250"];
+    const result = await runCli(["attach", ...words, ...times, "--run-dir", runDir, "image"], {
+      cwd: directory,
+    });
+    expect(result.code).toBe(0);
+    expect(requests[0]?.params).toEqual({
+      image,
+      interface: "netlink",
+      index: 7,
+      connections: 3,
+      blockSizeBytes: 4096,
+      timeoutSeconds: 30,
+      deadTimeoutSeconds: 0,
+      ioTimeoutMs: 250,
+      forMount: false,
+    });
+  });
+
+  test("--json prints the status object; --ioctl says once what is missing there", async () => {
+    const { requests } = await withManager({ attach: answer });
+    const result = await run("--json", "--ioctl", image);
+    expect(JSON.parse(result.stdout)).toEqual(deviceStatus());
+    expect(result.stderr.match(/cannot be reconnected/g)).toHaveLength(1);
+    expect(requests[0]?.params).toMatchObject({ interface: "ioctl" });
+  });
+
+  test("the manager's refusal is printed with its hint and ends with its exit code", async () => {
+    const message = "Cannot attach: the kernel has no nbd driver loaded";
+    const hint = "load it: modprobe nbd max_part=0";
+    await withManager({
+      attach: () => {
+        throw new Fault({ code: "ERR_NO_NBD", message, hint, exitCode: 2 });
+      },
+    });
+    const text = `erofs-nbd: ${message}\nhint: ${hint}\n`;
+    expect(await run(image)).toEqual({ code: 2, stdout: "", stderr: text });
+    expect((await run("-v", image)).stderr).toMatch(/^code: ERR_NO_NBD$/m);
+  });
+
+  test("an interrupted attach is finished, undone and ends with 8", async () => {
+    let asked = (): void => {};
+    const isAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    let goOn = (): void => {};
+    const isAnswered = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    const { requests } = await withManager({
+      attach: async () => {
+        asked();
+        await isAnswered;
+        return { device: deviceStatus({ device: "/dev/nbd4", index: 4 }), notes: [] };
+      },
+      detach: async ({ targets }) => ({
+        results: [{ target: targets[0] ?? null, device: "/dev/nbd4", error: null }],
+      }),
+    });
+    const command = startCli(["--run-dir", runDir, "attach", image]);
+    await isAsked;
+    command.child.kill("SIGINT");
+    await command.until("stderr", /^note: interrupted/m);
+    goOn();
+    const result = await command.ended;
+    expect(result).toMatchObject({ code: 8, stdout: "" });
+    expect(result.stderr).toMatch(/^erofs-nbd: Cannot attach .*: interrupted by SIGINT$/m);
+    expect(requests[1]).toEqual({
+      method: "detach",
+      params: { targets: [{ index: 4 }], all: false, force: false },
+    });
+  });
+
+  test("a second signal ends at once", async () => {
+    let asked = (): void => {};
+    const isAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    await withManager({
+      attach: () => {
+        asked();
+        return new Promise(() => {});
+      },
+    });
+    const command = startCli(["--run-dir", runDir, "attach", image]);
+    await isAsked;
+    command.child.kill("SIGTERM");
+    await command.until("stderr", /^note: interrupted/m);
+    command.child.kill("SIGTERM");
+    expect(await command.ended).toMatchObject({ code: 8, stdout: "" });
+  });
+
+  test("a manager that dies in the middle is an error, not a hang", async () => {
+    let asked = (): void => {};
+    const isAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    const fake = await withManager({
+      attach: () => {
+        asked();
+        return new Promise(() => {});
+      },
+    });
+    const command = startCli(["--run-dir", runDir, "attach", image]);
+    await isAsked;
+    await fake.close();
+    manager = undefined;
+    const result = await command.ended;
+    expect(result).toMatchObject({ code: 2, stdout: "" });
+    expect(result.stderr).toMatch(/^erofs-nbd: Cannot finish the request: the manager went away$/m);
+  });
+});
+
+describe("detach", () => {
+  const run = (...args: string[]) => runCli(["--run-dir", runDir, "detach", ...args]);
+  const mounted = {
+    code: "ERR_DEVICE_MOUNTED",
+    message: "Cannot detach nbd1: it is mounted at /mnt",
+    hint: "umount it first",
+    exitCode: 2,
+  } as const;
+  const absent = {
+    code: "ERR_NOT_ATTACHED",
+    message: "Cannot find nbd2: it is not attached",
+    exitCode: 3,
+  } as const;
+
+  test("asks for every target in any spelling and prints what was detached", async () => {
+    const { requests } = await withManager({
+      detach: async ({ targets }) => ({
+        results: targets.map((target) => ({ target, device: "/dev/nbd0", error: null })),
+      }),
+    });
+    const result = await run("nbd1", "/dev/nbd2", "3", image);
+    expect(result).toEqual({ code: 0, stdout: "detached /dev/nbd0\n".repeat(4), stderr: "" });
+    expect(requests[0]?.params).toEqual({
+      targets: [{ index: 1 }, { index: 2 }, { index: 3 }, { path: image }],
+      all: false,
+      force: false,
+    });
+  });
+
+  test.each<[string, Array<ControlFault | null>, number]>([
+    ["refused", [mounted], 2],
+    ["not attached", [absent], 3],
+    ["some of several", [null, mounted], 64],
+    ["none of several", [absent, mounted], 2],
+  ])("%s", async (_, errors, code) => {
+    await withManager({
+      detach: async () => ({
+        results: errors.map((error) => ({
+          target: null,
+          device: error === null ? "/dev/nbd0" : null,
+          error,
+        })),
+      }),
+    });
+    const result = await run("nbd0", "nbd1");
+    expect(result.code).toBe(code);
+    expect(result.stdout).toBe(errors.includes(null) ? "detached /dev/nbd0\n" : "");
+    for (const error of errors)
+      if (error !== null) expect(result.stderr).toContain(`erofs-nbd: ${error.message}\n`);
+  });
+
+  test("--all and --force are handed on; nothing attached is no error", async () => {
+    const { requests } = await withManager({ detach: async () => ({ results: [] }) });
+    expect(await run("--all", "--force")).toEqual({
+      code: 0,
+      stdout: "",
+      stderr: "note: no devices attached\n",
+    });
+    expect(requests[0]?.params).toEqual({ targets: [], all: true, force: true });
+  });
+});

@@ -1,0 +1,112 @@
+/**
+ * Errors of every origin as lines and exit codes; results of several targets as one exit code.
+ */
+import { CommanderError } from "commander";
+import { describe, expect, test } from "vitest";
+import { NetlinkError } from "../../../netlink/index.ts";
+import { exitCodeOfResults } from "../../../src/cli/commands/detach.ts";
+import { exitCodeOfError, formatError } from "../../../src/cli/report.ts";
+import { ErofsNbdError } from "../../../src/errors.ts";
+import { ControlError } from "../../../src/manager/control-client.ts";
+import type { DetachResult } from "../../../src/manager/control-protocol.ts";
+import { SystemError } from "../../../src/sys/errno.ts";
+
+const netlinkError = new NetlinkError({
+  code: "ERR_NETLINK_REFUSED",
+  origin: "ack",
+  purpose: "connect nbd3",
+  command: "CONNECT",
+  errno: 16,
+  hint: "choose another index",
+});
+
+describe("exit codes", () => {
+  test.each([
+    ["our own error, by its code", new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot x: y"), 3],
+    ["an interruption", new ErofsNbdError("ERR_INTERRUPTED", "Cannot x: y"), 8],
+    ["the manager's verdict", new ControlError({ code: "ERR_X", message: "Cannot x", exitCode: 32 }), 32],
+    ["the kernel's refusal", netlinkError, 2],
+    [
+      "a netlink error without errno",
+      Object.assign(new Error("Cannot x"), { code: "ERR_NETLINK_TIMEOUT" }),
+      2,
+    ],
+    ["a failed system call", new SystemError("listen on", 98, "/x"), 2],
+    ["an error of Node's", Object.assign(new Error("ENOSPC: x"), { errno: -28, code: "ENOSPC" }), 2],
+    ["wrong usage", new CommanderError(1, "commander.unknownOption", "error: unknown option '-x'"), 1],
+    ["help that was asked for", new CommanderError(0, "commander.helpDisplayed", "(outputHelp)"), 0],
+    ["a bug", new TypeError("x is not a function"), 4],
+    ["something thrown that is no error", "text", 4],
+    ["an exit code that is not in the contract", Object.assign(new Error("x"), { exitCode: 99 }), 4],
+  ])("%s", (_, error, code) => {
+    expect(exitCodeOfError(error)).toBe(code);
+  });
+});
+
+describe("lines", () => {
+  test("an error is one line, its hint another", () => {
+    expect(formatError(netlinkError, false)).toBe(
+      "erofs-nbd: Cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message\nhint: choose another index\n",
+    );
+  });
+
+  test("--verbose adds code, causes and stack", () => {
+    const cause = new Error("the disk is on fire");
+    const text = formatError(new ErofsNbdError("ERR_IMAGE", "Cannot open x: y", { cause }), true);
+    expect(text).toMatch(/^code: ERR_IMAGE$/m);
+    expect(text).toMatch(/^caused by: Error: the disk is on fire$/m);
+    expect(text).toMatch(/^ {4}at /m);
+  });
+
+  test("a file name with a line break stays on the line", () => {
+    const text = formatError(new ErofsNbdError("ERR_IMAGE", "Cannot open a\nb: it is empty"), false);
+    expect(text).toBe("erofs-nbd: Cannot open a\\nb: it is empty\n");
+  });
+
+  test("a bug shows its stack unasked and asks for a report", () => {
+    const text = formatError(new TypeError("x is not a function"), false);
+    expect(text).toMatch(/^erofs-nbd: Cannot go on: x is not a function$/m);
+    expect(text).toMatch(/^hint: .*report/m);
+    expect(text).toMatch(/^ {4}at /m);
+  });
+
+  test("Node's system errors are put into our words", () => {
+    const error = Object.assign(new Error("EACCES: permission denied, open '/x'"), {
+      errno: -13,
+      code: "EACCES",
+      syscall: "open",
+      path: "/x",
+    });
+    expect(formatError(error, false)).toBe("erofs-nbd: Cannot open /x: EACCES\n");
+  });
+
+  test("wrong usage names the help of its command; commander's suggestion is the hint", () => {
+    const unknown = new CommanderError(1, "commander.unknownOption", "error: unknown option '--foo'");
+    expect(formatError(unknown, false, "attach")).toBe(
+      "erofs-nbd: Cannot understand the command line: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",
+    );
+    const close = new CommanderError(1, "x", "error: unknown option '--forse'\n(Did you mean --force?)");
+    expect(formatError(close, false)).toMatch(/^hint: Did you mean --force\?$/m);
+  });
+
+  test("help that was printed leaves nothing to say", () => {
+    expect(formatError(new CommanderError(0, "commander.helpDisplayed", "(outputHelp)"), false)).toBe("");
+    expect(formatError(new CommanderError(1, "commander.help", "(outputHelp)"), false)).toBe("");
+  });
+});
+
+test("several detaches are one exit code", () => {
+  const result = (exitCode: 0 | 2 | 3): DetachResult => ({
+    target: { index: 1 },
+    device: null,
+    error: exitCode === 0 ? null : { code: "ERR_X", message: "Cannot x", exitCode },
+  });
+  const codeOf = (...codes: Array<0 | 2 | 3>): number => exitCodeOfResults(codes.map(result));
+  expect(codeOf()).toBe(0);
+  expect(codeOf(0, 0)).toBe(0);
+  expect(codeOf(3, 3)).toBe(3);
+  expect(codeOf(2)).toBe(2);
+  expect(codeOf(0, 3)).toBe(64);
+  expect(codeOf(2, 0)).toBe(64);
+  expect(codeOf(3, 2)).toBe(2);
+});

@@ -1,0 +1,81 @@
+/**
+ * The built command line as a child process, for the unit tests of cli/: no kernel driver is needed for them.
+ *
+ * Where we are not root, it runs as root of a user namespace of its own, because it refuses to attach otherwise.
+ */
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import type { Readable } from "node:stream";
+import { fileURLToPath } from "node:url";
+
+const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+
+/** How a command ended and what it said. */
+export interface CliResult {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A command at work. */
+export interface RunningCli {
+  readonly child: ChildProcessByStdio<null, Readable, Readable>;
+  readonly ended: Promise<CliResult>;
+  /** Resolves when stdout, or stderr, holds a match; rejects when the command ends without. */
+  until(stream: "stdout" | "stderr", pattern: RegExp): Promise<RegExpExecArray>;
+}
+
+/** What a test may change around the command. */
+export interface CliOptions {
+  readonly env?: NodeJS.ProcessEnv;
+  readonly cwd?: string;
+  /** Run as this user; needs root. */
+  readonly uid?: number;
+}
+
+export function startCli(args: readonly string[], options: CliOptions = {}): RunningCli {
+  if (!existsSync(CLI)) throw new Error(`Cannot run the command line: ${CLI} is missing (npm run build)`);
+  const words = [process.execPath, CLI, ...args];
+  const isRoot = process.geteuid?.() === 0;
+  const [program = "", ...rest] = isRoot ? words : ["unshare", "--map-root-user", ...words];
+  const { uid, cwd } = options;
+  const child = spawn(program, rest, {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...options.env },
+    ...(cwd === undefined ? {} : { cwd }),
+    ...(uid === undefined ? {} : { uid, gid: uid }),
+  });
+  const said = { stdout: "", stderr: "" };
+  const wakers = new Set<() => void>();
+  for (const name of ["stdout", "stderr"] as const) {
+    child[name].setEncoding("utf8").on("data", (text: string) => {
+      said[name] += text;
+      for (const wake of [...wakers]) wake();
+    });
+  }
+  let isOver = false;
+  const ended = once(child, "close").then(([code]): CliResult => {
+    isOver = true;
+    for (const wake of [...wakers]) wake();
+    return { code: code as number | null, ...said };
+  });
+  const until = (stream: "stdout" | "stderr", pattern: RegExp): Promise<RegExpExecArray> =>
+    new Promise((resolve, reject) => {
+      const look = (): void => {
+        const match = pattern.exec(said[stream]);
+        if (match === null && !isOver) return;
+        wakers.delete(look);
+        if (match !== null) resolve(match);
+        else reject(new Error(`The command ended without ${pattern} on ${stream}: ${JSON.stringify(said)}`));
+      };
+      wakers.add(look);
+      look();
+    });
+  return { child, ended, until };
+}
+
+/** Runs `erofs-nbd ARGS` to its end. */
+export function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
+  return startCli(args, options).ended;
+}

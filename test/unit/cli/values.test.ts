@@ -1,0 +1,137 @@
+/**
+ * Option values and targets: what is taken, what is refused, and that the limits are the manager's.
+ */
+import { mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  LIMITS,
+  NBD_PORT,
+  readBlockSize,
+  readDevice,
+  readListenAddress,
+  readTarget,
+  readTimeout,
+  readWhole,
+} from "../../../src/cli/values.ts";
+import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../../src/manager/control-protocol.ts";
+
+test("the limits are those the manager checks", () => {
+  expect(LIMITS).toEqual({
+    timeoutSeconds: MAX_TIMEOUT_SECONDS,
+    connections: MAX_CONNECTIONS,
+    index: MAX_INDEX,
+  });
+});
+
+describe("whole numbers", () => {
+  test.each(["0", "7", "64"])("%j is taken", (text) => {
+    expect(readWhole("--n", text, 0, 64)).toBe(Number(text));
+  });
+
+  test.each(["", " 1", "1 ", "12abc", "1.5", "-1", "+1", "1e3", "0x10", "007", "65", "99999999999999999999"])(
+    "%j is refused with what was got and what is wanted",
+    (text) => {
+      expect(() => readWhole("--n", text, 0, 64)).toThrowError(
+        expect.objectContaining({
+          code: "ERR_BAD_ARGUMENT",
+          message: `Cannot use --n ${text === "" ? "an empty value" : text}: wanted a whole number from 0 to 64`,
+        }),
+      );
+    },
+  );
+});
+
+test("a timeout is whole seconds or never; 0 is not never", () => {
+  expect(readTimeout("--timeout", "never")).toBe(0);
+  expect(readTimeout("--timeout", "30")).toBe(30);
+  for (const text of ["0", "1.5", "-3", "Never", "30s", `${LIMITS.timeoutSeconds + 1}`]) {
+    expect(() => readTimeout("--timeout", text), text).toThrow(/or never$/);
+  }
+});
+
+test("a block size is a power of two from 512 to 65536", () => {
+  for (const size of [512, 4096, 65_536]) expect(readBlockSize("--block-size", `${size}`)).toBe(size);
+  for (const text of ["256", "131072", "1000", "4k", "0", "-512"]) {
+    expect(() => readBlockSize("--block-size", text), text).toThrow(/a power of two from 512 to 65536/);
+  }
+});
+
+describe("devices", () => {
+  test.each(["nbd3", "/dev/nbd3", "3"])("%s is device 3", (text) => {
+    expect(readDevice("--device", text)).toBe(3);
+  });
+
+  test.each(["/dev/sda", "nbd", "nbd3p1", "nbd03", "/dev/nbd", "nbd-1", "dev/nbd3", ""])(
+    "%j is no nbd device",
+    (text) => {
+      expect(() => readDevice("--device", text)).toThrow(/wanted an nbd device: nbd3, \/dev\/nbd3 or 3/);
+    },
+  );
+
+  test("an index beyond any kernel's is refused", () => {
+    expect(() => readDevice("--device", `nbd${MAX_INDEX + 1}`)).toThrow(/an index from 0 to 1048575/);
+  });
+});
+
+describe("targets", () => {
+  let directory = "";
+  beforeAll(() => {
+    directory = realpathSync(mkdtempSync(join(tmpdir(), "values-")));
+    writeFileSync(join(directory, "image"), "x");
+    symlinkSync("image", join(directory, "link"));
+  });
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+  test("a device in any spelling is an index", async () => {
+    for (const text of ["nbd7", "/dev/nbd7", "7"]) expect(await readTarget(text)).toEqual({ index: 7 });
+  });
+
+  test("anything else is a path, absolute and without links", async () => {
+    expect(await readTarget(join(directory, "link"))).toEqual({ path: join(directory, "image") });
+    expect(await readTarget(join(directory, "gone"))).toEqual({ path: join(directory, "gone") });
+    expect(await readTarget("./3")).toEqual({ path: join(process.cwd(), "3") });
+    expect(await readTarget("nbd7p1")).toEqual({ path: join(process.cwd(), "nbd7p1") });
+  });
+
+  test("nothing at all, and an index beyond any kernel's, are refused", async () => {
+    await expect(readTarget("")).rejects.toThrow(/Cannot use target an empty value/);
+    await expect(readTarget("99999999")).rejects.toThrow(/an index from 0 to/);
+  });
+});
+
+describe("addresses to listen on", () => {
+  test.each([
+    ["localhost", "localhost", NBD_PORT],
+    ["127.0.0.1:1234", "127.0.0.1", 1234],
+    ["[::1]", "::1", NBD_PORT],
+    ["[fe80::1]:65535", "fe80::1", 65_535],
+  ])("%s", (text, host, port) => {
+    expect(readListenAddress("--listen", text)).toEqual({ host, port });
+  });
+
+  test.each([
+    "",
+    ":10809",
+    "::1",
+    "::1:10809",
+    "[::1",
+    "host:",
+    "host:0",
+    "host:65536",
+    "host:1x",
+    "[host]:1",
+    "a b",
+  ])("%j is refused", (text) => {
+    expect(() => readListenAddress("--listen", text)).toThrowError(
+      expect.objectContaining({ code: "ERR_BAD_ARGUMENT" }),
+    );
+  });
+
+  test("an IPv6 address without brackets gets a hint", () => {
+    expect(() => readListenAddress("--listen", "::1")).toThrowError(
+      expect.objectContaining({ hint: expect.stringContaining("[::1]:10809") }),
+    );
+  });
+});

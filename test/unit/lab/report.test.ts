@@ -1,0 +1,133 @@
+/**
+ * readReport: what a guest's result lines say, and above all that a test or file that did not report is a failure.
+ */
+import { describe, expect, test } from "vitest";
+import { readReport } from "../../kernel/lab/report.ts";
+import type { ReportLine } from "../../kernel/lab/report-lines.ts";
+
+const FILE = "test/kernel/guest/a.test.ts";
+const FINE = { died: undefined, exitCode: 0, evidence: "the log" };
+const DEAD = { died: "the guest was killed by SIGABRT", exitCode: undefined, evidence: "the log" };
+
+const collected = (...names: string[]): ReportLine => ({
+  type: "collected",
+  file: FILE,
+  tests: names.map((name) => [name]),
+});
+const started = (name: string): ReportLine => ({ type: "started", file: FILE, names: [name] });
+const passed = (name: string): ReportLine => ({
+  type: "test",
+  file: FILE,
+  names: [name],
+  state: "passed",
+  durationMs: 5,
+  note: undefined,
+  errors: [],
+  dmesg: undefined,
+});
+const fileEnd = (...messages: string[]): ReportLine => ({
+  type: "file",
+  file: FILE,
+  errors: messages.map((message) => ({ name: "Error", message, stack: undefined, diff: undefined })),
+  dmesg: undefined,
+});
+const end: ReportLine = { type: "end", reason: "passed", errors: [] };
+
+const text = (...lines: ReportLine[]): string => lines.map((line) => `${JSON.stringify(line)}\n`).join("");
+const summary = (...parameters: Parameters<typeof readReport>): string[] =>
+  readReport(...parameters).map(
+    (each) => `${each.state} ${each.names.join(" > ")}: ${each.errors[0]?.message ?? ""}`,
+  );
+
+describe("readReport", () => {
+  test("hands on what reported", () => {
+    const lines = text(
+      collected("one", "two"),
+      started("one"),
+      passed("one"),
+      started("two"),
+      passed("two"),
+      fileEnd(),
+      end,
+    );
+    expect(summary(lines, [FILE], FINE)).toEqual(["passed one: ", "passed two: "]);
+  });
+
+  test("makes failures of the tests a dead guest left, each with what is known of it", () => {
+    const lines = text(
+      collected("one", "two", "three", "four"),
+      started("one"),
+      passed("one"),
+      started("two"),
+      started("three"),
+    );
+    const results = readReport(lines, [FILE], DEAD);
+    expect(summary(lines, [FILE], DEAD)).toEqual([
+      "passed one: ",
+      `failed two: The test ran, but its result was lost: ${DEAD.died}`,
+      `failed three: The test was running: ${DEAD.died}`,
+      `failed four: The test was not reached: ${DEAD.died}`,
+      `failed comes to its end: ${DEAD.died}`,
+    ]);
+    expect(results.filter((each) => each.dmesg === "the log").map((each) => each.names[0])).toEqual([
+      "three",
+    ]);
+  });
+
+  test("fails a file that never reported, beside one that did", () => {
+    const other = "test/kernel/guest/b.test.ts";
+    const lines = text(collected("one"), passed("one"), fileEnd(), end);
+    expect(summary(lines, [FILE, other], FINE)).toEqual([
+      "passed one: ",
+      "failed reports its tests: The file did not report",
+    ]);
+  });
+
+  test("fails a file that has no test, or an error outside of its tests", () => {
+    expect(summary(text(collected(), fileEnd(), end), [FILE], FINE)).toEqual([
+      "failed has tests: The file has no test",
+    ]);
+    expect(summary(text(fileEnd("at import"), end), [FILE], FINE)).toEqual([
+      "failed has no error outside of tests: at import",
+    ]);
+  });
+
+  test("fails when the runner itself stopped early or had an unhandled error", () => {
+    const complete = [collected("one"), passed("one"), fileEnd()];
+    expect(summary(text(...complete), [FILE], FINE).at(-1)).toBe(
+      "failed comes to its end: The runner ended early",
+    );
+    const odd: ReportLine = {
+      ...end,
+      errors: [{ name: "Error", message: "unhandled", stack: undefined, diff: undefined }],
+    };
+    expect(summary(text(...complete, odd), [FILE], FINE).at(-1)).toBe(
+      "failed has no error outside of tests: unhandled",
+    );
+  });
+
+  test("fails when the runner says so though no test did", () => {
+    const lines = text(collected("one"), passed("one"), fileEnd(), end);
+    expect(summary(lines, [FILE], { ...FINE, exitCode: 1 })).toEqual([
+      "passed one: ",
+      "failed comes to its end: The runner ended with 1, and no test failed",
+    ]);
+  });
+
+  test("survives every cut of the report, and no cut loses a test silently", () => {
+    const whole = text(
+      collected("one", "two"),
+      started("one"),
+      passed("one"),
+      started("two"),
+      passed("two"),
+      fileEnd(),
+      end,
+    );
+    for (let length = 0; length < whole.length; length += 1) {
+      const results = readReport(whole.slice(0, length), [FILE], DEAD);
+      expect(results.some((each) => each.state === "failed")).toBe(true);
+      expect(results.length).toBeGreaterThan(1);
+    }
+  });
+});

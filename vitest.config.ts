@@ -1,0 +1,35 @@
+/**
+ * The test projects: unit (with property tests), interop (programs that nobody here wrote) and kernel (real kernels,
+ * see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
+ */
+import { defineConfig } from "vitest/config";
+
+const kernels = (process.env["EROFS_NBD_KERNELS"] ?? "6.1,6.12,7.2").split(",").filter((name) => name !== "");
+
+// biome-ignore lint/style/noDefaultExport: vitest reads its configuration from the default export
+export default defineConfig({
+  test: {
+    // A kernel test mostly waits for its guest, which is one process: two at a time suit two processors.
+    minWorkers: 1,
+    maxWorkers: 2,
+    projects: [
+      { test: { name: "unit", include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts"] } },
+      {
+        test: {
+          name: "interop",
+          include: ["test/interop/**/*.test.ts"],
+          globalSetup: ["test/kernel/global-setup.ts"],
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        test: {
+          name: "kernel",
+          include: kernels.map((name) => `test/kernel/linux-${name}.test.ts`),
+          globalSetup: ["test/kernel/global-setup.ts"],
+        },
+      },
+    ],
+  },
+});
