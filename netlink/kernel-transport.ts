@@ -92,31 +92,37 @@ class KernelTransport implements NetlinkTransport {
     await setOptionOffLoop(this.#fd, C.SOL_NETLINK, C.NETLINK_ADD_MEMBERSHIP, groupId);
   }
 
+  /**
+   * koffi runs a poll callback outside Node's callback scope: promises settled there would wait for the next unrelated
+   * event, and an exception would surface somewhere else. So the reading is done in a `setImmediate`, with the watch
+   * stopped meanwhile. That also restarts it after a pending socket error (ENOBUFS), on which libuv stops by itself.
+   */
   watch(onReadable: () => void, keepsProcessAlive: boolean): ReadWatch {
     let running = true;
-    // koffi hands over libuv's status first. A pending socket error (ENOBUFS after an overflow) makes libuv stop the
-    // watch with a status below 0: read the error away, then start again, or no event would ever be heard after it.
-    const call = (...args: readonly unknown[]): void => {
+    const read = (): void => {
+      if (!running) return;
       try {
         onReadable();
-      } catch (error) {
-        // An exception must not cross koffi's native callback: it would come out at some later, unrelated place.
-        queueMicrotask(() => {
-          throw error;
-        });
+      } finally {
+        if (running) handle.start({ readable: true }, call);
       }
-      if (running && args[0] !== 0) handle.start({ readable: true }, call);
+    };
+    const call = (): void => {
+      handle.stop();
+      setImmediate(read);
     };
     const handle = koffi.node.poll(this.#fd, { readable: true }, call);
     if (!keepsProcessAlive) handle.unref();
-    return {
-      stop: () => {
-        if (!running) return;
-        running = false;
-        handle.stop();
-        handle.close();
-      },
+    const stop = (): void => {
+      if (!running) return;
+      running = false;
+      process.off("exit", stop);
+      handle.stop();
+      handle.close();
     };
+    // A callback while Node takes its environment down would be a fatal error in koffi.
+    process.once("exit", stop);
+    return { stop };
   }
 
   close(): void {

@@ -13,6 +13,8 @@ import type { CliContext } from "./context.ts";
 
 /** `sun_path` without its terminating NUL (unix(7)). */
 const MAX_SOCKET_PATH_BYTES = 107;
+/** How many managers may end under our hands. */
+const MAX_ATTEMPTS = 3;
 
 /** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
 export function runDirOf(context: CliContext): RunDir {
@@ -47,13 +49,35 @@ export function hasRecords(runDir: RunDir): boolean {
 /** The manager that runs, or one that is started to take over a dead one's devices; undefined: nothing is attached. */
 export async function findManager(context: CliContext): Promise<ControlClient | undefined> {
   const runDir = runDirOf(context);
-  const running = await ControlClient.connect(runDir);
+  const running = await greet(await ControlClient.connect(runDir));
   if (running !== undefined || !hasRecords(runDir)) return running;
   context.detail("no manager runs and one has left devices behind: starting a manager");
-  return ControlClient.connectOrStart(runDir);
+  return startManager(context);
 }
 
-/** The manager, started if need be. */
-export function startManager(context: CliContext): Promise<ControlClient> {
-  return ControlClient.connectOrStart(runDirOf(context));
+/** The manager, started if need be. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
+export async function startManager(context: CliContext): Promise<ControlClient> {
+  const runDir = runDirOf(context);
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
+    const client = await greet(await ControlClient.connectOrStart(runDir));
+    if (client !== undefined) return client;
+  }
+  throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to a manager: each one ended before it answered", {
+    hint: `its log is ${runDir.logFile}`,
+  });
+}
+
+/**
+ * A manager that has answered once counts us and stays. One that was just ending, because it had nothing to do, may
+ * have taken the connection and cut it: undefined, and nothing was asked of it yet.
+ */
+async function greet(client: ControlClient | undefined): Promise<ControlClient | undefined> {
+  try {
+    await client?.request("hello", {});
+    return client;
+  } catch (error) {
+    client?.close();
+    if ((error as { code?: unknown }).code === "ERR_CONTROL") return undefined;
+    throw error;
+  }
 }

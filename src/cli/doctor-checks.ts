@@ -56,7 +56,13 @@ export async function runChecks(runDir: RunDir): Promise<Check[]> {
       try {
         return { name, ...(await look()) };
       } catch (error) {
-        return { name, ...warn(`cannot be looked at: ${String(error)}`, "run doctor as root") };
+        return {
+          name,
+          ...warn(
+            `cannot be looked at: ${error instanceof Error ? error.message : String(error)}`,
+            "run doctor as root",
+          ),
+        };
       }
     }),
   );

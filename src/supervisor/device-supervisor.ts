@@ -40,6 +40,8 @@ interface Running {
 export interface SupervisorSurroundings {
   readonly view?: DeviceView;
   readonly timing?: FailoverTiming;
+  /** How long an attach waits until the device can be read. */
+  readonly readyDeadlineMs?: number;
 }
 
 /** Node's timers end at 2^31-1 ms; a longer dead timeout is as good as this one. */
@@ -58,6 +60,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   readonly #nbd: NbdControl;
   readonly #view: DeviceView;
   readonly #timing: FailoverTiming;
+  readonly #readyDeadlineMs: number;
   readonly #links: LinkSet;
   /** Called before the kernel is given sockets, so that the record names the workers behind them. */
   readonly #persist: () => Promise<void>;
@@ -83,14 +86,15 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     nbd: NbdControl,
     server: LinkServer,
     persist: () => Promise<void>,
-    { view = SYSFS_VIEW, timing = FAILOVER_TIMING }: SupervisorSurroundings = {},
+    surroundings: SupervisorSurroundings = {},
   ) {
     super();
     this.settings = settings;
     this.image = image;
     this.#nbd = nbd;
-    this.#view = view;
-    this.#timing = timing;
+    this.#view = surroundings.view ?? SYSFS_VIEW;
+    this.#timing = surroundings.timing ?? FAILOVER_TIMING;
+    this.#readyDeadlineMs = surroundings.readyDeadlineMs ?? READY_DEADLINE_MS;
     this.#persist = persist;
     this.#links = new LinkSet(settings.connections, server, {
       lost: (cause, witness) => this.#linkLost(cause, witness),
@@ -256,7 +260,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   }
 
   async #waitUntilReadable(index: number): Promise<void> {
-    const patience = deadlineSignal(READY_DEADLINE_MS, this.#life.signal);
+    const patience = deadlineSignal(this.#readyDeadlineMs, this.#life.signal);
     while (this.#view.deviceSizeBytes(index) !== this.settings.sizeBytes && !patience.aborted)
       await sleep(POLL_MS);
     let why = `its size did not become ${this.settings.sizeBytes} bytes`;

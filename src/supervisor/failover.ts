@@ -6,7 +6,7 @@
  * quickly, then slowly for as long as the device exists. The supervisor owns the state; this only works and tells.
  */
 import { constants } from "node:os";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import pRetry, { AbortError, type Options } from "p-retry";
 import { NetlinkError } from "../../netlink/index.ts";
 import { deadlineSignal } from "./deadline.ts";
@@ -100,10 +100,7 @@ export async function restoreLinks(
 
 async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): Promise<void> {
   const { links } = context;
-  const dead = links.deadSlots;
-
-  links.shutDownDead();
-  await settle(context, signal);
+  const dead = await settleDead(context, signal);
   try {
     await handOver(context, dead, signal);
     await prove(context, dead, signal);
@@ -114,13 +111,14 @@ async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): 
   }
 }
 
-/** Gives every dead slot a fresh link and the kernel their sockets. Whatever comes of it, the old ones may go then. */
+/** Gives every dead slot a fresh link and the kernel their sockets. */
 async function handOver(
   context: FailoverContext,
   dead: readonly number[],
   signal: AbortSignal,
 ): Promise<void> {
   const { links, index, identifier } = context;
+  let taken = false;
   try {
     const sockets: number[] = [];
     const patience = deadlineSignal(context.timing.workerDeadlineMs, signal);
@@ -128,11 +126,25 @@ async function handOver(
     await context.beforeHandover();
     signal.throwIfAborted();
     await context.nbd.reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() });
+    taken = true;
   } catch (error) {
     if (!isRefusedForGood(error)) throw error;
     throw new AbortError(new DeviceEndedError(`nbd${index} was disconnected by the kernel or somebody else`));
   } finally {
-    links.handedOver();
+    links.handedOver(taken);
+  }
+}
+
+/** Makes the sockets of dead links surely dead and left by everybody; returns the slots of all that died meanwhile. */
+async function settleDead(context: FailoverContext, signal: AbortSignal): Promise<number[]> {
+  const { links } = context;
+  // The links of one worker die one after the other in the same turn.
+  await nextTurn(undefined, { signal });
+  for (;;) {
+    const dead = links.deadSlots;
+    links.shutDownDead();
+    await settle(context, signal);
+    if (links.deadSlots.length === dead.length) return dead;
   }
 }
 

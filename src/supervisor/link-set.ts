@@ -59,8 +59,8 @@ export class LinkSet {
   /** What links of former generations have done. */
   readonly #past: LinkCounters = { ...NO_COUNTERS };
   readonly #waiters = new Set<() => void>();
-  /** Kernel ends of links that were replaced: closed a while after the kernel has got the new ones. */
-  #retired: number[] = [];
+  /** Kernel ends of links that were replaced; `used` where the kernel surely had the socket. */
+  #retired: Array<{ readonly fd: number; readonly used: boolean }> = [];
   #released = false;
 
   /** All `count` slots are dead until they are replaced for the first time. */
@@ -104,12 +104,15 @@ export class LinkSet {
     for (const slot of this.#filled) if (!slot.alive) shutdown(slot.link.kernelFd, SHUT_RDWR);
   }
 
-  /** The kernel has the fresh sockets, or has refused them: the old kernel ends may go once its receivers have surely left them. */
-  handedOver(): void {
-    const retired = this.#retired;
-    this.#retired = [];
+  /**
+   * The kernel was offered the fresh sockets. When it has taken them, the old kernel ends may go once its receivers have
+   * surely left them; when it has not, only those that it never used: the others wait for the next offer.
+   */
+  handedOver(taken: boolean): void {
+    const going = this.#retired.filter(({ used }) => taken || !used);
+    this.#retired = this.#retired.filter((one) => !going.includes(one));
     setTimeout(() => {
-      for (const fd of retired) close(fd);
+      for (const { fd } of going) close(fd);
     }, RETAIN_MS).unref();
   }
 
@@ -148,7 +151,7 @@ export class LinkSet {
       this.#drop(slot);
     }
     this.#slots.fill(undefined);
-    this.handedOver();
+    this.handedOver(true);
     this.#notify();
   }
 
@@ -200,10 +203,10 @@ export class LinkSet {
   }
 
   /** Closes a link, but not its kernel end. */
-  #drop({ link, watch }: Slot): void {
+  #drop({ link, watch, requestSeen }: Slot): void {
     watch.close();
     link.close();
-    this.#retired.push(link.kernelFd);
+    this.#retired.push({ fd: link.kernelFd, used: requestSeen });
   }
 
   #seen(slot: Slot, link: OpenLink): void {

@@ -2,7 +2,7 @@
 /**
  * Reads random blocks of a device past the page cache, several at a time, and compares each with the image.
  *
- *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES
+ *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES [BUCKET_MS]
  *
  * Prints «reading» once reads are on their way, reads until its stdin ends, then prints one JSON line: how many reads,
  * errors and wrong blocks, and how long the slowest took. A process of its own, because its reads may wait in the
@@ -11,7 +11,7 @@
 import { closeSync, constants, openSync, read, readFileSync } from "node:fs";
 import koffi from "koffi";
 
-const [, , device = "", image = "", depthText = "8", blockText = "4096"] = process.argv;
+const [, , device = "", image = "", depthText = "8", blockText = "4096", bucketText = "1000"] = process.argv;
 const depth = Number(depthText);
 const blockBytes = Number(blockText);
 const fd = openSync(device, constants.O_RDONLY | constants.O_DIRECT);
@@ -20,6 +20,7 @@ const blocks = Math.floor(wanted.length / blockBytes);
 
 /** @type {{ startedMs: number, tookMs: number }[]} */
 const latencies = [];
+const bornMs = performance.now();
 let errors = 0;
 let mismatches = 0;
 let firstError = "";
@@ -59,7 +60,17 @@ function report() {
   const sorted = latencies.map(({ tookMs }) => tookMs).sort((a, b) => a - b);
   /** @param {number} share */
   const quantile = (share) => Math.round((sorted[Math.floor(share * (sorted.length - 1))] ?? 0) * 10) / 10;
+  const bucketMs = Number(bucketText);
+  const lastMs = latencies.reduce(
+    (last, { startedMs, tookMs }) => Math.max(last, startedMs + tookMs),
+    bornMs,
+  );
+  const buckets = Array(Math.floor((lastMs - bornMs) / bucketMs) + 1).fill(0);
+  for (const { startedMs, tookMs } of latencies)
+    buckets[Math.floor((startedMs + tookMs - bornMs) / bucketMs)] += 1;
   const result = {
+    startedAt: Math.round(performance.timeOrigin + bornMs),
+    buckets,
     reads: sorted.length,
     errors,
     mismatches,

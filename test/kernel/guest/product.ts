@@ -101,10 +101,20 @@ export async function afterFailovers(target: string, count: number): Promise<Dev
 
 /** Waits until a condition holds. */
 export async function until(what: string, condition: () => boolean, deadlineMs = 20_000): Promise<void> {
+  await untilAsync(what, async () => condition(), deadlineMs, 5);
+}
+
+/** Waits until a condition holds that takes asking. */
+export async function untilAsync(
+  what: string,
+  condition: () => Promise<boolean>,
+  deadlineMs = 20_000,
+  pauseMs = 50,
+): Promise<void> {
   const end = Date.now() + deadlineMs;
-  while (!condition()) {
+  while (!(await condition())) {
     if (Date.now() > end) throw new Error(`${what} did not happen in ${deadlineMs} ms`);
-    await delay(5);
+    await delay(pauseMs);
   }
 }
 

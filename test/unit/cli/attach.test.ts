@@ -1,7 +1,9 @@
 /**
  * attach and detach against a manager that the test plays: what is asked, what is printed, what is undone.
  */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -144,6 +146,18 @@ describe("attach", () => {
     await command.until("stderr", /^note: interrupted/m);
     command.child.kill("SIGTERM");
     expect(await command.ended).toMatchObject({ code: 8, stdout: "" });
+  });
+
+  test("a manager that was just ending when it took the connection is followed by another", async () => {
+    mkdirSync(runDir, { mode: 0o700 });
+    const ending = createServer((socket) => {
+      ending.close();
+      void withManager({ attach: answer }).finally(() => socket.destroy());
+    });
+    ending.listen(join(runDir, "control.sock"));
+    await once(ending, "listening");
+    expect(await run(image)).toMatchObject({ code: 0, stdout: "/dev/nbd0\n" });
+    expect(manager?.requests.map(({ method }) => method)).toEqual(["attach"]);
   });
 
   test("a manager that dies in the middle is an error, not a hang", async () => {

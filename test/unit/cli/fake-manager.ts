@@ -31,13 +31,15 @@ type Answers = { [M in Method]?: (params: Requests[M]["params"]) => Answer<M> };
 type Answer<M extends Method> = Requests[M]["result"] | Promise<Requests[M]["result"]>;
 
 export interface FakeManager {
-  /** What it was asked, in order. */
+  /** What it was asked, in order, but for hello. */
   readonly requests: ReadonlyArray<{ readonly method: Method; readonly params: unknown }>;
   /** Sends an event on every connection. */
   tell(event: DeviceEvent): void;
   /** Cuts every connection and stops listening, as a killed manager. */
   close(): Promise<void>;
 }
+
+const hello = (): Requests["hello"]["result"] => ({ version: "0.0.0", pid: process.pid });
 
 export async function startFakeManager(runDir: string, answers: Answers): Promise<FakeManager> {
   mkdirSync(runDir, { recursive: true, mode: 0o700 });
@@ -51,13 +53,14 @@ export async function startFakeManager(runDir: string, answers: Answers): Promis
   });
   const answer = async (socket: Socket, line: string): Promise<void> => {
     const { id, method, params } = JSON.parse(line) as { id: number; method: Method; params: unknown };
-    requests.push({ method, params });
+    // Every command says hello first.
+    if (method !== "hello") requests.push({ method, params });
     const reply = (rest: object): void => {
       if (socket.writable) socket.write(`${JSON.stringify({ id, ...rest })}\n`);
     };
     try {
       const known = PARAMS[method].parse(params);
-      const make = answers[method] as ((params: unknown) => unknown) | undefined;
+      const make = { hello, ...answers }[method] as ((params: unknown) => unknown) | undefined;
       if (make === undefined) throw new Error(`The test has no answer to ${method}`);
       reply({ result: await make(known) });
     } catch (error) {

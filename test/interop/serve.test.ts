@@ -1,0 +1,166 @@
+/**
+ * `erofs-nbd serve` and clients that nobody here wrote: nbdinfo, nbdcopy, qemu-img. They see the same server through
+ * a unix socket and through TCP, and every byte they read is compared.
+ */
+import { execFile } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { fillDirectory, makeImage } from "../helpers/erofs-image.ts";
+import { freePort } from "../helpers/free-port.ts";
+import { MiniNbdClient } from "../helpers/mini-nbd-client.ts";
+import { ensurePackages } from "../helpers/packages.ts";
+import { type ServeProcess, startServe } from "../helpers/serve-process.ts";
+
+const run = promisify(execFile);
+const IMAGE_FILES_BYTES = 12 * 1024 * 1024;
+
+let directory: string;
+let image: string;
+let content: Buffer;
+let server: ServeProcess | undefined;
+
+beforeAll(async () => {
+  ensurePackages(["libnbd-bin", "qemu-utils", "erofs-utils"]);
+  directory = mkdtempSync(join(tmpdir(), "erofs-nbd-interop-"));
+  image = join(directory, "image.erofs");
+  fillDirectory(join(directory, "tree"), 30, IMAGE_FILES_BYTES);
+  await makeImage(image, join(directory, "tree"));
+  content = readFileSync(image);
+});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+afterEach(async () => {
+  const ended = await server?.stop();
+  server = undefined;
+  // Whatever a client did, it is no reason for a server to complain or to end otherwise.
+  if (ended !== undefined) {
+    expect(ended.stderr.split("\n").filter((line) => !/^(serving .*|)$/.test(line))).toEqual([]);
+    expect(ended.code).toBe(8);
+  }
+});
+
+const transports: [string, () => Promise<string[]>][] = [
+  ["a unix socket", async () => ["--socket", join(directory, "serve.sock")]],
+  ["TCP", async () => ["--listen", `127.0.0.1:${await freePort()}`]],
+];
+
+describe.each(transports)("over %s", (_, where) => {
+  async function serve(...more: string[]): Promise<string> {
+    server = await startServe(...(await where()), ...more, image);
+    return server.uri;
+  }
+
+  test("nbdinfo sees what is offered", async () => {
+    const uri = await serve();
+    const info = JSON.parse((await run("nbdinfo", ["--json", uri])).stdout);
+    expect(info).toMatchObject({ protocol: "newstyle-fixed", TLS: false });
+    expect(info.exports).toHaveLength(1);
+    expect(info.exports[0]).toMatchObject({
+      "export-name": "",
+      "export-size": content.length,
+      is_read_only: true,
+      can_multi_conn: true,
+      can_trim: false,
+      can_zero: false,
+      block_size_minimum: 1,
+      block_size_maximum: 32 * 1024 * 1024,
+    });
+    expect((await run("nbdinfo", ["--size", uri])).stdout.trim()).toBe(`${content.length}`);
+  });
+
+  test("nbdinfo lists an export by its name, finds it by that name and by no other", async () => {
+    const uri = await serve("--name", "the image");
+    const list = JSON.parse((await run("nbdinfo", ["--json", "--list", uri])).stdout);
+    expect(list.exports.map((one: Record<string, unknown>) => one["export-name"])).toEqual(["the image"]);
+    const found = JSON.parse((await run("nbdinfo", ["--json", uri])).stdout);
+    expect(found.exports[0]).toMatchObject({ "export-name": "the image" });
+    const wrong = uri.replace("the%20image", "another");
+    expect(wrong).not.toBe(uri);
+    await expect(run("nbdinfo", [wrong])).rejects.toThrow(/export|No such file/i);
+  });
+
+  test.each([
+    ["one connection", ["--connections=1", "--requests=1", "--synchronous"]],
+    ["four connections", ["--connections=4", "--threads=4", "--requests=32"]],
+    ["large requests", ["--connections=2", "--request-size=1048576"]],
+    ["small requests", ["--connections=1", "--request-size=4096", "--requests=64"]],
+  ])("nbdcopy copies it byte for byte: %s", async (__, args) => {
+    const uri = await serve();
+    const copy = join(directory, "nbdcopy.out");
+    rmSync(copy, { force: true });
+    await run("nbdcopy", [...args, uri, copy]);
+    expect(readFileSync(copy).equals(content)).toBe(true);
+  });
+
+  test("qemu-img describes it, converts it, and finds it equal to the file", async () => {
+    const uri = await serve();
+    const info = JSON.parse((await run("qemu-img", ["info", "-f", "raw", "--output=json", uri])).stdout);
+    expect(info).toMatchObject({ format: "raw", "virtual-size": content.length });
+    const copy = join(directory, "qemu.out");
+    await run("qemu-img", ["convert", "-f", "raw", "-O", "raw", uri, copy]);
+    expect(readFileSync(copy).equals(content)).toBe(true);
+    const compared = await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", uri, image]);
+    expect(compared.stdout).toContain("Images are identical");
+  });
+
+  test("qemu-img compare notices a difference", async () => {
+    const uri = await serve();
+    const changed = join(directory, "changed");
+    const bytes = Buffer.from(content);
+    const at = content.length - 4097;
+    bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+    writeFileSync(changed, bytes);
+    await expect(run("qemu-img", ["compare", "-f", "raw", "-F", "raw", uri, changed])).rejects.toMatchObject({
+      code: 1,
+      stdout: expect.stringContaining("mismatch"),
+    });
+  });
+
+  test.each([
+    [1, 512],
+    [32, 4096],
+    [64, 4096],
+    [8, 1024 * 1024],
+  ])("qemu-img bench reads at depth %i, %i bytes each", async (depth, sizeBytes) => {
+    const uri = await serve();
+    const args = ["-f", "raw", "-t", "none", "-c", "400", "-d", `${depth}`, "-s", `${sizeBytes}`];
+    const { stdout } = await run("qemu-img", ["bench", ...args, uri]);
+    expect(stdout).toContain("Run completed");
+  });
+
+  test("several clients at once each get everything", async () => {
+    const uri = await serve();
+    const copies = [1, 2, 3, 4].map((index) => join(directory, `copy-${index}`));
+    for (const copy of copies) rmSync(copy, { force: true });
+    await Promise.all(copies.map((copy) => run("nbdcopy", ["--connections=4", uri, copy])));
+    for (const copy of copies) expect(readFileSync(copy).equals(content)).toBe(true);
+  });
+
+  test("nobody can write", async () => {
+    const uri = await serve();
+    const other = join(directory, "other");
+    writeFileSync(other, Buffer.alloc(content.length, 0xee));
+    await expect(run("nbdcopy", [other, uri])).rejects.toThrow(/read-only|readonly|permission/i);
+    await expect(run("qemu-io", ["-f", "raw", "-c", "write 0 512", uri])).rejects.toThrow(
+      /read.?only|Block node|permission/i,
+    );
+    expect(readFileSync(image).equals(content)).toBe(true);
+    expect((await run("nbdinfo", ["--size", uri])).stdout.trim()).toBe(`${content.length}`);
+  });
+});
+
+describe("a client that dies", () => {
+  test("in the middle of a copy leaves the server to the others", async () => {
+    const path = join(directory, "serve.sock");
+    server = await startServe("--socket", path, image);
+    const client = await MiniNbdClient.open({ path });
+    const reads = Array.from({ length: 64 }, (_, i) => client.read(i * 1000, 128 * 1024).catch(() => null));
+    client.destroy();
+    await Promise.all(reads);
+    const copy = join(directory, "after.out");
+    await run("nbdcopy", [server.uri, copy]);
+    expect(readFileSync(copy).equals(content)).toBe(true);
+  });
+});

@@ -1,0 +1,120 @@
+/**
+ * mount, umount and attach --foreground on a real kernel: what they leave, also when they are refused, interrupted or
+ * killed.
+ *
+ * Runs inside a guest (or with --host).
+ */
+import { execFileSync } from "node:child_process";
+import { closeSync, existsSync, openSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import {
+  cliFixture,
+  expectNothingAttached,
+  expectRefusal,
+  mountsAt,
+  nothingAttached,
+  RUN_DIR,
+  start,
+} from "./cli-fixture.ts";
+import { guarded } from "./leftovers.ts";
+import { erofsNbd, erofsNbdOk } from "./product.ts";
+
+const files = cliFixture();
+
+describe("mount and umount", () => {
+  const guard = guarded();
+
+  test("a plain umount ends everything", async () => {
+    expect(await erofsNbd("mount", files.image, files.mountPoint)).toEqual({
+      code: 0,
+      stdout: "",
+      stderr: "",
+    });
+    expect(readdirSync(files.mountPoint)).toEqual(readdirSync(files.at("tree")));
+    execFileSync("umount", [files.mountPoint]);
+    await expectNothingAttached();
+  });
+
+  test("umount returns when everything is gone; a busy one fails with umount's words", async () => {
+    await erofsNbdOk("mount", "-o", "noatime", files.image, files.mountPoint);
+    const busy = openSync(join(files.mountPoint, readdirSync(files.mountPoint)[0] ?? ""), "r");
+    try {
+      const refused = await erofsNbd("umount", files.mountPoint);
+      expectRefusal(refused, 32, /busy/i);
+    } finally {
+      closeSync(busy);
+    }
+    const [device] = JSON.parse(await erofsNbdOk("status", "--json")) as DeviceStatus[];
+    expect(await erofsNbd("umount", files.mountPoint)).toEqual({ code: 0, stdout: "", stderr: "" });
+    expect(readdirSync(`${RUN_DIR}/devices`)).toEqual([]);
+    expect(existsSync(`/sys/block/nbd${device?.index}/pid`)).toBe(false);
+    await expectNothingAttached();
+  });
+
+  test("mount options that the kernel refuses end with 32 and mount's words", async () => {
+    guard.expectKernelLog(/erofs/);
+    expectRefusal(
+      await erofsNbd("mount", "-o", "no-such-option", files.image, files.mountPoint),
+      32,
+      /Cannot mount .+: ./,
+    );
+    expect(mountsAt(files.mountPoint)).toBe(0);
+    await expectNothingAttached();
+  });
+
+  test("an interrupted mount leaves nothing", async () => {
+    const command = start(["mount", files.image, files.mountPoint]);
+    await command.hasBegun();
+    command.kill("SIGINT");
+    const result = await command.ended;
+    expectRefusal(result, 8, /interrupted by SIGINT/);
+    expect(mountsAt(files.mountPoint)).toBe(0);
+    await expectNothingAttached();
+  });
+
+  test("a mount command that is killed leaves nothing", async () => {
+    const command = start(["mount", files.image, files.mountPoint]);
+    await command.hasBegun();
+    command.kill("SIGKILL");
+    await command.ended;
+    await nothingAttached();
+  });
+});
+
+describe("in the foreground", () => {
+  guarded();
+
+  test("a signal detaches and ends with 0; while mounted it is refused", async () => {
+    const command = start(["attach", "--foreground", files.image]);
+    const node = await command.next("stdout");
+    expect(node).toMatch(/^\/dev\/nbd\d+$/);
+    execFileSync("mount", ["-t", "erofs", "-o", "ro", node, files.mountPoint]);
+    const refusal = command.next("stderr");
+    command.kill("SIGINT");
+    expect(await refusal).toMatch(/Cannot detach nbd\d+: it is mounted at/);
+    expect(JSON.parse(await erofsNbdOk("status", "--json", node))).toMatchObject({ state: "serving" });
+    execFileSync("umount", [files.mountPoint]);
+    command.kill("SIGTERM");
+    expect(await command.ended).toMatchObject({ code: 0, stdout: `${node}\n` });
+    await expectNothingAttached();
+  });
+
+  test("a detach from elsewhere ends it, too", async () => {
+    const command = start(["attach", "--foreground", files.image]);
+    const node = await command.next("stdout");
+    await erofsNbdOk("detach", node);
+    expect(await command.ended).toMatchObject({ code: 0, stderr: "" });
+    await expectNothingAttached();
+  });
+
+  test("an interrupted attach leaves nothing", async () => {
+    const command = start(["attach", files.image]);
+    await command.hasBegun();
+    command.kill("SIGTERM");
+    const result = await command.ended;
+    expectRefusal(result, 8, /interrupted by SIGTERM/);
+    await expectNothingAttached();
+  });
+});

@@ -1,0 +1,109 @@
+/**
+ * Opening an image by path: one clear error per reason, the right hint, and no descriptor left behind.
+ */
+import { spawnSync } from "node:child_process";
+import { chmodSync, closeSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { ErofsNbdError } from "../../../src/errors.ts";
+import { openImage } from "../../../src/source/open-image.ts";
+import { isCloseOnExec, openDescriptors } from "../../helpers/descriptors.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-open-"));
+const at = (name: string): string => join(directory, name);
+const server = createServer();
+beforeAll(async () => {
+  writeFileSync(at("good"), "some bytes");
+  writeFileSync(at("empty"), "");
+  mkdirSync(at("directory"));
+  symlinkSync("good", at("link"));
+  symlinkSync("loop-b", at("loop-a"));
+  symlinkSync("loop-a", at("loop-b"));
+  symlinkSync("nowhere", at("dangling"));
+  expect(spawnSync("mkfifo", [at("fifo")]).status).toBe(0);
+  await new Promise<void>((resolve) => server.listen(at("socket"), resolve));
+});
+afterAll(async () => {
+  await new Promise((resolve) => server.close(resolve));
+  rmSync(directory, { recursive: true, force: true });
+});
+
+let before: Map<number, string>;
+beforeEach(() => {
+  before = openDescriptors();
+});
+afterEach(() => expect(openDescriptors()).toEqual(before));
+
+describe("openImage", () => {
+  test.each(["good", "link", "directory/../good"])("opens %s, and pins what it is", (name) => {
+    const { fd, spec } = openImage(at(name));
+    expect(isCloseOnExec(fd)).toBe(true);
+    expect(spec).toEqual({
+      type: "file",
+      path: at("good"),
+      identity: {
+        kind: "file",
+        device: expect.stringMatching(/^\d+:\d+$/),
+        inode: expect.stringMatching(/^\d+$/),
+        sizeBytes: 10,
+        mtimeNs: expect.stringMatching(/^\d{19}$/),
+      },
+    });
+    closeSync(fd);
+  });
+
+  test.each([
+    ["missing", "Cannot open image", "there is no such file"],
+    ["dangling", "Cannot open image", "there is no such file"],
+    ["good/below", "Cannot open image", "a part of the path is not a directory"],
+    ["loop-a", "Cannot open image", "too many symbolic links"],
+    ["directory", "Cannot use", "it is a directory"],
+    ["empty", "Cannot use", "it is empty"],
+    ["fifo", "Cannot use", "it is neither a regular file nor a block device"],
+    ["socket", "Cannot open image", "no device is behind that node"],
+  ])("refuses %s: %s … %s", (name, what, why) => {
+    const error = failure(at(name));
+    expect(error).toMatchObject({ code: "ERR_IMAGE", message: `${what} ${at(name)}: ${why}` });
+    expect(error.hint).toMatch(/^\S.*[^.]$/);
+  });
+
+  test("refuses a character device", () => {
+    expect(failure("/dev/zero").message).toBe(
+      "Cannot use /dev/zero: it is neither a regular file nor a block device",
+    );
+  });
+
+  test("refuses a file it may not read", () => {
+    chmodSync(at("good"), 0);
+    chmodSync(directory, 0o755);
+    try {
+      // Root may read everything: then another user has to ask. Built code, because that user cannot transform it.
+      const module = fileURLToPath(new URL("../../../dist/src/source/open-image.js", import.meta.url));
+      const program = `
+        import { openImage } from ${JSON.stringify(module)};
+        if (process.getuid() === 0) process.setuid(65534);
+        try { openImage(${JSON.stringify(at("good"))}); } catch (error) { console.log(error.code, error.message); }`;
+      const { stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program], {
+        encoding: "utf8",
+        timeout: 20_000,
+      });
+      expect(stderr).toBe("");
+      expect(stdout).toBe(`ERR_IMAGE Cannot open image ${at("good")}: permission denied\n`);
+    } finally {
+      chmodSync(at("good"), 0o644);
+    }
+  }, 30_000);
+});
+
+function failure(path: string): ErofsNbdError {
+  try {
+    closeSync(openImage(path).fd);
+  } catch (error) {
+    if (error instanceof ErofsNbdError) return error;
+    throw error;
+  }
+  throw new Error(`${path} was opened`);
+}

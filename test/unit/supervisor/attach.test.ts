@@ -1,0 +1,191 @@
+/** DeviceSupervisor: attaching, and undoing it wherever it breaks. */
+import { constants } from "node:os";
+import { afterAll, describe, expect, test } from "vitest";
+import { ErofsNbdError } from "../../../src/errors.ts";
+import { Bench, noSocketsSince } from "./bench.ts";
+import { refusal } from "./fake-kernel.ts";
+import { openSockets } from "./waiting.ts";
+
+const baseline = openSockets();
+afterAll(() => noSocketsSince(baseline));
+
+const noSpace = (): Error => Object.assign(new Error("ENOSPC: no space left on device"), { code: "ENOSPC" });
+
+describe("attach", () => {
+  test("writes the record before each act, sends every attribute, sets the timer, reads a block", async () => {
+    const bench = new Bench({ connections: 2, timeoutSeconds: 3 });
+    expect(await bench.device.attach(4)).toBe(7);
+    expect(bench.records).toEqual([
+      "attaching, 0 links, nbdundefined",
+      "attaching, 2 links, nbdundefined",
+      "serving, 2 links, nbd7",
+    ]);
+    const [first, second] = bench.server.links;
+    expect(bench.kernel.connects).toEqual([
+      {
+        index: 4,
+        sizeBytes: 8192,
+        blockSizeBytes: 4096,
+        timeoutSeconds: 3,
+        deadConnectionTimeoutSeconds: 86_400,
+        serverFlags: expect.any(Number),
+        clientFlags: 0,
+        sockets: [first?.kernelFd, second?.kernelFd],
+        backendIdentifier: "one of ours",
+      },
+    ]);
+    expect(bench.kernel.ioTimeouts).toEqual([50]);
+    expect(bench.kernel.probeCount).toBe(1);
+    expect(bench.states).toEqual(["serving"]);
+    expect(bench.device.describeLinks()).toEqual([
+      { index: 0, state: "up", workerPid: first?.workerPid, generation: 1 },
+      { index: 1, state: "up", workerPid: second?.workerPid, generation: 1 },
+    ]);
+    expect(bench.server.links.map(({ request }) => request.spread)).toEqual([false, true]);
+    await bench.close();
+    expect(bench.kernel.disconnectCount).toBe(1);
+    expect(bench.released).toEqual(["detached"]);
+    expect(bench.outcomes).toEqual([]);
+  });
+
+  test("a record that cannot be written: nothing was begun", async () => {
+    const bench = new Bench();
+    bench.diskFaults.push(noSpace());
+    await expect(bench.device.attach(undefined)).rejects.toThrow("ENOSPC");
+    expect(bench.server.links).toEqual([]);
+    expect(bench.kernel.connects).toEqual([]);
+    expect(bench.states).toEqual(["detached"]);
+    await bench.close();
+  });
+
+  test("a second link that nobody serves: the first is closed, the kernel is not asked", async () => {
+    const bench = new Bench({ connections: 2 });
+    bench.server.plan.push(
+      async (open) => open(),
+      async () => {
+        throw new ErofsNbdError("ERR_WORKER", "Cannot get a worker that serves: none has started yet");
+      },
+    );
+    await expect(bench.device.attach(undefined)).rejects.toMatchObject({ code: "ERR_WORKER" });
+    expect(bench.server.last.isServed).toBe(false);
+    expect(bench.kernel.connects).toEqual([]);
+    await bench.close();
+  });
+
+  test("CONNECT refused: links are closed, nothing is disconnected", async () => {
+    const bench = new Bench();
+    bench.kernel.hooks.beforeConnect = () => {
+      throw refusal(constants.errno.EBUSY, "CONNECT", 7);
+    };
+    await expect(bench.device.attach(undefined)).rejects.toMatchObject({ errno: constants.errno.EBUSY });
+    expect(bench.server.last.isServed).toBe(false);
+    expect(bench.kernel.disconnectCount).toBe(0);
+    expect(bench.states).toEqual(["detached"]);
+    await bench.close();
+  });
+
+  test("CONNECT that worked but whose answer was lost: found by its identifier and disconnected", async () => {
+    const bench = new Bench();
+    bench.kernel.hooks.afterConnect = () => {
+      throw new Error("the answer was lost");
+    };
+    await expect(bench.device.attach(undefined)).rejects.toThrow("the answer was lost");
+    expect(bench.kernel.disconnectCount).toBe(1);
+    expect(bench.kernel.backendOf(7)).toBeUndefined();
+    expect(bench.device.state).toBe("detached");
+    await bench.close();
+  });
+
+  test("a record that cannot be written after CONNECT: disconnected", async () => {
+    const bench = new Bench();
+    bench.diskFaults.push(undefined, undefined, noSpace());
+    await expect(bench.device.attach(undefined)).rejects.toThrow("ENOSPC");
+    expect(bench.kernel.disconnectCount).toBe(1);
+    expect(bench.states).toEqual(["serving", "detaching", "detached"]);
+    await bench.close();
+  });
+
+  test("a block that cannot be read in time: disconnected, and the reason is told", async () => {
+    const bench = new Bench({}, 100);
+    bench.kernel.readsArrive = false;
+    await expect(bench.device.attach(undefined)).rejects.toMatchObject({
+      code: "ERR_NOT_READABLE",
+      message: "Cannot read nbd7 after attaching it: the read did not come back in time",
+    });
+    expect(bench.kernel.disconnectCount).toBe(1);
+    await bench.close();
+  });
+
+  test("a worker killed before CONNECT: the device is attached by a failover", async () => {
+    const bench = new Bench();
+    bench.kernel.hooks.beforeConnect = () => bench.server.last.kill();
+    await bench.device.attach(undefined);
+    expect(await bench.outcome()).toMatchObject({
+      result: "recovered",
+      cause: "worker 1001 was killed by SIGKILL",
+    });
+    expect(bench.states).toEqual(["serving", "reconnecting", "serving"]);
+    expect(bench.kernel.links).toEqual([bench.server.last]);
+    await bench.close();
+  });
+
+  test("a worker killed between CONNECT and its answer: the same", async () => {
+    const bench = new Bench();
+    bench.kernel.hooks.afterConnect = () => bench.server.last.kill();
+    await bench.device.attach(undefined);
+    expect(await bench.outcome()).toMatchObject({
+      result: "recovered",
+      cause: "worker 1001 was killed by SIGKILL",
+    });
+    expect(bench.server.links).toHaveLength(2);
+    await bench.close();
+  });
+
+  test("a device that the kernel ends before the answer to CONNECT: the attach fails, nothing is left", async () => {
+    const bench = new Bench();
+    bench.kernel.hooks.afterConnect = () => bench.kernel.sayGoodbye();
+    await expect(bench.device.attach(undefined)).rejects.toMatchObject({ code: "ERR_NOT_READABLE" });
+    await bench.state("detached");
+    expect(bench.kernel.disconnectCount).toBe(0);
+    await bench.close();
+  });
+
+  test("a device that vanishes without a word while it is waited for: released, not left serving", async () => {
+    const bench = new Bench({}, 100);
+    bench.kernel.setIoTimeout = async () => {
+      bench.kernel.identifier = undefined;
+    };
+    await expect(bench.device.attach(undefined)).rejects.toMatchObject({ code: "ERR_NOT_READABLE" });
+    expect(bench.states).toEqual(["serving", "detached"]);
+    expect(bench.server.last.isServed).toBe(false);
+    await bench.close();
+  });
+
+  test("a detach meanwhile is refused, and the attach goes on", async () => {
+    const bench = new Bench();
+    let refused: unknown;
+    bench.kernel.hooks.beforeConnect = async () => {
+      refused = await bench.device.detach().catch((error: unknown) => error);
+    };
+    await bench.device.attach(undefined);
+    expect(refused).toMatchObject({ code: "ERR_DEVICE_BUSY" });
+    expect(bench.device.state).toBe("serving");
+    await bench.close();
+  });
+});
+
+describe("adopt", () => {
+  test("a failover from the start, told with the cause that was given", async () => {
+    const bench = new Bench();
+    bench.kernel.identifier = "one of ours";
+    bench.kernel.orphanSlot();
+    bench.device.adopt(7, "a dead manager left it behind");
+    expect(await bench.outcome()).toMatchObject({
+      result: "recovered",
+      cause: "a dead manager left it behind",
+    });
+    expect(bench.states).toEqual(["serving", "reconnecting", "serving"]);
+    expect(bench.kernel.links).toEqual([bench.server.last]);
+    await bench.close();
+  });
+});

@@ -1,0 +1,128 @@
+/**
+ * A DeviceSupervisor on the bench: fake kernel, fake workers over real sockets, everything it says written down.
+ *
+ * `close` ends the device and checks what must hold after any test: one outcome per failover, released at most once,
+ * and no outcome without words. `socketsOpenedBy` finds descriptors that were left behind.
+ */
+import { expect } from "vitest";
+import { DeviceSupervisor } from "../../../src/supervisor/device-supervisor.ts";
+import type { FailoverTiming } from "../../../src/supervisor/failover.ts";
+import type { DeviceSettings, FailoverOutcome } from "../../../src/supervisor/managed-device.ts";
+import type { Image } from "../../../src/supervisor/ports.ts";
+import { FakeKernel } from "./fake-kernel.ts";
+import { FakeLinkServer } from "./fake-server.ts";
+import { openSockets, until } from "./waiting.ts";
+
+/** A life in fast motion; the order of everything is that of the real one. */
+export const QUICK_TIMING: FailoverTiming = {
+  workerDeadlineMs: 150,
+  proofDeadlineMs: 120,
+  quick: { retries: 2, minTimeout: 5, maxTimeout: 20, factor: 2, randomize: true },
+  slow: { retries: Number.POSITIVE_INFINITY, minTimeout: 10, maxTimeout: 30, factor: 1.5, randomize: true },
+};
+
+const IMAGE: Image = {
+  spec: {
+    type: "file",
+    path: "/images/any.erofs",
+    identity: { kind: "file", device: "8:1", inode: "5", sizeBytes: 8192, mtimeNs: "0" },
+  },
+  fd: -1,
+  blockSizeBytes: 4096,
+};
+
+const SETTINGS: DeviceSettings = {
+  identifier: "one of ours",
+  sizeBytes: 8192,
+  connections: 1,
+  timeoutSeconds: 0,
+  deadTimeoutSeconds: 86_400,
+  ioTimeoutMs: 50,
+  autoclear: false,
+};
+
+export class Bench {
+  readonly server: FakeLinkServer = new FakeLinkServer();
+  readonly kernel: FakeKernel = new FakeKernel(this.server);
+  readonly device: DeviceSupervisor;
+  /** State changes, «serving» and so on, in order. */
+  readonly states: string[] = [];
+  readonly outcomes: FailoverOutcome[] = [];
+  readonly released: string[] = [];
+  readonly said: string[] = [];
+  /** What stood in the record each time it was written: state and number of opened links. */
+  readonly records: string[] = [];
+  /** Failures of the next writes of the record, in order. */
+  readonly diskFaults: Array<Error | undefined> = [];
+  failovers = 0;
+
+  constructor(settings: Partial<DeviceSettings> = {}, readyDeadlineMs = 4000) {
+    const persist = async (): Promise<void> => {
+      this.records.push(`${this.device.state}, ${this.server.links.length} links, nbd${this.device.index}`);
+      await Promise.resolve();
+      const fault = this.diskFaults.shift();
+      if (fault !== undefined) throw fault;
+    };
+    this.device = new DeviceSupervisor(
+      { ...SETTINGS, ...settings },
+      IMAGE,
+      this.kernel,
+      this.server,
+      persist,
+      { view: this.kernel, timing: QUICK_TIMING, readyDeadlineMs },
+    );
+    this.device.on("state", (state, before) => {
+      this.states.push(state);
+      if (before === "serving" && state === "reconnecting") this.failovers += 1;
+    });
+    this.device.on("failover", (outcome) => this.outcomes.push(outcome));
+    this.device.on("released", (why) => this.released.push(why));
+    this.device.on("stalled", (why) => this.said.push(`stalled: ${why}`));
+    this.device.on("revived", () => this.said.push("revived"));
+    this.device.on("recordFailed", (why) => this.said.push(`record: ${why}`));
+    this.device.on("attemptFailed", (why) => this.said.push(`attempt: ${why}`));
+    this.device.on("readErrors", (message, count) => this.said.push(`${count} × ${message}`));
+  }
+
+  /** An attached device, quiet and serving. */
+  static async attached(settings: Partial<DeviceSettings> = {}): Promise<Bench> {
+    const bench = new Bench(settings);
+    await bench.device.attach(undefined);
+    return bench;
+  }
+
+  /** Waits until so many failovers have had their outcome, and returns the last. */
+  async outcome(count = 1): Promise<FailoverOutcome> {
+    await until(`outcome ${count}`, () => this.outcomes.length >= count);
+    const outcome = this.outcomes[count - 1];
+    if (outcome === undefined) throw new Error("no outcome");
+    return outcome;
+  }
+
+  state(state: string): Promise<void> {
+    return until(`state ${state}`, () => this.device.state === state);
+  }
+
+  /** Ends the device, whatever it is doing, and checks what must always hold. */
+  async close(): Promise<void> {
+    await this.device.detach();
+    await until("release", () => this.device.state === "detached");
+    this.kernel.forget();
+    this.server.dispose();
+    expect(this.released).toHaveLength(1);
+    expect(this.outcomes).toHaveLength(this.failovers);
+    for (const { cause, stallMs, level } of this.outcomes) {
+      expect(cause).not.toBe("");
+      expect(level).toBe("reconnect");
+      expect(stallMs).toBeGreaterThanOrEqual(0);
+      expect(Number.isFinite(stallMs)).toBe(true);
+    }
+  }
+}
+
+/** Waits until no socket is open that was not open at `baseline`: old kernel ends are kept for a second. */
+export async function noSocketsSince(baseline: ReadonlyMap<number, string>): Promise<void> {
+  const known = new Set(baseline.values());
+  const left = (): string[] => [...openSockets().values()].filter((target) => !known.has(target));
+  await until("all sockets closed", () => left().length === 0).catch(() => expect(left()).toEqual([]));
+}

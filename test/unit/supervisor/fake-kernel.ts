@@ -1,0 +1,213 @@
+/**
+ * The nbd driver as a supervisor sees it: netlink commands and sysfs in one object, over real sockets.
+ *
+ * It keeps a descriptor of its own of every socket it was given, as the kernel keeps a reference, and follows the
+ * driver's rules: a fresh socket goes to the first dead slot or is dropped with a success code; another identifier or a
+ * disconnected device is EINVAL; DISCONNECT says goodbye on every link. It throws at what a supervisor must never do.
+ */
+import { constants } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type NbdConnectOptions, type NbdReconfigureOptions, NetlinkError } from "../../../netlink/index.ts";
+import type { DeviceView, NbdControl } from "../../../src/supervisor/ports.ts";
+import type { ProbeResult } from "../../../src/supervisor/probe.ts";
+import {
+  close,
+  duplicate,
+  isHungUp,
+  SHUT_RDWR,
+  SOCK_STREAM,
+  shutdown,
+  socketPair,
+} from "../../../src/sys/libc.ts";
+import type { FakeLink, FakeLinkServer } from "./fake-server.ts";
+import { holdersOf } from "./waiting.ts";
+
+interface KernelSlot {
+  /** The kernel's own reference. */
+  fd: number;
+  /** Undefined for a former manager's: nobody but the kernel has its socket. */
+  link: FakeLink | undefined;
+}
+
+export function refusal(errno: number, command: string, index: number): NetlinkError {
+  return new NetlinkError({
+    code: "ERR_NETLINK_REFUSED",
+    origin: "ack",
+    purpose: `${command.toLowerCase()} nbd${index}`,
+    command,
+    errno,
+    deviceIndex: index,
+  });
+}
+
+export class FakeKernel implements NbdControl, DeviceView {
+  readonly index: number;
+  readonly connects: NbdConnectOptions[] = [];
+  readonly reconfigures: NbdReconfigureOptions[] = [];
+  readonly ioTimeouts: number[] = [];
+  slots: KernelSlot[] = [];
+  identifier: string | undefined;
+  disconnectCount = 0;
+  probeCount = 0;
+  inFlight = 0;
+  /** Run inside the command, before it acts (`before`) and between the act and the answer (`after`). */
+  hooks: {
+    beforeConnect?: () => Promise<void> | void;
+    afterConnect?: () => Promise<void> | void;
+    beforeReconfigure?: () => Promise<void> | void;
+    afterReconfigure?: () => Promise<void> | void;
+    beforeDisconnect?: () => Promise<void> | void;
+  } = {};
+  /** Sockets are taken but never used: what a driver does that had no dead slot. */
+  dropsSockets = false;
+  /** A read by anybody reaches its link. */
+  readsArrive = true;
+  #reconfiguring = 0;
+  readonly #server: FakeLinkServer;
+
+  constructor(server: FakeLinkServer, index = 7) {
+    this.#server = server;
+    this.index = index;
+  }
+
+  async connect(options: NbdConnectOptions): Promise<{ index: number }> {
+    this.connects.push(options);
+    await this.hooks.beforeConnect?.();
+    this.identifier = options.backendIdentifier;
+    this.slots = options.sockets.map((fd) => this.#take(fd));
+    await this.hooks.afterConnect?.();
+    return { index: this.index };
+  }
+
+  async reconfigure(options: NbdReconfigureOptions): Promise<void> {
+    this.#check(options);
+    this.reconfigures.push(options);
+    if (options.sockets !== undefined) this.#reconfiguring += 1;
+    try {
+      if (this.#reconfiguring > 1) throw new Error("two RECONFIGUREs with sockets are in flight");
+      await this.hooks.beforeReconfigure?.();
+      if (this.identifier === undefined || options.backendIdentifier !== this.identifier)
+        throw refusal(constants.errno.EINVAL, "RECONFIGURE", options.index);
+      for (const fd of options.sockets ?? []) this.#replace(fd);
+      await this.hooks.afterReconfigure?.();
+    } finally {
+      if (options.sockets !== undefined) this.#reconfiguring -= 1;
+    }
+  }
+
+  async disconnect(index: number): Promise<void> {
+    if (index !== this.index) throw refusal(constants.errno.EINVAL, "DISCONNECT", index);
+    this.disconnectCount += 1;
+    await this.hooks.beforeDisconnect?.();
+    this.sayGoodbye();
+  }
+
+  async status(): Promise<[]> {
+    return [];
+  }
+
+  /** The device ends: DISC on every link that lives, then the sockets are shut down. */
+  sayGoodbye(): void {
+    const living = this.slots.filter(({ fd }) => !isHungUp(fd));
+    this.forget();
+    for (const { link } of living) link?.end({ kind: "disconnect" });
+  }
+
+  /** The device is gone, without a word. */
+  forget(): void {
+    this.identifier = undefined;
+    for (const { fd } of this.slots.splice(0)) {
+      shutdown(fd, SHUT_RDWR);
+      close(fd);
+    }
+  }
+
+  /** The kernel gives one socket up by itself, as after a timeout. */
+  killSlot(at: number): void {
+    const slot = this.slots[at];
+    if (slot === undefined) throw new Error(`no slot ${at}`);
+    shutdown(slot.fd, SHUT_RDWR);
+  }
+
+  /** A slot whose socket and worker went with a former manager. */
+  orphanSlot(): void {
+    const [fd, peer] = socketPair(SOCK_STREAM);
+    close(peer);
+    this.slots.push({ fd, link: undefined });
+  }
+
+  /** Which links the kernel uses, alive or not. */
+  get links(): Array<FakeLink | undefined> {
+    return this.slots.map(({ link }) => link);
+  }
+
+  /** For each slot, whether its socket is dead. */
+  get deadSlots(): boolean[] {
+    return this.slots.map(({ fd }) => isHungUp(fd));
+  }
+
+  backendOf(index: number): string | undefined {
+    return index === this.index ? this.identifier : undefined;
+  }
+
+  configuringThread(index: number): number | undefined {
+    return this.backendOf(index) === undefined ? undefined : 1;
+  }
+
+  deviceSizeBytes(): number | undefined {
+    return this.identifier === undefined ? 0 : this.connects.at(-1)?.sizeBytes;
+  }
+
+  findByBackend(identifier: string): number | undefined {
+    return this.identifier === identifier ? this.index : undefined;
+  }
+
+  readsInFlight(): number {
+    return this.inFlight;
+  }
+
+  async setIoTimeout(_: number, milliseconds: number): Promise<void> {
+    this.ioTimeouts.push(milliseconds);
+  }
+
+  /** One read: over the first link that lives, or waiting for one. */
+  async probe(_: number, signal: AbortSignal): Promise<ProbeResult> {
+    this.probeCount += 1;
+    while (!signal.aborted) {
+      const slot = this.slots.find(({ fd, link }) => !isHungUp(fd) && link?.isServed === true);
+      if (slot !== undefined && this.readsArrive) {
+        slot.link?.request1();
+        return { ok: true };
+      }
+      await sleep(3, undefined, { signal }).catch(() => {});
+    }
+    return { ok: false, why: "the read did not come back in time" };
+  }
+
+  /** One request on every link that lives: a busy device. */
+  trafficEverywhere(): void {
+    for (const { fd, link } of this.slots) if (!isHungUp(fd) && link?.isServed === true) link.request1();
+  }
+
+  #take(fd: number): KernelSlot {
+    return { fd: duplicate(fd), link: this.#server.byKernelFd(fd) };
+  }
+
+  #replace(fd: number): void {
+    const dead = this.slots.find((slot) => isHungUp(slot.fd));
+    if (dead === undefined || this.dropsSockets) return;
+    // 3.5: a socket whose last reference goes here can be freed under the kernel's receiver.
+    if (dead.link !== undefined && holdersOf(dead.fd) < 2)
+      throw new Error("the old kernel end was closed before RECONFIGURE");
+    close(dead.fd);
+    Object.assign(dead, this.#take(fd));
+  }
+
+  #check(options: NbdReconfigureOptions): void {
+    for (const forbidden of ["sizeBytes", "blockSizeBytes", "timeoutSeconds"] as const)
+      if (forbidden in options) throw new Error(`RECONFIGURE carries ${forbidden}`);
+    for (const needed of ["backendIdentifier", "deadConnectionTimeoutSeconds", "clientFlags"] as const)
+      if (options[needed] === undefined) throw new Error(`RECONFIGURE lacks ${needed}`);
+    if (options.sockets?.length === 0) throw new Error("RECONFIGURE carries an empty list of sockets");
+  }
+}
