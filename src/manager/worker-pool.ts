@@ -8,7 +8,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { ErofsNbdError } from "../errors.ts";
-import { deadlineSignal } from "../supervisor/deadline.ts";
+import { withDeadline } from "../supervisor/deadline.ts";
 import type { LinkObserver, LinkRequest, LinkServer, OpenLink } from "../supervisor/ports.ts";
 import { Channel } from "../sys/channel.ts";
 import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socketPair } from "../sys/libc.ts";
@@ -136,12 +136,11 @@ export class WorkerPool implements LinkServer {
   }
 
   /** Waits a while for a worker without links, where one is just starting. */
-  async #idleWorker(signal: AbortSignal): Promise<void> {
-    const patience = deadlineSignal(SPREAD_PATIENCE_MS, signal);
-    const isIdle = (worker: PooledWorker): boolean => worker.linkCount === 0;
-    while (!patience.aborted && [...this.#workers].some((worker) => isIdle(worker) && !worker.isReady)) {
-      await this.#changed(patience);
-    }
+  #idleWorker(signal: AbortSignal): Promise<void> {
+    const isStarting = (worker: PooledWorker): boolean => worker.linkCount === 0 && !worker.isReady;
+    return withDeadline(SPREAD_PATIENCE_MS, signal, async (patience) => {
+      while (!patience.aborted && [...this.#workers].some(isStarting)) await this.#changed(patience);
+    });
   }
 
   async #readyWorker(signal: AbortSignal): Promise<PooledWorker> {
@@ -245,8 +244,10 @@ class PooledWorker {
     this.#process.kill("SIGKILL");
   }
 
+  /** One that serves leaves after its last link; one that does not is ended, or it would stay if it hangs. */
   stop(): void {
-    this.#channel.send({ type: "stop" }).catch(() => {});
+    if (this.#links.size === 0) this.kill();
+    else this.#channel.send({ type: "stop" }).catch(() => {});
     this.#channel.unref();
     this.#process.unref();
   }

@@ -10,7 +10,7 @@ import { EventEmitter } from "eventemitter3";
 import { NBD_CFLAG_DISCONNECT_ON_CLOSE } from "../../netlink/index.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
-import { deadlineSignal } from "./deadline.ts";
+import { withDeadline } from "./deadline.ts";
 import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } from "./device-state.ts";
 import { SYSFS_VIEW } from "./device-view.ts";
 import { DeviceEndedError, FAILOVER_TIMING, type FailoverTiming, restoreLinks } from "./failover.ts";
@@ -260,19 +260,27 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   }
 
   async #waitUntilReadable(index: number): Promise<void> {
-    const patience = deadlineSignal(this.#readyDeadlineMs, this.#life.signal);
+    const why = await withDeadline(this.#readyDeadlineMs, this.#life.signal, (patience) =>
+      this.#readFirstBlock(index, patience),
+    );
+    if (why === undefined) return;
+    throw new ErofsNbdError("ERR_NOT_READABLE", `Cannot read nbd${index} after attaching it: ${why}`, {
+      hint: "the kernel log may tell more (dmesg); the device was detached again",
+    });
+  }
+
+  /** Undefined when the device was read, or what was in the way when the patience ended. */
+  async #readFirstBlock(index: number, patience: AbortSignal): Promise<string | undefined> {
     while (this.#view.deviceSizeBytes(index) !== this.settings.sizeBytes && !patience.aborted)
       await sleep(POLL_MS);
     let why = `its size did not become ${this.settings.sizeBytes} bytes`;
     while (!patience.aborted) {
       const result = await this.#view.probe(index, patience);
-      if (result.ok) return;
+      if (result.ok) return undefined;
       why = result.why;
       await sleep(POLL_MS * 10, undefined, { signal: patience }).catch(() => {});
     }
-    throw new ErofsNbdError("ERR_NOT_READABLE", `Cannot read nbd${index} after attaching it: ${why}`, {
-      hint: "the kernel log may tell more (dmesg); the device was detached again",
-    });
+    return this.#state === "detached" ? `it was ended meanwhile: ${this.#endReason}` : why;
   }
 
   #linkRequest(): LinkRequest {

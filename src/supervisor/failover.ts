@@ -9,7 +9,7 @@ import { constants } from "node:os";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import pRetry, { AbortError, type Options } from "p-retry";
 import { NetlinkError } from "../../netlink/index.ts";
-import { deadlineSignal } from "./deadline.ts";
+import { withDeadline } from "./deadline.ts";
 import type { LinkSet } from "./link-set.ts";
 import type { DeviceView, LinkRequest, NbdControl } from "./ports.ts";
 
@@ -120,9 +120,11 @@ async function handOver(
   const { links, index, identifier } = context;
   let taken = false;
   try {
-    const sockets: number[] = [];
-    const patience = deadlineSignal(context.timing.workerDeadlineMs, signal);
-    for (const slot of dead) sockets.push(await links.replace(slot, context.linkRequest(), patience));
+    const sockets = await withDeadline(context.timing.workerDeadlineMs, signal, async (patience) => {
+      const fresh: number[] = [];
+      for (const slot of dead) fresh.push(await links.replace(slot, context.linkRequest(), patience));
+      return fresh;
+    });
     await context.beforeHandover();
     signal.throwIfAborted();
     await context.nbd.reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() });
@@ -164,17 +166,14 @@ async function settle(context: FailoverContext, signal: AbortSignal): Promise<vo
  */
 async function prove(context: FailoverContext, slots: readonly number[], signal: AbortSignal): Promise<void> {
   const { links, index } = context;
-  const end = new AbortController();
-  const bounded = deadlineSignal(context.timing.proofDeadlineMs, signal, end.signal);
-  const seen = links.requestsSeen(slots, bounded);
-  try {
+  const proven = await withDeadline(context.timing.proofDeadlineMs, signal, async (bounded) => {
+    const seen = links.requestsSeen(slots, bounded);
     if ((await Promise.race([seen, sleep(PROBE_AFTER_MS)])) === undefined)
       void context.view.probe(index, bounded);
     const freed = links.describe().length > 1 && context.linkDeadCount() >= slots.length;
-    if (freed ? slots.every((slot) => links.isAlive(slot)) : await seen) return;
-  } finally {
-    end.abort();
-  }
+    return freed ? slots.every((slot) => links.isAlive(slot)) : seen;
+  });
+  if (proven) return;
   signal.throwIfAborted();
   throw new Error(`Cannot prove that nbd${index} uses its fresh socket: no request came over it`);
 }

@@ -37,7 +37,7 @@ afterEach(async () => {
   // Whatever a client did, it is no reason for a server to complain or to end otherwise.
   if (ended !== undefined) {
     expect(ended.stderr.split("\n").filter((line) => !/^(serving .*|)$/.test(line))).toEqual([]);
-    expect(ended.code).toBe(8);
+    expect(ended.code).toBe(0);
   }
 });
 
@@ -119,13 +119,14 @@ describe.each(transports)("over %s", (_, where) => {
   });
 
   test.each([
-    [1, 512],
-    [32, 4096],
-    [64, 4096],
-    [8, 1024 * 1024],
-  ])("qemu-img bench reads at depth %i, %i bytes each", async (depth, sizeBytes) => {
+    [1, 512, 400],
+    [32, 4096, 400],
+    [64, 4096, 400],
+    // Not beyond the image's end: this program does not stop there, and fails.
+    [8, 1024 * 1024, 11],
+  ])("qemu-img bench reads at depth %i, %i bytes each", async (depth, sizeBytes, count) => {
     const uri = await serve();
-    const args = ["-f", "raw", "-t", "none", "-c", "400", "-d", `${depth}`, "-s", `${sizeBytes}`];
+    const args = ["-f", "raw", "-t", "none", "-c", `${count}`, "-d", `${depth}`, "-s", `${sizeBytes}`];
     const { stdout } = await run("qemu-img", ["bench", ...args, uri]);
     expect(stdout).toContain("Run completed");
   });

@@ -5,11 +5,11 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { afterEach, expect } from "vitest";
+import { afterEach, beforeEach, expect } from "vitest";
 import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
@@ -288,9 +288,19 @@ export async function detachAll(): Promise<void> {
 /** Readers and watchers at work; a test that fails leaves some. */
 const running = new Set<ChildProcess>();
 
-/** Call after `guarded`: a test that failed in the middle must not fail those behind it. */
+/** Call after `guarded`: a test that failed in the middle shows the manager's log, and must not fail those behind it. */
 export function cleanUpAfterFailure(): void {
-  afterEach(async () => {
+  let logStart = 0;
+  const log = "/run/erofs-nbd/manager.log";
+  beforeEach(() => {
+    logStart = existsSync(log) ? statSync(log).size : 0;
+  });
+  afterEach(async (context) => {
+    if (context.task.result?.state === "fail" && existsSync(log)) {
+      process.stderr.write(
+        `manager.log of «${context.task.name}»:\n${readFileSync(log).subarray(logStart).toString()}\n`,
+      );
+    }
     const left = running.size > 0;
     for (const child of running) child.kill("SIGKILL");
     if (left || (await statuses()).length > 0) await erofsNbd("detach", "--all", "--force");
