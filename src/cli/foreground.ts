@@ -5,6 +5,7 @@
  * is kept, and a second signal soon after detaches it all the same.
  */
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError, EXIT } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { ControlClient } from "../manager/control-client.ts";
@@ -12,11 +13,13 @@ import type { AttachParams, DeviceStatus } from "../manager/control-protocol.ts"
 import { runDaemon } from "../manager/daemon.ts";
 import { runDirOf } from "./connection.ts";
 import type { CliContext } from "./context.ts";
+import { watchEnd } from "./device-end.ts";
 import { printAttached } from "./output.ts";
 import { formatError } from "./report.ts";
 
 /** How soon a second signal must follow the first to mean «whatever is mounted there». */
 const FORCE_WITHIN_MS = 3000;
+const LAST_ANSWERS_MS = 2000;
 
 /** Resolves when the device has ended. @throws ErofsNbdError, ControlError */
 export async function attachInForeground(
@@ -65,25 +68,25 @@ async function untilDetached(
   ended: Promise<void>,
 ): Promise<void> {
   let lastSignalAt = Number.NEGATIVE_INFINITY;
-  let detaching = false;
+  let own: Promise<void> | undefined;
   const release = context.interrupts.claim(() => {
     const now = performance.now();
     const force = now - lastSignalAt < FORCE_WITHIN_MS;
     lastSignalAt = now;
-    if (detaching && !force) return;
-    detaching = true;
-    void detach(context, client, device, force).finally(() => {
-      detaching = false;
+    if (own !== undefined && !force) return;
+    const detached = detach(context, client, device, force).finally(() => {
+      if (own === detached) own = undefined;
     });
+    own = detached;
   });
   try {
-    const gone = new Promise<void>((resolve) => {
-      const onEvent = (event: { event: string; device: string | null }): void => {
-        if (event.event === "detached" && event.device === device.device) resolve();
-      };
-      client.watch(onEvent, resolve).catch(() => resolve());
-    });
-    await Promise.race([gone, ended]);
+    await Promise.race([watchEnd(client, device), ended]);
+    if (own !== undefined) return await own;
+    // Ending already: a signal changes nothing any more.
+    context.interrupts.claim(() => {});
+    // Whoever detached it waits for this manager's answer: it ends by itself when nobody is connected any more.
+    client.close();
+    await Promise.race([ended, sleep(LAST_ANSWERS_MS)]);
   } finally {
     release();
   }

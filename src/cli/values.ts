@@ -7,13 +7,7 @@ import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import type { Target } from "../manager/control-protocol.ts";
-
-/** The manager's limits, repeated here because their home loads the whole schema library; a test compares them. */
-export const LIMITS: {
-  readonly timeoutSeconds: number;
-  readonly connections: number;
-  readonly index: number;
-} = { timeoutSeconds: 2_000_000, connections: 64, index: 1_048_575 };
+import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../manager/limits.ts";
 
 const WHOLE_NUMBER = /^(0|[1-9]\d{0,15})$/;
 const DEVICE_NAME = /^(?:\/dev\/)?nbd(0|[1-9]\d*)$/;
@@ -37,8 +31,8 @@ export function readWhole(option: string, text: string, min: number, max: number
 export function readTimeout(option: string, text: string): number {
   if (text === "never") return 0;
   const value = Number(text);
-  if (!WHOLE_NUMBER.test(text) || value < 1 || value > LIMITS.timeoutSeconds) {
-    throw badValue(option, text, `whole seconds from 1 to ${LIMITS.timeoutSeconds}, or never`);
+  if (!WHOLE_NUMBER.test(text) || value < 1 || value > MAX_TIMEOUT_SECONDS) {
+    throw badValue(option, text, `whole seconds from 1 to ${MAX_TIMEOUT_SECONDS}, or never`);
   }
   return value;
 }
@@ -58,7 +52,7 @@ export function readDevice(option: string, text: string): number {
     const hint = text.startsWith("/dev/") ? "only devices of the kernel's nbd driver can be used" : undefined;
     throw badValue(option, text, "an nbd device: nbd3, /dev/nbd3 or 3", hint);
   }
-  if (index > LIMITS.index) throw badValue(option, text, `an index from 0 to ${LIMITS.index}`);
+  if (index > MAX_INDEX) throw badValue(option, text, `an index from 0 to ${MAX_INDEX}`);
   return index;
 }
 

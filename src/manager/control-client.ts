@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 import { ErofsNbdError, type ErrorCode, type ExitCode } from "../errors.ts";
 import type { ControlFault, DeviceEvent, Method, Requests, ServerLine } from "./control-protocol.ts";
 import { LineSplitter } from "./lines.ts";
-import { lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
+import { checkSocketPath, lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
 
 const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
 const START_DEADLINE_MS = 20_000;
@@ -56,8 +56,9 @@ export class ControlClient {
     socket.once("close", () => this.#ended());
   }
 
-  /** A connection to the manager that runs, or undefined when none does. @throws ErofsNbdError ERR_PERMISSION */
+  /** A connection to the manager that runs, or undefined when none does. @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR */
   static async connect(runDir: RunDir): Promise<ControlClient | undefined> {
+    checkSocketPath(runDir);
     const socket = createConnection(runDir.controlSocket);
     try {
       await new Promise<void>((resolve, reject) => {

@@ -8,6 +8,7 @@ import { z } from "zod";
 import type { ErrorCode, ExitCode } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
+import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "./limits.ts";
 
 /** A device by index, or a path: of an image, or of a mount point. */
 export type Target = { readonly index: number } | { readonly path: string };
@@ -118,13 +119,6 @@ export type Answer =
   | { readonly id: number; readonly result: unknown }
   | { readonly id: number; readonly error: ControlFault };
 export type ServerLine = Answer | { readonly event: DeviceEvent };
-
-/** The kernel stores timeouts as seconds times HZ in 32 bits. */
-export const MAX_TIMEOUT_SECONDS = 2_000_000;
-/** Links of one device: more than a machine has processors only stand by. */
-export const MAX_CONNECTIONS = 64;
-/** 20 minor bits with max_part=0 (nbd.c, nbd_genl_connect). */
-export const MAX_INDEX = 1_048_575;
 
 const index = z.number().int().min(0).max(MAX_INDEX);
 const seconds = z.number().int().min(0).max(MAX_TIMEOUT_SECONDS);

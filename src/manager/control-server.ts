@@ -31,10 +31,14 @@ const MAX_CONNECTIONS = 256;
 const MAX_BACKLOG_BYTES = 16 << 20;
 
 /** The part of a manager that the control socket reaches. */
-export type ControlledManager = Pick<
-  Manager,
-  "attach" | "mounted" | "settleLoan" | "detach" | "status" | "describe" | "takeNotes" | "on" | "off"
->;
+export interface ControlledManager
+  extends Pick<
+    Manager,
+    "attach" | "mounted" | "settleLoan" | "detach" | "status" | "describe" | "takeNotes"
+  > {
+  on(event: "event", listener: (event: DeviceEvent) => void): unknown;
+  off(event: "event", listener: (event: DeviceEvent) => void): unknown;
+}
 
 const envelope = z.strictObject({
   id: z.number().int().nonnegative(),

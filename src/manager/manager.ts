@@ -47,6 +47,8 @@ export interface ManagerOptions {
   readonly log: Log;
   /** Where workers write what they cannot tell. */
   readonly workerStderr: number | "inherit" | "ignore";
+  /** The program that a worker runs; for tests. */
+  readonly workerPath?: string;
 }
 
 export class Manager extends EventEmitter<ManagerEvents> {
@@ -65,7 +67,11 @@ export class Manager extends EventEmitter<ManagerEvents> {
     this.#log = options.log;
     this.#records = new RecordStore(options.runDir.devices);
     this.#pool = new WorkerPool(
-      { size: POOL_SIZE, stderr: options.workerStderr },
+      {
+        size: POOL_SIZE,
+        stderr: options.workerStderr,
+        ...(options.workerPath === undefined ? {} : { workerPath: options.workerPath }),
+      },
       { log: (level, message, fields) => this.#log[level](message, fields) },
     );
     this.#kernel = new KernelControl(options.log, {
@@ -125,6 +131,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     } catch (error) {
       // A device that was made owns the descriptor and has closed it with its release.
       if (device === undefined) close(opened.fd);
+      else await this.#leaving.get(device.settings.identifier);
       throw error;
     }
   }

@@ -47,8 +47,22 @@ export function chooseRunDir(
   };
 }
 
+/** `sun_path` holds 107 bytes and a NUL (unix(7)); Node cuts a longer path off in silence. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+/** @throws ErofsNbdError when the control socket's path is too long for a socket */
+export function checkSocketPath(runDir: RunDir): void {
+  if (Buffer.byteLength(runDir.controlSocket) <= MAX_SOCKET_PATH_BYTES) return;
+  throw new ErofsNbdError(
+    "ERR_RUN_DIR",
+    `Cannot use run directory ${runDir.path}: its path is too long for a socket in it`,
+    { hint: "name one with a shorter path with --run-dir" },
+  );
+}
+
 /** Makes the directory (0700) if need be, and refuses one that others could tamper with. @throws ErofsNbdError */
 export function prepareRunDir(runDir: RunDir): void {
+  checkSocketPath(runDir);
   try {
     mkdirSync(runDir.path, { recursive: true, mode: 0o700 });
     const found = lstatSync(runDir.path);
@@ -84,11 +98,22 @@ function closeToOthers(runDir: RunDir): void {
   chmodSync(runDir.path, 0o700);
 }
 
+/** The errnos that need words: «EROFS» above all would be taken for the file system of the image. */
+const WHY_NOT: Record<string, string> = {
+  EROFS: "its file system is read-only",
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  ENOENT: "a directory above it does not exist",
+  ENOTDIR: "a part of the path is not a directory",
+  ENOSPC: "no space is left",
+};
+
 /** An error about the run directory, in one line. */
 function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   if (error instanceof ErofsNbdError) return error;
   const code = (error as NodeJS.ErrnoException).code ?? String(error);
-  return new ErofsNbdError("ERR_RUN_DIR", `Cannot use run directory ${runDir.path}: ${code}`, {
+  const why = WHY_NOT[code] ?? code;
+  return new ErofsNbdError("ERR_RUN_DIR", `Cannot use run directory ${runDir.path}: ${why}`, {
     hint: "run as root, or name a writable directory with --run-dir",
     cause: error,
   });

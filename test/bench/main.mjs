@@ -16,7 +16,7 @@ import { ourServer, SERVERS, start } from "./servers.mjs";
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--only WORD] [--against WORD]
 
-  --rounds N       interleaved rounds, default 15 (about two minutes)
+  --rounds N       interleaved rounds, default 9 (about two minutes)
   --only WORD      only the loads whose names have this word, such as "depth 32" or MiB
   --against WORD   only the servers whose names have this word, beside our own and nbdkit
   --before PATH    another build's dist/src/cli/main.js as a further server: what a change is worth
@@ -153,7 +153,7 @@ async function compare(servers, loads, rounds) {
 async function main() {
   const { values } = parseArgs({
     options: {
-      rounds: { type: "string", default: "15" },
+      rounds: { type: "string", default: "9" },
       only: { type: "string", default: "" },
       against: { type: "string", default: "" },
       before: { type: "string", multiple: true, default: [] },

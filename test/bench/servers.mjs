@@ -6,13 +6,14 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const OURS = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const PID_FILE = "nbd-server.pid";
 const START_LIMIT_MS = 20_000;
 const LOOK_AGAIN_MS = 20;
 
@@ -28,7 +29,9 @@ const LOOK_AGAIN_MS = 20;
  * @typedef {object} Server
  * @property {string} name in the table
  * @property {string} exportName
- * @property {(socket: string, image: string, directory: string) => [string, ...string[]]} command
+ * @property {string} [debianPackage] what to install where it is missing
+ * @property {(socket: string, image: string, directory: string, port: number) => [string, ...string[]]} command
+ * @property {boolean} [leaves] whether it goes into the background and writes its number into PID_FILE
  */
 
 /**
@@ -47,22 +50,27 @@ export const SERVERS = [
   ourServer("erofs-nbd serve", OURS),
   {
     name: "nbdkit file",
+    debianPackage: "nbdkit",
     command: (socket, image) => ["nbdkit", "-f", "-r", "-U", socket, "file", image],
     exportName: "",
   },
   {
     name: "nbd-server",
-    command: (socket, image, directory) => {
+    debianPackage: "nbd-server",
+    // In the foreground it serves one client only.
+    leaves: true,
+    command: (socket, image, directory, port) => {
       const config = join(directory, "nbd-server.conf");
       // It wants a port as well; nobody connects to this one.
-      const generic = `[generic]\nunixsock = ${socket}\nlistenaddr = 127.0.0.1\nport = 0\n`;
+      const generic = `[generic]\nunixsock = ${socket}\nlistenaddr = 127.0.0.1\nport = ${port}\n`;
       writeFileSync(config, `${generic}[image]\nexportname = ${image}\nreadonly = true\n`);
-      return ["nbd-server", "-n", "-C", config, "-p", join(directory, "nbd-server.pid")];
+      return ["nbd-server", "-C", config, "-p", join(directory, PID_FILE)];
     },
     exportName: "image",
   },
   {
     name: "qemu-nbd",
+    debianPackage: "qemu-utils",
     command: (socket, image) => ["qemu-nbd", "-r", "-t", "-e", "4", "-f", "raw", "-k", socket, image],
     exportName: "",
   },
@@ -77,28 +85,51 @@ export const SERVERS = [
  */
 export async function start(server, image, directory) {
   const socket = join(directory, `${server.name.replace(/\W+/g, "-")}.sock`);
-  const [program, ...args] = server.command(socket, image, directory);
+  const [program, ...args] = server.command(socket, image, directory, await freePort());
   const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });
   let errors = "";
   child.stderr.on("data", (chunk) => {
     errors += chunk;
   });
-  const died = once(child, "exit").then(() => {
-    throw new Error(`Cannot start ${server.name}: ${errors.trim() || "it ended"}`);
-  });
-  died.catch(() => {}); // stopping it is no failure
-  await Promise.race([died, untilListening(socket)]);
-  const pid = child.pid ?? 0;
+  const ended = once(child, "exit").then(
+    ([code]) => {
+      if (server.leaves !== true || code !== 0)
+        throw new Error(`Cannot start ${server.name}: ${errors.trim() || "it ended"}`);
+    },
+    (error) => {
+      const hint = server.debianPackage === undefined ? "" : ` (apt-get install ${server.debianPackage})`;
+      throw new Error(`Cannot start ${server.name}: ${error.message}${hint}`);
+    },
+  );
+  const listening = untilListening(socket);
+  if (server.leaves === true) await ended;
+  ended.catch(() => {}); // being stopped is no failure
+  await Promise.race([listening, ended.then(() => listening)]);
+  const pid = server.leaves === true ? Number(readFileSync(join(directory, PID_FILE), "utf8")) : child.pid;
+  if (pid === undefined) throw new Error(`Cannot start ${server.name}: it has no process`);
   return {
     name: server.name,
     uri: `nbd+unix:///${server.exportName}?socket=${socket}`,
     cpuMs: () => settledCpuMs(pid),
-    stop: async () => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    },
+    stop: () => stop(pid),
   };
+}
+
+/** @param {number} pid */
+async function stop(pid) {
+  process.kill(pid, "SIGTERM");
+  const deadlineMs = Date.now() + START_LIMIT_MS;
+  while (existsSync(`/proc/${pid}`) && Date.now() < deadlineMs) await delay(LOOK_AGAIN_MS);
+}
+
+/** @returns {Promise<number>} */
+async function freePort() {
+  const probe = createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const address = probe.address();
+  probe.close();
+  if (address === null || typeof address === "string") throw new Error("Cannot find a free port");
+  return address.port;
 }
 
 /** @param {string} socket */

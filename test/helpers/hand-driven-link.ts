@@ -43,7 +43,8 @@ export class HandDrivenLink {
   readonly ends: LinkEnd[] = [];
   readonly errors: Error[] = [];
   firstRequests = 0;
-  readonly #serverFd: number;
+  /** The link's own end, while it is open. */
+  readonly serverFd: number;
   readonly #pump = new Pump();
   readonly #received: Buffer[] = [];
   readonly #piece = new Uint8Array(1 << 20);
@@ -64,12 +65,12 @@ export class HandDrivenLink {
         end: (end) => this.ends.push(end),
       },
     );
-    this.#serverFd = fd;
+    this.serverFd = fd;
   }
 
   /** Makes the socket to the peer as small as the kernel allows: replies then have to wait. */
   shrinkSocket(): void {
-    setSocketOption(this.#serverFd, SOL_SOCKET, SO_SNDBUF, 1);
+    setSocketOption(this.serverFd, SOL_SOCKET, SO_SNDBUF, 1);
   }
 
   /** Sends without letting the link see it yet. @throws Error when the socket does not take it */

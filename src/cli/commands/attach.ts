@@ -6,11 +6,12 @@
  */
 import { type Command, Option } from "commander";
 import type { AttachParams } from "../../manager/control-protocol.ts";
+import { MAX_CONNECTIONS, MAX_TIMEOUT_SECONDS } from "../../manager/limits.ts";
 import { startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { printAttached } from "../output.ts";
 import { checkImage, requireRoot } from "../preconditions.ts";
-import { badValue, LIMITS, readBlockSize, readDevice, readTimeout, readWhole } from "../values.ts";
+import { badValue, readBlockSize, readDevice, readTimeout, readWhole } from "../values.ts";
 
 interface Options {
   readonly netlink?: true;
@@ -76,7 +77,7 @@ export function readAttachParams(image: string, options: Options): AttachParams 
   if (options.netlink && options.ioctl) {
     throw badValue("--netlink", "with --ioctl", "one of them");
   }
-  const connections = readWhole("--connections", options.connections, 1, LIMITS.connections);
+  const connections = readWhole("--connections", options.connections, 1, MAX_CONNECTIONS);
   if (options.ioctl && connections > 1) {
     throw badValue("--connections", options.connections, "1 with --ioctl, which knows one link only");
   }
@@ -88,8 +89,8 @@ export function readAttachParams(image: string, options: Options): AttachParams 
     connections,
     blockSizeBytes: blockSize === undefined ? null : readBlockSize("--block-size", blockSize),
     timeoutSeconds: readTimeout("--timeout", options.timeout),
-    deadTimeoutSeconds: readWhole("--dead-timeout", options.deadTimeout, 0, LIMITS.timeoutSeconds),
-    ioTimeoutMs: readWhole("--io-timeout", options.ioTimeout, 1, LIMITS.timeoutSeconds * 1000),
+    deadTimeoutSeconds: readWhole("--dead-timeout", options.deadTimeout, 0, MAX_TIMEOUT_SECONDS),
+    ioTimeoutMs: readWhole("--io-timeout", options.ioTimeout, 1, MAX_TIMEOUT_SECONDS * 1000),
     forMount: false,
   };
 }

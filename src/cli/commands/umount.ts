@@ -14,6 +14,7 @@ import type { DeviceStatus } from "../../manager/control-protocol.ts";
 import { indexMountedAt } from "../../supervisor/sysfs.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
+import { sameDevice, statusOf, watchEnd } from "../device-end.ts";
 import { programError, runProgram } from "../mount-program.ts";
 import { requireRoot } from "../preconditions.ts";
 
@@ -69,27 +70,6 @@ async function findMount(directory: string): Promise<{ index: number | undefined
   }
 }
 
-/** The device with that index, if it is one of ours. */
-async function statusOf(client: ControlClient, index: number): Promise<DeviceStatus | undefined> {
-  try {
-    const { devices } = await client.request("status", { target: { index } });
-    return devices[0];
-  } catch (error) {
-    if (error instanceof ControlError && error.code === "ERR_NOT_ATTACHED") return undefined;
-    throw error;
-  }
-}
-
-/** Resolves when the manager says that the device has ended, or when the manager does. */
-function watchEnd(client: ControlClient, device: DeviceStatus): Promise<void> {
-  return new Promise((resolve) => {
-    const onEvent = (event: { event: string; device: string | null }): void => {
-      if (event.event === "detached" && event.device === device.device) resolve();
-    };
-    client.watch(onEvent, resolve).catch(() => resolve());
-  });
-}
-
 async function endDevice(
   context: CliContext,
   client: ControlClient,
@@ -119,17 +99,5 @@ async function endDevice(
     });
   } finally {
     patience.abort();
-  }
-}
-
-/** The very same device, not one that got its index meanwhile. A manager that has ended has no devices left. */
-async function sameDevice(client: ControlClient, device: DeviceStatus): Promise<DeviceStatus | undefined> {
-  if (device.index === null) return undefined;
-  try {
-    const found = await statusOf(client, device.index);
-    return found?.identifier === device.identifier ? found : undefined;
-  } catch (error) {
-    if ((error as { code?: unknown }).code === "ERR_CONTROL") return undefined;
-    throw error;
   }
 }

@@ -5,21 +5,13 @@
  * Runs inside a guest (or with --host).
  */
 import { execFileSync } from "node:child_process";
-import { closeSync, existsSync, openSync, readdirSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import {
-  cliFixture,
-  expectNothingAttached,
-  expectRefusal,
-  mountsAt,
-  nothingAttached,
-  RUN_DIR,
-  start,
-} from "./cli-fixture.ts";
+import { cliFixture, expectNothingAttached, expectRefusal, mountsAt, RUN_DIR, start } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
-import { erofsNbd, erofsNbdOk } from "./product.ts";
+import { attach, erofsNbd, erofsNbdOk } from "./product.ts";
 
 const files = cliFixture();
 
@@ -53,6 +45,20 @@ describe("mount and umount", () => {
     await expectNothingAttached();
   });
 
+  test("a device that was attached and mounted by hand is detached with its last mount", async () => {
+    const { device, index } = await attach(files.image);
+    mkdirSync(files.at("other"));
+    for (const place of [files.mountPoint, files.at("other")]) {
+      execFileSync("mount", ["-t", "erofs", "-o", "ro", `${device}`, place]);
+    }
+    const first = await erofsNbd("umount", files.mountPoint);
+    expect(first).toMatchObject({ code: 0, stdout: "" });
+    expect(first.stderr).toBe(`note: ${device} stays attached: it is mounted at ${files.at("other")}, too\n`);
+    expect(await erofsNbd("umount", files.at("other"))).toEqual({ code: 0, stdout: "", stderr: "" });
+    expect(existsSync(`/sys/block/nbd${index}/pid`)).toBe(false);
+    await expectNothingAttached();
+  });
+
   test("mount options that the kernel refuses end with 32 and mount's words", async () => {
     guard.expectKernelLog(/erofs/);
     expectRefusal(
@@ -79,7 +85,7 @@ describe("mount and umount", () => {
     await command.hasBegun();
     command.kill("SIGKILL");
     await command.ended;
-    await nothingAttached();
+    await expectNothingAttached();
   });
 });
 

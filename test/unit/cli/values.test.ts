@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
-  LIMITS,
   NBD_PORT,
   readBlockSize,
   readDevice,
@@ -15,15 +14,7 @@ import {
   readTimeout,
   readWhole,
 } from "../../../src/cli/values.ts";
-import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../../src/manager/control-protocol.ts";
-
-test("the limits are those the manager checks", () => {
-  expect(LIMITS).toEqual({
-    timeoutSeconds: MAX_TIMEOUT_SECONDS,
-    connections: MAX_CONNECTIONS,
-    index: MAX_INDEX,
-  });
-});
+import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../../src/manager/limits.ts";
 
 describe("whole numbers", () => {
   test.each(["0", "7", "64"])("%j is taken", (text) => {
@@ -46,7 +37,7 @@ describe("whole numbers", () => {
 test("a timeout is whole seconds or never; 0 is not never", () => {
   expect(readTimeout("--timeout", "never")).toBe(0);
   expect(readTimeout("--timeout", "30")).toBe(30);
-  for (const text of ["0", "1.5", "-3", "Never", "30s", `${LIMITS.timeoutSeconds + 1}`]) {
+  for (const text of ["0", "1.5", "-3", "Never", "30s", `${MAX_TIMEOUT_SECONDS + 1}`]) {
     expect(() => readTimeout("--timeout", text), text).toThrow(/or never$/);
   }
 });

@@ -15,6 +15,9 @@ import { MiniNbdClient, requestHeader } from "../../helpers/mini-nbd-client.ts";
 import { PatternSource, patternAt } from "../../helpers/sources.ts";
 import { until } from "../../helpers/until.ts";
 
+// Megabytes pass through here: on a busy machine that takes longer than a unit test may.
+vi.setConfig({ testTimeout: 30_000 });
+
 const SIZE = 1 << 20;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-server-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));

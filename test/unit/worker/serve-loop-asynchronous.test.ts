@@ -2,7 +2,7 @@
  * Sources that answer later: replies in whatever order their data comes, failures, ends in between, and the bound on
  * what may be under way.
  */
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { padToBlocks } from "../../../src/source/padded-source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN } from "../../../src/sys/epoll.ts";
 import { MAX_ASYNC_BYTES } from "../../../src/worker/serve-loop.ts";
@@ -10,6 +10,9 @@ import { HandDrivenLink, type Reply } from "../../helpers/hand-driven-link.ts";
 import { requestHeader } from "../../helpers/mini-nbd-client.ts";
 import { DeferredSource, patternAt } from "../../helpers/sources.ts";
 import { until } from "../../helpers/until.ts";
+
+// Megabytes pass through here: on a busy machine that takes longer than a unit test may.
+vi.setConfig({ testTimeout: 30_000 });
 
 const EIO = 5;
 const MIB = 1 << 20;

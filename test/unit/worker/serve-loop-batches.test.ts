@@ -5,13 +5,16 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, describe, expect, test, vi } from "vitest";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { padToBlocks } from "../../../src/source/padded-source.ts";
 import { OUTBOX_BYTES, SENDFILE_MIN_BYTES } from "../../../src/worker/serve-loop.ts";
 import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
 import { requestHeader } from "../../helpers/mini-nbd-client.ts";
 import { openPatternFile, PatternSource, patternAt } from "../../helpers/sources.ts";
+
+// Megabytes pass through here: on a busy machine that takes longer than a unit test may.
+vi.setConfig({ testTimeout: 30_000 });
 
 const HEADER = 16;
 const EIO = 5;

@@ -2,11 +2,15 @@
  * The read-serving loop, request by request: each kind gets exactly the reply it has earned, whatever the pieces in
  * which it arrives and whatever comes before and after.
  */
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { SourceError } from "../../../src/source/source.ts";
+import { close, duplicate } from "../../../src/sys/libc.ts";
 import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
 import { requestHeader } from "../../helpers/mini-nbd-client.ts";
 import { PatternSource, patternAt } from "../../helpers/sources.ts";
+
+// Megabytes pass through here: on a busy machine that takes longer than a unit test may.
+vi.setConfig({ testTimeout: 30_000 });
 
 const SIZE = 100_000;
 const [READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -169,6 +173,14 @@ describe("everything else", () => {
     harness.closePeer();
     harness.turn();
     expect(harness.ends).toEqual([{ kind: "end-of-file" }]);
+  });
+
+  test("an end reaches the peer although somebody else keeps a duplicate of the socket", () => {
+    start();
+    const kept = duplicate(harness.serverFd);
+    harness.link.close();
+    expect(harness.atEnd()).toBe(true);
+    close(kept);
   });
 
   test("close() ends the link once and tells so", () => {

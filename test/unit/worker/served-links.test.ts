@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { Source } from "../../../src/source/source.ts";
 import { SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
 import type { LinkEnd } from "../../../src/worker/link-end.ts";
@@ -15,6 +15,9 @@ import { openDescriptors } from "../../helpers/descriptors.ts";
 import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
 import { DeferredSource, openPatternFile, PatternSource, patternAt } from "../../helpers/sources.ts";
 import { until } from "../../helpers/until.ts";
+
+// Megabytes pass through here: on a busy machine that takes longer than a unit test may.
+vi.setConfig({ testTimeout: 30_000 });
 
 const MIB = 1 << 20;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-links-"));

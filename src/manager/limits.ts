@@ -1,0 +1,11 @@
+/**
+ * Limits that the command line checks before it asks and the manager checks again. A file of its own, because the
+ * schemas beside it load a library that most commands can do without.
+ */
+
+/** The kernel stores timeouts as seconds times HZ in 32 bits. */
+export const MAX_TIMEOUT_SECONDS = 2_000_000;
+/** Links of one device: more than a machine has processors only stand by. */
+export const MAX_CONNECTIONS = 64;
+/** 20 minor bits with max_part=0 (nbd.c, nbd_genl_connect). */
+export const MAX_INDEX = 1_048_575;

@@ -1,0 +1,121 @@
+/** The control socket against anything a peer may send: it never breaks, and answers once or cuts the connection. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { PARAMS } from "../../src/manager/control-protocol.ts";
+import { ControlServer } from "../../src/manager/control-server.ts";
+import { LineSplitter } from "../../src/manager/lines.ts";
+import { FakeManager } from "../unit/manager/fake-manager.ts";
+import { RawPeer } from "../unit/manager/raw-peer.ts";
+import { until } from "../unit/supervisor/waiting.ts";
+
+let directory: string;
+let path: string;
+let server: ControlServer;
+const bugs: string[] = [];
+
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), "erofs-nbd-property-"));
+  path = join(directory, "control.sock");
+  server = new ControlServer(path, new FakeManager(), {
+    info: () => {},
+    warn: () => {},
+    error: (message) => bugs.push(message),
+  });
+});
+afterAll(() => {
+  server.close();
+  rmSync(directory, { recursive: true });
+});
+
+const SENTINEL = 1_000_000;
+
+/** Sends lines, then a request that is surely one; returns the answers before its own, and whether it was answered. */
+async function exchange(text: string): Promise<{ answers: RawPeer["answers"]; cut: boolean }> {
+  const peer = await RawPeer.connect(path);
+  try {
+    peer.send(`${text}\n${JSON.stringify({ id: SENTINEL, method: "hello", params: {} })}\n`);
+    const last = (): boolean => peer.answers.some(({ id }) => id === SENTINEL);
+    await until("the last answer or the cut", () => peer.ended || last());
+    return { answers: peer.answers.filter(({ id }) => id !== SENTINEL), cut: !last() };
+  } finally {
+    peer.close();
+  }
+}
+
+const methods = fc.constantFrom(...Object.keys(PARAMS));
+const almostRequests = fc.record(
+  {
+    id: fc.oneof(fc.integer({ min: 0, max: 100 }), fc.jsonValue()),
+    method: fc.oneof({ weight: 4, arbitrary: methods }, { weight: 1, arbitrary: fc.string() }),
+    params: fc.oneof(
+      fc.jsonValue(),
+      fc.record(
+        {
+          image: fc.string(),
+          index: fc.oneof(fc.integer(), fc.constant(null)),
+          target: fc.oneof(
+            fc.constant(null),
+            fc.record({ index: fc.integer() }),
+            fc.record({ path: fc.string() }),
+          ),
+          targets: fc.array(fc.oneof(fc.record({ index: fc.integer() }), fc.jsonValue())),
+          all: fc.boolean(),
+          force: fc.boolean(),
+        },
+        { requiredKeys: [] },
+      ),
+    ),
+  },
+  { requiredKeys: [] },
+);
+
+test("any JSON: answered exactly once, or told what is wrong with it and cut off", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.oneof(almostRequests, fc.jsonValue()), async (value) => {
+      const { answers, cut } = await exchange(JSON.stringify(value));
+      expect(answers).toHaveLength(1);
+      const [answer] = answers;
+      expect(answer !== undefined && "result" in answer !== "error" in answer).toBe(true);
+      if (cut) expect(answer?.error?.code).toBe("ERR_BAD_ARGUMENT");
+      expect(answer?.error?.code).not.toBe("ERR_INTERNAL");
+    }),
+    { numRuns: 150 },
+  );
+  expect(bugs).toEqual([]);
+  await until("all connections gone", () => server.connectionCount === 0);
+}, 30_000);
+
+test("any text: at most one answer for each line, and the server lives on", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.string({ unit: "binary", maxLength: 200 }), async (text) => {
+      const { answers, cut } = await exchange(text);
+      expect(answers.length).toBeLessThanOrEqual(text.split("\n").length);
+      if (cut) expect(answers.at(-1)?.error?.code).toBe("ERR_BAD_ARGUMENT");
+    }),
+    { numRuns: 100 },
+  );
+  expect((await exchange(JSON.stringify({ id: 1, method: "hello", params: {} }))).answers).toMatchObject([
+    { id: 1, result: { pid: process.pid } },
+  ]);
+  expect(bugs).toEqual([]);
+}, 30_000);
+
+test("lines are the same however the stream was cut", () => {
+  fc.assert(
+    fc.property(fc.string({ unit: "binary" }), fc.array(fc.nat(), { maxLength: 8 }), (text, cuts) => {
+      const bytes = Buffer.from(text);
+      const lines: string[] = [];
+      const splitter = new LineSplitter({ line: (line) => lines.push(line) });
+      let from = 0;
+      for (const at of [...cuts.map((cut) => cut % (bytes.length + 1)), bytes.length].sort((a, b) => a - b)) {
+        splitter.push(bytes.subarray(from, at));
+        from = at;
+      }
+      expect(lines).toEqual(bytes.toString("utf8").split("\n").slice(0, -1));
+    }),
+    { numRuns: 500 },
+  );
+});

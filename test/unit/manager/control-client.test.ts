@@ -1,0 +1,256 @@
+/** control-client.ts: answers, a manager that goes away, and starting one where none runs. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ErofsNbdError } from "../../../src/errors.ts";
+import { ControlClient } from "../../../src/manager/control-client.ts";
+import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
+import { ControlServer } from "../../../src/manager/control-server.ts";
+import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+import { turns, until } from "../supervisor/waiting.ts";
+import { FakeManager } from "./fake-manager.ts";
+
+const STAND_IN = fileURLToPath(new URL("./stand-in-manager.mjs", import.meta.url));
+const QUIET = { info: () => {}, warn: () => {}, error: () => {} };
+
+let base: string;
+let runDir: RunDir;
+const closing: Array<() => void> = [];
+
+beforeEach(() => {
+  base = mkdtempSync(join(tmpdir(), "erofs-nbd-client-"));
+  runDir = chooseRunDir(join(base, "run"));
+});
+afterEach(() => {
+  for (const close of closing.splice(0).reverse()) close();
+  rmSync(base, { recursive: true, force: true });
+});
+
+async function connected(): Promise<ControlClient> {
+  const client = await ControlClient.connect(runDir);
+  if (client === undefined) throw new Error("no manager");
+  closing.push(() => client.close());
+  return client;
+}
+
+function serve(): { manager: FakeManager; server: ControlServer } {
+  prepareRunDir(runDir);
+  const manager = new FakeManager();
+  const server = new ControlServer(runDir.controlSocket, manager, QUIET);
+  closing.push(() => server.close());
+  return { manager, server };
+}
+
+/** A manager that says what the test wants, byte by byte. */
+async function serveRaw(answer: (socket: Socket) => void): Promise<Server> {
+  prepareRunDir(runDir);
+  const server = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => answer(socket));
+  });
+  server.listen(runDir.controlSocket);
+  await once(server, "listening");
+  closing.push(() => server.close());
+  return server;
+}
+
+const GONE = { code: "ERR_CONTROL", message: "Cannot finish the request: the manager went away" };
+
+describe("connect", () => {
+  test("nobody there: no directory, no socket, a dead manager's socket", async () => {
+    expect(await ControlClient.connect(runDir)).toBeUndefined();
+    prepareRunDir(runDir);
+    expect(await ControlClient.connect(runDir)).toBeUndefined();
+    // A socket that was bound and whose process was killed.
+    const script = `require("net").createServer().listen(${JSON.stringify(runDir.controlSocket)}, () => process.kill(process.pid, "SIGKILL"))`;
+    await once(spawn(process.execPath, ["-e", script], { stdio: "ignore" }), "exit");
+    expect(existsSync(runDir.controlSocket)).toBe(true);
+    expect(await ControlClient.connect(runDir)).toBeUndefined();
+    expect(await ControlClient.connect(chooseRunDir(join(runDir.controlSocket, "x")))).toBeUndefined();
+  });
+
+  test("a path that is too long for a socket is refused: it would be cut off, and lead to another's", async () => {
+    const long = chooseRunDir(join(base, "x".repeat(200)));
+    writeFileSync(long.controlSocket.slice(0, 107), "");
+    await expect(ControlClient.connect(long)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+    await expect(ControlClient.connectOrStart(long, STAND_IN)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+    expect(() => prepareRunDir(long)).toThrow("its path is too long for a socket in it");
+  });
+});
+
+describe("request", () => {
+  test("answers find their requests, in whatever order they come", async () => {
+    const { manager } = serve();
+    const release: Array<() => void> = [];
+    manager.before = () => new Promise<void>((resolve) => release.push(resolve));
+    const client = await connected();
+    const status = client.request("status", { target: null });
+    const detach = client.request("detach", { targets: [], all: true, force: false });
+    await until("both calls", () => release.length === 2);
+    release[1]?.();
+    expect(await detach).toEqual({ results: [] });
+    release[0]?.();
+    expect(await status).toEqual({ devices: [], notes: [] });
+  });
+
+  test("a fault comes out with code, hint and exit code", async () => {
+    const { manager } = serve();
+    manager.before = () => {
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find /x", { hint: "look" });
+    };
+    const client = await connected();
+    await expect(client.request("status", { target: { path: "/x" } })).rejects.toMatchObject({
+      name: "ControlError",
+      code: "ERR_NOT_ATTACHED",
+      message: "Cannot find /x",
+      hint: "look",
+      exitCode: 3,
+    });
+  });
+
+  test("a method that an older manager does not know: its answer, not «went away»", async () => {
+    serve();
+    const client = await connected();
+    await expect(client.request("future" as "hello", {})).rejects.toMatchObject({ code: "ERR_BAD_ARGUMENT" });
+  });
+
+  test("the manager goes away in the middle: every request fails, and so does a later one, at once", async () => {
+    const { manager, server } = serve();
+    manager.before = () => new Promise<void>(() => {});
+    const client = await connected();
+    const both = [client.request("status", { target: null }), client.request("mounted", { index: 1 })];
+    await until("both calls", () => manager.calls.length === 2);
+    server.close();
+    for (const one of await Promise.allSettled(both)) expect(one).toMatchObject({ reason: GONE });
+    await expect(client.request("hello", {})).rejects.toMatchObject(GONE);
+  });
+
+  test("the manager dies in the middle of an answer: half of one is none", async () => {
+    await serveRaw((socket) => socket.end('{"id":1,"result":{"version":"1","pi'));
+    await expect((await connected()).request("hello", {})).rejects.toMatchObject(GONE);
+  });
+
+  test("an answer nobody asked for is ignored", async () => {
+    await serveRaw((socket) =>
+      socket.write('{"id":99,"result":{}}\n{"id":98,"error":{"message":"x"}}\n{"id":1,"result":{"pid":1}}\n'),
+    );
+    expect(await (await connected()).request("hello", {})).toEqual({ pid: 1 });
+  });
+
+  test("after close, as when the manager went away; nobody is told of an end", async () => {
+    serve();
+    const client = await connected();
+    let ended = false;
+    await client.watch(
+      () => {},
+      () => {
+        ended = true;
+      },
+    );
+    client.close();
+    await turns(20);
+    await expect(client.request("hello", {})).rejects.toMatchObject(GONE);
+    expect(ended).toBe(false);
+  });
+});
+
+describe("watch", () => {
+  test("events until the manager goes, and then the end, once", async () => {
+    const { manager, server } = serve();
+    const client = await connected();
+    const events: DeviceEvent[] = [];
+    let ends = 0;
+    await client.watch(
+      (event) => events.push(event),
+      () => {
+        ends += 1;
+      },
+    );
+    manager.emit("event", { at: "now", device: null, event: "revived" });
+    await until("the event", () => events.length === 1);
+    server.close();
+    await until("the end", () => ends > 0);
+    await turns();
+    expect([events, ends]).toEqual([[{ at: "now", device: null, event: "revived" }], 1]);
+  });
+});
+
+describe("connectOrStart", () => {
+  async function start(): Promise<{ pid: number; client: ControlClient }> {
+    const client = await ControlClient.connectOrStart(runDir, STAND_IN);
+    closing.push(() => client.close());
+    const { pid } = await client.request("hello", {});
+    return { pid, client };
+  }
+  const behave = (behaviour: object): void =>
+    writeFileSync(join(base, "behaviour.json"), JSON.stringify(behaviour));
+  const end = (pid: number): void => void closing.push(() => process.kill(pid, "SIGKILL"));
+
+  test("none runs: one is started, outlives us, and is found the next time", async () => {
+    const { pid } = await start();
+    end(pid);
+    expect(pid).not.toBe(process.pid);
+    expect((await start()).pid).toBe(pid);
+    // A session of its own: neither Ctrl-C nor a closed terminal reaches it.
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    expect(Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3])).toBe(pid);
+  });
+
+  test("two start one at the same time, and the winner is slow: both get the same", async () => {
+    behave({ slowMs: 700 });
+    const [one, two] = await Promise.all([start(), start()]);
+    end(one.pid);
+    expect(one.pid).toBe(two.pid);
+    expect(readFileSync(runDir.logFile, "utf8")).toContain("runs there");
+  });
+
+  test("a manager that was just ending still has the directory: another is started when it has gone", async () => {
+    prepareRunDir(runDir);
+    const ending = spawn(process.execPath, [STAND_IN, "manager", "--run-dir", runDir.path], {
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    await once(ending.stdout, "data");
+    // Its socket is gone, its lock is not.
+    rmSync(runDir.controlSocket);
+    const started = start();
+    await until(
+      "one has found the directory taken",
+      () => existsSync(runDir.logFile) && readFileSync(runDir.logFile, "utf8").includes("runs there"),
+    );
+    ending.kill("SIGKILL");
+    const { pid } = await started;
+    end(pid);
+    expect(pid).not.toBe(ending.pid);
+  });
+
+  test("one that dies: its last words, after a few tries; words of earlier days are not taken for them", async () => {
+    prepareRunDir(runDir);
+    writeFileSync(runDir.logFile, "erofs-nbd: something old\n");
+    behave({ lastWords: "Cannot talk to the kernel: EPERM" });
+    await expect(start()).rejects.toMatchObject({
+      code: "ERR_CONTROL",
+      message: "Cannot start the manager: Cannot talk to the kernel: EPERM",
+      hint: `its log is ${runDir.logFile}`,
+    });
+    const words = readFileSync(runDir.logFile, "utf8").split("\n");
+    expect(words.filter((line) => line.includes("EPERM"))).toHaveLength(3);
+  });
+
+  test("a run directory that cannot be made: told, nothing is started", async () => {
+    writeFileSync(runDir.path, "a file");
+    await expect(start()).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+    expect(readFileSync(runDir.path, "utf8")).toBe("a file");
+  });
+
+  test("a log that cannot be opened: told in the same way", async () => {
+    prepareRunDir(runDir);
+
+    mkdirSync(runDir.logFile);
+    await expect(start()).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+  });
+});

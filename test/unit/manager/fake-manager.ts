@@ -1,0 +1,57 @@
+/** A manager without devices for tests of the control socket: it notes what it was asked and answers what it is told to. */
+import { EventEmitter } from "eventemitter3";
+import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { ControlledManager } from "../../../src/manager/control-server.ts";
+import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
+
+interface Events {
+  event: (event: DeviceEvent) => void;
+  idle: () => void;
+}
+
+export class FakeManager extends EventEmitter<Events> implements ControlledManager {
+  readonly calls: string[] = [];
+  readonly settled: string[] = [];
+  /** Run by every call, before it answers: it may wait, or throw. */
+  before: (call: string) => Promise<void> | void = () => {};
+  statusAnswer: DeviceStatus[] = [];
+  notes: string[] = [];
+
+  async attach(params: { image: string }): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+    await this.#called(`attach ${params.image}`);
+    // The control server looks at nothing else of a device.
+    const device = { index: 5, settings: { identifier: `identifier of ${params.image}` } };
+    return { device: device as unknown as ManagedDevice, notes: ["a note of the attach"] };
+  }
+
+  async mounted(index: number): Promise<void> {
+    await this.#called(`mounted ${index}`);
+  }
+
+  async settleLoan(identifier: string): Promise<void> {
+    this.settled.push(identifier);
+  }
+
+  async detach(targets: readonly unknown[], all: boolean, force: boolean): Promise<[]> {
+    await this.#called(`detach ${JSON.stringify(targets)} ${all} ${force}`);
+    return [];
+  }
+
+  async status(target: unknown): Promise<DeviceStatus[]> {
+    await this.#called(`status ${JSON.stringify(target)}`);
+    return this.statusAnswer;
+  }
+
+  async describe(): Promise<DeviceStatus> {
+    return { index: 5 } as unknown as DeviceStatus;
+  }
+
+  takeNotes(): string[] {
+    return this.notes.splice(0);
+  }
+
+  async #called(call: string): Promise<void> {
+    this.calls.push(call);
+    await this.before(call);
+  }
+}

@@ -1,0 +1,131 @@
+/** manager.ts as far as it goes without a kernel's help: bad images, unknown targets, starting over old records. */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { AttachParams } from "../../../src/manager/control-protocol.ts";
+import { Manager } from "../../../src/manager/manager.ts";
+import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+
+const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
+
+let base: string;
+let runDir: RunDir;
+let manager: Manager;
+let logged: string[];
+
+beforeEach(async () => {
+  if (!existsSync(WORKER_PATH)) throw new Error(`${WORKER_PATH} is missing: build first (npm run build)`);
+  base = mkdtempSync(join(tmpdir(), "erofs-nbd-manager-"));
+  runDir = chooseRunDir(join(base, "run"));
+  prepareRunDir(runDir);
+  logged = [];
+  const log = (message: string): number => logged.push(message);
+  manager = new Manager({
+    runDir,
+    log: { info: log, warn: log, error: log },
+    workerStderr: "ignore",
+    workerPath: WORKER_PATH,
+  });
+});
+afterEach(async () => {
+  await manager.stop();
+  rmSync(base, { recursive: true });
+});
+
+const params = (image: string, changes: Partial<AttachParams> = {}): AttachParams => ({
+  image,
+  interface: "netlink",
+  index: null,
+  connections: 1,
+  blockSizeBytes: null,
+  timeoutSeconds: 0,
+  deadTimeoutSeconds: 60,
+  ioTimeoutMs: 1000,
+  forMount: false,
+  ...changes,
+});
+
+/** Descriptors of this process that lead into the test's directory. */
+function openFiles(): string[] {
+  return readdirSync("/proc/self/fd").flatMap((fd) => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`);
+      return target.startsWith(base) ? [target] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+describe("attach refuses", () => {
+  const images: Record<string, [make: (path: string) => void, code: string, words: string]> = {
+    "a missing image": [() => {}, "ERR_IMAGE", "there is no such file"],
+    "an empty image": [(path) => writeFileSync(path, ""), "ERR_IMAGE", "it is empty"],
+    "a directory": [(path) => mkdirSync(path), "ERR_IMAGE", "it is a directory"],
+    "a raw image that is to be mounted": [
+      (path) => writeFileSync(path, "x".repeat(4096)),
+      "ERR_NOT_EROFS",
+      "it is not an EROFS image",
+    ],
+  };
+
+  for (const [what, [make, code, words]] of Object.entries(images)) {
+    test(`${what}, and nothing is left: no device, no record, no descriptor`, async () => {
+      const path = join(base, "image");
+      make(path);
+      await expect(manager.attach(params(path, { forMount: true }))).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(words),
+      });
+      expect([manager.deviceCount, readdirSync(runDir.devices), openFiles()]).toEqual([0, [], []]);
+    });
+  }
+});
+
+describe("targets that are not there", () => {
+  test("status: not attached, by index and by path", async () => {
+    await expect(manager.status({ index: 1_048_575 })).rejects.toMatchObject({
+      code: "ERR_NOT_ATTACHED",
+      message: "Cannot find nbd1048575: it is not attached",
+    });
+    await expect(manager.status({ path: "/nothing" })).rejects.toMatchObject({ code: "ERR_NOT_ATTACHED" });
+    expect(await manager.status(null)).toEqual([]);
+  });
+
+  test("detach: each target has its own result; all of none is none", async () => {
+    const results = await manager.detach([{ index: 1_048_575 }, { path: "/nothing" }], false, true);
+    expect(results).toMatchObject([
+      { target: { index: 1_048_575 }, device: null, error: { code: "ERR_NOT_ATTACHED", exitCode: 3 } },
+      { target: { path: "/nothing" }, device: null, error: { code: "ERR_NOT_ATTACHED", exitCode: 3 } },
+    ]);
+    expect(await manager.detach([], true, false)).toEqual([]);
+  });
+
+  test("a mount reported for a device that is not there, and a loan of one", async () => {
+    await expect(manager.mounted(1_048_575)).rejects.toMatchObject({ code: "ERR_NOT_ATTACHED" });
+    await manager.settleLoan("nobody's");
+  });
+});
+
+describe("start", () => {
+  test("over records that nobody can understand, and of devices that are gone: told once, started", async () => {
+    writeFileSync(join(runDir.devices, "broken.json"), "{");
+    await manager.start();
+    expect(manager.takeNotes()).toEqual([
+      `${join(runDir.devices, "broken.json")} is not a record that this version understands: left alone`,
+    ]);
+    expect(manager.takeNotes()).toEqual([]);
+    expect(logged.filter((line) => line.startsWith("Started worker"))).toHaveLength(2);
+    expect(manager.deviceCount).toBe(0);
+  });
+});

@@ -1,0 +1,41 @@
+// @ts-check
+/**
+ * What `connectOrStart` starts in its tests: the real lock and the real control socket (of the build), no devices.
+ *
+ * How it behaves is in `behaviour.json` in the run directory's parent: it may be slow with its socket, or die.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const dist = new URL("../../../dist/src/", import.meta.url);
+/** @type {typeof import("../../../src/manager/run-dir.ts")} */
+const { chooseRunDir, lockRunDir, prepareRunDir } = await import(new URL("manager/run-dir.js", dist).href);
+/** @type {typeof import("../../../src/manager/control-server.ts")} */
+const { ControlServer } = await import(new URL("manager/control-server.js", dist).href);
+
+const runDir = chooseRunDir(process.argv[process.argv.indexOf("--run-dir") + 1]);
+const path = join(dirname(runDir.path), "behaviour.json");
+/** @type {{ lastWords?: string, slowMs?: number }} */
+const behaviour = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : {};
+
+if (behaviour.lastWords !== undefined) {
+  process.stderr.write(`erofs-nbd: ${behaviour.lastWords}\n`);
+  process.exit(2);
+}
+prepareRunDir(runDir);
+const lock = lockRunDir(runDir);
+if ("heldBy" in lock) {
+  process.stderr.write(`erofs-nbd: Cannot start a manager: manager ${lock.heldBy} runs there\n`);
+  process.exit(2);
+}
+await sleep(behaviour.slowMs ?? 0);
+const quiet = { info: () => {}, warn: () => {}, error: () => {} };
+const server = new ControlServer(runDir.controlSocket, /** @type {never} */ ({}), quiet);
+process.stdout.write("ready\n");
+// Whoever started us has got the pid by `hello`; without anybody there is nothing to stay for.
+let idleTurns = 0;
+setInterval(() => {
+  idleTurns = server.connectionCount === 0 ? idleTurns + 1 : 0;
+  if (idleTurns > 20) process.exit(0);
+}, 100);
