@@ -68,7 +68,7 @@ async function tell() {
     const onTheWire = inFlight(index);
     killedAt.push(Date.now());
     process.kill(worker, "SIGKILL");
-    line(red(`kill -9 ${worker}`) + ` (the serving worker), ${onTheWire} reads on the wire`);
+    line(`${red(`kill -9 ${worker}`)} (the serving worker), ${onTheWire} reads on the wire`);
     await until("the failover", () => outcomes.length >= kill);
     const outcome = outcomes[kill - 1];
     const [{ links: now }] = statuses();
