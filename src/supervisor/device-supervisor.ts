@@ -5,12 +5,13 @@
  * reads are made by processes that can be lost. Every RECONFIGURE carries the identifier, one is in flight at a
  * time, and an acknowledged one counts for nothing until a request has come over the fresh socket.
  */
+import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
-import { NBD_CFLAG_DISCONNECT_ON_CLOSE } from "../../netlink/index.ts";
+import pRetry from "p-retry";
+import { NBD_CFLAG_DISCONNECT_ON_CLOSE, NetlinkError } from "../../netlink/index.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
-import { withDeadline } from "./deadline.ts";
 import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } from "./device-state.ts";
 import { SYSFS_VIEW } from "./device-view.ts";
 import { DeviceEndedError, FAILOVER_TIMING, type FailoverTiming, restoreLinks } from "./failover.ts";
@@ -23,18 +24,9 @@ import type {
   ManagedDevice,
 } from "./managed-device.ts";
 import type { DeviceView, Image, LinkRequest, LinkServer, NbdControl } from "./ports.ts";
+import { waitUntilReadable } from "./readiness.ts";
+import { RunningFailover } from "./running-failover.ts";
 import { StallMeter } from "./stall-meter.ts";
-
-/** One failover under way, or measured to its end. */
-interface Running {
-  readonly meter: StallMeter;
-  readonly at: string;
-  cause: string;
-  witness: Witness;
-  readonly stop: AbortController;
-  readonly deadline: NodeJS.Timeout;
-  reported: boolean;
-}
 
 /** What tests replace. */
 export interface SupervisorSurroundings {
@@ -44,10 +36,9 @@ export interface SupervisorSurroundings {
   readonly readyDeadlineMs?: number;
 }
 
-/** Node's timers end at 2^31-1 ms; a longer dead timeout is as good as this one. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 const READY_DEADLINE_MS = 30_000;
 const GONE_DEADLINE_MS = 5000;
+const BUSY_RETRIES = { retries: 8, minTimeout: 50, maxTimeout: 1000, factor: 2, randomize: true };
 const POLL_MS = 10;
 /** LINK_DEAD is queued some instructions before the socket is marked dead (nbd_mark_nsock_dead). */
 const RECHECK_MS = [0, 10, 50];
@@ -68,7 +59,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0 };
   #state: DeviceState = "attaching";
   #index: number | undefined;
-  #running: Running | undefined;
+  #running: RunningFailover | undefined;
   #lastFailover: FailoverOutcome | null = null;
   #linkDeadCount = 0;
   #copyOnly = false;
@@ -98,7 +89,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     this.#persist = persist;
     this.#links = new LinkSet(settings.connections, server, {
       lost: (cause, witness) => this.#linkLost(cause, witness),
-      explained: (cause, witness) => this.#explain(cause, witness),
+      explained: (cause, witness) => this.#running?.explain(cause, witness),
       disconnected: () =>
         this.#ended("the kernel disconnected it: its last user closed it, or somebody disconnected it"),
       mustCopy: () => {
@@ -142,7 +133,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       this.#dispatch("connected");
       await this.#persist();
       await this.#view.setIoTimeout(index, this.settings.ioTimeoutMs);
-      await this.#waitUntilReadable(index);
+      const wanted = { index, sizeBytes: this.settings.sizeBytes, deadlineMs: this.#readyDeadlineMs };
+      await waitUntilReadable(wanted, this.#view, this.#life.signal);
       return index;
     } catch (error) {
       await this.#undoAttach();
@@ -214,13 +206,13 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     "begin-failover": () => this.#beginFailover(),
     "announce-stall": () => {},
     "report-recovered": () => void this.#reportRecovered(),
-    "report-failed": () => this.#report("failed", this.#running?.meter.elapsedMs ?? 0),
+    "report-failed": () => this.#report(this.#running, "failed"),
     "announce-revival": () => {
       this.#linkDeadCount = 0;
-      this.#stopRunning();
+      this.#running?.stop();
       this.emit("revived");
     },
-    "stop-failover": () => this.#stopRunning(),
+    "stop-failover": () => this.#running?.stop(),
     disconnect: () => {
       this.#disconnected = this.#disconnect();
     },
@@ -235,7 +227,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     }
     await this.#persist();
     const { identifier, sizeBytes, timeoutSeconds } = this.settings;
-    const { index } = await this.#nbd.connect({
+    const request = {
       index: requestedIndex,
       sizeBytes,
       blockSizeBytes: this.image.blockSizeBytes,
@@ -244,8 +236,19 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       sockets,
       backendIdentifier: identifier,
       ...this.#kernelSettings(),
+    };
+    // EBUSY comes before the sockets are looked at, so they serve for the next attempt as well.
+    const { index } = await pRetry(() => this.#nbd.connect(request), {
+      ...BUSY_RETRIES,
+      shouldRetry: ({ error }) => this.#isMerelyOpen(error, requestedIndex),
     });
     return index;
+  }
+
+  /** Whether an index is busy only because somebody (udev, blkid) has the unconfigured node open: that passes. */
+  #isMerelyOpen(error: unknown, index: number | undefined): boolean {
+    if (index === undefined || !(error instanceof NetlinkError)) return false;
+    return error.errno === constants.errno.EBUSY && this.#view.configuringThread(index) === undefined;
   }
 
   /** A CONNECT whose answer was lost may have worked: the identifier tells. */
@@ -257,30 +260,6 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       await this.detach().catch(() => {});
     } else this.#dispatch("device-ended");
     if (this.#state === "attaching") this.#dispatch("connect-refused");
-  }
-
-  async #waitUntilReadable(index: number): Promise<void> {
-    const why = await withDeadline(this.#readyDeadlineMs, this.#life.signal, (patience) =>
-      this.#readFirstBlock(index, patience),
-    );
-    if (why === undefined) return;
-    throw new ErofsNbdError("ERR_NOT_READABLE", `Cannot read nbd${index} after attaching it: ${why}`, {
-      hint: "the kernel log may tell more (dmesg); the device was detached again",
-    });
-  }
-
-  /** Undefined when the device was read, or what was in the way when the patience ended. */
-  async #readFirstBlock(index: number, patience: AbortSignal): Promise<string | undefined> {
-    while (this.#view.deviceSizeBytes(index) !== this.settings.sizeBytes && !patience.aborted)
-      await sleep(POLL_MS);
-    let why = `its size did not become ${this.settings.sizeBytes} bytes`;
-    while (!patience.aborted) {
-      const result = await this.#view.probe(index, patience);
-      if (result.ok) return undefined;
-      why = result.why;
-      await sleep(POLL_MS * 10, undefined, { signal: patience }).catch(() => {});
-    }
-    return this.#state === "detached" ? `it was ended meanwhile: ${this.#endReason}` : why;
   }
 
   #linkRequest(): LinkRequest {
@@ -302,17 +281,9 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   }
 
   #linkLost(cause: string, witness: Witness): void {
-    if (this.#state !== "serving") this.#explain(cause, witness);
+    if (this.#state !== "serving") this.#running?.explain(cause, witness);
     this.#firstWord = { cause, witness };
     this.#dispatch("link-lost");
-  }
-
-  /** The surest witness gives the cause its words. */
-  #explain(cause: string, witness: Witness): void {
-    const running = this.#running;
-    if (running === undefined || running.reported || witness <= running.witness) return;
-    running.cause = cause;
-    running.witness = witness;
   }
 
   async #recheck(cause: string): Promise<void> {
@@ -330,26 +301,20 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   #beginFailover(): void {
     this.#closeMeasurement();
     const index = this.#connectedIndex();
-    const running: Running = {
-      meter: new StallMeter(index, (at) => this.#view.readsInFlight(at)),
-      at: new Date().toISOString(),
-      ...this.#firstWord,
-      stop: new AbortController(),
-      deadline: setTimeout(
-        () => this.#dispatch("deadline-passed"),
-        Math.min(this.settings.deadTimeoutSeconds * 1000, MAX_TIMER_MS),
-      ).unref(),
-      reported: false,
-    };
+    const running = new RunningFailover(
+      this.#firstWord,
+      new StallMeter(index, (at) => this.#view.readsInFlight(at)),
+      { afterMs: this.settings.deadTimeoutSeconds * 1000, call: () => this.#dispatch("deadline-passed") },
+    );
     this.#running = running;
     this.#work(index, running).catch((error: unknown) => {
       if (error instanceof DeviceEndedError) this.#ended(error.message);
-      else if (!running.stop.signal.aborted)
+      else if (!running.signal.aborted)
         this.emit("stalled", `a bug of ours ended the failover: ${String(error)}`);
     });
   }
 
-  async #work(index: number, running: Running): Promise<void> {
+  async #work(index: number, running: RunningFailover): Promise<void> {
     const context = {
       index,
       identifier: this.settings.identifier,
@@ -363,7 +328,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       beforeHandover: () => this.#persistIfPossible(),
       attemptFailed: (error: Error, attempt: number) => this.emit("attemptFailed", error.message, attempt),
     };
-    await restoreLinks(context, running.stop.signal, (why) => {
+    await restoreLinks(context, running.signal, (why) => {
       this.#dispatch("attempts-spent");
       this.emit("stalled", why.message);
     });
@@ -383,47 +348,26 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   async #reportRecovered(): Promise<void> {
     const running = this.#running;
     if (running === undefined) return;
-    clearTimeout(running.deadline);
     this.#linkDeadCount = 0;
-    const stallMs = await running.meter.stoodStillMs(this.settings.ioTimeoutMs, running.stop.signal);
-    this.#finish(running, "recovered", stallMs);
+    const stallMs = await running.stoodStillMs(this.settings.ioTimeoutMs);
+    this.#report(running, "recovered", stallMs);
   }
 
   /** A new death, or the end, cuts the measuring of the last failover short: its links were restored. */
   #closeMeasurement(): void {
     const running = this.#running;
-    if (running === undefined || running.reported) return;
-    running.stop.abort();
-    this.#finish(running, "recovered", running.meter.elapsedMs);
+    if (running === undefined || running.isReported) return;
+    running.stop();
+    this.#report(running, "recovered", running.elapsedMs);
   }
 
-  #report(result: FailoverOutcome["result"], stallMs: number): void {
-    if (this.#running !== undefined) this.#finish(this.#running, result, stallMs);
-  }
-
-  #finish(running: Running, result: FailoverOutcome["result"], stallMs: number): void {
-    if (running.reported) return;
-    running.reported = true;
-    clearTimeout(running.deadline);
+  #report(running: RunningFailover | undefined, result: FailoverOutcome["result"], stallMs?: number): void {
+    const outcome = running?.finish(result, stallMs ?? running.elapsedMs);
+    if (outcome === undefined) return;
     if (result === "recovered") this.#counters.reconnects += 1;
     else this.#counters.failedFailovers += 1;
-    const { cause, at, meter } = running;
-    const outcome: FailoverOutcome = {
-      result,
-      level: "reconnect",
-      cause,
-      stallMs: Math.round(stallMs * 10) / 10,
-      at,
-      strandedReads: meter.strandedReads,
-    };
     this.#lastFailover = outcome;
     this.emit("failover", outcome);
-  }
-
-  #stopRunning(): void {
-    if (this.#running === undefined) return;
-    clearTimeout(this.#running.deadline);
-    this.#running.stop.abort();
   }
 
   async #disconnect(): Promise<void> {

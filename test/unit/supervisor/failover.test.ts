@@ -50,15 +50,16 @@ describe("one failover", () => {
     await bench.close();
   });
 
-  test("the old socket is shut down first: a fresh one for a slot that lives would be dropped", async () => {
+  test("the old socket is shut down first, even if its worker hangs: a fresh one for a live slot is dropped", async () => {
     const bench = await Bench.attached();
-    bench.kernel.dropsSockets = true;
     const dead: boolean[][] = [];
-    bench.kernel.hooks.beforeReconfigure = () => {
-      dead.push(bench.kernel.deadSlots);
-      bench.kernel.dropsSockets = false;
-    };
-    // The first attempt is condemned for want of a request: its worker lives and keeps the socket open.
+    bench.kernel.hooks.beforeReconfigure = () => void dead.push(bench.kernel.deadSlots);
+    // The kernel takes the second link's socket, but its worker never answers, and never closes it either.
+    bench.server.plan.push(async (open) => {
+      const link = open();
+      link.hangs = true;
+      return link;
+    });
     bench.kernel.readsArrive = false;
     bench.device.once("attemptFailed", () => {
       bench.kernel.readsArrive = true;
@@ -66,6 +67,8 @@ describe("one failover", () => {
     bench.server.last.kill();
     await bench.outcome();
     expect(dead).toEqual([[true], [true]]);
+    expect(bench.server.links[1]?.isServed).toBe(true);
+    expect(bench.kernel.links).toEqual([bench.server.last]);
     await bench.close();
   });
 
@@ -224,6 +227,16 @@ describe("deaths during the recovery", () => {
     await bench.close();
   });
 
+  test("another link dies while the first one's socket settles: it settles too, and one RECONFIGURE replaces both", async () => {
+    const bench = await Bench.attached({ connections: 2 });
+    bench.kernel.hooks.afterReconfigure = () => bench.kernel.trafficEverywhere();
+    bench.server.links[0]?.kill();
+    setTimeout(() => bench.server.links[1]?.kill(), 10);
+    expect((await bench.outcome()).result).toBe("recovered");
+    expect(bench.kernel.reconfigures.map(({ sockets }) => sockets?.length)).toEqual([2]);
+    await bench.close();
+  });
+
   test("another link dies while the first is replaced: one failover mends both", async () => {
     const bench = await Bench.attached({ connections: 2 });
     bench.kernel.hooks.beforeReconfigure = once(() => bench.server.links[1]?.kill());
@@ -348,7 +361,8 @@ describe("the end of a device", () => {
   test("the kernel's hang-up is noticed before the worker tells of DISC: still an ordinary end", async () => {
     const bench = await Bench.attached();
     bench.kernel.killSlot(0);
-    await turns(20);
+    // Long enough for the hang-up to be noticed; timers run in the order they are due, so the grace is not over.
+    await sleep(30);
     bench.server.last.end({ kind: "disconnect" });
     await bench.state("detached");
     await bench.close();

@@ -17,6 +17,8 @@ export class FakeLink implements OpenLink {
   /** The kernel end's name in /proc/self/fd: unlike its number it is not used again. */
   readonly socket: string;
   counters: LinkCounters = { requests: 0, readBytes: 0, readErrors: 0 };
+  /** Its worker does not react to being told to close. */
+  hangs = false;
   readonly #observer: LinkObserver;
   #serverFd: number | undefined;
   #ended = false;
@@ -65,7 +67,7 @@ export class FakeLink implements OpenLink {
 
   /** As a worker answers: once, and later than the call. */
   close(): void {
-    if (!this.isServed) return;
+    if (!this.isServed || this.hangs) return;
     this.hangUp();
     setImmediate(() => this.#tell("it was given up", { kind: "closed" }));
   }

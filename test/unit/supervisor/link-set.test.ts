@@ -202,6 +202,7 @@ describe("a hang-up", () => {
     await links.replace(0, REQUEST, NEVER);
     server.last.hangUp();
     await turns(20);
+    vi.advanceTimersByTime(100);
     server.last.end({ kind: "disconnect" });
     expect(heard).toEqual(["disconnected"]);
     links.release();

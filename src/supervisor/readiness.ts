@@ -1,0 +1,56 @@
+/**
+ * When a freshly connected device is ready: its size shows, its partition scan is over, its first block has come.
+ *
+ * «Ready» is said to the user only after that. The read is made by a process that can be lost, and its opening the
+ * device is what makes the kernel read the partition table.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { ErofsNbdError } from "../errors.ts";
+import { withDeadline } from "./deadline.ts";
+import type { DeviceView } from "./ports.ts";
+
+export interface WantedDevice {
+  readonly index: number;
+  readonly sizeBytes: number;
+  readonly deadlineMs: number;
+}
+
+const POLL_MS = 10;
+const PROBE_AGAIN_MS = 100;
+
+/** `life` ends when the device does. @throws ErofsNbdError ERR_NOT_READABLE */
+export async function waitUntilReadable(
+  wanted: WantedDevice,
+  view: DeviceView,
+  life: AbortSignal,
+): Promise<void> {
+  const why = await withDeadline(wanted.deadlineMs, life, (patience) =>
+    readFirstBlock(wanted, view, patience),
+  );
+  if (why === undefined) return;
+  const reason = life.aborted ? "it was ended meanwhile" : why;
+  throw new ErofsNbdError(
+    "ERR_NOT_READABLE",
+    `Cannot read nbd${wanted.index} after attaching it: ${reason}`,
+    {
+      hint: "the kernel log may tell more (dmesg); the device was detached again",
+    },
+  );
+}
+
+/** Undefined when the device was read, or what was in the way when the patience ended. */
+async function readFirstBlock(
+  { index, sizeBytes }: WantedDevice,
+  view: DeviceView,
+  patience: AbortSignal,
+): Promise<string | undefined> {
+  while (view.deviceSizeBytes(index) !== sizeBytes && !patience.aborted) await sleep(POLL_MS);
+  let why = `its size did not become ${sizeBytes} bytes`;
+  while (!patience.aborted) {
+    const result = await view.probe(index, patience);
+    if (result.ok) return undefined;
+    why = result.why;
+    await sleep(PROBE_AGAIN_MS, undefined, { signal: patience }).catch(() => {});
+  }
+  return why;
+}
