@@ -34,21 +34,22 @@ export interface RunningCli {
 export interface CliOptions {
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
-  /** Run as this user; needs root. */
-  readonly uid?: number;
+  /** Run without any privilege: in a user namespace that maps nobody, where files stay as readable as they are. */
+  readonly unprivileged?: boolean;
 }
 
 export function startCli(args: readonly string[], options: CliOptions = {}): RunningCli {
   if (!existsSync(CLI)) throw new Error(`Cannot run the command line: ${CLI} is missing (npm run build)`);
   const words = [process.execPath, CLI, ...args];
   const isRoot = process.geteuid?.() === 0;
-  const [program = "", ...rest] = isRoot ? words : ["unshare", "--map-root-user", ...words];
-  const { uid, cwd } = options;
+  const unprivileged = options.unprivileged ?? false;
+  const namespace = isRoot === unprivileged ? ["unshare", unprivileged ? "--user" : "--map-root-user"] : [];
+  const [program = "", ...rest] = [...namespace, ...words];
+  const { cwd } = options;
   const child = spawn(program, rest, {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...options.env },
     ...(cwd === undefined ? {} : { cwd }),
-    ...(uid === undefined ? {} : { uid, gid: uid }),
   });
   const said = { stdout: "", stderr: "" };
   const wakers = new Set<() => void>();

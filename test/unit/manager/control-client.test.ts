@@ -202,7 +202,7 @@ describe("connectOrStart", () => {
   });
 
   test("two start one at the same time, and the winner is slow: both get the same", async () => {
-    behave({ slowMs: 700 });
+    behave({ slowMs: 2000 });
     const [one, two] = await Promise.all([start(), start()]);
     end(one.pid);
     expect(one.pid).toBe(two.pid);
