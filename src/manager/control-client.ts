@@ -93,19 +93,17 @@ export class ControlClient {
       const client = await ControlClient.connect(runDir);
       if (client !== undefined) return client;
       // The one we started may have found the directory taken: then whoever has it answers soon, or has just ended.
-      if (started.hasEnded() && lockHolder(runDir) === undefined) {
+      if (started.end() !== undefined && lockHolder(runDir) === undefined) {
         if (starts === MAX_STARTS) break;
         starts += 1;
         started = startManager(runDir, program);
       }
       await sleep(POLL_MS);
     }
-    const words = lastWords(runDir, started.logStartBytes);
-    throw new ErofsNbdError(
-      "ERR_CONTROL",
-      `Cannot start the manager: ${words ?? "it did not answer in time"}`,
-      { hint: `its log is ${runDir.logFile}` },
-    );
+    const words = lastWords(runDir, started.logStartBytes) ?? started.end() ?? "it did not answer in time";
+    throw new ErofsNbdError("ERR_CONTROL", `Cannot start the manager: ${words}`, {
+      hint: `its log is ${runDir.logFile}`,
+    });
   }
 
   request<M extends Method>(method: M, params: Requests[M]["params"]): Promise<Requests[M]["result"]> {
@@ -152,7 +150,8 @@ function managerGone(): ErofsNbdError {
 }
 
 interface StartedManager {
-  hasEnded(): boolean;
+  /** How it ended, in words; undefined while it runs. */
+  end(): string | undefined;
   /** What the log held before. */
   readonly logStartBytes: number;
 }
@@ -168,15 +167,15 @@ function startManager(runDir: RunDir, program: string): StartedManager {
     stdio: ["ignore", logFd, logFd],
   });
   closeSync(logFd);
-  let ended = false;
-  child.once("exit", () => {
-    ended = true;
+  let end: string | undefined;
+  child.once("exit", (code, signal) => {
+    end = `it ended with ${signal ?? `code ${code}`}, and its log does not say why (is ${runDir.path} full?)`;
   });
-  child.once("error", () => {
-    ended = true;
+  child.once("error", (error) => {
+    end = error.message;
   });
   child.unref();
-  return { hasEnded: () => ended, logStartBytes };
+  return { end: () => end, logStartBytes };
 }
 
 /** What a manager that ended wrote as its reason: the last `erofs-nbd: …` line since `from`. */

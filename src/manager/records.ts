@@ -8,8 +8,10 @@ import { constants, readdirSync, readFileSync, rmSync } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { ErofsNbdError } from "../errors.ts";
 import type { FileSourceSpec } from "../source/source-spec.ts";
 import type { DeviceSettings } from "../supervisor/managed-device.ts";
+import { explainFileError } from "./run-dir.ts";
 
 const RECORD_VERSION = 1;
 
@@ -99,7 +101,7 @@ export class RecordStore {
     this.#manager = identifyProcess(process.pid) ?? { pid: process.pid, startTime: "0" };
   }
 
-  /** Writes a record, or leaves the one that is there as it was. @throws Error of the file system */
+  /** Writes a record, or leaves the one that is there as it was. @throws ErofsNbdError ERR_RUN_DIR */
   write(record: NewRecord): Promise<void> {
     return this.#inTurn(record.identifier, () => this.#write(record));
   }
@@ -141,7 +143,11 @@ export class RecordStore {
       await rename(temporary, path);
     } catch (error) {
       await rm(temporary, { force: true }).catch(() => {});
-      throw error;
+      const why = explainFileError(error);
+      throw new ErofsNbdError("ERR_RUN_DIR", `Cannot write a device's record in ${this.#directory}: ${why}`, {
+        hint: "make room there, or name another run directory with --run-dir",
+        cause: error,
+      });
     }
     await syncDirectory(this.#directory);
   }

@@ -108,15 +108,23 @@ const WHY_NOT: Record<string, string> = {
   ENOSPC: "no space is left",
 };
 
+/** Why a file could not be made or written, in words. */
+export function explainFileError(error: unknown): string {
+  const code = (error as NodeJS.ErrnoException).code ?? String(error);
+  return WHY_NOT[code] ?? code;
+}
+
 /** An error about the run directory, in one line. */
 function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   if (error instanceof ErofsNbdError) return error;
-  const code = (error as NodeJS.ErrnoException).code ?? String(error);
-  const why = WHY_NOT[code] ?? code;
-  return new ErofsNbdError("ERR_RUN_DIR", `Cannot use run directory ${runDir.path}: ${why}`, {
-    hint: "run as root, or name a writable directory with --run-dir",
-    cause: error,
-  });
+  return new ErofsNbdError(
+    "ERR_RUN_DIR",
+    `Cannot use run directory ${runDir.path}: ${explainFileError(error)}`,
+    {
+      hint: "run as root, or name a writable directory with --run-dir",
+      cause: error,
+    },
+  );
 }
 
 /** A held lock; `release` gives it up, and so does the end of the process. */
