@@ -99,11 +99,10 @@ export interface RunningCommand {
   readonly ended: Promise<CommandResult>;
 }
 
-export function start(args: readonly string[], uid?: number): RunningCommand {
-  const child = spawn(process.execPath, [CLI, ...args], {
-    stdio: ["ignore", "pipe", "pipe"],
-    ...(uid === undefined ? {} : { uid, gid: uid }),
-  });
+/** `before` are words of a program that runs the command, such as unshare. */
+export function start(args: readonly string[], before: readonly string[] = []): RunningCommand {
+  const [program = "", ...words] = [...before, process.execPath, CLI, ...args];
+  const child = spawn(program, words, { stdio: ["ignore", "pipe", "pipe"] });
   const said = { stdout: "", stderr: "" };
   const streams: Record<"stdout" | "stderr", Readable> = { stdout: child.stdout, stderr: child.stderr };
   for (const name of ["stdout", "stderr"] as const) {
