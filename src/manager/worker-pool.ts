@@ -11,6 +11,7 @@ import { ErofsNbdError } from "../errors.ts";
 import { withDeadline } from "../supervisor/deadline.ts";
 import type { LinkObserver, LinkRequest, LinkServer, OpenLink } from "../supervisor/ports.ts";
 import { Channel } from "../sys/channel.ts";
+import { ERRNO, SystemError } from "../sys/errno.ts";
 import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socketPair } from "../sys/libc.ts";
 import { describeEnd, type LinkCounters, NO_COUNTERS } from "../worker/link-end.ts";
 import { CONTROL_FD, type FromWorker, type ToWorker } from "../worker/worker-protocol.ts";
@@ -193,6 +194,8 @@ class PooledWorker {
   #nextToken = 1;
   #ready = false;
   #alive = true;
+  /** Nothing can be told to it any more. */
+  #deaf = false;
 
   /** @throws Error when there is no process or descriptor to be had */
   constructor(options: PoolOptions, events: WorkerEvents) {
@@ -229,7 +232,7 @@ class PooledWorker {
   }
 
   get isReady(): boolean {
-    return this.#ready && this.#alive && this.#channel.isOpen;
+    return this.#ready && this.#alive && !this.#deaf && this.#channel.isOpen;
   }
 
   get wasReady(): boolean {
@@ -277,8 +280,15 @@ class PooledWorker {
     try {
       await this.#channel.send(message, [serverFd, image.fd]).finally(() => close(serverFd));
       if (await served) return this.#handle(number, link, kernelFd);
-    } catch {
-      // The channel has ended: the worker is going, and its exit is reported by itself.
+    } catch (error) {
+      if (this.#channel.isOpen && !isPeerGone(error)) {
+        this.#links.delete(number);
+        close(kernelFd);
+        throw error;
+      }
+      // Dead, though its exit has not been reported yet: if it were asked again, the asking would go round and round
+      // without ever letting the report through.
+      this.#deaf = true;
     } finally {
       clearTimeout(deadline);
     }
@@ -359,4 +369,9 @@ class PooledWorker {
     }
     this.#links.clear();
   }
+}
+
+/** Whether a message could not be sent because there is nobody at the other end. */
+function isPeerGone(error: unknown): boolean {
+  return error instanceof SystemError && [ERRNO.EPIPE, ERRNO.ECONNRESET].includes(error.errno);
 }

@@ -84,7 +84,10 @@ describe("RecordStore", () => {
   test("a write that fails leaves the old record and nothing else", async () => {
     await store.write(record("a", { index: 1 }));
     mkdirSync(`${pathOf("a")}.new`);
-    await expect(store.write(record("a", { index: 2 }))).rejects.toMatchObject({ code: "ERR_RUN_DIR", cause: { code: "EISDIR" } });
+    await expect(store.write(record("a", { index: 2 }))).rejects.toMatchObject({
+      code: "ERR_RUN_DIR",
+      cause: { code: "EISDIR" },
+    });
     expect(store.load().records).toMatchObject([{ index: 1 }]);
     await store.write(record("a", { index: 3 }));
     expect(store.load().records).toMatchObject([{ index: 3 }]);

@@ -180,6 +180,19 @@ describe("deaths", () => {
     await (await readOver(link)).disconnect();
   });
 
+  test("workers that are dead and not known to be: a link asked for lets the news through", async () => {
+    const { pool } = startPool();
+    close((await pool.openLink(request(), observer(), NEVER)).kernelFd);
+    const workers = pool.pids.map(identifyProcess).filter((found) => found !== undefined);
+    for (const { pid } of workers) process.kill(pid, "SIGKILL");
+    // Without giving the event loop a turn: it must not hear of the exits before the link is asked for.
+    const pause = new Int32Array(new SharedArrayBuffer(4));
+    while (workers.some(isAlive)) Atomics.wait(pause, 0, 0, 1);
+    const link = await pool.openLink({ ...request(), spread: false }, observer(), NEVER);
+    expect(workers.map(({ pid }) => pid)).not.toContain(link.workerPid);
+    await (await readOver(link)).disconnect();
+  });
+
   test("a worker that hangs: killed after its time, and another serves the link that it was given", async () => {
     const { pool, log } = startPool({ servingDeadlineMs: 200 });
     const warm = await pool.openLink(request(), observer(), NEVER);
