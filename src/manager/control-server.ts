@@ -9,10 +9,9 @@ import { Socket } from "node:net";
 import { z } from "zod";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
-import { ERRNO, errnoName } from "../sys/errno.ts";
-import { accept, close, effectiveUid, peerCredentials } from "../sys/libc.ts";
+import { Acceptor } from "../sys/acceptor.ts";
+import { close, effectiveUid, peerCredentials } from "../sys/libc.ts";
 import { listenUnix } from "../sys/listen.ts";
-import { type Watch, watchReadable } from "../sys/watch.ts";
 import { VERSION } from "../version.ts";
 import { faultOf } from "./control-fault.ts";
 import {
@@ -50,8 +49,7 @@ export class ControlServer {
   readonly #manager: ControlledManager;
   readonly #log: Log;
   readonly #path: string;
-  readonly #fd: number;
-  readonly #watch: Watch;
+  readonly #acceptor: Acceptor;
   readonly #connections = new Set<ControlConnection>();
 
   /** Listens at `path`; whatever is there belongs to a dead manager, since the caller holds the run directory's lock. */
@@ -61,13 +59,17 @@ export class ControlServer {
     this.#path = path;
     rmSync(path, { force: true });
     const mask = process.umask(0o177);
+    let listenFd: number;
     try {
-      this.#fd = listenUnix(path);
+      listenFd = listenUnix(path);
     } finally {
       process.umask(mask);
     }
     chmodSync(path, 0o600);
-    this.#watch = watchReadable(this.#fd, () => this.#accept());
+    this.#acceptor = new Acceptor(listenFd, {
+      connection: (fd) => this.#open(fd),
+      trouble: (message) => log.error(message),
+    });
   }
 
   get connectionCount(): number {
@@ -75,34 +77,22 @@ export class ControlServer {
   }
 
   close(): void {
-    this.#watch.close();
-    close(this.#fd);
+    this.#acceptor.close();
     rmSync(this.#path, { force: true });
     for (const connection of this.#connections) connection.close();
   }
 
-  #accept(): void {
-    for (;;) {
-      const fd = accept(this.#fd);
-      if (fd === -ERRNO.EINTR || fd === -ERRNO.ECONNABORTED) continue;
-      if (fd < 0) {
-        if (fd !== -ERRNO.EAGAIN) this.#log.error(`Cannot accept a control connection: ${errnoName(-fd)}`);
-        return;
-      }
-      const { uid, pid } = peerCredentials(fd);
-      if ((uid !== 0 && uid !== effectiveUid()) || this.#connections.size >= MAX_CONNECTIONS) {
-        this.#log.warn(`Refused a control connection of process ${pid}, user ${uid}`);
-        close(fd);
-        continue;
-      }
-      const connection = new ControlConnection(
-        new Socket({ fd, readable: true, writable: true }),
-        this.#manager,
-        this.#log,
-      );
-      this.#connections.add(connection);
-      connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
+  #open(fd: number): void {
+    const { uid, pid } = peerCredentials(fd);
+    if ((uid !== 0 && uid !== effectiveUid()) || this.#connections.size >= MAX_CONNECTIONS) {
+      this.#log.warn(`Refused a control connection of process ${pid}, user ${uid}`);
+      close(fd);
+      return;
     }
+    const socket = new Socket({ fd, readable: true, writable: true });
+    const connection = new ControlConnection(socket, this.#manager, this.#log);
+    this.#connections.add(connection);
+    connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
   }
 }
 

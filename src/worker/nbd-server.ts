@@ -8,10 +8,10 @@
 import { ServerHandshake } from "../nbd/handshake-server.ts";
 import { readOnlyExport } from "../nbd/nbd-export.ts";
 import type { Source } from "../source/source.ts";
+import { Acceptor } from "../sys/acceptor.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
-import { accept, close, IPPROTO_TCP, MSG_DONTWAIT, recv, setSocketOption, TCP_NODELAY } from "../sys/libc.ts";
-import { type Watch, watchReadable } from "../sys/watch.ts";
+import { close, IPPROTO_TCP, MSG_DONTWAIT, recv, setSocketOption, TCP_NODELAY } from "../sys/libc.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "./link-end.ts";
 import { type Pollable, Pump } from "./pump.ts";
 import { ReplyQueue } from "./reply-queue.ts";
@@ -30,50 +30,38 @@ export interface NbdServerEvents {
 }
 
 export class NbdServer {
-  readonly #listenFd: number;
   readonly #source: Source;
   readonly #exportName: string;
   readonly #events: NbdServerEvents;
   readonly #pump = new Pump();
-  readonly #watch: Watch;
+  readonly #acceptor: Acceptor;
   readonly #connections = new Set<Connection>();
 
   /** Takes the listening socket over (non-blocking); the source stays the caller's. */
   constructor(listenFd: number, source: Source, exportName: string, events: NbdServerEvents) {
-    this.#listenFd = listenFd;
     this.#source = source;
     this.#exportName = exportName;
     this.#events = events;
-    this.#watch = watchReadable(listenFd, () => this.#accept());
+    this.#acceptor = new Acceptor(listenFd, {
+      connection: (fd) => this.#open(fd),
+      trouble: (message) => events.log("error", message),
+    });
     this.#pump.yieldTo(listenFd, EPOLLIN);
   }
 
   /** Stops listening and cuts every connection. */
   close(): void {
-    this.#watch.close();
-    close(this.#listenFd);
+    this.#acceptor.close();
     for (const connection of this.#connections) connection.close();
     this.#pump.close();
   }
 
-  #accept(): void {
-    for (;;) {
-      const fd = accept(this.#listenFd);
-      if (fd === -ERRNO.EINTR || fd === -ERRNO.ECONNABORTED) continue;
-      if (fd < 0) {
-        if (fd !== -ERRNO.EAGAIN) this.#events.log("error", `Cannot accept a connection: ${errnoName(-fd)}`);
-        return;
-      }
-      if (this.#connections.size >= MAX_CONNECTIONS) {
-        this.#events.log("warn", `Refused a connection: ${MAX_CONNECTIONS} are open already`);
-        close(fd);
-        continue;
-      }
-      this.#open(fd);
-    }
-  }
-
   #open(fd: number): void {
+    if (this.#connections.size >= MAX_CONNECTIONS) {
+      this.#events.log("warn", `Refused a connection: ${MAX_CONNECTIONS} are open already`);
+      close(fd);
+      return;
+    }
     // Fails on a unix socket, where there is nothing to delay.
     setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     const handshake = new ServerHandshake([readOnlyExport(this.#exportName, this.#source.sizeBytes)]);
