@@ -43,7 +43,7 @@ export const ORDINARY_LINES: readonly RegExp[] = [
 export const LINK_DEATH_LINES: readonly RegExp[] = [
   /^block nbd\d+: (Receive control failed|Send control failed|Receive data failed|Send data failed) \(result -?\d+\)$/,
   /^block nbd\d+: (Dead connection, failed to find a fallback|Other side returned error|reconnected socket)/,
-  /^block nbd\d+: (Connection timed out|Possible stuck request|Send disconnect failed -32)/,
+  /^block nbd\d+: (Connection timed out|Possible stuck request|Send disconnect failed -32|Request send failed, requeueing)/,
 ];
 
 /** Records at or above this severity must be expected (4 is KERN_WARNING)… */

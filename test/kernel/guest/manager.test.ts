@@ -154,5 +154,5 @@ describe("a manager that dies", () => {
       await until("no record", () => records().length === 0);
       await until("no device", () => !existsSync("/sys/block/nbd0/pid"));
     }
-  });
+  }, 180_000);
 });

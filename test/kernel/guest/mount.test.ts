@@ -128,7 +128,7 @@ describe("a mount", () => {
         return !mounted && !mountRuns() && !isAnyConfigured();
       });
     }
-  });
+  }, 180_000);
 
   test("is not detached by accident: refused with the mount points, done with --force", async () => {
     await erofsNbdOk("mount", image, mountPoint);

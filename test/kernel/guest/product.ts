@@ -121,8 +121,14 @@ export async function untilAsync(
 export const readsInFlight = (index: number): number =>
   Number(readFileSync(`/sys/block/nbd${index}/inflight`, "utf8").trim().split(/\s+/)[0]);
 
-export const isAlive = (pid: number): boolean =>
-  existsSync(`/proc/${pid}/exe`) && !/^\d+ \(.*\) Z/.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+/** Whether a process is there; a zombie is not. */
+export function isAlive(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) Z/.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return false;
+  }
+}
 
 /** Pid of the worker behind link 0. */
 export function workerOf(device: DeviceStatus): number {
@@ -301,9 +307,9 @@ export function cleanUpAfterFailure(): void {
         `manager.log of «${context.task.name}»:\n${readFileSync(log).subarray(logStart).toString()}\n`,
       );
     }
-    const left = running.size > 0;
     for (const child of running) child.kill("SIGKILL");
-    if (left || (await statuses()).length > 0) await erofsNbd("detach", "--all", "--force");
     running.clear();
+    const records = "/run/erofs-nbd/devices";
+    if (existsSync(records) && readdirSync(records).length > 0) await erofsNbd("detach", "--all", "--force");
   });
 }

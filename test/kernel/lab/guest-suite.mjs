@@ -63,7 +63,7 @@ const reporters = reports
   ? ["verbose", lastResort, [here("guest-reporter.ts"), { directory: share }]]
   : ["verbose", lastResort];
 const vitest = await startVitest("test", filter, {
-  testTimeout: 60_000,
+  testTimeout: 120_000,
   hookTimeout: 60_000,
   ...options,
   root,
