@@ -2,6 +2,7 @@
  * A manager that dies: reads go on without it, the next one finds what it left, and nobody is locked out.
  */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import {
   existsSync,
   mkdtempSync,
@@ -26,6 +27,7 @@ import {
   erofsNbdOk,
   expectFlawless,
   killUnderLoad,
+  managerPids,
   readsInFlight,
   startReader,
   status,
@@ -143,16 +145,18 @@ describe("a manager that dies", () => {
   test("at any instant of an attach: nothing stays that the next command does not find", async () => {
     for (const waitMs of [0, 300, 600, 900, 1200, 1500]) {
       const child = spawn(process.execPath, [CLI, "attach", image], { stdio: "ignore" });
+      const closed = once(child, "close");
       await new Promise((resolve) => setTimeout(resolve, waitMs));
       const pid = Number(
         existsSync(`${RUN_DIR}/manager.lock`) ? readFileSync(`${RUN_DIR}/manager.lock`, "utf8") : 0,
       );
       if (pid > 0 && existsSync(`/proc/${pid}`)) process.kill(pid, "SIGKILL");
-      await new Promise((resolve) => child.once("close", resolve));
+      await closed;
       const all = await erofsNbd("detach", "--all");
       expect([0, 3]).toContain(all.code);
       await until("no record", () => records().length === 0);
       await until("no device", () => !existsSync("/sys/block/nbd0/pid"));
     }
+    await until("the end of every manager", () => managerPids().length === 0);
   }, 180_000);
 });

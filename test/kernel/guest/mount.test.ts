@@ -3,6 +3,7 @@
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -20,6 +21,7 @@ import {
   expectFlawless,
   isAlive,
   killUnderLoad,
+  managerPids,
   run,
   startReader,
   status,
@@ -118,9 +120,10 @@ describe("a mount", () => {
   test("that is interrupted at any moment leaves a whole mount or nothing", async () => {
     for (const waitMs of [400, 800, 1200, 1600, 2000, 2400]) {
       const child = spawn(process.execPath, [CLI, "mount", image, mountPoint], { stdio: "ignore" });
+      const closed = once(child, "close");
       await new Promise((resolve) => setTimeout(resolve, waitMs));
       child.kill("SIGKILL");
-      await new Promise((resolve) => child.once("close", resolve));
+      await closed;
       // A mount(8) that was under way may still come to its end without its parent: then the mount is whole.
       await untilAsync("no device", async () => {
         const mounted = readFileSync("/proc/self/mountinfo", "utf8").includes("a\\040mount\\040point");
@@ -128,6 +131,8 @@ describe("a mount", () => {
         return !mounted && !mountRuns() && !isAnyConfigured();
       });
     }
+    // One that was just being started for the last command finds nothing to do, and leaves.
+    await until("the end of every manager", () => managerPids().length === 0);
   }, 180_000);
 
   test("is not detached by accident: refused with the mount points, done with --force", async () => {

@@ -227,6 +227,20 @@ export function workersOf(managerPid: number): number[] {
     });
 }
 
+/** Managers that run, or are just being started. */
+export function managerPids(): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("cli/main.js\0manager\0");
+      } catch {
+        return false;
+      }
+    });
+}
+
 /** What `status --watch --json` has told so far. */
 export interface Watcher {
   readonly events: readonly DeviceEvent[];
