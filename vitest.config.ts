@@ -1,10 +1,16 @@
 /**
- * The test projects: unit (with property tests), interop (programs that nobody here wrote) and kernel (real kernels,
- * see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
+ * The test projects: unit (with property tests), interop (programs that nobody here wrote), kernel and kernel-smp (real
+ * kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";
 
-const kernels = (process.env["EROFS_NBD_KERNELS"] ?? "6.1,6.12,7.2").split(",").filter((name) => name !== "");
+const kernels = (process.env["EROFS_NBD_KERNELS"] ?? "6.1,6.12,7.2,6.12-smp")
+  .split(",")
+  .filter((name) => name !== "");
+
+function filesOf(names: readonly string[]): string[] {
+  return names.map((name) => `test/kernel/linux-${name}.test.ts`);
+}
 
 // biome-ignore lint/style/noDefaultExport: vitest reads its configuration from the default export
 export default defineConfig({
@@ -26,8 +32,17 @@ export default defineConfig({
       {
         test: {
           name: "kernel",
-          include: kernels.map((name) => `test/kernel/linux-${name}.test.ts`),
+          include: filesOf(kernels.filter((name) => !name.endsWith("-smp"))),
           globalSetup: ["test/kernel/global-setup.ts"],
+        },
+      },
+      {
+        // Two emulated processors take all of two real ones: after everything else, beside nothing.
+        test: {
+          name: "kernel-smp",
+          include: filesOf(kernels.filter((name) => name.endsWith("-smp"))),
+          globalSetup: ["test/kernel/global-setup.ts"],
+          sequence: { groupOrder: 1 },
         },
       },
     ],

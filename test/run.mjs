@@ -18,7 +18,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const USAGE = `usage: npm test -- [OPTIONS] [VITEST OPTIONS AND FILTERS]
 
   --host              kernel tests on this machine's own kernel (needs root, nbd and erofs), not in the lab's
-  --kernel LIST       only these kernels of the lab: 6.1, 6.12, 7.2
+  --kernel LIST       only these kernels of the lab: 6.1, 6.12, 7.2, 6.12-smp
   --guest WORDS       only the kernel test files whose names have one of these words
   --only-tests        no style and type checks
   --help
@@ -37,6 +37,7 @@ function parse(argv) {
     else if (word === "--guest") request.env["EROFS_NBD_GUEST_FILTER"] = rest.shift() ?? "";
     else if (word === "--only-tests") request.checks = false;
     else if (word === "--help") request.help = true;
+    else if (word === "--project" && rest[0] === "kernel") request.rest.push(word, `${rest.shift()}*`);
     else request.rest.push(word);
   }
   return request;

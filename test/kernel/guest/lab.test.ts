@@ -6,7 +6,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { release } from "node:os";
+import { cpus, release } from "node:os";
 import { describe, expect, test } from "vitest";
 import { assertNoLeftovers, assertQuietLog, guarded, ORDINARY_LINES, snapshot } from "./leftovers.ts";
 
@@ -25,7 +25,11 @@ describe("the kernel", () => {
   guarded();
 
   test.runIf(inGuest)("is of the series that was asked for", () => {
-    expect(release().startsWith(`${series}.`)).toBe(true);
+    expect(release().startsWith(`${series?.replace("-smp", "")}.`)).toBe(true);
+  });
+
+  test.runIf(inGuest)("has as many processors as its name says", () => {
+    expect(cpus()).toHaveLength(series?.endsWith("-smp") === true ? 2 : 1);
   });
 
   test("has erofs", () => {
@@ -49,7 +53,9 @@ describe.runIf(inGuest)("the host's files", () => {
 
   test("are mounted read-only under an overlay", () => {
     const lines = readFileSync("/proc/self/mounts", "utf8").split("\n");
-    const writable = lines.filter((line) => / hostfs rw/.test(line)).map((line) => line.split(" ")[1]);
+    const writable = lines
+      .filter((line) => / (hostfs|virtiofs) rw/.test(line))
+      .map((line) => line.split(" ")[1]);
     expect(writable).toEqual([process.env["EROFS_NBD_LAB_SHARE"]]);
     expect(lines.some((line) => line.startsWith("overlay / overlay rw"))).toBe(true);
   });

@@ -2,12 +2,12 @@
 /**
  * Debian packages from any suite, downloaded and unpacked without installing anything and without root.
  *
- * kernels.mjs calls it. apt is given directories of its own, so the machine's package state is neither read nor
- * changed; only the mirror's address, proxies and credentials come from the machine's configuration. It never
- * runs a package's scripts.
+ * kernels.mjs, uml.mjs and qemu.mjs call it. apt is given directories of its own, so the machine's package state is
+ * neither read nor changed; only the mirror's address, proxies and credentials come from the machine's configuration.
+ * It never runs a package's scripts.
  */
 import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { HOST_HINT, LabError } from "./errors.mjs";
@@ -37,16 +37,50 @@ export class Suite {
    * @param {string} target
    */
   async download(packages, target) {
-    const debs = join(target, ".debs");
-    mkdirSync(debs, { recursive: true });
-    await apt(
-      `download ${packages.join(", ")} from ${this.#name}`,
-      [...this.#options, "download", ...packages],
-      debs,
-    );
-    for (const file of readdirSync(debs)) {
-      await command(`unpack ${file}`, "dpkg", ["-x", join(debs, file), target], target);
-    }
+    const debs = mkdtempSync(join(target, ".debs-"));
+    await apt(this.#downloading(packages), [...this.#options, "download", ...packages], debs);
+    await unpack(debs, target);
+  }
+
+  /**
+   * The same with everything the packages depend on, down to the C library: what is needed to run their programs
+   * whatever the machine has.
+   * @param {readonly string[]} packages
+   * @param {string} target
+   */
+  async downloadWithDependencies(packages, target) {
+    const debs = mkdtempSync(join(target, ".debs-"));
+    mkdirSync(join(debs, "partial"));
+    const options = [
+      "-o",
+      `Dir::Cache::Archives=${debs}`,
+      "--yes",
+      "--no-install-recommends",
+      "--download-only",
+    ];
+    // The suite's own status file is empty: for apt nothing is installed, so that it leaves nothing out.
+    await apt(this.#downloading(packages), [...this.#options, ...options, "install", ...packages], debs);
+    await unpack(debs, target);
+  }
+
+  /**
+   * The one package that `name` depends on and whose name fits: what a metapackage stands for today.
+   * @param {string} name
+   * @param {RegExp} pattern
+   * @returns {Promise<string>}
+   */
+  async dependency(name, pattern) {
+    const what = `find what ${name} of ${this.#name} stands for`;
+    const text = await command(what, "apt-cache", [...this.#options, "depends", name], "/");
+    const names = [...text.matchAll(/^\s*Depends: (\S+)$/gm)].map((match) => match[1] ?? "");
+    const found = names.find((each) => pattern.test(each));
+    if (found === undefined) throw new LabError("ERR_LAB_PREPARE", `Cannot ${what}: it depends on ${names}`);
+    return found;
+  }
+
+  /** @param {readonly string[]} packages */
+  #downloading(packages) {
+    return `download ${packages.join(", ")} from ${this.#name}`;
   }
 }
 
@@ -85,6 +119,16 @@ export async function openSuite(name, directory) {
   ].flatMap((option) => ["-o", option]);
   await apt(`read the package list of ${name}`, [...options, "update", "-q", "--error-on=any"], base);
   return new Suite(name, options);
+}
+
+/**
+ * @param {string} debs directory of package files
+ * @param {string} target
+ */
+async function unpack(debs, target) {
+  for (const file of readdirSync(debs).filter((name) => name.endsWith(".deb"))) {
+    await command(`unpack ${file}`, "dpkg", ["-x", join(debs, file), target], target);
+  }
 }
 
 /** The Debian mirror this machine is configured with, or $EROFS_NBD_LAB_MIRROR. */

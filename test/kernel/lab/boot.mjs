@@ -167,7 +167,7 @@ function guestDied(kernel, end, left) {
     .map(([name, text]) => `--- ${name}, last lines ---\n${tail(text)}`);
   return new LabError(
     "ERR_LAB_BOOT",
-    `Cannot finish the run on kernel ${kernel.series}: the guest ${end}\n${parts.join("\n")}`,
+    `Cannot finish the run on kernel ${kernel.name}: the guest ${end}\n${parts.join("\n")}`,
   );
 }
 

@@ -83,7 +83,7 @@ async function main() {
   if (request.kernel === "prepare") {
     for (const series of KERNEL_SERIES) {
       const kernel = await prepareKernel(series);
-      process.stdout.write(`${series}: ${kernel.version} at ${kernel.linuxPath}\n`);
+      process.stdout.write(`${series}: ${kernel.version} at ${kernel.directory}\n`);
     }
     return 0;
   }

@@ -1,7 +1,8 @@
 #!/bin/sh
 # First program of a lab guest, in the initramfs. Builds the root file system and hands over to guest-main.sh.
-# The kernel command line names the shared directory (lab_share) as an environment variable.
-# Nothing here may write to the host: hostfs is mounted read-only, but for the one shared directory.
+# The kernel command line gives as environment variables the shared directory (lab_share) and how the host's files are
+# reached (lab_files): hostfs in User-Mode Linux, virtiofs in an emulated machine.
+# Nothing here may write to the host: its files are mounted read-only, but for the one shared directory.
 /bin/busybox mkdir -p /sbin
 /bin/busybox --install -s /bin
 PATH=/bin
@@ -13,16 +14,18 @@ die() {
   while :; do sleep 1; done
 }
 
-# hostfs takes its path as a plain option string, newer kernels as hostfs=PATH: try both.
-mount_hostfs() { # HOST_PATH MOUNT_POINT MODE
-  mount -t hostfs -o "$3,hostfs=$1" none "$2" 2>/dev/null && return 0
-  mount -t hostfs -o "$3,$1" none "$2"
+# hostfs takes its path as a plain option string, newer kernels as hostfs=PATH: try both. virtiofs knows a directory
+# by a tag.
+mount_host() { # TAG HOST_PATH MOUNT_POINT MODE
+  [ "$lab_files" = virtiofs ] && { mount -t virtiofs -o "$4" "$1" "$3"; return; }
+  mount -t hostfs -o "$4,hostfs=$2" none "$3" 2>/dev/null && return 0
+  mount -t hostfs -o "$4,$2" none "$3"
 }
 
 mount -t proc proc /proc || die "cannot mount /proc"
 mount -t sysfs sysfs /sys || die "cannot mount /sys"
 [ -f /overlay.ko ] && { insmod /overlay.ko || die "cannot load overlay"; }
-mount_hostfs / /host ro || die "cannot mount the host's files"
+mount_host host / /host ro || die "cannot mount the host's files"
 mount -t tmpfs -o size=75%,mode=755 scratch /scratch || die "cannot mount the scratch tmpfs"
 mkdir /scratch/upper /scratch/work
 mount -t overlay -o lowerdir=/host,upperdir=/scratch/upper,workdir=/scratch/work overlay /newroot ||
@@ -62,5 +65,5 @@ for tool in modprobe insmod rmmod lsmod depmod; do
 done
 
 mkdir -p "/newroot$lab_share"
-mount_hostfs "$lab_share" "/newroot$lab_share" rw || die "cannot mount the shared directory"
+mount_host share "$lab_share" "/newroot$lab_share" rw || die "cannot mount the shared directory"
 exec switch_root /newroot /run/lab/busybox sh "$lab_share/guest-main.sh"

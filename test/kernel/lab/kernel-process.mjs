@@ -6,9 +6,9 @@
  * a User-Mode Linux kernel that loses its parent would otherwise leave helpers behind, or run on.
  */
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, openSync, readFileSync, statfsSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
+import { launchOf } from "./kernels.mjs";
 
 /** Waits for the end of its input, which comes when the parent is gone. */
 const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
@@ -20,29 +20,28 @@ const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
  */
 
 /**
+ * Where a guest's files are: `scratch` is for the kernel process's own and removed by the watchdog when the parent
+ * dies; `share` gets console.log and is the guest's to write.
+ * @typedef {{ share: string, scratch: string, memoryMiB: number }} Place
+ */
+
+/**
+ * The program that is a guest, run in `scratch`. Whatever else it starts must stay in its process group.
+ * @typedef {{ file: string, args: readonly string[], environment: Readonly<Record<string, string>> }} Launch
+ */
+
+/**
  * Starts a kernel.
  * @param {import("./kernels.mjs").PreparedKernel} kernel
- * @param {{ share: string, scratch: string, memoryMiB: number }} place `scratch` is for UML's own files and removed
- *   by the watchdog when the parent dies; `share` gets console.log
+ * @param {Place} place
  * @returns {KernelProcess}
  */
 export function startKernel(kernel, place) {
-  const parameters = [
-    `mem=${place.memoryMiB}M`,
-    `initrd=${kernel.initramfsPath}`,
-    `lab_share=${place.share}`,
-    `uml_dir=${place.scratch}/uml`,
-    "con=null",
-    "con0=null,fd:1",
-    "loglevel=7",
-    "panic=1",
-    "random.trust_cpu=on",
-    ...kernel.parameters,
-  ];
+  const { file, args, environment } = launchOf(kernel, place);
   const log = openSync(join(place.share, "console.log"), "w");
-  const child = spawn(kernel.linuxPath, parameters, {
+  const child = spawn(file, args, {
     stdio: ["ignore", log, log],
-    env: { PATH: "/usr/bin:/bin", HOME: place.scratch, TMPDIR: memoryDirectory(place.memoryMiB) },
+    env: { PATH: "/usr/bin:/bin", HOME: place.scratch, ...environment },
     detached: true,
     cwd: place.scratch, // a kernel that panics aborts, and may leave a core file
   });
@@ -73,16 +72,4 @@ function killGroup(pid) {
     // ESRCH: nobody of the group is left, which is what we want.
     if (/** @type {NodeJS.ErrnoException} */ (error).code !== "ESRCH") throw error;
   }
-}
-
-/**
- * Where UML keeps its memory file: it must allow executable mappings and have room.
- * @param {number} memoryMiB
- */
-function memoryDirectory(memoryMiB) {
-  const mounts = existsSync("/proc/mounts") ? readFileSync("/proc/mounts", "utf8") : "";
-  const shm = mounts.split("\n").find((line) => line.split(" ")[1] === "/dev/shm");
-  if (shm === undefined || /\bnoexec\b/.test(shm)) return tmpdir();
-  const { bavail, bsize } = statfsSync("/dev/shm");
-  return bavail * bsize >= memoryMiB * 2 ** 20 ? "/dev/shm" : tmpdir();
 }

@@ -1,80 +1,97 @@
 // @ts-check
 /**
- * The kernels of the lab: User-Mode Linux binaries and modules from Debian, made ready to run in the cache.
+ * The kernels of the lab, made ready to run in the cache.
  *
  * boot.mjs and cli.mjs call `prepareKernel`. Only series and suites are written here; exact versions are what the
- * archive gives. It never installs anything.
+ * archive gives. What differs between User-Mode Linux and an emulated machine is in uml.mjs and qemu.mjs.
  */
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { command, openSuite } from "./apt.mjs";
+import { openSuite } from "./apt.mjs";
 import { cacheEntry, cacheRoot } from "./cache.mjs";
 import { LabError } from "./errors.mjs";
 import { buildInitramfs } from "./initramfs.mjs";
+import { fillQemu, qemuLaunch } from "./qemu.mjs";
+import { fillUml, umlLaunch } from "./uml.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 /** busybox and patchelf come from here: static, or old enough to run on every newer libc. */
 const TOOL_SUITE = "bookworm";
-const LOADER = "ld-linux-x86-64.so.2";
 
 /**
- * Series → suite, and extra kernel parameters. `seccomp=auto` exists from 6.16 on and makes system calls cheaper.
- * @type {Readonly<Record<string, { suite: string, parameters: readonly string[] }>>}
+ * Series, suite, how many processors (one: User-Mode Linux, more: QEMU), and extra kernel parameters.
+ * `seccomp=auto` exists from 6.16 on and makes system calls cheaper.
+ * @typedef {{ series: string, suite: string, processors: number, parameters: readonly string[] }} KernelChoice
+ * @type {Readonly<Record<string, KernelChoice>>}
  */
 export const KERNELS = {
-  6.1: { suite: "bookworm", parameters: [] },
-  6.12: { suite: "trixie", parameters: [] },
-  7.2: { suite: "sid", parameters: ["seccomp=auto"] },
+  6.1: { series: "6.1", suite: "bookworm", processors: 1, parameters: [] },
+  6.12: { series: "6.12", suite: "trixie", processors: 1, parameters: [] },
+  7.2: { series: "7.2", suite: "sid", processors: 1, parameters: ["seccomp=auto"] },
+  "6.12-smp": { series: "6.12", suite: "trixie", processors: 2, parameters: [] },
 };
 
 /**
  * A kernel ready to boot; all paths absolute.
  * @typedef {object} PreparedKernel
- * @property {string} series
+ * @property {string} name its key in KERNELS
  * @property {string} version as uname -r will say
- * @property {string} linuxPath the kernel, a host program
+ * @property {string} directory its cache entry
  * @property {string} modulesPath goes to /lib/modules/VERSION
  * @property {string} initramfsPath
- * @property {string} busyboxPath
+ * @property {number} processors
  * @property {readonly string[]} parameters
  */
 
 /**
  * Downloads what is missing and returns the kernel.
- * @param {string} series a key of KERNELS
+ * @param {string} name a key of KERNELS
  * @returns {Promise<PreparedKernel>}
  */
-export async function prepareKernel(series) {
-  const kernel = KERNELS[series];
+export async function prepareKernel(name) {
+  const kernel = KERNELS[name];
   if (kernel === undefined) {
-    throw new LabError("ERR_LAB_ARGUMENT", `Cannot boot ${series}: no such kernel in the lab`, {
+    throw new LabError("ERR_LAB_ARGUMENT", `Cannot boot ${name}: no such kernel in the lab`, {
       hint: `one of ${Object.keys(KERNELS).join(", ")}`,
     });
   }
   const tools = await cacheEntry("tools", prepareTools);
   const busyboxPath = join(tools, "busybox");
-  const entry = await cacheEntry(`kernel-${series}`, (draft) =>
-    fillKernel(draft, series, kernel.suite, tools),
-  );
-  const version = readFileSync(join(entry, "version"), "utf8").trim();
-  const modulesPath = join(entry, "modules", version);
+  const entryName = `kernel-${name}`;
+  const directory = await cacheEntry(entryName, async (draft) => {
+    if (kernel.processors > 1) await fillQemu(draft, kernel, busyboxPath);
+    else await fillUml(draft, join(cacheRoot(), entryName), kernel, tools);
+    cleanDraft(draft);
+  });
+  const version = readFileSync(join(directory, "version"), "utf8").trim();
+  const modulesPath = join(directory, "modules", version);
   return {
-    series,
+    name,
     version,
-    linuxPath: join(entry, "linux.uml"),
+    directory,
     modulesPath,
-    initramfsPath: writeInitramfs(entry, busyboxPath, modulesPath),
-    busyboxPath,
-    parameters: kernel.parameters,
+    initramfsPath: writeInitramfs(directory, busyboxPath, modulesPath),
+    processors: kernel.processors,
+    parameters: ["loglevel=7", "panic=1", "random.trust_cpu=on", ...kernel.parameters],
   };
+}
+
+/**
+ * The command that starts a prepared kernel.
+ * @param {PreparedKernel} kernel
+ * @param {import("./kernel-process.mjs").Place} place
+ * @returns {import("./kernel-process.mjs").Launch}
+ */
+export function launchOf(kernel, place) {
+  return kernel.processors > 1 ? qemuLaunch(kernel, place) : umlLaunch(kernel, place);
 }
 
 /** @param {string} draft */
 async function prepareTools(draft) {
   const suite = await openSuite(TOOL_SUITE, draft);
   const unpacked = join(draft, "unpacked");
-  await command("make a directory", "mkdir", ["-p", unpacked], draft);
+  mkdirSync(unpacked);
   await suite.download(["busybox-static", "patchelf"], unpacked);
   const busybox = ["bin/busybox", "usr/bin/busybox"]
     .map((path) => join(unpacked, path))
@@ -82,43 +99,6 @@ async function prepareTools(draft) {
   if (busybox === undefined) throw new LabError("ERR_LAB_PREPARE", "Cannot find busybox in its package");
   renameSync(busybox, join(draft, "busybox"));
   renameSync(join(unpacked, "usr/bin/patchelf"), join(draft, "patchelf"));
-  cleanDraft(draft);
-}
-
-/**
- * @param {string} draft
- * @param {string} series
- * @param {string} suiteName
- * @param {string} tools
- */
-async function fillKernel(draft, series, suiteName, tools) {
-  const suite = await openSuite(suiteName, draft);
-  const unpacked = join(draft, "unpacked");
-  await command("make a directory", "mkdir", ["-p", unpacked], draft);
-  await suite.download(["user-mode-linux", "libc6"], unpacked);
-  const modules = join(unpacked, "usr/lib/uml/modules");
-  const version = readdirSync(modules)[0];
-  if (version?.startsWith(`${series}.`) !== true) {
-    throw new LabError("ERR_LAB_PREPARE", `Cannot get kernel ${series}: ${suiteName} now has ${version}`);
-  }
-  renameSync(join(unpacked, "usr/bin/linux.uml"), join(draft, "linux.uml"));
-  renameSync(modules, join(draft, "modules"));
-  // The kernel runs with the libc of its own suite: newer ones don't start on an older host.
-  const libc = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"]
-    .map((path) => join(unpacked, path))
-    .find((path) => existsSync(join(path, LOADER)));
-  if (libc === undefined)
-    throw new LabError("ERR_LAB_PREPARE", `Cannot find ${LOADER} in libc6 of ${suiteName}`);
-  renameSync(libc, join(draft, "libc"));
-  writeFileSync(join(draft, "version"), `${version}\n`);
-  const finalLibc = join(cacheRoot(), `kernel-${series}`, "libc");
-  const patch = ["--set-interpreter", join(finalLibc, LOADER), "--set-rpath", finalLibc];
-  await command(
-    "patch the kernel's libc path",
-    join(tools, "patchelf"),
-    [...patch, join(draft, "linux.uml")],
-    draft,
-  );
   cleanDraft(draft);
 }
 

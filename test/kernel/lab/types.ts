@@ -3,8 +3,8 @@
  * build; its types live here and in boot.d.mts.
  */
 
-/** A kernel of the lab. */
-export type KernelSeries = "6.1" | "6.12" | "7.2";
+/** A kernel of the lab: its series, with one processor, or with several (`-smp`). */
+export type KernelSeries = "6.1" | "6.12" | "7.2" | "6.12-smp";
 
 /** What to boot and what to run in it. */
 export interface BootOptions {
