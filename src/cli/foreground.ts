@@ -29,7 +29,7 @@ export async function attachInForeground(
 ): Promise<void> {
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
   const runDir = runDirOf(context);
-  const daemon = await runDaemon({ runDir, auto: true, log: logFor(context) });
+  const daemon = await runDaemon({ runDir, auto: true, log: logFor(context), replaceable: false });
   const client = await ControlClient.connect(runDir);
   try {
     if (client === undefined) {

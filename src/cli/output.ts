@@ -95,6 +95,8 @@ export function formatEvent(event: DeviceEvent): string {
       return `${head}failover ${event.result} by ${event.level} after ${formatDuration(event.stallMs)}: ${printable(event.cause)}`;
     case "revived":
       return `${head}revived: reads are answered again`;
+    case "moved":
+      return `${head}worker ${event.workerPid} serves it now: reads waited ${formatDuration(event.stallMs)}`;
     case "read-errors":
       return `${head}${event.count} read(s) failed: ${printable(event.message)}`;
     default:

@@ -57,6 +57,16 @@ const COMMANDS: readonly Entry[] = [
     load: () => import("./commands/manager.ts"),
   },
   {
+    name: "upgrade",
+    summary: "replace manager and workers by the installed version, no read stalls",
+    load: () => import("./commands/upgrade.ts"),
+  },
+  {
+    name: "chaos",
+    summary: "kill, hang and cut what serves a device, and check every byte",
+    load: () => import("./commands/chaos.ts"),
+  },
+  {
     name: "doctor",
     summary: "say what this machine needs to attach images",
     load: () => import("./commands/doctor.ts"),

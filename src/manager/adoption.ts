@@ -1,9 +1,10 @@
 /**
- * Finding what a dead manager left behind, and mending it: once, when a manager starts.
+ * Finding what a dead manager left behind, and going on with it: once, when a manager starts.
  *
- * The record says what was meant, the kernel says what is. A device that carries our identifier is ours: its old
- * workers are ended (they hold the server ends, and only a dead socket can be replaced), and it becomes a failover
- * from the start. Devices without our identifier are never touched. What cannot be mended is kept visible.
+ * The record says what was meant, the kernel says what is, the workers say what they serve. A device that carries our
+ * identifier is ours. Where its workers live they have told their links, and nothing stands still. Where they are dead,
+ * or do not answer and have to be ended (only a dead socket can be replaced), it becomes a failover from the start.
+ * Devices without our identifier are never touched. What cannot be mended is kept visible.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
@@ -15,12 +16,22 @@ import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
 import { close } from "../sys/libc.ts";
 import { OrphanDevice } from "./orphan-device.ts";
 import { type DeviceRecord, isAlive, type ProcessIdentity, type RecordStore } from "./records.ts";
+import type { PooledFoundLink } from "./worker-pool.ts";
 
 export interface AdoptionContext {
   readonly log: Log;
   readonly nbd: () => Promise<NbdControl>;
-  /** Go on with a netlink device whose links are dead. Takes the image's descriptor over. */
-  readonly adopt: (record: DeviceRecord, image: Image, index: number) => void;
+  /** Links that former managers' workers have told of. */
+  readonly links: readonly PooledFoundLink[];
+  /** Those workers: they are ours now, and not to be ended. */
+  readonly metPids: readonly number[];
+  /** Go on with a netlink device, with those links or with none. Takes the image's descriptor over. */
+  readonly adopt: (
+    record: DeviceRecord,
+    image: Image,
+    index: number,
+    links: readonly PooledFoundLink[],
+  ) => Promise<void>;
   /** Keep a device that can be shown and ended, no more. */
   readonly keep: (device: ManagedDevice) => void;
   /** What the kernel shows; sysfs unless a test says otherwise. */
@@ -55,21 +66,52 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
   }
   const { findByBackend } = context.view ?? SYSFS_VIEW;
   const found: Found[] = [];
+  const unclaimed = new Set(context.links);
+  const linksOf = ({ identifier }: DeviceRecord): PooledFoundLink[] => {
+    const links = context.links.filter(({ device }) => device === identifier);
+    for (const link of links) unclaimed.delete(link);
+    return links;
+  };
   /** Workers that somebody depends on who cannot be given another one. */
   const needed: ProcessIdentity[] = [];
   for (const record of loaded.records) {
     if (record.interface === "ioctl") {
-      if (await takeIoctl(record, records, context, note)) needed.push(...record.workers);
+      const links = linksOf(record);
+      const isThere = await takeIoctl(record, records, context, note);
+      if (isThere) needed.push(...record.workers);
+      for (const link of links) isThere ? link.leave() : link.close();
       continue;
     }
     const index = findByBackend(record.identifier);
     if (index === undefined) {
       note(`${record.image.path} is no longer attached: its record is cleared`);
       await records.remove(record.identifier);
-    } else found.push({ record, index, image: reopen(record, note) });
+      continue;
+    }
+    const links = linksOf(record);
+    if (links.length > 0) await goOn(record, index, links, context, note);
+    else found.push({ record, index, image: reopen(record, note) });
   }
+  // Of a device that is no more, or never came to be.
+  for (const link of unclaimed) link.close();
   await takeNetlink(found, needed, context, note);
   return notes;
+}
+
+/** Its workers serve it: the image is the one they have open, whatever lies at its path by now. */
+async function goOn(
+  record: DeviceRecord,
+  index: number,
+  links: readonly PooledFoundLink[],
+  context: AdoptionContext,
+  note: (message: string) => void,
+): Promise<void> {
+  const [first, ...others] = links as [PooledFoundLink, ...PooledFoundLink[]];
+  for (const { imageFd } of others) close(imageFd);
+  const image = { spec: record.image, fd: first.imageFd, blockSizeBytes: record.blockSizeBytes };
+  const served = `${links.length} of ${record.connections} links served`;
+  note(`nbd${index} (${record.image.path}) was left by manager ${record.manager.pid}: ${served}, going on`);
+  await context.adopt(record, image, index, links);
 }
 
 /** The image by its path, if what is there now is what was attached. */
@@ -90,9 +132,14 @@ function reopen(record: DeviceRecord, note: (message: string) => void): OpenImag
  * The devices whose workers may be ended: their image is there, and no worker of theirs serves a device that has to
  * keep it. A device left out needs its own workers in turn, so this goes on until nothing changes.
  */
-function chooseMendable(found: readonly Found[], needed: readonly ProcessIdentity[]): Found[] {
+function chooseMendable(
+  found: readonly Found[],
+  needed: readonly ProcessIdentity[],
+  met: readonly number[],
+): Found[] {
+  // Those that have answered are not ended, so nobody has to be spared for them.
   const alive = (workers: readonly ProcessIdentity[]): number[] =>
-    workers.filter(isAlive).map(({ pid }) => pid);
+    workers.filter((worker) => !met.includes(worker.pid) && isAlive(worker)).map(({ pid }) => pid);
   const taken = new Set(alive(needed));
   let mendable = [...found];
   for (;;) {
@@ -127,8 +174,9 @@ async function takeNetlink(
   note: (message: string) => void,
 ): Promise<void> {
   if (found.length === 0) return;
-  const mendable = chooseMendable(found, needed);
-  if (!(await endWorkers(mendable.flatMap(({ record }) => record.workers))))
+  const mendable = chooseMendable(found, needed, context.metPids);
+  const silent = mendable.flatMap(({ record }) => record.workers);
+  if (!(await endWorkers(silent.filter(({ pid }) => !context.metPids.includes(pid)))))
     note("an old worker could not be ended: reads of its devices wait until it is gone");
 
   for (const one of found) {
@@ -136,7 +184,8 @@ async function takeNetlink(
     const name = `nbd${index} (${record.image.path})`;
     if (image !== undefined && mendable.includes(one)) {
       note(`${name} was left by manager ${record.manager.pid}, which is dead: taken over`);
-      context.adopt(record, { spec: image.spec, fd: image.fd, blockSizeBytes: record.blockSizeBytes }, index);
+      const { spec, fd } = image;
+      await context.adopt(record, { spec, fd, blockSizeBytes: record.blockSizeBytes }, index, []);
       continue;
     }
     note(

@@ -8,7 +8,7 @@ import { z } from "zod";
 import type { ErrorCode, ExitCode } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
-import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "./limits.ts";
+import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS, MIN_HANG_TIMEOUT_MS } from "./limits.ts";
 
 /** A device by index, or a path: of an image, or of a mount point. */
 export type Target = { readonly index: number } | { readonly path: string };
@@ -27,6 +27,7 @@ export interface AttachParams {
   readonly timeoutSeconds: number;
   readonly deadTimeoutSeconds: number;
   readonly ioTimeoutMs: number;
+  readonly hangTimeoutMs: number;
   /**
    * The device is wanted for a mount: the image must be EROFS that this kernel can mount, and the device is lent to
    * this connection until `mounted` arrives on it. If the connection ends before, the manager looks whether the mount
@@ -55,6 +56,15 @@ export interface Requests {
     params: { readonly target: Target | null };
     result: { readonly devices: readonly DeviceStatus[]; readonly notes: readonly string[] };
   };
+  /** Shuts every live link of a netlink device down, as if its socket had died: for tests of what comes then. */
+  cutLinks: { params: { readonly index: number }; result: Record<string, never> };
+  /** Replaces every worker by a fresh one of the installed program. */
+  renew: {
+    params: Record<string, never>;
+    result: { readonly workers: number; readonly links: number; readonly longestStallMs: number };
+  };
+  /** Ends this manager, so that another one goes on with its devices. `auto`: a command has started it, not a service. */
+  stepDown: { params: Record<string, never>; result: { readonly auto: boolean } };
   /** From now on events come on this connection. */
   watch: { params: Record<string, never>; result: Record<string, never> };
 }
@@ -101,8 +111,11 @@ export interface DeviceStatus {
     readonly takeovers: number;
     readonly reconnects: number;
     readonly failedFailovers: number;
+    readonly handovers: number;
   };
   readonly lastFailover: FailoverOutcome | null;
+  /** Why nobody serves, while the state is `stalled`. */
+  readonly stalledReason: string | null;
 }
 
 /** One line of `status --watch --json`. */
@@ -112,6 +125,8 @@ export type DeviceEvent = { readonly at: string; readonly device: string | null 
   | ({ readonly event: "failover" } & Omit<FailoverOutcome, "at">)
   | { readonly event: "stalled" | "attempt-failed" | "detached" | "note"; readonly message: string }
   | { readonly event: "revived" }
+  /** A link was handed to another worker by plan. */
+  | { readonly event: "moved"; readonly workerPid: number; readonly stallMs: number }
   | { readonly event: "read-errors"; readonly message: string; readonly count: number }
 );
 
@@ -130,6 +145,8 @@ const nothing = z.strictObject({});
 export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> } = {
   hello: nothing,
   watch: nothing,
+  renew: nothing,
+  stepDown: nothing,
   attach: z.strictObject({
     image: path,
     interface: z.enum(["netlink", "ioctl", "any"]),
@@ -149,11 +166,17 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
       .int()
       .min(1)
       .max(MAX_TIMEOUT_SECONDS * 1000),
+    hangTimeoutMs: z
+      .number()
+      .int()
+      .min(MIN_HANG_TIMEOUT_MS)
+      .max(MAX_TIMEOUT_SECONDS * 1000),
     forMount: z.boolean(),
   }),
   mounted: z.strictObject({ index }),
   detach: z.strictObject({ targets: z.array(target).max(4096), all: z.boolean(), force: z.boolean() }),
   status: z.strictObject({ target: target.nullable() }),
+  cutLinks: z.strictObject({ index }),
 };
 
 /** Longest line either side accepts. */

@@ -33,11 +33,28 @@ const MAX_BACKLOG_BYTES = 16 << 20;
 export interface ControlledManager
   extends Pick<
     Manager,
-    "attach" | "mounted" | "settleLoan" | "detach" | "status" | "describe" | "takeNotes"
+    | "attach"
+    | "mounted"
+    | "settleLoan"
+    | "detach"
+    | "status"
+    | "describe"
+    | "takeNotes"
+    | "cutLinks"
+    | "renewWorkers"
   > {
   on(event: "event", listener: (event: DeviceEvent) => void): unknown;
   off(event: "event", listener: (event: DeviceEvent) => void): unknown;
 }
+
+/** Ends the manager's process so that another one can go on; see daemon.ts. */
+export type StepDown = () => Promise<{ readonly auto: boolean }>;
+
+const refuseToStepDown: StepDown = () => {
+  throw new ErofsNbdError("ERR_CONTROL", "Cannot replace the manager: it is part of another program", {
+    hint: "restart that program, or replace its workers alone with --workers-only",
+  });
+};
 
 const envelope = z.strictObject({
   id: z.number().int().nonnegative(),
@@ -49,12 +66,14 @@ export class ControlServer {
   readonly #manager: ControlledManager;
   readonly #log: Log;
   readonly #path: string;
+  readonly #stepDown: StepDown;
   readonly #acceptor: Acceptor;
   readonly #connections = new Set<ControlConnection>();
 
   /** Listens at `path`; whatever is there belongs to a dead manager, since the caller holds the run directory's lock. */
-  constructor(path: string, manager: ControlledManager, log: Log) {
+  constructor(path: string, manager: ControlledManager, log: Log, stepDown: StepDown = refuseToStepDown) {
     this.#manager = manager;
+    this.#stepDown = stepDown;
     this.#log = log;
     this.#path = path;
     rmSync(path, { force: true });
@@ -90,7 +109,7 @@ export class ControlServer {
       return;
     }
     const socket = new Socket({ fd, readable: true, writable: true });
-    const connection = new ControlConnection(socket, this.#manager, this.#log);
+    const connection = new ControlConnection(socket, this.#manager, this.#log, this.#stepDown);
     this.#connections.add(connection);
     connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
   }
@@ -104,12 +123,14 @@ class ControlConnection {
   readonly #log: Log;
   /** Identifiers of devices attached for a mount that has not been reported yet, by index. */
   readonly #loans = new Map<number, string>();
+  readonly #stepDown: StepDown;
   readonly #lines: LineSplitter;
   #gone = false;
   #watching = false;
 
-  constructor(socket: Socket, manager: ControlledManager, log: Log) {
+  constructor(socket: Socket, manager: ControlledManager, log: Log, stepDown: StepDown) {
     this.#socket = socket;
+    this.#stepDown = stepDown;
     this.#manager = manager;
     this.#log = log;
     socket.on("error", () => {});
@@ -170,6 +191,15 @@ class ControlConnection {
       case "status": {
         const { target } = params as Requests["status"]["params"];
         return { devices: await manager.status(target), notes: manager.takeNotes() };
+      }
+      case "renew":
+        return manager.renewWorkers();
+      case "stepDown":
+        return this.#stepDown();
+      case "cutLinks": {
+        const { index } = params as Requests["cutLinks"]["params"];
+        manager.cutLinks(index);
+        return {};
       }
       case "watch": {
         if (this.#watching) return {};

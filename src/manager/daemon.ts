@@ -4,6 +4,7 @@
  * Used by `manager` (explicitly, or started by a client with `auto`) and by `attach --foreground`. An automatic
  * manager ends when its last device has gone and nobody is asking it anything.
  */
+import { getPriority, setPriority } from "node:os";
 import { ErofsNbdError } from "../errors.ts";
 import { createLog, type Log } from "../log.ts";
 import { ControlServer } from "./control-server.ts";
@@ -15,6 +16,8 @@ export interface DaemonOptions {
   /** End with the last device, and at once when the first attach does not come. */
   readonly auto: boolean;
   readonly log?: Log;
+  /** False where the process is more than a manager: `upgrade` leaves it alone. */
+  readonly replaceable?: boolean;
 }
 
 export interface Daemon {
@@ -25,8 +28,24 @@ export interface Daemon {
   stop(): Promise<void>;
 }
 
+/**
+ * A manager works for milliseconds, and reads wait for it then: it goes before what keeps the processors busy. Its workers
+ * run as anybody does (see worker-pool.ts).
+ */
+const MANAGER_NICENESS = -10;
+
+function hurry(): void {
+  try {
+    setPriority(Math.min(getPriority(), MANAGER_NICENESS));
+  } catch {
+    // EACCES: then it waits for its turn.
+  }
+}
+
 /** How long an automatic manager without devices waits for something to do. */
 const IDLE_MS = 500;
+/** A manager that makes way for another one is gone this long after it has said so. */
+const ANSWER_MS = 20;
 
 /** @throws ErofsNbdError ERR_RUN_DIR, ERR_CONTROL when another manager has the run directory */
 export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
@@ -43,16 +62,29 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
       },
     );
   }
+  hurry();
   const manager = new Manager({ runDir, log, workerStderr: "inherit" });
+  const stepDown = async (): Promise<{ auto: boolean }> => {
+    await manager.stepDown();
+    // After the answer is on its way.
+    setTimeout(() => void stop(), ANSWER_MS);
+    return { auto };
+  };
+  let stop = (): Promise<void> => Promise.resolve();
   let finish = (): void => {};
   const ended = new Promise<void>((resolve) => {
     finish = resolve;
   });
   try {
     await manager.start();
-    const server = new ControlServer(runDir.controlSocket, manager, log);
+    const server = new ControlServer(
+      runDir.controlSocket,
+      manager,
+      log,
+      options.replaceable === false ? undefined : stepDown,
+    );
     let stopping: Promise<void> | undefined;
-    const stop = (): Promise<void> => {
+    stop = (): Promise<void> => {
       stopping ??= (async () => {
         clearInterval(idle);
         server.close();

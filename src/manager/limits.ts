@@ -9,3 +9,7 @@ export const MAX_TIMEOUT_SECONDS = 2_000_000;
 export const MAX_CONNECTIONS = 64;
 /** 20 minor bits with max_part=0 (nbd.c, nbd_genl_connect). */
 export const MAX_INDEX = 1_048_575;
+/** How long a worker may say and answer nothing until it counts as hung, unless the device says otherwise. */
+export const DEFAULT_HANG_TIMEOUT_MS = 2000;
+/** Below this a moment's delay of a busy machine would look like a hang (hang-watch.ts). */
+export const MIN_HANG_TIMEOUT_MS = 1500;

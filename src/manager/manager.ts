@@ -6,6 +6,9 @@
  * records, asks the kernel, and goes on with what is still there.
  */
 import { randomUUID } from "node:crypto";
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
@@ -30,14 +33,18 @@ import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } fr
 import { inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
 import { identifyProcess, type NewRecord, RecordStore, settingsOf } from "./records.ts";
+import { meetWorkers } from "./reunion.ts";
 import type { RunDir } from "./run-dir.ts";
-import { WorkerPool } from "./worker-pool.ts";
+import { type PooledFoundLink, type Renewal, WorkerPool } from "./worker-pool.ts";
 
 interface ManagerEvents {
   event: (event: DeviceEvent) => void;
   /** The last device has gone. */
   idle: () => void;
 }
+
+const STEP_DOWN_PATIENCE_MS = 10_000;
+const STEP_DOWN_POLL_MS = 20;
 
 /** Two: the links of a dead worker have somewhere to go at once. */
 const POOL_SIZE = 2;
@@ -56,6 +63,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   readonly #records: RecordStore;
   readonly #pool: WorkerPool;
   readonly #kernel: KernelControl;
+  readonly #runDir: RunDir;
   readonly #devices = new Map<string, ManagedDevice>();
   /** Devices on their way out: resolved when descriptor and record are gone. */
   readonly #leaving = new Map<string, Promise<void>>();
@@ -65,11 +73,14 @@ export class Manager extends EventEmitter<ManagerEvents> {
   constructor(options: ManagerOptions) {
     super();
     this.#log = options.log;
+    this.#runDir = options.runDir;
     this.#records = new RecordStore(options.runDir.devices);
     this.#pool = new WorkerPool(
       {
         size: POOL_SIZE,
         stderr: options.workerStderr,
+        directory: options.runDir.workers,
+        journals: options.runDir.journals,
         ...(options.workerPath === undefined ? {} : { workerPath: options.workerPath }),
       },
       { log: (level, message, fields) => this.#log[level](message, fields) },
@@ -94,18 +105,24 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return this.#notes.splice(0);
   }
 
-  /** Starts the workers, then finds and mends what a dead manager left behind. */
+  /** Meets the workers of a former manager, starts what is missing, and goes on with the devices that it left. */
   async start(): Promise<void> {
+    const met = await meetWorkers(this.#runDir.workers);
+    const links = met.flatMap((acquaintance) => this.#pool.adopt(acquaintance));
     this.#pool.fill();
+    clearJournals(this.#runDir.journals, links);
     this.#notes = await adoptDevices(this.#records, {
       log: this.#log,
       nbd: () => this.#kernel.family(),
-      adopt: (record, image, index) => {
+      links,
+      metPids: met.map(({ pid }) => pid),
+      adopt: async (record, image, index, found) => {
         const device = new DeviceSupervisor(settingsOf(record), image, this.#lazyNbd(), this.#pool, () =>
           this.#persist(device),
         );
         this.#own(device);
-        device.adopt(index, "a dead manager left it behind");
+        await device.adopt(index, found, "a dead manager left it behind", record.history);
+        await this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
       },
       keep: (device) => this.#own(device),
     });
@@ -171,9 +188,20 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return results;
   }
 
+  /** Shuts a device's live links down, as if their sockets had died. @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_BAD_ARGUMENT */
+  cutLinks(index: number): void {
+    const device = this.#byIndex(index);
+    if (!(device instanceof DeviceSupervisor)) {
+      const why = device.interface === "ioctl" ? "it is attached by ioctl" : "this manager did not make them";
+      throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot cut the links of nbd${index}: ${why}`, {
+        hint: "detach it, and attach it again through netlink",
+      });
+    }
+    device.cutLinks();
+  }
+
   /** All devices, or those that a target names. @throws ErofsNbdError ERR_NOT_ATTACHED */
   async status(target: Target | null): Promise<DeviceStatus[]> {
-    await this.#pool.refreshCounters();
     const devices = target === null ? [...this.#devices.values()] : await this.#resolve(target);
     if (target !== null && devices.length === 0) throw this.#notAttached(target);
     return Promise.all(devices.map((device) => this.describe(device)));
@@ -196,7 +224,37 @@ export class Manager extends EventEmitter<ManagerEvents> {
       links: device.describeLinks(),
       counters: device.counters,
       lastFailover: device.lastFailover,
+      stalledReason: device.stalledReason,
     };
+  }
+
+  /** Replaces every worker by one of the installed program. @throws ErofsNbdError ERR_WORKER: the old ones serve on */
+  renewWorkers(): Promise<Renewal> {
+    return this.#pool.renew();
+  }
+
+  /**
+   * Makes way for another manager: waits until no device is between two states, and then changes nothing any more.
+   * @throws ErofsNbdError ERR_CONTROL when that does not come
+   */
+  async stepDown(): Promise<void> {
+    const end = performance.now() + STEP_DOWN_PATIENCE_MS;
+    const settled = (): boolean =>
+      [...this.#devices.values()].every(({ state }) => ["serving", "failed", "stalled"].includes(state));
+    while (!settled() || this.#leaving.size > 0) {
+      if (performance.now() > end) {
+        throw new ErofsNbdError(
+          "ERR_CONTROL",
+          "Cannot replace the manager: a device is in the middle of a change",
+          {
+            hint: "erofs-nbd status shows which; try again when it is over",
+          },
+        );
+      }
+      await sleep(STEP_DOWN_POLL_MS);
+    }
+    this.#pool.leave();
+    await this.#kernel.close();
   }
 
   /** Lets go of workers and netlink. Devices stay as they are: their workers serve on without a manager. */
@@ -233,6 +291,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
         { ...outcome },
       );
       this.#tell(device, { event: "failover", ...outcome });
+      void this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
     });
     device.on("stalled", (message) => {
       this.#log.error(`${name()}: nobody serves it: ${message}`);
@@ -243,6 +302,11 @@ export class Manager extends EventEmitter<ManagerEvents> {
       this.#tell(device, { event: "attempt-failed", message });
     });
     device.on("recordFailed", (why) => this.#log.error(`${name()}: its record could not be written: ${why}`));
+    device.on("moved", (workerPid, stallMs) => {
+      this.#log.info(`${name()}: worker ${workerPid} serves it now`, { workerPid, stallMs });
+      this.#tell(device, { event: "moved", workerPid, stallMs });
+      void this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
+    });
     device.on("revived", () => this.#tell(device, { event: "revived" }));
     device.on("readErrors", (message, count) => {
       this.#log.error(`${name()}: ${count} read(s) answered with an error: ${message}`, { count });
@@ -276,6 +340,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       image: image.spec,
       blockSizeBytes: image.blockSizeBytes,
       workers: this.#pool.pids.map(identifyProcess).filter((found) => found !== undefined),
+      history: device.history,
       client: (device.clientPid === undefined ? undefined : identifyProcess(device.clientPid)) ?? null,
     };
     await this.#records.write(record);
@@ -408,6 +473,15 @@ export class Manager extends EventEmitter<ManagerEvents> {
   }
 }
 
+/** Journals of links that are no more: their manager died before it could remove them. */
+function clearJournals(directory: string, links: readonly PooledFoundLink[]): void {
+  const used = new Set(links.map(({ journalPath }) => journalPath));
+  for (const name of readdirSync(directory)) {
+    const path = join(directory, name);
+    if (!used.has(path)) rmSync(path, { force: true });
+  }
+}
+
 function toSettings(params: AttachParams, image: OpenImage, blockSizeBytes: number): DeviceSettings {
   return {
     identifier: randomUUID(),
@@ -416,6 +490,7 @@ function toSettings(params: AttachParams, image: OpenImage, blockSizeBytes: numb
     timeoutSeconds: params.timeoutSeconds,
     deadTimeoutSeconds: params.deadTimeoutSeconds,
     ioTimeoutMs: params.ioTimeoutMs,
+    hangTimeoutMs: params.hangTimeoutMs,
     autoclear: false,
   };
 }

@@ -15,6 +15,7 @@ import type { LinkDescription } from "../supervisor/link-set.ts";
 import type {
   DeviceCounters,
   DeviceEvents,
+  DeviceHistory,
   DeviceSettings,
   FailoverOutcome,
   ManagedDevice,
@@ -36,8 +37,16 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   readonly image: Image;
   readonly index: number;
   readonly clientPid: number | undefined;
-  readonly counters: DeviceCounters = { ...NO_COUNTERS, takeovers: 0, reconnects: 0, failedFailovers: 0 };
+  readonly counters: DeviceCounters = {
+    ...NO_COUNTERS,
+    takeovers: 0,
+    reconnects: 0,
+    failedFailovers: 0,
+    handovers: 0,
+  };
   readonly lastFailover: FailoverOutcome | null = null;
+  readonly stalledReason = null;
+  readonly history: DeviceHistory;
   readonly #record: DeviceRecord;
   readonly #nbd: () => Promise<NbdControl>;
   readonly #view: OrphanView;
@@ -58,6 +67,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     this.index = index;
     this.clientPid = record.client?.pid;
     this.#record = record;
+    this.history = record.history;
     this.#nbd = nbd;
     this.#view = view;
     this.#watch = setInterval(() => this.#look(), WATCH_MS);

@@ -10,7 +10,9 @@ import { join } from "node:path";
 import { z } from "zod";
 import { ErofsNbdError } from "../errors.ts";
 import type { FileSourceSpec } from "../source/source-spec.ts";
-import type { DeviceSettings } from "../supervisor/managed-device.ts";
+import type { DeviceHistory, DeviceSettings } from "../supervisor/managed-device.ts";
+import { NO_COUNTERS } from "../worker/link-end.ts";
+import { DEFAULT_HANG_TIMEOUT_MS } from "./limits.ts";
 import { explainFileError } from "./run-dir.ts";
 
 const RECORD_VERSION = 1;
@@ -36,12 +38,15 @@ export interface DeviceRecord {
   readonly timeoutSeconds: number;
   readonly deadTimeoutSeconds: number;
   readonly ioTimeoutMs: number;
+  readonly hangTimeoutMs: number;
   readonly autoclear: boolean;
   readonly manager: ProcessIdentity;
   /** Who serves, or is about to: the processes that hold server ends. */
   readonly workers: readonly ProcessIdentity[];
   /** The process inside NBD_DO_IT, for ioctl devices. */
   readonly client: ProcessIdentity | null;
+  /** As of the last failover. */
+  readonly history: DeviceHistory;
 }
 
 /** A record before the store adds what is the same for all. */
@@ -49,14 +54,45 @@ export type NewRecord = Omit<DeviceRecord, "version" | "bootId" | "manager">;
 
 /** What a record says of how its device was attached. */
 export function settingsOf(record: DeviceRecord): DeviceSettings {
-  const { identifier, sizeBytes, connections, timeoutSeconds, deadTimeoutSeconds, ioTimeoutMs, autoclear } =
-    record;
-  return { identifier, sizeBytes, connections, timeoutSeconds, deadTimeoutSeconds, ioTimeoutMs, autoclear };
+  const { identifier, sizeBytes, connections, timeoutSeconds, deadTimeoutSeconds } = record;
+  const { ioTimeoutMs, hangTimeoutMs, autoclear } = record;
+  return {
+    identifier,
+    sizeBytes,
+    connections,
+    timeoutSeconds,
+    deadTimeoutSeconds,
+    ioTimeoutMs,
+    hangTimeoutMs,
+    autoclear,
+  };
 }
 
 const processSchema: z.ZodType<ProcessIdentity> = z.object({
   pid: z.number().int().positive(),
   startTime: z.string(),
+});
+
+const NO_HISTORY: DeviceHistory = {
+  past: NO_COUNTERS,
+  failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
+  lastFailover: null,
+};
+
+const count = z.number().nonnegative();
+const historySchema: z.ZodType<DeviceHistory> = z.object({
+  past: z.object({ requests: count, readBytes: count, readErrors: count }),
+  failovers: z.object({ takeovers: count, reconnects: count, failedFailovers: count, handovers: count }),
+  lastFailover: z
+    .object({
+      result: z.enum(["recovered", "failed"]),
+      level: z.enum(["takeover", "reconnect"]),
+      cause: z.string(),
+      stallMs: z.number(),
+      at: z.string(),
+      strandedReads: z.number(),
+    })
+    .nullable(),
 });
 
 const recordSchema: z.ZodType<DeviceRecord> = z.object({
@@ -82,10 +118,13 @@ const recordSchema: z.ZodType<DeviceRecord> = z.object({
   timeoutSeconds: z.number(),
   deadTimeoutSeconds: z.number(),
   ioTimeoutMs: z.number(),
+  // Records of the version before have none.
+  hangTimeoutMs: z.number().default(DEFAULT_HANG_TIMEOUT_MS),
   autoclear: z.boolean(),
   manager: processSchema,
   workers: z.array(processSchema),
   client: processSchema.nullable(),
+  history: historySchema.default(NO_HISTORY),
 });
 
 export class RecordStore {

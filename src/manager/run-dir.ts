@@ -29,6 +29,10 @@ export interface RunDir {
   readonly logFile: string;
   /** One record per device. */
   readonly devices: string;
+  /** One journal per link. */
+  readonly journals: string;
+  /** One socket per worker, for the manager after this one. */
+  readonly workers: string;
 }
 
 /** `--run-dir`, EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or the default, in this order. */
@@ -44,15 +48,19 @@ export function chooseRunDir(
     lockFile: join(path, "manager.lock"),
     logFile: join(path, "manager.log"),
     devices: join(path, "devices"),
+    journals: join(path, "journals"),
+    workers: join(path, "workers"),
   };
 }
 
 /** `sun_path` holds 107 bytes and a NUL (unix(7)); Node cuts a longer path off in silence. */
 const MAX_SOCKET_PATH_BYTES = 107;
+/** Workers' sockets are named by eight hexadecimal digits. */
+const LONGEST_WORKER_SOCKET = "01234567.sock";
 
 /** @throws ErofsNbdError when the control socket's path is too long for a socket */
 export function checkSocketPath(runDir: RunDir): void {
-  if (Buffer.byteLength(runDir.controlSocket) <= MAX_SOCKET_PATH_BYTES) return;
+  if (Buffer.byteLength(join(runDir.workers, LONGEST_WORKER_SOCKET)) <= MAX_SOCKET_PATH_BYTES) return;
   throw new ErofsNbdError(
     "ERR_RUN_DIR",
     `Cannot use run directory ${runDir.path}: its path is too long for a socket in it`,
@@ -76,7 +84,8 @@ export function prepareRunDir(runDir: RunDir): void {
       );
     }
     if ((found.mode & 0o077) !== 0) closeToOthers(runDir);
-    mkdirSync(runDir.devices, { recursive: true, mode: 0o700 });
+    for (const path of [runDir.devices, runDir.journals, runDir.workers])
+      mkdirSync(path, { recursive: true, mode: 0o700 });
   } catch (error) {
     throw asRunDirError(runDir, error);
   }
@@ -84,9 +93,8 @@ export function prepareRunDir(runDir: RunDir): void {
 
 /** Takes the rights of others away, but never from a directory that serves somebody else too, such as /tmp. */
 function closeToOthers(runDir: RunDir): void {
-  const ours = [runDir.controlSocket, runDir.lockFile, runDir.logFile, runDir.devices].map((path) =>
-    basename(path),
-  );
+  const { controlSocket, lockFile, logFile, devices, journals, workers } = runDir;
+  const ours = [controlSocket, lockFile, logFile, devices, journals, workers].map((path) => basename(path));
   const foreign = readdirSync(runDir.path).find((name) => !ours.includes(name));
   if (foreign !== undefined) {
     throw new ErofsNbdError(

@@ -5,10 +5,11 @@
  * the table is ignored on purpose: events are late and double by nature (three witnesses tell of one death).
  */
 
-/** `taking-over` joins these when links outlive their workers; the words are those of `status`. */
+/** The words are those of `status`. */
 export const STATES = [
   "attaching",
   "serving",
+  "taking-over",
   "reconnecting",
   "stalled",
   "failed",
@@ -22,9 +23,11 @@ export const EVENTS = [
   "connected",
   /** The attempt to connect was given up. */
   "connect-refused",
-  /** A link of the current generation is dead, by whichever witness came first. */
+  /** A worker is gone; its link is up, and unserved. */
+  "worker-lost",
+  /** A link of the current generation is dead, by whichever witness came first; or it has to be given up. */
   "link-lost",
-  /** Every link is up and proven. */
+  /** Every link is up, served, and proven. */
   "links-restored",
   /** The quick attempts are used up; slow ones go on. */
   "attempts-spent",
@@ -43,13 +46,17 @@ export type DeviceEvent = (typeof EVENTS)[number];
 export type DeviceEffect =
   /** Look after the links again at once: one of them may have died unseen meanwhile. */
   | "check-links"
-  /** A failover begins: note when and why, arm the deadline, replace dead links until none is left. */
+  /** A failover begins: note when and why, arm the deadline, mend links until each is up and served. */
   | "begin-failover"
+  /** It is about a dead link from now on. */
+  | "escalate"
   /** Say that nobody serves, and go on trying slowly. */
   | "announce-stall"
   /** The failover's one outcome. */
   | "report-recovered"
   | "report-failed"
+  /** Nobody serves links that are up: their reads are to fail like those of dead ones. */
+  | "give-links-up"
   /** Links are back after the failover was already reported as failed. */
   | "announce-revival"
   /** Stop trying to replace links. */
@@ -74,9 +81,18 @@ export const TABLE: Record<DeviceState, Row> = {
     "connect-refused": to("detached", "release"),
   },
   serving: {
-    "link-lost": to("reconnecting", "begin-failover"),
+    "worker-lost": to("taking-over", "begin-failover"),
+    "link-lost": to("reconnecting", "begin-failover", "escalate"),
     "device-ended": to("detached", "release"),
     "detach-requested": to("detaching", "disconnect"),
+  },
+  "taking-over": {
+    "link-lost": to("reconnecting", "escalate"),
+    "links-restored": to("serving", "report-recovered", "check-links"),
+    "attempts-spent": to("stalled", "announce-stall"),
+    "deadline-passed": to("failed", "report-failed", "give-links-up"),
+    "device-ended": to("detached", "stop-failover", "report-failed", "release"),
+    "detach-requested": to("detaching", "stop-failover", "report-failed", "disconnect"),
   },
   reconnecting: {
     "links-restored": to("serving", "report-recovered", "check-links"),
@@ -86,8 +102,9 @@ export const TABLE: Record<DeviceState, Row> = {
     "detach-requested": to("detaching", "stop-failover", "report-failed", "disconnect"),
   },
   stalled: {
+    "link-lost": to("stalled", "escalate"),
     "links-restored": to("serving", "report-recovered", "check-links"),
-    "deadline-passed": to("failed", "report-failed"),
+    "deadline-passed": to("failed", "report-failed", "give-links-up"),
     "device-ended": to("detached", "stop-failover", "report-failed", "release"),
     "detach-requested": to("detaching", "stop-failover", "report-failed", "disconnect"),
   },

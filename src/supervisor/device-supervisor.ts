@@ -16,14 +16,16 @@ import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } fro
 import { SYSFS_VIEW } from "./device-view.ts";
 import { DeviceEndedError, FAILOVER_TIMING, type FailoverTiming, restoreLinks } from "./failover.ts";
 import { type LinkDescription, LinkSet, WITNESS, type Witness } from "./link-set.ts";
+import { LOOK_INTERVAL_MS, LostReads } from "./lost-reads.ts";
 import type {
   DeviceCounters,
   DeviceEvents,
+  DeviceHistory,
   DeviceSettings,
   FailoverOutcome,
   ManagedDevice,
 } from "./managed-device.ts";
-import type { DeviceView, Image, LinkRequest, LinkServer, NbdControl } from "./ports.ts";
+import type { DeviceView, FoundLink, Image, LinkRequest, LinkServer, NbdControl } from "./ports.ts";
 import { waitUntilReadable } from "./readiness.ts";
 import { RunningFailover } from "./running-failover.ts";
 import { StallMeter } from "./stall-meter.ts";
@@ -40,6 +42,8 @@ const READY_DEADLINE_MS = 30_000;
 const GONE_DEADLINE_MS = 5000;
 const BUSY_RETRIES = { retries: 8, minTimeout: 50, maxTimeout: 1000, factor: 2, randomize: true };
 const POLL_MS = 10;
+/** Twice what the block layer's timer can be late by (blk_rq_timeout: it is rounded to about a second). */
+const REQUEUE_GRACE_MS = 3000;
 /** LINK_DEAD is queued some instructions before the socket is marked dead (nbd_mark_nsock_dead). */
 const RECHECK_MS = [0, 10, 50];
 
@@ -56,7 +60,9 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   /** Called before the kernel is given sockets, so that the record names the workers behind them. */
   readonly #persist: () => Promise<void>;
   readonly #life = new AbortController();
-  readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0 };
+  readonly #lostReads = new LostReads();
+  readonly #look: NodeJS.Timeout;
+  readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 };
   #state: DeviceState = "attaching";
   #index: number | undefined;
   #running: RunningFailover | undefined;
@@ -68,6 +74,13 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     cause: "a link was found dead",
     witness: WITNESS.kernel,
   };
+  /** How long reads had stood still before the latest death was noticed. */
+  #silentMs = 0;
+  /** Why a takeover became a reconnect. */
+  #escalation: string | undefined;
+  #stalledWhy = "";
+  /** When the kernel's count of reads is of the present link alone again: reads of a dead one are in it until they go out anew. */
+  #booksCloseAt = 0;
   #endReason = "detached";
   #disconnected: Promise<void> | undefined;
 
@@ -87,8 +100,14 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     this.#timing = surroundings.timing ?? FAILOVER_TIMING;
     this.#readyDeadlineMs = surroundings.readyDeadlineMs ?? READY_DEADLINE_MS;
     this.#persist = persist;
+    this.#look = setInterval(() => this.#lookForLostReads(), LOOK_INTERVAL_MS).unref();
     this.#links = new LinkSet(settings.connections, server, {
       lost: (cause, witness) => this.#linkLost(cause, witness),
+      orphaned: (cause, silentMs) => this.#workerLost(cause, silentMs),
+      moved: (workerPid, stallMs) => {
+        this.#counters.handovers += 1;
+        this.emit("moved", workerPid, stallMs);
+      },
       explained: (cause, witness) => this.#running?.explain(cause, witness),
       disconnected: () =>
         this.#ended("the kernel disconnected it: its last user closed it, or somebody disconnected it"),
@@ -109,6 +128,11 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
 
   get lastFailover(): FailoverOutcome | null {
     return this.#lastFailover;
+  }
+
+  /** Why nobody serves, where that is so. */
+  get stalledReason(): string | null {
+    return this.#state === "stalled" ? this.#stalledWhy : null;
   }
 
   get counters(): DeviceCounters {
@@ -142,11 +166,31 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     }
   }
 
-  /** Goes on with a device that a former manager connected and whose workers are gone: a failover from the start. */
-  adopt(index: number, cause: string): void {
+  /**
+   * Goes on with a device that a former manager connected. Links that workers still serve stay as they are; where
+   * there are none, it begins with a failover, for this cause.
+   */
+  async adopt(
+    index: number,
+    found: readonly FoundLink[],
+    cause: string,
+    history?: DeviceHistory,
+  ): Promise<void> {
     this.#index = index;
+    if (history !== undefined) {
+      this.#links.remember(history.past);
+      Object.assign(this.#counters, history.failovers);
+      this.#lastFailover = history.lastFailover;
+    }
+    this.#copyOnly = found.some((link) => link.copyOnly);
+    for (const link of found) await this.#links.adopt(link, this.#linkRequest(link.slot));
     this.#firstWord = { cause, witness: WITNESS.exit };
     this.#dispatch("connected");
+  }
+
+  get history(): DeviceHistory {
+    const { past } = this.#links;
+    return { past: { ...past }, failovers: { ...this.#counters }, lastFailover: this.#lastFailover };
   }
 
   /** A LINK_DEAD for this device's index. It may be late, double, or about a generation that is long gone. */
@@ -156,6 +200,11 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       // Nothing died: it spoke of a link that was replaced long ago, and is no witness of what comes next.
       if (this.#state === "serving") this.#linkDeadCount = 0;
     });
+  }
+
+  /** Makes every live link die, as a broken socket would: for those who test what comes then. */
+  cutLinks(): void {
+    this.#links.shutDownAll();
   }
 
   /** Messages may have been lost: look at every link. */
@@ -204,7 +253,12 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   readonly #effects: Record<DeviceEffect, () => void> = {
     "check-links": () => this.#checkLinks(),
     "begin-failover": () => this.#beginFailover(),
+    escalate: () => {
+      this.#booksCloseAt = Number.POSITIVE_INFINITY;
+      this.#running?.escalate(this.#escalation);
+    },
     "announce-stall": () => {},
+    "give-links-up": () => this.#links.shutDownAll(),
     "report-recovered": () => void this.#reportRecovered(),
     "report-failed": () => this.#report(this.#running, "failed"),
     "announce-revival": () => {
@@ -222,7 +276,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   async #connect(requestedIndex: number | undefined): Promise<number> {
     const sockets: number[] = [];
     for (const slot of this.#links.deadSlots) {
-      const request = { ...this.#linkRequest(), spread: slot > 0 };
+      const request = { ...this.#linkRequest(slot), spread: slot > 0 };
       sockets.push(await this.#links.replace(slot, request, AbortSignal.timeout(READY_DEADLINE_MS)));
     }
     await this.#persist();
@@ -262,8 +316,26 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     if (this.#state === "attaching") this.#dispatch("connect-refused");
   }
 
-  #linkRequest(): LinkRequest {
-    return { image: this.image, copyOnly: this.#copyOnly, spread: false };
+  #linkRequest(slot: number): LinkRequest {
+    const { identifier, connections, hangTimeoutMs } = this.settings;
+    return {
+      image: this.image,
+      copyOnly: this.#copyOnly,
+      spread: false,
+      device: identifier,
+      slot,
+      counted: connections === 1,
+      inFlight: () => this.#readsInFlight(),
+      hangTimeoutMs,
+    };
+  }
+
+  #readsInFlight(): number | undefined {
+    const index = this.#index;
+    // Nothing is in flight on a device that does not exist yet.
+    if (index === undefined) return 0;
+    if (performance.now() < this.#booksCloseAt || !this.#view.countsReads(index)) return undefined;
+    return this.#view.readsInFlight(index);
   }
 
   #kernelSettings(): { deadConnectionTimeoutSeconds: number; clientFlags: number } {
@@ -280,10 +352,31 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     return this.#index;
   }
 
+  #lookForLostReads(): void {
+    if (this.#state !== "serving") return;
+    const look = {
+      inFlight: this.#readsInFlight(),
+      quiet: this.#links.areQuiet,
+      requests: this.#links.counters.requests,
+    };
+    if (!this.#lostReads.look(look)) return;
+    const slots = this.#links.describe().map(({ index }) => index);
+    this.#links.condemn(slots, `${look.inFlight} reads were in flight and no worker had them`);
+  }
+
   #linkLost(cause: string, witness: Witness): void {
-    if (this.#state !== "serving") this.#running?.explain(cause, witness);
+    const begun = this.#running?.level === "takeover" && !this.#running.isReported;
+    this.#escalation = begun && this.#state !== "serving" ? cause : undefined;
+    if (this.#state === "reconnecting") this.#running?.explain(cause, witness);
     this.#firstWord = { cause, witness };
+    this.#silentMs = 0;
     this.#dispatch("link-lost");
+  }
+
+  #workerLost(cause: string, silentMs: number): void {
+    this.#firstWord = { cause, witness: WITNESS.exit };
+    this.#silentMs = silentMs;
+    this.#dispatch("worker-lost");
   }
 
   async #recheck(cause: string): Promise<void> {
@@ -295,7 +388,9 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
 
   #checkLinks(): void {
     this.#links.check("a link was found dead");
-    if (this.#links.deadSlots.length > 0) this.#linkLost(this.#firstWord.cause, this.#firstWord.witness);
+    const { cause, witness } = this.#firstWord;
+    if (this.#links.deadSlots.length > 0) this.#linkLost(cause, witness);
+    else if (this.#links.orphanedSlots.length > 0) this.#workerLost(cause, 0);
   }
 
   #beginFailover(): void {
@@ -303,7 +398,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     const index = this.#connectedIndex();
     const running = new RunningFailover(
       this.#firstWord,
-      new StallMeter(index, (at) => this.#view.readsInFlight(at)),
+      new StallMeter(index, (at) => this.#view.readsInFlight(at), this.#silentMs),
       { afterMs: this.settings.deadTimeoutSeconds * 1000, call: () => this.#dispatch("deadline-passed") },
     );
     this.#running = running;
@@ -323,16 +418,21 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       view: this.#view,
       timing: this.#timing,
       settings: () => this.#kernelSettings(),
-      linkRequest: () => this.#linkRequest(),
+      linkRequest: (slot: number) => this.#linkRequest(slot),
       linkDeadCount: () => this.#linkDeadCount,
       beforeHandover: () => this.#persistIfPossible(),
+      tookOver: (unanswered: number) => running.found(unanswered),
+      waiting: (why: string) => this.#announceStall(why),
       attemptFailed: (error: Error, attempt: number) => this.emit("attemptFailed", error.message, attempt),
     };
-    await restoreLinks(context, running.signal, (why) => {
-      this.#dispatch("attempts-spent");
-      this.emit("stalled", why.message);
-    });
+    await restoreLinks(context, running.signal, (why) => this.#announceStall(why.message));
     this.#dispatch("links-restored");
+  }
+
+  #announceStall(why: string): void {
+    this.#stalledWhy = why;
+    this.#dispatch("attempts-spent");
+    this.emit("stalled", why);
   }
 
   /** In an outage reads wait: a record that cannot be written must not make them wait longer. */
@@ -349,6 +449,12 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     const running = this.#running;
     if (running === undefined) return;
     this.#linkDeadCount = 0;
+    if (running.level === "takeover") {
+      running.stop();
+      this.#report(running, "recovered");
+      return;
+    }
+    this.#booksCloseAt = performance.now() + this.settings.ioTimeoutMs + REQUEUE_GRACE_MS;
     const stallMs = await running.stoodStillMs(this.settings.ioTimeoutMs);
     this.#report(running, "recovered", stallMs);
   }
@@ -364,7 +470,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   #report(running: RunningFailover | undefined, result: FailoverOutcome["result"], stallMs?: number): void {
     const outcome = running?.finish(result, stallMs ?? running.elapsedMs);
     if (outcome === undefined) return;
-    if (result === "recovered") this.#counters.reconnects += 1;
+    if (result === "recovered")
+      this.#counters[outcome.level === "takeover" ? "takeovers" : "reconnects"] += 1;
     else this.#counters.failedFailovers += 1;
     this.#lastFailover = outcome;
     this.emit("failover", outcome);
@@ -397,6 +504,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
 
   #release(): void {
     this.#life.abort();
+    clearInterval(this.#look);
     this.#closeMeasurement();
     this.#links.release();
     this.emit("released", this.#endReason);

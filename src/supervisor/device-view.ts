@@ -8,6 +8,7 @@ import { probeDevice } from "./probe.ts";
 import {
   backendOf,
   configuringThread,
+  countsReads,
   deviceSizeBytes,
   findByBackend,
   readsInFlight,
@@ -17,6 +18,7 @@ import {
 export const SYSFS_VIEW: DeviceView = {
   backendOf,
   configuringThread,
+  countsReads,
   deviceSizeBytes,
   findByBackend,
   readsInFlight,

@@ -1,7 +1,8 @@
 /**
- * One failover: from the first sign of death until links are proven again, and exactly one outcome.
+ * One failover: from the first sign of death until every link is up and served again, and exactly one outcome.
  *
- * Written as a sentence in `replaceDeadLinks`: make the old sockets surely dead, let the kernel's receivers leave,
+ * Level 1, a link that has lost its worker: another worker takes over the same socket, and the kernel notices nothing.
+ * Level 2, a dead link, written as a sentence in `replaceDeadLinks`: make the old sockets surely dead, let the kernel's receivers leave,
  * get fresh links, hand them over, and believe it only when requests arrive. p-retry repeats the sentence, first
  * quickly, then slowly for as long as the device exists. The supervisor owns the state; this only works and tells.
  */
@@ -21,11 +22,15 @@ export interface FailoverContext {
   readonly view: Pick<DeviceView, "probe">;
   /** Sent with every RECONFIGURE: an attribute that is left out keeps its value, a flag that is left out is cleared. */
   readonly settings: () => { readonly deadConnectionTimeoutSeconds: number; readonly clientFlags: number };
-  readonly linkRequest: () => LinkRequest;
+  readonly linkRequest: (slot: number) => LinkRequest;
   /** How many LINK_DEAD messages have come for this device since its links were last restored. */
   readonly linkDeadCount: () => number;
   /** Notes the workers that are about to serve, before the kernel gets their sockets. Never rejects: reads wait. */
   readonly beforeHandover: () => Promise<void>;
+  /** A takeover has found so many reads unanswered. */
+  readonly tookOver: (unanswered: number) => void;
+  /** A takeover is put off, because the link's workers die. */
+  readonly waiting: (why: string) => void;
   readonly attemptFailed: (error: Error, attempt: number) => void;
   readonly timing: FailoverTiming;
 }
@@ -70,7 +75,7 @@ export const FAILOVER_TIMING: FailoverTiming = {
 };
 
 /**
- * Replaces dead links until none is left. `announceStall` is called when the quick attempts are used up.
+ * Mends links until each is up and served. `announceStall` is called when the quick attempts are used up.
  * @throws DeviceEndedError; or the signal's reason when it was aborted
  */
 export async function restoreLinks(
@@ -80,7 +85,11 @@ export async function restoreLinks(
 ): Promise<void> {
   const attempt = async (): Promise<void> => {
     try {
-      while (context.links.deadSlots.length > 0) await replaceDeadLinks(context, signal);
+      const { links } = context;
+      while (links.orphanedSlots.length + links.deadSlots.length > 0) {
+        for (const slot of links.orphanedSlots) await takeOver(context, slot, signal);
+        if (links.deadSlots.length > 0) await replaceDeadLinks(context, signal);
+      }
     } catch (error) {
       // p-retry gives up at once on a TypeError; a device is worth another try whatever went wrong.
       throw error instanceof TypeError ? new Error(error.message, { cause: error }) : error;
@@ -96,6 +105,14 @@ export async function restoreLinks(
     announceStall(error as Error);
     await pRetry(attempt, { ...context.timing.slow, signal, onFailedAttempt });
   }
+}
+
+/** Another worker goes on with the same socket; a link that cannot be taken over safely is a dead one afterwards. */
+async function takeOver(context: FailoverContext, slot: number, signal: AbortSignal): Promise<void> {
+  const taken = await withDeadline(context.timing.workerDeadlineMs, signal, (patience) =>
+    context.links.takeOver(slot, patience, context.waiting),
+  );
+  if (taken?.safe === true) context.tookOver(taken.unanswered);
 }
 
 async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): Promise<void> {
@@ -122,7 +139,7 @@ async function handOver(
   try {
     const sockets = await withDeadline(context.timing.workerDeadlineMs, signal, async (patience) => {
       const fresh: number[] = [];
-      for (const slot of dead) fresh.push(await links.replace(slot, context.linkRequest(), patience));
+      for (const slot of dead) fresh.push(await links.replace(slot, context.linkRequest(slot), patience));
       return fresh;
     });
     await context.beforeHandover();

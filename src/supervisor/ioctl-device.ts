@@ -12,7 +12,7 @@ import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../errors.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
 import { errnoName } from "../sys/errno.ts";
-import { close } from "../sys/libc.ts";
+import { close, SHUT_RDWR, shutdown } from "../sys/libc.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
 import type { DeviceState } from "./device-state.ts";
 import { type IoctlClientArguments, type IoctlClientMessage, SOCKET_FD } from "./ioctl-codes.ts";
@@ -20,13 +20,14 @@ import type { LinkDescription } from "./link-set.ts";
 import type {
   DeviceCounters,
   DeviceEvents,
+  DeviceHistory,
   DeviceSettings,
   FailoverOutcome,
   ManagedDevice,
 } from "./managed-device.ts";
 import type { Image, LinkServer, OpenLink } from "./ports.ts";
 import { probeDevice } from "./probe.ts";
-import { configuringThread, deviceIndexes } from "./sysfs.ts";
+import { configuringThread, countsReads, deviceIndexes, readsInFlight } from "./sysfs.ts";
 
 const CLIENT_PATH = fileURLToPath(new URL("./ioctl-main.js", import.meta.url));
 const START_DEADLINE_MS = 15_000;
@@ -36,11 +37,13 @@ const POLL_MS = 20;
 
 export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
   readonly interface = "ioctl";
+  readonly stalledReason = null;
   readonly settings: DeviceSettings;
   readonly image: Image;
   readonly #server: LinkServer;
   readonly #persist: () => Promise<void>;
-  readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0 };
+  readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 };
+  readonly #life = new AbortController();
   #state: DeviceState = "attaching";
   #index: number | undefined;
   #link: OpenLink | undefined;
@@ -77,6 +80,10 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     return { ...(this.#link?.counters ?? NO_COUNTERS), ...this.#counters };
   }
 
+  get history(): DeviceHistory {
+    return { past: NO_COUNTERS, failovers: { ...this.#counters }, lastFailover: this.#lastFailover };
+  }
+
   describeLinks(): LinkDescription[] {
     if (this.#link === undefined) return [];
     const state = this.#linkUp ? "up" : "down";
@@ -87,10 +94,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   async attach(requestedIndex: number | undefined): Promise<number> {
     try {
       const link = await this.#openLink();
-      await this.#persist().catch((error: unknown) => {
-        close(link.kernelFd);
-        throw error;
-      });
+      await this.#persist();
       const index = await this.#startClient(link, requestedIndex);
       this.#index = index;
       await this.#persist();
@@ -127,15 +131,65 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     const observer = {
       firstRequest: () => {},
       readErrors: (message: string, count: number) => void this.emit("readErrors", message, count),
+      orphaned: (cause: string, silentMs: number) => void this.#takeOver(cause, silentMs),
+      moved: (workerPid: number, stallMs: number) => {
+        this.#counters.handovers += 1;
+        this.emit("moved", workerPid, stallMs);
+      },
       ended: (cause: string) => {
         this.#linkUp = false;
         this.#cause ??= cause;
       },
     };
-    const request = { image: this.image, copyOnly: false, spread: false };
+    const request = {
+      image: this.image,
+      copyOnly: false,
+      spread: false,
+      device: this.settings.identifier,
+      slot: 0,
+      counted: true,
+      inFlight: () => this.#readsInFlight(),
+      hangTimeoutMs: this.settings.hangTimeoutMs,
+    };
     this.#link = await this.#server.openLink(request, observer, AbortSignal.timeout(START_DEADLINE_MS));
     this.#linkUp = true;
     return this.#link;
+  }
+
+  #readsInFlight(): number | undefined {
+    if (this.#index === undefined) return 0;
+    return countsReads(this.#index) ? readsInFlight(this.#index) : undefined;
+  }
+
+  /** The one failover there is on this path: the kernel takes no second socket, but another worker can have the first. */
+  async #takeOver(cause: string, silentMs: number): Promise<void> {
+    const link = this.#link;
+    if (link === undefined) return;
+    const at = new Date().toISOString();
+    const begunAt = performance.now() - silentMs;
+    const before = this.#state;
+    if (before === "serving") this.#become("taking-over");
+    const taken = await link
+      .takeOver(this.#life.signal, (why) => void this.emit("stalled", why))
+      .catch((error: unknown) => ({ safe: false as const, why: String(error) }));
+    if (this.#life.signal.aborted) return;
+    if (!taken.safe) {
+      this.#cause ??= `${cause}; taking over was not safe: ${taken.why}`;
+      this.#linkUp = false;
+      shutdown(link.kernelFd, SHUT_RDWR);
+      return;
+    }
+    if (this.#state === "taking-over") this.#become("serving");
+    this.#counters.takeovers += 1;
+    this.#lastFailover = {
+      result: "recovered",
+      level: "takeover",
+      cause,
+      stallMs: Math.round((performance.now() - begunAt) * 10) / 10,
+      at,
+      strandedReads: taken.unanswered,
+    };
+    this.emit("failover", this.#lastFailover);
   }
 
   /** Starts the process that enters DO_IT, and returns the index it got. */
@@ -158,7 +212,6 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
       cwd: "/",
     });
     this.#client = client;
-    close(link.kernelFd);
     client.once("exit", () => this.#clientExited());
     client.once("error", () => this.#clientExited());
     return new Promise((resolve, reject) => {
@@ -178,7 +231,8 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
 
   #clientExited(): void {
     this.#client = undefined;
-    if (this.#state !== "serving") return;
+    if (this.#state !== "serving" && this.#state !== "taking-over") return;
+    this.#life.abort();
     const cause = this.#cause ?? "the process inside NBD_DO_IT ended";
     this.#linkUp = false;
     this.#counters.failedFailovers += 1;
@@ -234,6 +288,9 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
 
   #release(why: string): void {
     this.#linkUp = false;
+    this.#life.abort();
+    this.#link?.close();
+    if (this.#link !== undefined) close(this.#link.kernelFd);
     this.#become("detached");
     this.emit("released", why);
   }

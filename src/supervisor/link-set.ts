@@ -8,7 +8,7 @@
 import { close, isHungUp, SHUT_RDWR, shutdown } from "../sys/libc.ts";
 import { type Watch, watchHangUp } from "../sys/watch.ts";
 import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "../worker/link-end.ts";
-import type { LinkRequest, LinkServer, OpenLink } from "./ports.ts";
+import type { FoundLink, LinkObserver, LinkRequest, LinkServer, OpenLink, Takeover } from "./ports.ts";
 
 /** How long an old kernel end stays open after RECONFIGURE has replaced its socket. */
 const RETAIN_MS = 1000;
@@ -26,6 +26,10 @@ export type Witness = (typeof WITNESS)[keyof typeof WITNESS];
 export interface LinkSetEvents {
   /** A live link has died. */
   lost(cause: string, witness: Witness): void;
+  /** A live link has lost its worker; reads on it have stood still for `silentMs` already. */
+  orphaned(cause: string, silentMs: number): void;
+  /** A live link has been handed from one worker to another, by plan. */
+  moved(workerPid: number, stallMs: number): void;
   /** More is known about a death that was reported already. */
   explained(cause: string, witness: Witness): void;
   /** The peer said goodbye: the kernel has disconnected the device. */
@@ -42,6 +46,10 @@ interface Slot {
   link: OpenLink;
   watch: Watch;
   alive: boolean;
+  /** A worker has it. Means nothing while it is not alive. */
+  served: boolean;
+  /** Another worker is being given it. */
+  taking: boolean;
   requestSeen: boolean;
 }
 
@@ -63,6 +71,15 @@ export class LinkSet {
   #retired: Array<{ readonly fd: number; readonly used: boolean }> = [];
   #released = false;
 
+  /** What links that are no more have done; a later manager begins with it. */
+  get past(): Readonly<LinkCounters> {
+    return this.#past;
+  }
+
+  remember(past: Readonly<LinkCounters>): void {
+    addTo(this.#past, past);
+  }
+
   /** All `count` slots are dead until they are replaced for the first time. */
   constructor(count: number, server: LinkServer, events: LinkSetEvents) {
     this.#slots = Array<Slot | undefined>(count).fill(undefined);
@@ -72,6 +89,14 @@ export class LinkSet {
 
   get deadSlots(): number[] {
     return [...this.#slots.keys()].filter((index) => this.#slots[index]?.alive !== true);
+  }
+
+  /** Live links that no worker has. */
+  get orphanedSlots(): number[] {
+    return [...this.#slots.keys()].filter((index) => {
+      const slot = this.#slots[index];
+      return slot?.alive === true && !slot.served;
+    });
   }
 
   isAlive(index: number): boolean {
@@ -84,10 +109,15 @@ export class LinkSet {
     return total;
   }
 
+  /** Whether nothing is unread, unanswered or unsent on any link. */
+  get areQuiet(): boolean {
+    return this.#filled.every((slot) => slot.alive && slot.link.isQuiet);
+  }
+
   describe(): LinkDescription[] {
-    return this.#filled.map(({ index, alive, link, generation }) => ({
+    return this.#filled.map(({ index, alive, served, taking, link, generation }) => ({
       index,
-      state: alive ? "up" : "down",
+      state: alive && served && !taking ? "up" : "down",
       workerPid: link.workerPid,
       generation,
     }));
@@ -97,6 +127,47 @@ export class LinkSet {
   async replace(index: number, request: LinkRequest, signal: AbortSignal): Promise<number> {
     const slot = await this.#fill(index, request, signal);
     return slot.link.kernelFd;
+  }
+
+  /** Puts a link that is served already into its slot. */
+  async adopt(found: FoundLink, request: LinkRequest): Promise<void> {
+    const slot = await this.#observed(found.slot, (observer) => found.open(request, observer));
+    // The kernel uses it, whether a request comes soon or not.
+    slot.requestSeen = true;
+  }
+
+  /**
+   * Has an orphaned slot's link taken over by another worker. False when it died meanwhile, or had to be given up: then
+   * it is a dead slot. `waiting` is told why a takeover is put off. @throws the signal's reason
+   */
+  async takeOver(
+    index: number,
+    signal: AbortSignal,
+    waiting: (why: string) => void,
+  ): Promise<Takeover | undefined> {
+    const slot = this.#slots[index];
+    if (slot === undefined) return undefined;
+    const { link } = slot;
+    // From here on another death of a worker is told anew.
+    slot.served = true;
+    slot.taking = true;
+    let taken: Takeover;
+    try {
+      taken = await link.takeOver(signal, waiting);
+    } catch (error) {
+      if (slot.link === link) slot.served = false;
+      throw error;
+    } finally {
+      if (slot.link === link) slot.taking = false;
+    }
+    if (slot.link !== link || !slot.alive) return undefined;
+    if (!taken.safe) this.#lose(slot, link, `taking over was not safe: ${taken.why}`, WITNESS.kernel);
+    return taken;
+  }
+
+  /** Shuts down the sockets of all live links: every one of them is about to be a dead one. */
+  shutDownAll(): void {
+    for (const slot of this.#filled) if (slot.alive) shutdown(slot.link.kernelFd, SHUT_RDWR);
   }
 
   /** Makes the sockets of dead slots surely dead in the kernel too. Harmless when they are. */
@@ -160,21 +231,27 @@ export class LinkSet {
   }
 
   async #fill(index: number, request: LinkRequest, signal: AbortSignal): Promise<Slot> {
+    return this.#observed(index, (observer) => this.#server.openLink(request, observer, signal));
+  }
+
+  /** Opens a link and puts it into its slot; what is told of it meanwhile is told to the slot afterwards. */
+  async #observed(
+    index: number,
+    open: (observer: LinkObserver) => OpenLink | Promise<OpenLink>,
+  ): Promise<Slot> {
     const early: Array<(slot: Slot, link: OpenLink) => void> = [];
     let filled: { slot: Slot; link: OpenLink } | undefined;
     const tell = (what: (slot: Slot, link: OpenLink) => void): void => {
       if (filled === undefined) early.push(what);
       else what(filled.slot, filled.link);
     };
-    const link = await this.#server.openLink(
-      request,
-      {
-        firstRequest: () => tell((slot, of) => this.#seen(slot, of)),
-        readErrors: (message, count) => this.#events.readErrors(message, count),
-        ended: (cause, end) => tell((slot, of) => this.#ended(slot, of, cause, end)),
-      },
-      signal,
-    );
+    const link = await open({
+      firstRequest: () => tell((slot, of) => this.#seen(slot, of)),
+      readErrors: (message, count) => this.#events.readErrors(message, count),
+      orphaned: (cause, silentMs) => tell((slot, of) => this.#orphaned(slot, of, cause, silentMs)),
+      moved: (workerPid, stallMs) => this.#events.moved(workerPid, stallMs),
+      ended: (cause, end) => tell((slot, of) => this.#ended(slot, of, cause, end)),
+    });
     if (this.#released) {
       link.close();
       close(link.kernelFd);
@@ -192,12 +269,29 @@ export class LinkSet {
       const lose = (): void => this.#lose(slot, link, "the link's socket was hung up", WITNESS.kernel);
       setTimeout(lose, HANG_UP_GRACE_MS).unref();
     });
-    const slot: Slot = old ?? { index, generation: 0, link, watch, alive: true, requestSeen: false };
+    const slot: Slot = old ?? {
+      index,
+      generation: 0,
+      link,
+      watch,
+      alive: true,
+      served: true,
+      taking: false,
+      requestSeen: false,
+    };
     if (old !== undefined) {
       addTo(this.#past, old.link.counters);
       this.#drop(old);
     }
-    Object.assign(slot, { generation: slot.generation + 1, link, watch, alive: true, requestSeen: false });
+    Object.assign(slot, {
+      generation: slot.generation + 1,
+      link,
+      watch,
+      alive: true,
+      served: true,
+      taking: false,
+      requestSeen: false,
+    });
     this.#slots[index] = slot;
     return slot;
   }
@@ -213,6 +307,12 @@ export class LinkSet {
     if (slot.link !== link) return;
     slot.requestSeen = true;
     this.#notify();
+  }
+
+  #orphaned(slot: Slot, link: OpenLink, cause: string, silentMs: number): void {
+    if (slot.link !== link || this.#released || !slot.alive) return;
+    slot.served = false;
+    this.#events.orphaned(cause, silentMs);
   }
 
   #ended(slot: Slot, link: OpenLink, cause: string, end: LinkEnd | undefined): void {

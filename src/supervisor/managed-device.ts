@@ -22,23 +22,25 @@ export interface DeviceSettings {
   readonly deadTimeoutSeconds: number;
   /** The block layer's timer: reads that were on a dead link are sent again when it expires. */
   readonly ioTimeoutMs: number;
+  /** How long a worker may leave requests unanswered, or say nothing, until it counts as hung. */
+  readonly hangTimeoutMs: number;
   /** The device ends with its last close. */
   autoclear: boolean;
 }
 
-/** `takeover` joins this when links outlive their workers. */
-export type FailoverLevel = "reconnect";
+/** The same socket with another worker, or a fresh socket. */
+export type FailoverLevel = "takeover" | "reconnect";
 
 /** How one failover ended; there is exactly one for each. */
 export interface FailoverOutcome {
   readonly result: "recovered" | "failed";
   readonly level: FailoverLevel;
   readonly cause: string;
-  /** From the death until the last read that was on the wire had gone out again; until the end when it failed. */
+  /** For how long reads stood still: until those that waited were served, or had gone out again; until the end when it failed. */
   readonly stallMs: number;
   /** ISO 8601, when the link died. */
   readonly at: string;
-  /** Reads that were on the wire when the link died. */
+  /** Reads that were waiting for their answer when it began. */
   readonly strandedReads: number;
 }
 
@@ -46,6 +48,16 @@ export interface DeviceCounters extends LinkCounters {
   takeovers: number;
   reconnects: number;
   failedFailovers: number;
+  /** Links handed from worker to worker by plan: upgrades, and keeping links apart. */
+  handovers: number;
+}
+
+/** What a device has been through, for a manager after this one. */
+export interface DeviceHistory {
+  /** Of links that are no more; those of a live link are in its journal. */
+  readonly past: Readonly<LinkCounters>;
+  readonly failovers: Readonly<Omit<DeviceCounters, keyof LinkCounters>>;
+  readonly lastFailover: FailoverOutcome | null;
 }
 
 export interface DeviceEvents {
@@ -54,6 +66,8 @@ export interface DeviceEvents {
   /** Nobody serves and the quick attempts are used up; `why` is the last reason. */
   stalled: (why: string) => void;
   revived: () => void;
+  /** A link was handed to another worker by plan; reads stood still for so long. */
+  moved: (workerPid: number, stallMs: number) => void;
   attemptFailed: (why: string, attempt: number) => void;
   readErrors: (message: string, count: number) => void;
   /** The record could not be written; the failover went on without. */
@@ -71,6 +85,9 @@ export interface ManagedDevice extends EventEmitter<DeviceEvents> {
   readonly index: number | undefined;
   readonly counters: DeviceCounters;
   readonly lastFailover: FailoverOutcome | null;
+  /** Why nobody serves, where that is so. */
+  readonly stalledReason: string | null;
+  readonly history: DeviceHistory;
   describeLinks(): LinkDescription[];
   /** Pid of the process that carries the device inside the kernel, where there is one. */
   readonly clientPid: number | undefined;

@@ -21,6 +21,8 @@ export interface DeviceView {
   deviceSizeBytes(index: number): number | undefined;
   findByBackend(identifier: string): number | undefined;
   readsInFlight(index: number): number;
+  /** Whether the kernel keeps that number for the device (queue/iostats). */
+  countsReads(index: number): boolean;
   setIoTimeout(index: number, milliseconds: number): Promise<void>;
   /** Reads the first block, in a process that can be lost. Never rejects. */
   probe(index: number, signal: AbortSignal): Promise<ProbeResult>;
@@ -39,6 +41,15 @@ export interface LinkRequest {
   readonly copyOnly: boolean;
   /** Rather wait a moment for an idle worker than put a device's links on one: they would all die with it. */
   readonly spread: boolean;
+  /** The device's identifier and the slot: what a later manager knows the link by. */
+  readonly device: string;
+  readonly slot: number;
+  /** Whether the kernel's count of reads in flight is of this link alone; see JournaledReplies. */
+  readonly counted: boolean;
+  /** That count; undefined while it cannot be trusted. Asked at a takeover only. */
+  readonly inFlight: () => number | undefined;
+  /** How long a worker may leave the link's requests unanswered. */
+  readonly hangTimeoutMs: number;
 }
 
 export interface LinkObserver {
@@ -46,21 +57,46 @@ export interface LinkObserver {
   firstRequest(): void;
   /** Reads were answered with errors, `count` of them since the last call. */
   readErrors(message: string, count: number): void;
+  /** Its worker is gone and the socket is still up: ask for `takeOver`. `silentMs`: for how long reads have stood still already. */
+  orphaned(cause: string, silentMs: number): void;
+  /** Another worker serves it now, by plan: reads stood still for so long. */
+  moved(workerPid: number, stallMs: number): void;
   /** The link has ended: `cause` in words, `end` where the worker lived to tell. Called exactly once. */
   ended(cause: string, end: LinkEnd | undefined): void;
 }
+
+/** How a takeover went. Unsafe: what was left on the link cannot be told for sure, so it must be given up. */
+export type Takeover =
+  | { readonly safe: true; readonly unanswered: number }
+  | { readonly safe: false; readonly why: string };
 
 /** A link that a worker serves. */
 export interface OpenLink {
   /** Unique in the manager's life. */
   readonly number: number;
+  /** Who serves it, or did last. */
   readonly workerPid: number;
   /** The end for the kernel; belongs to the caller. */
   readonly kernelFd: number;
-  /** What the worker last said of it. */
+  /** What was done on it until now. */
   readonly counters: Readonly<LinkCounters>;
-  /** Gives the link up; `ended` follows. Idempotent. */
+  /** Whether nothing is unread, unanswered or unsent on it. */
+  readonly isQuiet: boolean;
+  /**
+   * After `orphaned`: gives the link to another worker and returns when that serves it. Where its workers die again and again
+   * it is kept from them for a while, and `waiting` is told why. `orphaned` may follow at any time. @throws the signal's reason
+   */
+  takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover>;
+  /** Gives the link up; `ended` follows where a worker has it. Idempotent. */
   close(): void;
+}
+
+/** A link that a worker of a former manager serves, and goes on serving. */
+export interface FoundLink {
+  readonly slot: number;
+  readonly copyOnly: boolean;
+  /** Makes it ours. */
+  open(request: LinkRequest, observer: LinkObserver): OpenLink;
 }
 
 export interface LinkServer {

@@ -4,7 +4,7 @@
  * Keeps books, decides nothing: the supervisor's table says when it ends. `finish` gives an outcome exactly once.
  */
 import type { Witness } from "./link-set.ts";
-import type { FailoverOutcome } from "./managed-device.ts";
+import type { FailoverLevel, FailoverOutcome } from "./managed-device.ts";
 import type { StallMeter } from "./stall-meter.ts";
 
 /** Node's timers end at 2^31-1 ms; a longer dead timeout is as good as this one. */
@@ -17,6 +17,8 @@ export class RunningFailover {
   readonly #deadline: NodeJS.Timeout;
   #cause: string;
   #witness: Witness;
+  #level: FailoverLevel = "takeover";
+  #stranded: number | undefined;
   #reported = false;
 
   /** `deadline` is called when reads have waited for as long as the kernel holds them, unless it ends before. */
@@ -44,6 +46,22 @@ export class RunningFailover {
     return this.#meter.elapsedMs;
   }
 
+  get level(): FailoverLevel {
+    return this.#level;
+  }
+
+  /** The link itself is dead, or was given up: only a fresh one helps. Tells why, where a takeover was tried before. */
+  escalate(why?: string): void {
+    if (this.#level === "reconnect") return;
+    this.#level = "reconnect";
+    if (why !== undefined && !this.#reported) this.#cause = `${this.#cause}; ${why}`;
+  }
+
+  /** Reads that a takeover found unanswered. */
+  found(unanswered: number): void {
+    this.#stranded = (this.#stranded ?? 0) + unanswered;
+  }
+
   /** The surest witness gives the cause its words. */
   explain(cause: string, witness: Witness): void {
     if (this.#reported || witness <= this.#witness) return;
@@ -69,11 +87,11 @@ export class RunningFailover {
     clearTimeout(this.#deadline);
     return {
       result,
-      level: "reconnect",
+      level: this.#level,
       cause: this.#cause,
       stallMs: Math.round(stallMs * 10) / 10,
       at: this.#at,
-      strandedReads: this.#meter.strandedReads,
+      strandedReads: (this.#level === "takeover" ? this.#stranded : undefined) ?? this.#meter.strandedReads,
     };
   }
 }

@@ -15,12 +15,13 @@ const SCAN_MS = 1500;
 
 export class StallMeter {
   readonly #index: number;
-  readonly #lostAt = performance.now();
+  readonly #lostAt: number;
   readonly #stranded: number;
   readonly #inFlight: (index: number) => number;
 
-  /** Starts the clock: call at the first sign of death. */
-  constructor(index: number, inFlight: (index: number) => number = readsInFlight) {
+  /** Starts the clock: call at the first sign of death, or `agoMs` after reads came to a stop. */
+  constructor(index: number, inFlight: (index: number) => number = readsInFlight, agoMs = 0) {
+    this.#lostAt = performance.now() - agoMs;
     this.#index = index;
     this.#inFlight = inFlight;
     this.#stranded = inFlight(index);

@@ -42,6 +42,11 @@ export function readsInFlight(index: number): number {
   return Number(attribute(index, "inflight")?.trim().split(/\s+/)[0] ?? 0);
 }
 
+/** Whether `readsInFlight` counts at all: an administrator may have switched a queue's statistics off. */
+export function countsReads(index: number): boolean {
+  return attribute(index, "queue/iostats") === "1";
+}
+
 /** Indexes of all nbd devices, configured or not, in order. */
 export function deviceIndexes(): number[] {
   return readdirSync("/sys/block")

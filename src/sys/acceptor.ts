@@ -30,6 +30,11 @@ export class Acceptor {
     this.#watch = watchReadable(listenFd, () => this.#acceptAll());
   }
 
+  /** Lets the process end all the same. */
+  unref(): void {
+    this.#watch.unref();
+  }
+
   close(): void {
     this.#watch.close();
     close(this.#listenFd);

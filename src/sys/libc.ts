@@ -29,16 +29,25 @@ const c = {
   setsockopt: bind("int setsockopt(int, int, int, void *, uint32_t)"),
   pread: bind("int64_t pread(int, void *, size_t, int64_t)"),
   sendfile: bind("int64_t sendfile(int, int, void *, size_t)"),
+  splice: bind("int64_t splice(int, void *, int, void *, size_t, uint32_t)"),
+  pipe2: bind("int pipe2(void *, int)"),
+  write: bind("int64_t write(int, void *, size_t)"),
+  read: bind("int64_t read(int, void *, size_t)"),
+  mlock: bind("int mlock(void *, size_t)"),
   statx: bind("int statx(int, const char *, int, uint32_t, void *)"),
   fcntl: bind("int fcntl(int, int, int)"),
   flock: bind("int flock(int, int)"),
   poll: bind("int poll(void *, uint64_t, int)"),
   ioctl: bind("int ioctl(int, uint64_t, uint64_t)"),
+  mmap: libc.func("void *mmap(void *, size_t, int, int, int, int64_t)") as (...args: unknown[]) => bigint,
+  munmap: bind("int munmap(void *, size_t)"),
+  posixFallocate: bind("int posix_fallocate(int, int64_t, int64_t)"),
   ioctlOut: libc.func("ioctl", "int", ["int", "uint64_t", "void *"]) as (...args: unknown[]) => number,
   epollCreate: bind("int epoll_create1(int)"),
   epollCtl: bind("int epoll_ctl(int, int, int, void *)"),
   epollWait: bind("int epoll_wait(int, void *, int, int)"),
   getuid: bind("uint32_t geteuid()"),
+  syscall: bind("int64_t syscall(int64_t, int64_t, int64_t)"),
 };
 
 /** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
@@ -123,6 +132,13 @@ export function growSendBuffer(fd: number, sizeBytes: number): void {
     setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, sizeBytes);
 }
 
+/** How much a socket may hold, as the kernel counts it. @throws SystemError */
+export function sendBufferBytes(fd: number): number {
+  const size = new Int32Array(1);
+  check("getsockopt SO_SNDBUF", result(c.getsockopt(fd, SOL_SOCKET, SO_SNDBUF, size, Uint32Array.of(4))));
+  return size[0] as number;
+}
+
 /** Who is at the other end of a unix socket (`struct ucred`, socket(7) SO_PEERCRED). @throws SystemError */
 export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
   const credentials = new Int32Array(3);
@@ -141,6 +157,88 @@ const sendfileOffset = new BigInt64Array(1);
 export function sendfile(toFd: number, fromFd: number, offsetBytes: number, lengthBytes: number): number {
   sendfileOffset[0] = BigInt(offsetBytes);
   return result(c.sendfile(toFd, fromFd, sendfileOffset, lengthBytes));
+}
+
+const SPLICE_F_NONBLOCK = 2;
+const spliceOffset = new BigInt64Array(1);
+/** splice(2) from a file's page cache into a pipe, without waiting for room; 0 at the end of the file. */
+export function spliceFromFile(
+  fileFd: number,
+  offsetBytes: number,
+  pipeFd: number,
+  lengthBytes: number,
+): number {
+  spliceOffset[0] = BigInt(offsetBytes);
+  return result(c.splice(fileFd, spliceOffset, pipeFd, null, lengthBytes, SPLICE_F_NONBLOCK));
+}
+
+/** splice(2) from a pipe into a socket, without waiting; what was not sent stays in the pipe. */
+export const spliceToSocket = (pipeFd: number, socketFd: number, lengthBytes: number): number =>
+  result(c.splice(pipeFd, null, socketFd, null, lengthBytes, SPLICE_F_NONBLOCK));
+
+export const write = (fd: number, source: Uint8Array, lengthBytes: number): number =>
+  result(c.write(fd, source, lengthBytes));
+
+export const read = (fd: number, target: Uint8Array, lengthBytes: number): number =>
+  result(c.read(fd, target, lengthBytes));
+
+const F_SETPIPE_SZ = 1031;
+const F_GETPIPE_SZ = 1032;
+
+/** A non-blocking close-on-exec pipe, reading end first. @throws SystemError */
+export function pipe(): [number, number] {
+  const pair = new Int32Array(2);
+  check("pipe2", result(c.pipe2(pair, 0o2000000 | SOCK_NONBLOCK)));
+  return [pair[0] as number, pair[1] as number];
+}
+
+/** Asks for a pipe of this capacity and returns the one it has: beyond the system's limit only with CAP_SYS_RESOURCE. */
+export function growPipe(fd: number, sizeBytes: number): number {
+  const size = result(c.fcntl(fd, F_SETPIPE_SZ, sizeBytes));
+  return size > 0 ? size : check("fcntl F_GETPIPE_SZ", result(c.fcntl(fd, F_GETPIPE_SZ, 0)));
+}
+
+const FIONREAD = 0x541b;
+const SIOCOUTQ = 0x5411;
+const count = new Int32Array(1);
+const countBytes = new Uint8Array(count.buffer);
+
+/** Bytes that can be read from a socket or a pipe now (FIONREAD). @throws SystemError */
+export function unreadBytes(fd: number): number {
+  check("ioctl FIONREAD", result(c.ioctlOut(fd, FIONREAD, countBytes)));
+  return count[0] as number;
+}
+
+/** Memory held by what was sent on a unix socket and not read by its peer (SIOCOUTQ); 0 when all was read. @throws SystemError */
+export function unsentBytes(fd: number): number {
+  check("ioctl SIOCOUTQ", result(c.ioctlOut(fd, SIOCOUTQ, countBytes)));
+  return count[0] as number;
+}
+
+const PROT_READ_WRITE = 3;
+const MAP_SHARED_POPULATE = 1 | 0x8000;
+const MAP_FAILED = 2n ** 64n - 1n;
+
+/** Gives a file its whole size in real pages, so that writing through a mapping cannot fail later. @throws SystemError */
+export function allocateFile(fd: number, sizeBytes: number): void {
+  // posix_fallocate returns its errno.
+  check("posix_fallocate", -c.posixFallocate(fd, 0, sizeBytes));
+}
+
+/**
+ * The first bytes of a file as shared memory. Nothing keeps the mapping but the caller's care: after `unmapShared` any
+ * access through a view of it is fatal. Locked into memory where the process may do that. @throws SystemError
+ */
+export function mapShared(fd: number, lengthBytes: number): ArrayBuffer {
+  const address = c.mmap(null, lengthBytes, PROT_READ_WRITE, MAP_SHARED_POPULATE, fd, 0);
+  if (address === MAP_FAILED) throw new SystemError("mmap", koffi.errno());
+  c.mlock(address, lengthBytes);
+  return koffi.view(address, lengthBytes);
+}
+
+/** Ends a mapping made by `mapShared`. */
+export function unmapShared(memory: ArrayBuffer): void {
+  c.munmap(koffi.address(new Uint8Array(memory)), memory.byteLength);
 }
 
 const AT_EMPTY_PATH = 0x1000;
@@ -165,6 +263,10 @@ export const epollCtl = (epollFd: number, operation: number, fd: number, event: 
   result(c.epollCtl(epollFd, operation, fd, event));
 export const epollWait = (epollFd: number, events: Uint8Array, count: number, timeoutMs: number): number =>
   result(c.epollWait(epollFd, events, count, timeoutMs));
+
+const SYS_PIDFD_OPEN = 434;
+/** A descriptor that becomes readable when a process has ended, whoever's child it is (pidfd_open(2), Linux 5.3). Close-on-exec. */
+export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPEN, pid, 0));
 
 /** The effective user id of this process. */
 export const effectiveUid = (): number => c.getuid();

@@ -17,6 +17,7 @@ import {
   listen,
   SO_REUSEADDR,
   SOCK_NONBLOCK,
+  SOCK_SEQPACKET,
   SOCK_STREAM,
   SOL_SOCKET,
   setSocketOption,
@@ -62,8 +63,8 @@ function ipv6Bytes(ip: string): Uint8Array {
   );
 }
 
-function listening(family: number, address: Uint8Array, subject: string): number {
-  const fd = check("open a socket", socket(family, SOCK_STREAM | SOCK_NONBLOCK), subject);
+function listening(family: number, type: number, address: Uint8Array, subject: string): number {
+  const fd = check("open a socket", socket(family, type | SOCK_NONBLOCK), subject);
   try {
     if (family !== AF_UNIX) setSocketOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     check("listen on", bindTo(fd, address), subject);
@@ -75,15 +76,29 @@ function listening(family: number, address: Uint8Array, subject: string): number
   }
 }
 
-/** Listens on a unix socket path that does not exist yet. @throws SystemError, RangeError */
-export function listenUnix(path: string): number {
-  return listening(AF_UNIX, unixAddress(path), path);
+/** Listens on a unix socket path that does not exist yet: a stream, or whole messages. @throws SystemError, RangeError */
+export function listenUnix(path: string, type: number = SOCK_STREAM): number {
+  return listening(AF_UNIX, type, unixAddress(path), path);
+}
+
+/** A connected SOCK_SEQPACKET socket. @throws SystemError ECONNREFUSED where nobody listens, RangeError */
+export function connectMessages(path: string): number {
+  const fd = check("open a socket", socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK), path);
+  const result = connectTo(fd, unixAddress(path));
+  if (result === 0) return fd;
+  close(fd);
+  throw new SystemError("connect to", -result, path);
 }
 
 /** Listens on a TCP address. @throws SystemError; or the resolver's error */
 export async function listenTcp(host: string, port: number): Promise<number> {
   const { address } = await lookup(host);
-  return listening(isIPv6(address) ? AF_INET6 : AF_INET, inetAddress(address, port), `${host}:${port}`);
+  return listening(
+    isIPv6(address) ? AF_INET6 : AF_INET,
+    SOCK_STREAM,
+    inetAddress(address, port),
+    `${host}:${port}`,
+  );
 }
 
 /** Whether somebody listens on a unix socket path. */

@@ -53,8 +53,13 @@ function watch(
   const notify = options.inPlace === true ? onReady : runLater;
   held.add(handle);
   return {
-    ref: () => handle.ref(),
-    unref: () => handle.unref(),
+    // koffi's handle is a dangling pointer once closed: touching it ends the process.
+    ref: () => {
+      if (open) handle.ref();
+    },
+    unref: () => {
+      if (open) handle.unref();
+    },
     close: () => {
       if (!open) return;
       open = false;

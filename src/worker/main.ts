@@ -1,10 +1,11 @@
 /**
- * Entry of a worker process, started by the manager with its end of the control channel as descriptor 3.
+ * Entry of a worker process, started by the manager with its end of the control channel as descriptor 3 and a
+ * listening socket for later managers as 4.
  *
  * It installs no signal handlers: a worker may be killed at any instant, and that is all the ending it needs.
  */
 import { Worker } from "./worker.ts";
-import { CONTROL_FD } from "./worker-protocol.ts";
+import { CONTROL_FD, REUNION_FD } from "./worker-protocol.ts";
 
 process.title = "erofs-nbd worker";
-new Worker(CONTROL_FD, () => process.exit(0));
+new Worker(CONTROL_FD, REUNION_FD, () => process.exit(0));

@@ -15,7 +15,7 @@ import { close, IPPROTO_TCP, MSG_DONTWAIT, recv, setSocketOption, TCP_NODELAY } 
 import { describeEnd, type LinkCounters, type LinkEnd } from "./link-end.ts";
 import { type Pollable, Pump } from "./pump.ts";
 import { ReplyQueue } from "./reply-queue.ts";
-import { ServedLink } from "./serve-loop.ts";
+import { type JournaledLink, ServedLink } from "./serve-loop.ts";
 
 /** Connections at a time; a client beyond that is closed at once. */
 const MAX_CONNECTIONS = 64;
@@ -27,6 +27,8 @@ const HANDSHAKE_RECEIVE_BYTES = 4096;
 export interface NbdServerEvents {
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   readonly linkEnded?: (end: LinkEnd, counters: LinkCounters) => void;
+  /** Gives a connection a journal, as links of devices have; to measure what that costs. */
+  readonly journal?: () => JournaledLink;
 }
 
 export class NbdServer {
@@ -72,6 +74,7 @@ export class NbdServer {
         if (end !== undefined && counters !== undefined) this.#events.linkEnded?.(end, counters);
       },
       readError: (error) => this.#events.log("error", error.message),
+      journal: () => this.#events.journal?.(),
     });
     this.#connections.add(connection);
     connection.start();
@@ -81,6 +84,7 @@ export class NbdServer {
 interface ConnectionEvents {
   end(message: string, end?: LinkEnd, counters?: LinkCounters): void;
   readError(error: Error): void;
+  journal(): JournaledLink | undefined;
 }
 
 /** One client: first its handshake, then its link. */
@@ -135,10 +139,11 @@ class Connection implements Pollable {
     clearTimeout(this.#deadline);
     this.#pump.remove(this.#fd, this.#slot);
     this.#open = false;
+    const journal = this.#events.journal();
     const link = new ServedLink(
       this.#fd,
       this.#pump,
-      { source: this.#source },
+      { source: this.#source, ...(journal === undefined ? {} : { journal }) },
       {
         readError: (error) => this.#events.readError(error),
         end: (end) => this.#events.end(`A client's link ended: ${describeEnd(end)}`, end, link.counters),

@@ -56,7 +56,7 @@ export class Pump {
     setImmediate(() => this.#free.push(slot));
   }
 
-  /** A descriptor that libuv serves: when it is ready the pump makes way at once. */
+  /** A descriptor that libuv serves: when it is ready the pump makes way at once. Closing it is the end of that. */
   yieldTo(fd: number, interest: number): void {
     this.#epoll.add(fd, interest, FOREIGN);
   }

@@ -1,7 +1,8 @@
 /**
- * Replies that a socket did not take at once: bytes, or a stretch of a file, in order.
+ * How replies leave, without a journal: at once, and what the socket does not take waits here, in order.
  *
- * Belongs to one link. Sends without blocking; whoever uses it watches for EPOLLOUT while it is not empty.
+ * For links that nobody could take over (an ordinary NBD server's). Sends without blocking; whoever uses it watches for
+ * EPOLLOUT while it is not empty.
  */
 
 import { type FileExtent, SourceError } from "../source/source.ts";
@@ -16,8 +17,40 @@ interface Unsent {
 }
 
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
+/** A header that its data follows in another call. */
+const HEAD_BYTES = 16;
+const BATCH_BYTES = 256 * 1024;
+/** From this size on a reply goes from the page cache: copying is as cheap up to 32 KiB, and a third dearer at 64 KiB. */
+const FILE_MIN_BYTES = 48 * 1024;
 
-export class ReplyQueue {
+/** The way out of a link, as the read-serving loop sees it. Slots name the requests that the bytes answer. */
+export interface Replies {
+  readonly isEmpty: boolean;
+  /** Whether something waits that is still to be read from a file. */
+  readonly needsFile: boolean;
+  /** How much the loop may gather for one `sendBatch`. */
+  readonly batchBytes: number;
+  /** Data of at least this size is better sent with `sendFile`. */
+  readonly fileMinBytes: number;
+  /** Sends from a buffer that the caller uses again. Returns 0 or -errno (the peer is gone). */
+  sendBatch(bytes: Uint8Array, lengthBytes: number, slots: readonly number[]): number;
+  /** Sends one reply in a buffer that is given away with the call. Returns 0 or -errno. */
+  sendOwned(reply: Uint8Array, slot: number): number;
+  /**
+   * Sends a header and a stretch of a file from the page cache. Returns 0 or -errno.
+   * @throws UnsentReplyError when the file fails and nothing has left; SourceError when the link has to be cut
+   */
+  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number, slot: number): number;
+  /** Sends what waits for as long as the socket takes it. Returns 0 or -errno. @throws SourceError */
+  flush(): number;
+}
+
+/** A file failed before any of the reply had left: an error can still be the answer. */
+export class UnsentReplyError extends SourceError {}
+
+export class ReplyQueue implements Replies {
+  readonly batchBytes: number = BATCH_BYTES;
+  readonly fileMinBytes: number = FILE_MIN_BYTES;
   readonly #fd: number;
   readonly #unsent: Unsent[] = [];
 
@@ -29,31 +62,26 @@ export class ReplyQueue {
     return this.#unsent.length === 0;
   }
 
-  /** Whether something waits that is still to be read from a file. */
   get needsFile(): boolean {
     return this.#unsent.some((unsent) => unsent.extent !== undefined);
   }
 
-  /** Sends from a buffer that the caller uses again: what the socket does not take is copied. Returns 0 or -errno. */
-  sendShared(bytes: Uint8Array, lengthBytes: number, more = false): number {
-    return this.#send(bytes, lengthBytes, more ? SEND_FLAGS | MSG_MORE : SEND_FLAGS, true);
+  sendBatch(bytes: Uint8Array, lengthBytes: number): number {
+    return this.#send(bytes, lengthBytes, SEND_FLAGS, true);
   }
 
-  /** Sends a buffer that is given away with the call. Returns 0 or -errno (the peer is gone). */
-  sendOwned(bytes: Uint8Array): number {
-    return this.#send(bytes, bytes.length, SEND_FLAGS, false);
+  sendOwned(reply: Uint8Array): number {
+    return this.#send(reply, reply.length, SEND_FLAGS, false);
   }
 
-  /**
-   * Sends a stretch of a file from the page cache, behind whatever waits already.
-   * @throws SourceError when the file ends or fails inside it: the reply's header has left, so the link must be cut
-   */
-  sendExtent(extent: FileExtent, lengthBytes: number): number {
+  /** The header leaves first: if the file then ends or fails, the link must be cut. */
+  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number): number {
+    const result = this.#send(header, HEAD_BYTES, SEND_FLAGS | MSG_MORE, true);
+    if (result < 0) return result;
     this.#unsent.push({ bytes: undefined, extent, lengthBytes, doneBytes: 0 });
     return this.#unsent.length === 1 ? this.flush() : 0;
   }
 
-  /** Sends what waits for as long as the socket takes it. Returns 0 or a negative errno. @throws SourceError */
   flush(): number {
     for (;;) {
       const next = this.#unsent[0];

@@ -4,12 +4,13 @@
  *   socket ─recv─► inbox ─framer─► request ─check─► source ─► outbox ─send─► socket
  *
  * One `ServedLink` per socket; all of a process share one outbox and one pump, on one thread. A link neither
- * knows nor cares whether its socket is a device's first or a fresh one after a failure. What one `recv` brought
- * in is answered in as few sends as possible, and no header leaves before its data is in hand, with one
- * exception: large reads of a local file go straight from the page cache (`sendfile`); if the file fails then,
- * the link is cut so that the kernel asks again.
+ * knows nor cares whether its socket is a device's first, taken over from another worker or a fresh one after a
+ * failure: what is left to do lies in its journal. What one `recv` brought in is answered in as few sends as
+ * possible. Large reads of a local file go straight from the page cache; if the file fails when part of a reply
+ * has left already, the link is cut so that the kernel asks again.
  */
 
+import type { Journal } from "../journal/journal.ts";
 import { NbdProtocolError } from "../nbd/protocol-error.ts";
 import { checkRequest, MAX_REQUEST_BYTES, PAYLOAD_TOO_LONG, payloadBytes } from "../nbd/request-check.ts";
 import { RequestFramer } from "../nbd/request-framer.ts";
@@ -26,16 +27,15 @@ import { type FileExtent, type Source, SourceError } from "../source/source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../sys/epoll.ts";
 import { ERRNO, errnoName, SystemError } from "../sys/errno.ts";
 import { close, growSendBuffer, MSG_DONTWAIT, recv, SHUT_RDWR, shutdown } from "../sys/libc.ts";
+import { JournaledReplies, type ReplyPipe } from "./journaled-replies.ts";
 import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "./link-end.ts";
 import type { Pollable, Pump } from "./pump.ts";
-import { ReplyQueue } from "./reply-queue.ts";
+import { type Replies, ReplyQueue, UnsentReplyError } from "./reply-queue.ts";
 
 /** The kernel has a few hundred requests of 28 bytes on a link at most; the rest is for payloads to skip. */
 const INBOX_BYTES = 16 * 1024;
-/** Replies gathered before a send. A larger reply that has to be copied gets a buffer of its own. */
+/** Replies gathered before a send, at most. A larger reply that has to be copied gets a buffer of its own. */
 export const OUTBOX_BYTES: number = 256 * 1024;
-/** From this size on a reply goes from the page cache: copying is as cheap up to 32 KiB, and a third dearer at 64 KiB. */
-export const SENDFILE_MIN_BYTES: number = 48 * 1024;
 /**
  * Room for a megabyte's reply in the socket, or whatever the system allows us. With the usual 208 KiB each large
  * reply waits for its reader several times: 1 MiB reads ran at a third of the rate for three times the CPU time.
@@ -48,9 +48,22 @@ export const MAX_ASYNC_BYTES: number = 2 * MAX_REQUEST_BYTES;
 
 export interface LinkOptions {
   readonly source: Source;
-  /** Never use `sendfile`: set on the link that follows one which was cut inside a reply. */
+  /** Never send from the page cache: set on the link that follows one which was cut inside a reply. */
   readonly copyOnly?: boolean;
+  /** What makes a takeover possible; without it the link dies with its worker. */
+  readonly journal?: JournaledLink;
 }
+
+export interface JournaledLink {
+  readonly journal: Journal;
+  /** Belongs to the link from now on. */
+  readonly pipe: ReplyPipe;
+  /** See JournaledReplies. */
+  readonly counted: boolean;
+}
+
+/** Where requests come in: a journal, or a framer for peers whose requests come in any split. */
+type Intake = Pick<RequestFramer, "inbox" | "receiveAt" | "space" | "received" | "next" | "skip">;
 
 export interface LinkEvents {
   /** The first request has arrived: proof that the peer uses this socket. */
@@ -67,24 +80,30 @@ const head = new Uint8Array(SIMPLE_REPLY_BYTES);
 const request: NbdRequest = newRequest();
 
 export class ServedLink implements Pollable {
-  readonly counters: LinkCounters = { ...NO_COUNTERS };
+  readonly counters: LinkCounters;
   readonly #fd: number;
   readonly #pump: Pump;
   readonly #source: Source;
   readonly #copyOnly: boolean;
   readonly #events: LinkEvents;
-  readonly #framer = new RequestFramer(new Uint8Array(INBOX_BYTES));
-  readonly #queue: ReplyQueue;
+  readonly #intake: Intake;
+  readonly #journal: Journal | undefined;
+  readonly #pipe: ReplyPipe | undefined;
+  readonly #replies: Replies;
   readonly #slot: number;
   #outboxBytes = 0;
   /** Where each reply in the outbox begins: all carry data, and become errors if it fails verification. */
   readonly #outboxReplies: number[] = [];
+  /** The journal's slots of the requests that the outbox answers. */
+  readonly #outboxSlots: number[] = [];
+  readonly #oneSlot: number[] = [0];
   /** Whether the source has vouched for the file in this pass over the inbox. */
   #vouched = false;
   #asyncBytes = 0;
   /** The peer has said goodbye: what it asked for before is still answered, then the link ends. */
   #leaving = false;
   #interest = EPOLLIN;
+  #requestSeen = false;
   #open = true;
 
   /** Takes the non-blocking socket over; the source stays the caller's. */
@@ -94,16 +113,39 @@ export class ServedLink implements Pollable {
     this.#source = options.source;
     this.#copyOnly = options.copyOnly ?? false;
     this.#events = events;
-    this.#queue = new ReplyQueue(fd);
     growSendBuffer(fd, SEND_BUFFER_BYTES);
+    const { journal } = options;
+    this.#journal = journal?.journal;
+    this.#pipe = journal?.pipe;
+    this.counters = this.#journal ?? { ...NO_COUNTERS };
+    this.#intake = this.#journal ?? new RequestFramer(new Uint8Array(INBOX_BYTES));
+    this.#replies =
+      journal === undefined
+        ? new ReplyQueue(fd)
+        : new JournaledReplies(fd, journal.pipe, journal.journal, journal.counted);
     this.#slot = pump.add(fd, EPOLLIN, this);
   }
 
   /** Begins with requests that came together with the end of a handshake: less than an inbox of them. */
   start(received: Uint8Array): void {
-    this.#framer.inbox.set(received);
-    this.#framer.received(received.length);
+    this.#intake.inbox.set(received);
+    this.#intake.received(received.length);
     this.#answerReceived();
+  }
+
+  /** Goes on where another worker stopped or was stopped: by the journal, which has been settled (recovery.ts). */
+  resume(): void {
+    const journal = this.#journal as Journal;
+    journal.busy = true;
+    this.#attempt(() => this.#resumeBatch());
+    this.#answerReceived();
+    if (this.#open) journal.busy = false;
+  }
+
+  /** Lets go of the link, which lives on: another worker goes on with what the journal says is left. */
+  release(): void {
+    if (!this.#open) return;
+    this.#leave();
   }
 
   /** Stops serving and closes the socket; requests without an answer stay without one. */
@@ -112,6 +154,13 @@ export class ServedLink implements Pollable {
   }
 
   onEvents(events: number): void {
+    // Outside of this nothing of the link's runs but the completion of asynchronous reads.
+    if (this.#journal !== undefined) this.#journal.busy = true;
+    this.#turn(events);
+    if (this.#journal !== undefined && this.#open) this.#journal.busy = false;
+  }
+
+  #turn(events: number): void {
     if ((events & EPOLLOUT) !== 0) this.#attempt(() => this.#flushQueue());
     if (!this.#answerReceived()) {
       // Nobody is left to take what is still owed, and epoll would report it over and over.
@@ -119,14 +168,24 @@ export class ServedLink implements Pollable {
       return;
     }
     for (let round = 0; round < MAX_RECEIVES; round += 1) {
-      const { inbox, receiveAt, space } = this.#framer;
+      const { inbox, receiveAt, space } = this.#intake;
+      if (space === 0) return;
       const got = recv(this.#fd, receiveAt === 0 ? inbox : inbox.subarray(receiveAt), space, MSG_DONTWAIT);
       if (got === -ERRNO.EAGAIN) return;
       if (got === -ERRNO.EINTR) continue;
       if (got === 0 || got === -ERRNO.ECONNRESET) return this.#end({ kind: "end-of-file" });
       if (got < 0) return this.#end({ kind: "socket-error", message: `recv failed: ${errnoName(-got)}` });
-      this.#framer.received(got);
-      if (!this.#answerReceived() || got < space) return;
+      if (!this.#take(got) || !this.#answerReceived() || got < space) return;
+    }
+  }
+
+  #take(count: number): boolean {
+    try {
+      this.#intake.received(count);
+      return true;
+    } catch (error) {
+      this.#break(error);
+      return false;
     }
   }
 
@@ -134,38 +193,44 @@ export class ServedLink implements Pollable {
   #answerReceived(): boolean {
     this.#vouched = false;
     try {
-      while (this.#canAnswer() && this.#framer.next(request)) this.#answer();
+      while (this.#canAnswer() && this.#intake.next(request)) this.#answer();
     } catch (error) {
-      if (!(error instanceof NbdProtocolError)) throw error;
-      this.#flushOutbox();
-      this.#end({ kind: "protocol-error", message: error.message });
+      this.#break(error);
     }
     this.#flushOutbox();
-    if (this.#leaving && this.#queue.isEmpty && this.#asyncBytes === 0) this.#end({ kind: "disconnect" });
+    if (this.#leaving && this.#replies.isEmpty && this.#asyncBytes === 0) this.#end({ kind: "disconnect" });
     this.#updateInterest();
     return this.#canAnswer();
   }
 
   #canAnswer(): boolean {
-    return this.#open && !this.#leaving && this.#queue.isEmpty && this.#asyncBytes < MAX_ASYNC_BYTES;
+    return this.#open && !this.#leaving && this.#replies.isEmpty && this.#asyncBytes < MAX_ASYNC_BYTES;
+  }
+
+  #break(error: unknown): void {
+    if (!(error instanceof NbdProtocolError)) throw error;
+    this.#flushOutbox();
+    this.#end({ kind: "protocol-error", message: error.message });
   }
 
   /** A reader that made us wait may have made us wait long: the file is looked at again. */
   #flushQueue(): number {
-    if (this.#queue.needsFile) this.#source.verify();
-    return this.#queue.flush();
+    if (this.#replies.needsFile) this.#source.verify();
+    return this.#replies.flush();
   }
 
   #answer(): void {
-    this.counters.requests += 1;
-    if (this.counters.requests === 1) this.#events.firstRequest?.();
+    // A journal counts replies instead: nothing is counted twice when a worker dies.
+    if (this.#journal === undefined) this.counters.requests += 1;
+    if (!this.#requestSeen) this.#events.firstRequest?.();
+    this.#requestSeen = true;
     const payload = payloadBytes(request);
     if (payload === PAYLOAD_TOO_LONG) {
       const message = `a write of ${request.lengthBytes} bytes to a read-only export`;
       this.#flushOutbox();
       return this.#end({ kind: "protocol-error", message });
     }
-    if (payload > 0) this.#framer.skip(payload);
+    if (payload > 0) this.#intake.skip(payload);
     const errno = checkRequest(request, this.#source.sizeBytes, true);
     if (errno !== 0) this.#replyError(errno);
     else if (request.type === NBD_CMD_READ) this.#read();
@@ -175,14 +240,15 @@ export class ServedLink implements Pollable {
   #read(): void {
     const { offsetBytes, lengthBytes } = request;
     if (this.#source.asynchronous) return this.#readLater();
-    if (lengthBytes >= SENDFILE_MIN_BYTES && !this.#copyOnly) {
+    if (lengthBytes >= this.#replies.fileMinBytes && !this.#copyOnly) {
       const extent = this.#source.extent(offsetBytes, lengthBytes);
       if (extent !== undefined) return this.#sendExtent(extent);
     }
     const replyBytes = SIMPLE_REPLY_BYTES + lengthBytes;
-    if (this.#outboxBytes + replyBytes > OUTBOX_BYTES) this.#flushOutbox();
+    const { batchBytes } = this.#replies;
+    if (this.#outboxBytes + replyBytes > batchBytes) this.#flushOutbox();
     if (!this.#open) return;
-    if (replyBytes > OUTBOX_BYTES || !this.#canAnswer()) return this.#readAlone();
+    if (replyBytes > batchBytes || !this.#canAnswer()) return this.#readAlone();
     const at = this.#outboxBytes;
     try {
       void this.#source.read(outbox.subarray(at + SIMPLE_REPLY_BYTES, at + replyBytes), offsetBytes);
@@ -192,6 +258,7 @@ export class ServedLink implements Pollable {
     encodeReplyInto(outbox, at, 0, request.cookieHigh, request.cookieLow);
     this.#outboxBytes += replyBytes;
     this.#outboxReplies.push(at);
+    this.#outboxSlots.push(this.#requestSlot);
     this.counters.readBytes += lengthBytes;
   }
 
@@ -206,7 +273,12 @@ export class ServedLink implements Pollable {
     const lengthBytes = this.#outboxBytes;
     this.#outboxBytes = 0;
     this.#outboxReplies.length = 0;
-    this.#sent(this.#queue.sendShared(outbox, lengthBytes));
+    this.#sent(this.#replies.sendBatch(outbox, lengthBytes, this.#outboxSlots));
+    this.#outboxSlots.length = 0;
+  }
+
+  get #requestSlot(): number {
+    return this.#journal === undefined ? 0 : this.#journal.slot;
   }
 
   /** The data read for this batch cannot be trusted: its headers stay, marked as errors, the data goes. */
@@ -234,8 +306,13 @@ export class ServedLink implements Pollable {
     }
     encodeReplyInto(head, 0, 0, cookieHigh, cookieLow);
     this.counters.readBytes += lengthBytes;
-    this.#sent(this.#queue.sendShared(head, SIMPLE_REPLY_BYTES, true));
-    this.#attempt(() => this.#queue.sendExtent(extent, lengthBytes));
+    const slot = this.#requestSlot;
+    try {
+      this.#attempt(() => this.#replies.sendFile(head, extent, lengthBytes, slot));
+    } catch (error) {
+      this.counters.readBytes -= lengthBytes;
+      this.#failRead(error);
+    }
   }
 
   /** A reply too large for the outbox, or one that has to wait: it gets a buffer of its own. */
@@ -250,13 +327,14 @@ export class ServedLink implements Pollable {
     }
     encodeReplyInto(reply, 0, 0, cookieHigh, cookieLow);
     this.counters.readBytes += lengthBytes;
-    this.#sent(this.#queue.sendOwned(reply));
+    this.#sent(this.#replies.sendOwned(reply, this.#requestSlot));
   }
 
   /** A source that answers later: the reply leaves when its data has come, in whatever order. */
   #readLater(): void {
     const { offsetBytes, lengthBytes, cookieHigh, cookieLow } = request;
     const reply = new Uint8Array(SIMPLE_REPLY_BYTES + lengthBytes);
+    const slot = this.#requestSlot;
     this.#asyncBytes += reply.length;
     this.#pump.asynchronousStarted();
     const finish = (errno: number): void => {
@@ -264,7 +342,7 @@ export class ServedLink implements Pollable {
       this.#asyncBytes -= reply.length;
       if (!this.#open) return;
       encodeReplyInto(reply, 0, errno, cookieHigh, cookieLow);
-      this.#sent(this.#queue.sendOwned(errno === 0 ? reply : reply.subarray(0, SIMPLE_REPLY_BYTES)));
+      this.#sent(this.#replies.sendOwned(errno === 0 ? reply : reply.subarray(0, SIMPLE_REPLY_BYTES), slot));
       // Requests may wait in the inbox for memory that has just become free.
       this.#answerReceived();
     };
@@ -274,14 +352,33 @@ export class ServedLink implements Pollable {
     };
     read().then(
       () => {
-        this.counters.readBytes += lengthBytes;
+        if (this.#open) this.counters.readBytes += lengthBytes;
         finish(0);
       },
       (error: unknown) => {
-        this.#countErrors(error, 1);
+        if (this.#open) this.#countErrors(error, 1);
         finish(NBD_EIO);
       },
     );
+  }
+
+  /** The rest of a reply that a former worker had begun: the same bytes again, from where it had come to. */
+  #resumeBatch(): number {
+    const journal = this.#journal as Journal;
+    const replies = this.#replies as JournaledReplies;
+    const batch = journal.batch;
+    if (batch.phase === "idle" || batch.committedBytes === batch.totalBytes) return replies.resume(undefined);
+    journal.requestIn(journal.slotsIn("sending")[0] as number, request);
+    const { offsetBytes, lengthBytes, cookieHigh, cookieLow } = request;
+    this.#source.verify();
+    encodeReplyInto(head, 0, 0, cookieHigh, cookieLow);
+    const extent = this.#source.extent(offsetBytes, lengthBytes);
+    if (extent !== undefined && !this.#copyOnly)
+      return replies.resume({ header: head.slice(), data: extent, lengthBytes });
+    const reply = new Uint8Array(SIMPLE_REPLY_BYTES + lengthBytes);
+    reply.set(head);
+    void this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
+    return replies.resume({ header: head.slice(), data: reply, lengthBytes });
   }
 
   #failRead(error: unknown): void {
@@ -291,7 +388,8 @@ export class ServedLink implements Pollable {
 
   #replyError(errno: number): void {
     encodeReplyInto(head, 0, errno, request.cookieHigh, request.cookieLow);
-    this.#sent(this.#queue.sendShared(head, SIMPLE_REPLY_BYTES));
+    this.#oneSlot[0] = this.#requestSlot;
+    this.#sent(this.#replies.sendBatch(head, SIMPLE_REPLY_BYTES, this.#oneSlot));
   }
 
   /** Sources fail with SourceError or SystemError; anything else is a bug and ends the process. */
@@ -306,7 +404,7 @@ export class ServedLink implements Pollable {
     try {
       this.#sent(send());
     } catch (error) {
-      if (!(error instanceof SourceError)) throw error;
+      if (!(error instanceof SourceError) || error instanceof UnsentReplyError) throw error;
       this.#end({ kind: "source-error", message: error.message });
     }
   }
@@ -318,7 +416,8 @@ export class ServedLink implements Pollable {
   /** Waits for room while replies are queued, for nothing while reads hold the memory, else for requests. */
   #updateInterest(): void {
     if (!this.#open) return;
-    const interest = this.#queue.isEmpty ? (this.#canAnswer() ? EPOLLIN : 0) : EPOLLOUT;
+    const canReceive = this.#canAnswer() && (this.#asyncBytes === 0 || this.#intake.space > 0);
+    const interest = this.#replies.isEmpty ? (canReceive ? EPOLLIN : 0) : EPOLLOUT;
     if (interest === this.#interest) return;
     this.#interest = interest;
     this.#pump.modify(this.#fd, interest, this.#slot);
@@ -328,12 +427,20 @@ export class ServedLink implements Pollable {
   #end(why: LinkEnd): void {
     if (!this.#open) return;
     const end: LinkEnd = this.#leaving ? { kind: "disconnect" } : why;
+    shutdown(this.#fd, SHUT_RDWR);
+    this.#leave();
+    this.#events.end(end);
+  }
+
+  #leave(): void {
     this.#open = false;
     this.#outboxBytes = 0;
     this.#outboxReplies.length = 0;
+    this.#outboxSlots.length = 0;
     this.#pump.remove(this.#fd, this.#slot);
-    shutdown(this.#fd, SHUT_RDWR);
     close(this.#fd);
-    this.#events.end(end);
+    if (this.#pipe === undefined) return;
+    close(this.#pipe.readFd);
+    close(this.#pipe.writeFd);
   }
 }

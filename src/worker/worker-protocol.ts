@@ -1,41 +1,59 @@
 /**
  * What a manager and its workers say to each other over the control channel. Types only.
  *
- * Link numbers are given by the manager and never used twice in its life. Both ends are the same version of this
- * program: a manager starts its own workers.
+ * Link numbers are given by the manager and never used twice in its life. Counters need no message: they are in the
+ * journals. An upgraded manager speaks with workers of the version before for as long as it takes to replace them.
  */
 import type { SourceSpec } from "../source/source-spec.ts";
 import type { LinkCounters, LinkEnd } from "./link-end.ts";
 
 /** Where a worker finds its end of the control channel. */
 export const CONTROL_FD = 3;
+/** Where it finds a listening socket for the manager after this one. */
+export const REUNION_FD = 4;
+
+/** What a worker knows of a link, and tells a manager that does not. */
+export interface ServedLinkDescription {
+  readonly link: number;
+  /** The device's identifier, and its slot: the worker makes nothing of them. */
+  readonly device: string;
+  readonly slot: number;
+  readonly source: SourceSpec;
+  readonly blockSizeBytes: number;
+  readonly copyOnly: boolean;
+  /** See JournaledReplies. */
+  readonly counted: boolean;
+}
+
+/**
+ * The descriptors that go with a link, in this order: its server end, the image, its journal, the reading and the writing end of
+ * its pipe, and its kernel end, which the worker only keeps for a later manager.
+ */
+export const LINK_FDS = 6;
 
 export type ToWorker =
-  /** Serve a link. With it come two descriptors: the link's server end, and the image. */
-  | {
-      readonly type: "serve";
-      readonly link: number;
-      readonly source: SourceSpec;
-      readonly blockSizeBytes: number;
-      readonly copyOnly: boolean;
-    }
+  /** Serve a link, or go on with it: what its journal says is done first. Comes with LINK_FDS descriptors. */
+  | ({ readonly type: "serve" } & ServedLinkDescription)
   /** Give a link up: close its socket without answering what is left. */
   | { readonly type: "close"; readonly link: number }
-  /** Say what every link has done. */
-  | { readonly type: "report"; readonly token: number }
+  /** Stop serving a link, which lives on: another worker goes on with its journal. */
+  | { readonly type: "release"; readonly link: number }
+  /** Say that the event loop turns. */
+  | { readonly type: "ping" }
   /** Leave as soon as no link is left. */
   | { readonly type: "stop" };
 
 export type FromWorker =
   | { readonly type: "ready" }
+  /** To a manager that has come after the one before: how many `held` will follow. */
+  | { readonly type: "reunion"; readonly pid: number; readonly links: number }
+  /** One link that this worker serves. Comes with LINK_FDS descriptors. */
+  | ({ readonly type: "held" } & ServedLinkDescription)
+  | { readonly type: "pong" }
+  /** What was unanswered is answered, or on its way. */
   | { readonly type: "serving"; readonly link: number }
   | { readonly type: "refused"; readonly link: number; readonly message: string }
+  | { readonly type: "released"; readonly link: number }
   | { readonly type: "first-request"; readonly link: number }
   | { readonly type: "read-error"; readonly link: number; readonly message: string; readonly count: number }
-  | { readonly type: "ended"; readonly link: number; readonly end: LinkEnd; readonly counters: LinkCounters }
-  | { readonly type: "report"; readonly token: number; readonly links: readonly LinkReport[] };
-
-export interface LinkReport {
-  readonly link: number;
-  readonly counters: LinkCounters;
-}
+  | { readonly type: "ended"; readonly link: number; readonly end: LinkEnd; readonly counters: LinkCounters };

@@ -2,42 +2,83 @@
  * A worker: any number of links in one process, given to it over the control channel.
  *
  * It opens nothing by path and decides nothing: descriptors arrive with each link, ends are reported. When the
- * control channel ends (its manager is gone) it goes on serving what it has, and leaves when no link is left.
+ * control channel ends (its manager is gone) it goes on serving what it has, and leaves when no link is left. The
+ * next manager connects to the worker's own socket, and gets every link told, with duplicates of its descriptors.
  */
+import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
 import { padToBlocks } from "../source/padded-source.ts";
 import type { Source } from "../source/source.ts";
 import { openSource } from "../source/source-spec.ts";
+import { Acceptor } from "../sys/acceptor.ts";
 import { Channel } from "../sys/channel.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
-import { close } from "../sys/libc.ts";
+import { close, effectiveUid, mapShared, peerCredentials, unmapShared } from "../sys/libc.ts";
 import type { LinkEnd } from "./link-end.ts";
 import { Pump } from "./pump.ts";
 import { ServedLink } from "./serve-loop.ts";
-import type { FromWorker, LinkReport, ToWorker } from "./worker-protocol.ts";
+import { warmUp } from "./warm-up.ts";
+import { type FromWorker, LINK_FDS, type ServedLinkDescription, type ToWorker } from "./worker-protocol.ts";
 
 type ServeMessage = Extract<ToWorker, { type: "serve" }>;
 
 interface Held {
+  readonly description: ServedLinkDescription;
+  /** In the order of LINK_FDS. The journal's and the kernel end are only kept; the others belong to link and source. */
+  readonly fds: readonly number[];
   readonly link: ServedLink;
   readonly source: Source;
+  readonly memory: ArrayBuffer;
   readonly errors: ReadErrorLog;
 }
 
 export class Worker {
   readonly #pump = new Pump();
   readonly #links = new Map<number, Held>();
-  readonly #channel: Channel<ToWorker, FromWorker>;
   readonly #leave: () => void;
+  #channel: Channel<ToWorker, FromWorker>;
   #stopping = false;
 
-  /** Takes the control channel's descriptor over; calls `leave` when there is nothing left to do. */
-  constructor(controlFd: number, leave: () => void) {
+  /**
+   * Takes the descriptors over: the control channel, and a listening socket for later managers. Calls `leave` when there is
+   * nothing left to do.
+   */
+  constructor(controlFd: number, reunionFd: number, leave: () => void) {
     this.#leave = leave;
-    this.#channel = new Channel<ToWorker, FromWorker>(controlFd, {
-      message: (message, fds) => this.#obey(message, fds),
-      end: () => this.#stopWhenIdle(),
+    this.#channel = this.#open(controlFd);
+    const acceptor = new Acceptor(reunionFd, {
+      connection: (fd) => this.#reunite(fd),
+      trouble: (message) => process.stderr.write(`${JSON.stringify({ level: "error", message })}\n`),
     });
-    this.#pump.yieldTo(controlFd, EPOLLIN);
+    acceptor.unref();
+    this.#pump.yieldTo(reunionFd, EPOLLIN);
+    warmUp(this.#pump);
+    this.#tell({ type: "ready" });
+  }
+
+  #open(fd: number): Channel<ToWorker, FromWorker> {
+    const channel: Channel<ToWorker, FromWorker> = new Channel(fd, {
+      message: (message, fds) => this.#obey(message, fds),
+      end: () => {
+        if (channel === this.#channel) this.#stopWhenIdle();
+      },
+    });
+    this.#pump.yieldTo(fd, EPOLLIN);
+    return channel;
+  }
+
+  /** A manager after the one that started us: it has the run directory, or it could not have come in. */
+  #reunite(fd: number): void {
+    const { uid } = peerCredentials(fd);
+    if (uid !== 0 && uid !== effectiveUid()) {
+      close(fd);
+      return;
+    }
+    this.#channel.close();
+    this.#stopping = false;
+    this.#channel = this.#open(fd);
+    this.#tell({ type: "reunion", pid: process.pid, links: this.#links.size });
+    for (const { description, fds } of this.#links.values())
+      this.#channel.send({ type: "held", ...description }, fds).catch(() => {});
     this.#tell({ type: "ready" });
   }
 
@@ -45,53 +86,88 @@ export class Worker {
     if (message.type === "serve") return this.#serve(message, fds);
     for (const fd of fds) close(fd);
     if (message.type === "close") this.#links.get(message.link)?.link.close();
-    else if (message.type === "report")
-      this.#tell({ type: "report", token: message.token, links: this.#report() });
+    else if (message.type === "release") this.#release(message.link);
+    else if (message.type === "ping") this.#tell({ type: "pong" });
     else this.#stopWhenIdle();
   }
 
   #serve(message: ServeMessage, fds: readonly number[]): void {
-    const [socketFd, imageFd] = fds;
-    if (socketFd === undefined || imageFd === undefined) {
-      for (const fd of fds) close(fd);
-      this.#tell({
-        type: "refused",
-        link: message.link,
-        message: `${fds.length} descriptors came instead of 2`,
-      });
+    const { link } = message;
+    try {
+      this.#takeLink(message, fds);
+    } catch (error) {
+      // No memory, no descriptor, no room in epoll: another worker may have it.
+      this.#tell({ type: "refused", link, message: error instanceof Error ? error.message : String(error) });
       return;
     }
-    const { link } = message;
-    const source = padToBlocks(openSource(message.source, imageFd), message.blockSizeBytes);
-    const errors = new ReadErrorLog((text, count) =>
-      this.#tell({ type: "read-error", link, message: text, count }),
-    );
-    const served = new ServedLink(
-      socketFd,
-      this.#pump,
-      { source, copyOnly: message.copyOnly },
-      {
-        firstRequest: () => this.#tell({ type: "first-request", link }),
-        readError: (error) => errors.add(error),
-        end: (end) => this.#ended(link, end),
-      },
-    );
-    this.#links.set(link, { link: served, source, errors });
     this.#tell({ type: "serving", link });
+    this.#links.get(link)?.link.resume();
   }
 
-  #ended(number: number, end: LinkEnd): void {
-    const held = this.#links.get(number);
+  #takeLink(message: ServeMessage, fds: readonly number[]): void {
+    const [socketFd, imageFd, journalFd, readFd, writeFd] = fds as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    const { type: _, ...description } = message;
+    const { link } = description;
+    let memory: ArrayBuffer | undefined;
+    try {
+      if (fds.length !== LINK_FDS) throw new Error(`${fds.length} descriptors came instead of ${LINK_FDS}`);
+      memory = mapShared(journalFd, JOURNAL_BYTES);
+      const source = padToBlocks(openSource(message.source, imageFd), message.blockSizeBytes);
+      const errors = new ReadErrorLog((text, count) =>
+        this.#tell({ type: "read-error", link, message: text, count }),
+      );
+      const journal = { journal: new Journal(memory), pipe: { readFd, writeFd }, counted: message.counted };
+      const served = new ServedLink(
+        socketFd,
+        this.#pump,
+        { source, copyOnly: message.copyOnly, journal },
+        {
+          firstRequest: () => this.#tell({ type: "first-request", link }),
+          readError: (error) => errors.add(error),
+          end: (end) => this.#ended(link, end),
+        },
+      );
+      this.#links.set(link, { description, fds, link: served, source, memory, errors });
+    } catch (error) {
+      if (memory !== undefined) unmapShared(memory);
+      for (const fd of fds) close(fd);
+      throw error;
+    }
+  }
+
+  #release(link: number): void {
+    const held = this.#links.get(link);
+    if (held === undefined) return this.#tell({ type: "refused", link, message: "it has ended" });
+    held.link.release();
+    this.#letGo(link, held);
+    this.#tell({ type: "released", link });
+  }
+
+  #ended(link: number, end: LinkEnd): void {
+    const held = this.#links.get(link);
     if (held === undefined) return;
-    this.#links.delete(number);
-    held.errors.close();
-    held.source.close();
-    this.#tell({ type: "ended", link: number, end, counters: held.link.counters });
+    const { requests, readBytes, readErrors } = held.link.counters;
+    this.#letGo(link, held);
+    this.#tell({ type: "ended", link, end, counters: { requests, readBytes, readErrors } });
     if (this.#stopping) this.#stopWhenIdle();
   }
 
-  #report(): LinkReport[] {
-    return Array.from(this.#links, ([link, held]) => ({ link, counters: held.link.counters }));
+  #letGo(link: number, { errors, source, memory, fds }: Held): void {
+    this.#links.delete(link);
+    errors.close();
+    source.close();
+    const [, , journalFd, , , kernelFd] = fds as [number, number, number, number, number, number];
+    close(journalFd);
+    close(kernelFd);
+    // The loop may still be on the stack; it looks at its journal no more, but that is not for us to rely on.
+    setImmediate(() => unmapShared(memory));
   }
 
   #stopWhenIdle(): void {
@@ -101,7 +177,7 @@ export class Worker {
 
   /** A manager that is gone needs no telling; its channel's end has been noticed by itself. */
   #tell(message: FromWorker): void {
-    if (!this.#channel?.isOpen) {
+    if (!this.#channel.isOpen) {
       if (message.type === "read-error")
         process.stderr.write(`${JSON.stringify({ level: "error", ...message })}\n`);
       return;

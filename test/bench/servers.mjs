@@ -13,6 +13,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const OURS = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const JOURNALED = fileURLToPath(new URL("./journaled-server.mjs", import.meta.url));
 const PID_FILE = "nbd-server.pid";
 const START_LIMIT_MS = 20_000;
 const LOOK_AGAIN_MS = 20;
@@ -48,6 +49,11 @@ export const ourServer = (name, program) => ({
 /** The first is ours, the second what we compare with. @type {readonly Server[]} */
 export const SERVERS = [
   ourServer("erofs-nbd serve", OURS),
+  {
+    name: "erofs-nbd link",
+    command: (socket, image) => [process.execPath, JOURNALED, socket, image],
+    exportName: "",
+  },
   {
     name: "nbdkit file",
     debianPackage: "nbdkit",

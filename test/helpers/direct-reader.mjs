@@ -1,9 +1,10 @@
 // @ts-check
 /**
- * Reads random blocks of a device past the page cache, several at a time, and compares each with the image.
+ * Reads a device past the page cache, several reads at a time, and compares each with the image.
  *
- *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES [BUCKET_MS]
+ *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES[-MAX_BYTES] [BUCKET_MS [random|sequential]]
  *
+ * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length.
  * Prints «reading» once reads are on their way, reads until its stdin ends, then prints one JSON line: how many reads,
  * errors and wrong blocks, and how long the slowest took. A process of its own, because its reads may wait in the
  * kernel where no signal reaches them.
@@ -11,9 +12,12 @@
 import { closeSync, constants, openSync, read, readFileSync } from "node:fs";
 import koffi from "koffi";
 
-const [, , device = "", image = "", depthText = "8", blockText = "4096", bucketText = "1000"] = process.argv;
-const depth = Number(depthText);
-const blockBytes = Number(blockText);
+const [, , device = "", image = "", depthText, blockText, bucketText, order] = process.argv;
+const depth = Number(depthText ?? 8);
+const bucketMs = Number(bucketText ?? 1000);
+const [blockBytes = 4096, maxBytes = blockBytes] = (blockText ?? "4096").split("-").map(Number);
+/** Lengths are multiples of this, as O_DIRECT wants them. */
+const GRAIN_BYTES = 4096;
 const fd = openSync(device, constants.O_RDONLY | constants.O_DIRECT);
 const wanted = readFileSync(image);
 const blocks = Math.floor(wanted.length / blockBytes);
@@ -26,12 +30,27 @@ let mismatches = 0;
 let firstError = "";
 let stopping = false;
 let running = depth;
+let nextAt = 0;
 
 /** O_DIRECT wants memory aligned to the device's blocks. */
 function alignedBuffer() {
-  const space = new Uint8Array(new ArrayBuffer(blockBytes + 4096));
+  const space = new Uint8Array(new ArrayBuffer(maxBytes + 4096));
   const start = Number(4096n - (BigInt(koffi.address(space)) % 4096n)) % 4096;
-  return space.subarray(start, start + blockBytes);
+  return space.subarray(start, start + maxBytes);
+}
+
+/** Where the next read goes, and how long it is. */
+function choose() {
+  const grains = Math.floor(Math.random() * (1 + (maxBytes - blockBytes) / GRAIN_BYTES));
+  const lengthBytes = Math.min(blockBytes + grains * GRAIN_BYTES, blocks * blockBytes);
+  if (order !== "sequential") {
+    const at = Math.floor(Math.random() * blocks) * blockBytes;
+    return { at: Math.min(at, blocks * blockBytes - lengthBytes), lengthBytes };
+  }
+  if (nextAt + lengthBytes > blocks * blockBytes) nextAt = 0;
+  const at = nextAt;
+  nextAt += lengthBytes;
+  return { at, lengthBytes };
 }
 
 /** @param {Uint8Array} buffer */
@@ -41,15 +60,17 @@ function readOne(buffer) {
     if (running === 0) report();
     return;
   }
-  const at = Math.floor(Math.random() * blocks) * blockBytes;
+  const { at, lengthBytes } = choose();
   const startedMs = performance.now();
-  read(fd, buffer, 0, blockBytes, at, (error, got) => {
+  read(fd, buffer, 0, lengthBytes, at, (error, got) => {
     latencies.push({ startedMs, tookMs: performance.now() - startedMs });
     if (error !== null) {
       errors += 1;
       firstError ||= String(error);
-    } else if (got !== blockBytes || Buffer.compare(buffer, wanted.subarray(at, at + blockBytes)) !== 0) {
-      mismatches += 1;
+    } else {
+      const same =
+        Buffer.compare(buffer.subarray(0, lengthBytes), wanted.subarray(at, at + lengthBytes)) === 0;
+      if (got !== lengthBytes || !same) mismatches += 1;
     }
     setImmediate(readOne, buffer);
   });
@@ -60,7 +81,6 @@ function report() {
   const sorted = latencies.map(({ tookMs }) => tookMs).sort((a, b) => a - b);
   /** @param {number} share */
   const quantile = (share) => Math.round((sorted[Math.floor(share * (sorted.length - 1))] ?? 0) * 10) / 10;
-  const bucketMs = Number(bucketText);
   const lastMs = latencies.reduce(
     (last, { startedMs, tookMs }) => Math.max(last, startedMs + tookMs),
     bornMs,

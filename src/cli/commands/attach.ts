@@ -6,7 +6,12 @@
  */
 import { type Command, Option } from "commander";
 import type { AttachParams } from "../../manager/control-protocol.ts";
-import { MAX_CONNECTIONS, MAX_TIMEOUT_SECONDS } from "../../manager/limits.ts";
+import {
+  DEFAULT_HANG_TIMEOUT_MS,
+  MAX_CONNECTIONS,
+  MAX_TIMEOUT_SECONDS,
+  MIN_HANG_TIMEOUT_MS,
+} from "../../manager/limits.ts";
 import { startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { printAttached } from "../output.ts";
@@ -22,6 +27,7 @@ interface Options {
   readonly timeout: string;
   readonly deadTimeout: string;
   readonly ioTimeout: string;
+  readonly hangTimeout: string;
   readonly foreground?: true;
   readonly json?: true;
 }
@@ -32,21 +38,24 @@ Examples:
   sudo erofs-nbd attach --device nbd3 --json image.erofs
   sudo erofs-nbd attach --foreground image.erofs     Ctrl-C detaches
 
-The node is printed when the device can be read. Nothing survives a dead worker with --ioctl.`;
+The node is printed when the device can be read. With --ioctl a device survives its workers, not its links.`;
 
 /** The defaults of `attach`, as the user would spell them; `mount` attaches with the same. */
-export const DEFAULTS = {
+export const DEFAULTS: Readonly<
+  Record<"connections" | "timeout" | "deadTimeout" | "ioTimeout" | "hangTimeout", string>
+> = {
   connections: "1",
   timeout: "never",
   deadTimeout: "86400",
   ioTimeout: "1000",
-} as const;
+  hangTimeout: String(DEFAULT_HANG_TIMEOUT_MS),
+};
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("<IMAGE>", "path of the image")
     .option("--netlink", "attach through netlink or not at all (netlink is the default)")
-    .option("--ioctl", "attach the legacy way: a dead worker means a dead device")
+    .option("--ioctl", "attach the legacy way: a dead link means a dead device")
     .option("--device <DEVICE>", "nbd3, /dev/nbd3 or 3 (default: the kernel picks)")
     .addOption(withDefault("--connections <N>", "links between kernel and workers", DEFAULTS.connections))
     .option("--block-size <BYTES>", "default: the EROFS block size; a raw image: 512")
@@ -60,6 +69,13 @@ export function define(command: Command, context: CliContext): void {
     )
     .addOption(
       withDefault("--io-timeout <MS>", "requeue timer of reads that were on a dead link", DEFAULTS.ioTimeout),
+    )
+    .addOption(
+      withDefault(
+        "--hang-timeout <MS>",
+        "how long a worker may serve nothing until another takes over",
+        DEFAULTS.hangTimeout,
+      ),
     )
     .option("--foreground", "run the manager in this process; Ctrl-C detaches")
     .option("--json", "print the device's status object instead of the node")
@@ -91,6 +107,12 @@ export function readAttachParams(image: string, options: Options): AttachParams 
     timeoutSeconds: readTimeout("--timeout", options.timeout),
     deadTimeoutSeconds: readWhole("--dead-timeout", options.deadTimeout, 0, MAX_TIMEOUT_SECONDS),
     ioTimeoutMs: readWhole("--io-timeout", options.ioTimeout, 1, MAX_TIMEOUT_SECONDS * 1000),
+    hangTimeoutMs: readWhole(
+      "--hang-timeout",
+      options.hangTimeout,
+      MIN_HANG_TIMEOUT_MS,
+      MAX_TIMEOUT_SECONDS * 1000,
+    ),
     forMount: false,
   };
 }
@@ -100,7 +122,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
   requireRoot(`attach ${path}`);
   const params = { ...wanted, image: checkImage(path, wanted.blockSizeBytes, false) };
   if (params.interface === "ioctl") {
-    context.note("attached by ioctl, a device cannot be reconnected: when its worker dies, it is gone");
+    context.note("attached by ioctl, a device cannot be reconnected: when its link dies, it is gone");
   }
   if (options.foreground) {
     const { attachInForeground } = await import("../foreground.ts");

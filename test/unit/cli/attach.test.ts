@@ -49,6 +49,7 @@ describe("attach", () => {
       timeoutSeconds: 0,
       deadTimeoutSeconds: 86_400,
       ioTimeoutMs: 1000,
+      hangTimeoutMs: 2000,
       forMount: false,
     };
     expect(requests).toEqual([{ method: "attach", params: wanted }]);
@@ -57,7 +58,7 @@ describe("attach", () => {
   test("hands every option on; a relative path becomes absolute", async () => {
     const { requests } = await withManager({ attach: answer });
     const words = ["--netlink", "--device", "/dev/nbd7", "--connections", "3", "--block-size", "4096"];
-    const times = ["--timeout", "30", "--dead-timeout", "0", "--io-timeout", "250"];
+    const times = ["--timeout", "30", "--dead-timeout", "0", "--io-timeout", "250", "--hang-timeout", "4500"];
     const result = await runCli(["attach", ...words, ...times, "--run-dir", runDir, "image"], {
       cwd: directory,
     });
@@ -71,6 +72,7 @@ describe("attach", () => {
       timeoutSeconds: 30,
       deadTimeoutSeconds: 0,
       ioTimeoutMs: 250,
+      hangTimeoutMs: 4500,
       forMount: false,
     });
   });

@@ -105,8 +105,10 @@ export function deviceStatus(changes: Partial<DeviceStatus> = {}): DeviceStatus 
       takeovers: 0,
       reconnects: 0,
       failedFailovers: 0,
+      handovers: 0,
     },
     lastFailover: null,
+    stalledReason: null,
     ...changes,
   };
 }

@@ -14,7 +14,15 @@ test("the table has a line of heads and one per device, its columns aligned", ()
       state: "reconnecting",
       source: { type: "file", uri: "/x\ny", sizeBytes: 512 },
       links: [{ index: 0, state: "down", workerPid: 0, generation: 2 }],
-      counters: { requests: 9, readBytes: 0, readErrors: 0, takeovers: 1, reconnects: 2, failedFailovers: 1 },
+      counters: {
+        requests: 9,
+        readBytes: 0,
+        readErrors: 0,
+        takeovers: 1,
+        reconnects: 2,
+        failedFailovers: 1,
+        handovers: 4,
+      },
       lastFailover: {
         result: "recovered",
         level: "reconnect",

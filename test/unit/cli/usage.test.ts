@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { headWith } from "../../helpers/superblock-bytes.ts";
 import { type CliResult, runCli, startCli } from "./run-cli.ts";
 
-const COMMANDS = ["attach", "detach", "mount", "umount", "status", "serve", "manager", "doctor"];
+const COMMANDS = ["attach", "detach", "mount", "umount", "status", "serve", "manager", "chaos", "doctor"];
 let directory = "";
 let runDir = "";
 const at = (name: string): string => join(directory, name);

@@ -22,6 +22,7 @@ import {
   type ProcessIdentity,
   RecordStore,
 } from "../../../src/manager/records.ts";
+import type { PooledFoundLink } from "../../../src/manager/worker-pool.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
 import { close } from "../../../src/sys/libc.ts";
@@ -33,7 +34,7 @@ const children: ChildProcess[] = [];
 const kept: ManagedDevice[] = [];
 /** What the kernel has: index by identifier, and the configuring thread by index. */
 let kernel: { devices: Map<string, number>; threads: Map<number, number>; disconnected: number[] };
-let adopted: Array<{ record: DeviceRecord; fd: number; index: number }>;
+let adopted: Array<{ record: DeviceRecord; fd: number; index: number; links: readonly PooledFoundLink[] }>;
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-adopt-"));
@@ -85,15 +86,22 @@ async function leave(
     timeoutSeconds: 0,
     deadTimeoutSeconds: 60,
     ioTimeoutMs: 1000,
+    hangTimeoutMs: 2000,
     autoclear: false,
     workers,
     client: null,
+    history: {
+      past: { requests: 0, readBytes: 0, readErrors: 0 },
+      failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
+      lastFailover: null,
+    },
     ...changes,
   });
   return path;
 }
 
-function adopt(): Promise<string[]> {
+/** Starts with links that workers have told of, and the pids of those workers. */
+function adopt(links: readonly PooledFoundLink[] = [], metPids: readonly number[] = []): Promise<string[]> {
   return adoptDevices(store, {
     log: { info: () => {}, warn: () => {}, error: () => {} },
     nbd: async () => ({
@@ -105,7 +113,11 @@ function adopt(): Promise<string[]> {
       },
       status: async () => [],
     }),
-    adopt: (record, image, index) => adopted.push({ record, fd: image.fd, index }),
+    links,
+    metPids,
+    adopt: async (record, image, index, found) => {
+      adopted.push({ record, fd: image.fd, index, links: found });
+    },
     keep: (device) => kept.push(device),
     view: {
       findByBackend: (identifier) => kernel.devices.get(identifier),

@@ -48,6 +48,7 @@ const ATTACH = {
   timeoutSeconds: 0,
   deadTimeoutSeconds: 60,
   ioTimeoutMs: 1000,
+  hangTimeoutMs: 2000,
   forMount: false,
 };
 

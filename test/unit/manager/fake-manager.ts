@@ -46,6 +46,15 @@ export class FakeManager extends EventEmitter<Events> implements ControlledManag
     return { index: 5 } as unknown as DeviceStatus;
   }
 
+  cutLinks(index: number): void {
+    this.calls.push(`cutLinks ${index}`);
+  }
+
+  async renewWorkers(): Promise<{ workers: number; links: number; longestStallMs: number }> {
+    await this.#called("renewWorkers");
+    return { workers: 2, links: 3, longestStallMs: 1.5 };
+  }
+
   takeNotes(): string[] {
     return this.notes.splice(0);
   }

@@ -51,6 +51,7 @@ const params = (image: string, changes: Partial<AttachParams> = {}): AttachParam
   timeoutSeconds: 0,
   deadTimeoutSeconds: 60,
   ioTimeoutMs: 1000,
+  hangTimeoutMs: 2000,
   forMount: false,
   ...changes,
 });

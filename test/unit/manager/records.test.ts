@@ -23,6 +23,12 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(directory, { recursive: true }));
 
+const NO_HISTORY = {
+  past: { requests: 0, readBytes: 0, readErrors: 0 },
+  failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
+  lastFailover: null,
+};
+
 const record = (identifier: string, changes: Partial<NewRecord> = {}): NewRecord => ({
   identifier,
   interface: "netlink",
@@ -38,9 +44,11 @@ const record = (identifier: string, changes: Partial<NewRecord> = {}): NewRecord
   timeoutSeconds: 0,
   deadTimeoutSeconds: 86_400,
   ioTimeoutMs: 1000,
+  hangTimeoutMs: 3000,
   autoclear: false,
   workers: [{ pid: 10, startTime: "77" }],
   client: null,
+  history: NO_HISTORY,
   ...changes,
 });
 
@@ -69,6 +77,7 @@ describe("RecordStore", () => {
       timeoutSeconds: 0,
       deadTimeoutSeconds: 86_400,
       ioTimeoutMs: 1000,
+      hangTimeoutMs: 3000,
       autoclear: false,
     });
   });

@@ -179,7 +179,7 @@ describe("adopt", () => {
     const bench = new Bench();
     bench.kernel.identifier = "one of ours";
     bench.kernel.orphanSlot();
-    bench.device.adopt(7, "a dead manager left it behind");
+    await bench.device.adopt(7, [], "a dead manager left it behind");
     expect(await bench.outcome()).toMatchObject({
       result: "recovered",
       cause: "a dead manager left it behind",

@@ -50,6 +50,8 @@ export class FakeKernel implements NbdControl, DeviceView {
   disconnectCount = 0;
   probeCount = 0;
   inFlight = 0;
+  /** Whether the count of reads is kept. */
+  iostats = true;
   /** Run inside the command, before it acts (`before`) and between the act and the answer (`after`). */
   hooks: {
     beforeConnect?: () => Promise<void> | void;
@@ -164,6 +166,10 @@ export class FakeKernel implements NbdControl, DeviceView {
 
   readsInFlight(): number {
     return this.inFlight;
+  }
+
+  countsReads(): boolean {
+    return this.iostats;
   }
 
   async setIoTimeout(_: number, milliseconds: number): Promise<void> {

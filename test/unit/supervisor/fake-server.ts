@@ -1,17 +1,39 @@
 /**
  * A LinkServer without workers: real socketpairs, so that hang-ups are real, and a test that decides what happens.
  *
- * A link can be killed (its socket closes and its worker's exit is told), hung up in silence, or ended in words.
+ * A link can be orphaned (its worker dies, its socket stays), killed (both are gone), hung up in silence, or ended in
+ * words. Takeovers go as the test has planned them.
  */
 import { readlinkSync } from "node:fs";
-import type { LinkObserver, LinkRequest, LinkServer, OpenLink } from "../../../src/supervisor/ports.ts";
+import type {
+  LinkObserver,
+  LinkRequest,
+  LinkServer,
+  OpenLink,
+  Takeover,
+} from "../../../src/supervisor/ports.ts";
 import { close, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "../../../src/worker/link-end.ts";
+
+/** What one `takeOver` does. It may wait, tell why, throw, or call `link.served()` and answer. */
+export type Taking = (
+  link: FakeLink,
+  signal: AbortSignal,
+  waiting: (why: string) => void,
+) => Promise<Takeover>;
+
+/** Another worker goes on, and finds so many requests unanswered. */
+export const takenOver =
+  (unanswered = 0): Taking =>
+  async (link) => {
+    link.served();
+    return { safe: true, unanswered };
+  };
 
 /** One link, from the worker's side. */
 export class FakeLink implements OpenLink {
   readonly number: number;
-  readonly workerPid: number;
+  workerPid: number;
   readonly kernelFd: number;
   readonly request: LinkRequest;
   /** The kernel end's name in /proc/self/fd: unlike its number it is not used again. */
@@ -19,25 +41,59 @@ export class FakeLink implements OpenLink {
   counters: LinkCounters = { requests: 0, readBytes: 0, readErrors: 0 };
   /** Its worker does not react to being told to close. */
   hangs = false;
+  /** How often a takeover was asked for. */
+  takeovers = 0;
+  isQuiet = true;
   readonly #observer: LinkObserver;
+  readonly #taking: () => Taking;
   #serverFd: number | undefined;
+  #hasWorker = true;
   #ended = false;
 
-  constructor(number: number, request: LinkRequest, observer: LinkObserver) {
+  constructor(number: number, request: LinkRequest, observer: LinkObserver, taking: () => Taking) {
     this.number = number;
     this.workerPid = 1000 + number;
     this.request = request;
     this.#observer = observer;
+    this.#taking = taking;
     [this.kernelFd, this.#serverFd] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
     this.socket = readlinkSync(`/proc/self/fd/${this.kernelFd}`);
   }
 
-  /** Whether its worker still has the socket. */
+  /** Whether a worker has the socket. */
   get isServed(): boolean {
+    return this.isUp && this.#hasWorker;
+  }
+
+  /** Whether the socket is open, with a worker or without. */
+  get isUp(): boolean {
     return this.#serverFd !== undefined;
   }
 
-  /** The worker is killed: the socket goes, and its exit is noticed. */
+  /** Its worker dies; somebody keeps the socket. */
+  orphan(cause = `worker ${this.workerPid} was killed by SIGKILL`, silentMs = 0): void {
+    this.#hasWorker = false;
+    this.#observer.orphaned(cause, silentMs);
+  }
+
+  /** Another worker goes on with the socket. */
+  served(): void {
+    this.#hasWorker = true;
+    this.workerPid += 1000;
+  }
+
+  /** One living worker has handed it to another. */
+  move(stallMs: number): void {
+    this.workerPid += 1000;
+    this.#observer.moved(this.workerPid, stallMs);
+  }
+
+  async takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover> {
+    this.takeovers += 1;
+    return this.#taking()(this, signal, waiting);
+  }
+
+  /** Socket and worker go together, and the exit is noticed. */
   kill(): void {
     this.hangUp();
     this.#tell(`worker ${this.workerPid} was killed by SIGKILL`, undefined);
@@ -65,10 +121,11 @@ export class FakeLink implements OpenLink {
     this.#observer.readErrors(message, count);
   }
 
-  /** As a worker answers: once, and later than the call. */
+  /** As a worker answers: once, and later than the call. Where there is none, the socket goes in silence. */
   close(): void {
-    if (!this.isServed || this.hangs) return;
+    if (!this.isUp || this.hangs) return;
     this.hangUp();
+    if (!this.#hasWorker) return;
     setImmediate(() => this.#tell("it was given up", { kind: "closed" }));
   }
 
@@ -88,15 +145,23 @@ export class FakeLinkServer implements LinkServer {
   readonly plan: Opening[] = [];
   /** What calls do when the plan is over. */
   habit: Opening = async (link) => link();
+  /** What the next takeovers do, in order; afterwards they simply work. */
+  readonly takings: Taking[] = [];
   #next = 1;
 
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
     const open = (): FakeLink => {
-      const link = new FakeLink(this.#next++, request, observer);
-      this.links.push(link);
-      return link;
+      return this.open(request, observer);
     };
     return await (this.plan.shift() ?? this.habit)(open, signal);
+  }
+
+  /** A link at once, whatever was planned. */
+  open(request: LinkRequest, observer: LinkObserver): FakeLink {
+    const taking = (): Taking => this.takings.shift() ?? takenOver();
+    const link = new FakeLink(this.#next++, request, observer, taking);
+    this.links.push(link);
+    return link;
   }
 
   get last(): FakeLink {

@@ -18,6 +18,11 @@ const REQUEST: LinkRequest = {
   },
   copyOnly: false,
   spread: false,
+  device: "one of ours",
+  slot: 0,
+  counted: true,
+  inFlight: () => 0,
+  hangTimeoutMs: 2000,
 };
 const NEVER = new AbortController().signal;
 
@@ -26,6 +31,8 @@ function make(count: number): { links: LinkSet; server: FakeLinkServer; heard: s
   const heard: string[] = [];
   const links = new LinkSet(count, server, {
     lost: (cause, witness) => heard.push(`lost: ${cause} (${witness})`),
+    orphaned: (cause, silentMs) => heard.push(`orphaned: ${cause} (${silentMs} ms)`),
+    moved: (workerPid, stallMs) => heard.push(`moved to ${workerPid} in ${stallMs} ms`),
     explained: (cause, witness) => heard.push(`explained: ${cause} (${witness})`),
     disconnected: () => heard.push("disconnected"),
     mustCopy: () => heard.push("must copy"),

@@ -97,6 +97,15 @@ describe("watchReadable", () => {
     expect(calls).toBe(0);
   });
 
+  test("ignores what is asked of it once it is closed", () => {
+    // The bare handle would end the process here.
+    watch = watchReadable(fd, () => {});
+    watch.unref();
+    watch.close();
+    watch.unref();
+    watch.ref();
+  });
+
   test("may be closed from its own handler", async () => {
     let calls = 0;
     watch = watchReadable(fd, () => {

@@ -12,6 +12,7 @@ import { ReplyQueue } from "../../../src/worker/reply-queue.ts";
 import { patternAt } from "../../helpers/sources.ts";
 
 const MIB = 1 << 20;
+const HEADER = 16;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-queue-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
@@ -54,16 +55,16 @@ function drain(): Buffer {
 
 describe("a reply queue", () => {
   test("is empty for as long as the socket takes everything", () => {
-    expect(queue.sendShared(patternAt(0, 1000), 500)).toBe(0);
+    expect(queue.sendBatch(patternAt(0, 1000), 500)).toBe(0);
     expect(queue.sendOwned(patternAt(500, 500))).toBe(0);
-    expect(queue.sendExtent({ fd: file, offsetBytes: 1000 }, 1000)).toBe(0);
+    expect(queue.sendFile(patternAt(1000, HEADER), { fd: file, offsetBytes: 1000 + HEADER }, 1000)).toBe(0);
     expect(queue.isEmpty).toBe(true);
-    expect(arrived().equals(patternAt(0, 2000))).toBe(true);
+    expect(arrived().equals(patternAt(0, 2000 + HEADER))).toBe(true);
   });
 
   test("keeps what is left of a shared buffer, which may be used again at once", () => {
     const shared = new Uint8Array(patternAt(0, MIB));
-    queue.sendShared(shared, MIB);
+    queue.sendBatch(shared, MIB);
     expect(queue.isEmpty).toBe(false);
     shared.fill(0);
     expect(drain().equals(patternAt(0, MIB))).toBe(true);
@@ -72,12 +73,11 @@ describe("a reply queue", () => {
   test("keeps everything in the order in which it was sent", () => {
     const parts: (() => number)[] = [
       () => queue.sendOwned(patternAt(0, 300_000)),
-      () => queue.sendShared(patternAt(300_000, 16), 16, true),
-      () => queue.sendExtent({ fd: file, offsetBytes: 300_016 }, 400_000),
-      () => queue.sendShared(patternAt(700_016, 100), 100),
-      () => queue.sendExtent({ fd: file, offsetBytes: 700_116 }, MIB - 700_116),
+      () => queue.sendFile(patternAt(300_000, HEADER), { fd: file, offsetBytes: 300_016 }, 400_000),
+      () => queue.sendBatch(patternAt(700_016, 100), 100),
+      () => queue.sendFile(patternAt(700_116, HEADER), { fd: file, offsetBytes: 700_132 }, MIB - 700_132),
     ];
-    expect(parts.map((send) => send())).toEqual([0, 0, 0, 0, 0]);
+    expect(parts.map((send) => send())).toEqual([0, 0, 0, 0]);
     expect([queue.isEmpty, queue.needsFile]).toEqual([false, true]);
     expect(drain().equals(patternAt(0, MIB))).toBe(true);
     expect([queue.isEmpty, queue.needsFile]).toEqual([true, false]);
@@ -87,19 +87,22 @@ describe("a reply queue", () => {
     ["at once", 1000],
     ["after a while", 900_000],
   ])(
-    "throws where the file ends inside a reply, %s, having sent only what the file had",
+    "throws where the file ends inside a reply, %s, having sent only the header and what the file had",
     (_, lengthBytes) => {
       const offsetBytes = MIB - lengthBytes + 100;
+      const header = patternAt(offsetBytes - HEADER, HEADER);
       const heard: Buffer[] = [];
       expect(() => {
-        queue.sendExtent({ fd: file, offsetBytes }, lengthBytes);
+        queue.sendFile(header, { fd: file, offsetBytes }, lengthBytes);
         while (!queue.isEmpty) {
           heard.push(arrived());
           queue.flush();
         }
       }).toThrow(SourceError);
       heard.push(arrived());
-      expect(Buffer.concat(heard).equals(patternAt(offsetBytes, lengthBytes - 100))).toBe(true);
+      expect(Buffer.concat(heard).equals(patternAt(offsetBytes - HEADER, HEADER + lengthBytes - 100))).toBe(
+        true,
+      );
     },
   );
 
@@ -109,6 +112,8 @@ describe("a reply queue", () => {
     peer = -1;
     expect(queue.flush()).toBe(-ERRNO.EPIPE);
     expect(new ReplyQueue(ours).sendOwned(patternAt(0, 10))).toBe(-ERRNO.EPIPE);
-    expect(new ReplyQueue(ours).sendExtent({ fd: file, offsetBytes: 0 }, 10)).toBe(-ERRNO.EPIPE);
+    expect(new ReplyQueue(ours).sendFile(patternAt(0, HEADER), { fd: file, offsetBytes: 0 }, 10)).toBe(
+      -ERRNO.EPIPE,
+    );
   });
 });

@@ -8,7 +8,8 @@ import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test, vi } from "vitest";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { padToBlocks } from "../../../src/source/padded-source.ts";
-import { OUTBOX_BYTES, SENDFILE_MIN_BYTES } from "../../../src/worker/serve-loop.ts";
+import { ReplyQueue } from "../../../src/worker/reply-queue.ts";
+import { OUTBOX_BYTES } from "../../../src/worker/serve-loop.ts";
 import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
 import { requestHeader } from "../../helpers/mini-nbd-client.ts";
 import { openPatternFile, PatternSource, patternAt } from "../../helpers/sources.ts";
@@ -18,6 +19,8 @@ vi.setConfig({ testTimeout: 30_000 });
 
 const HEADER = 16;
 const EIO = 5;
+/** From this size on a reply goes from the page cache. */
+const SENDFILE_MIN_BYTES = new ReplyQueue(-1).fileMinBytes;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-loop-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 

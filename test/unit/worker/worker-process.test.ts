@@ -4,15 +4,37 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, readlinkSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { openImage } from "../../../src/source/open-image.ts";
+import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
+import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import { Channel } from "../../../src/sys/channel.ts";
-import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
-import type { FromWorker, ToWorker } from "../../../src/worker/worker-protocol.ts";
+import {
+  allocateFile,
+  close,
+  mapShared,
+  pipe,
+  SOCK_NONBLOCK,
+  SOCK_SEQPACKET,
+  SOCK_STREAM,
+  socketPair,
+  unmapShared,
+} from "../../../src/sys/libc.ts";
+import { connectMessages, listenUnix } from "../../../src/sys/listen.ts";
+import type { LinkCounters } from "../../../src/worker/link-end.ts";
+import type { FromWorker, ServedLinkDescription, ToWorker } from "../../../src/worker/worker-protocol.ts";
 import { openDescriptors } from "../../helpers/descriptors.ts";
 import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
 import { patternAt } from "../../helpers/sources.ts";
@@ -25,6 +47,7 @@ const MAIN = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.me
 const SIZE = 1 << 20;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-worker-"));
 const image = join(directory, "image");
+const reunion = join(directory, "reunion.sock");
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 let child: ChildProcess;
@@ -37,8 +60,11 @@ beforeEach(async () => {
   writeFileSync(image, patternAt(0, SIZE));
   told = [];
   const [ours, theirs] = socketPair(SOCK_SEQPACKET, SOCK_NONBLOCK);
-  child = spawn(process.execPath, [MAIN], { stdio: ["ignore", "ignore", "inherit", theirs] });
+  rmSync(reunion, { force: true });
+  const listening = listenUnix(reunion, SOCK_SEQPACKET);
+  child = spawn(process.execPath, [MAIN], { stdio: ["ignore", "ignore", "inherit", theirs, listening] });
   close(theirs);
+  close(listening);
   channel = new Channel<FromWorker, ToWorker>(ours, {
     message: (message) => told.push(message),
     end: () => {},
@@ -68,25 +94,58 @@ async function heard<T extends FromWorker["type"]>(
   return find() as Extract<FromWorker, { type: T }>;
 }
 
+const journalPath = (link: number): string => join(directory, `${link}.journal`);
+
+function describeLink(link: number, { spec }: OpenImage, blockSizeBytes = 512): ServedLinkDescription {
+  return {
+    link,
+    device: "a device",
+    slot: 0,
+    source: spec,
+    blockSizeBytes,
+    copyOnly: false,
+    counted: true,
+  };
+}
+
+/** The descriptors of a fresh link and its other end; all but the latter are to be closed by the caller. */
+function makeLink(link: number): { fds: number[]; opened: OpenImage; peerFd: number } {
+  const [fd, peerFd] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
+  const opened = openImage(image);
+  const journalFd = openSync(journalPath(link), "w+");
+  allocateFile(journalFd, JOURNAL_BYTES);
+  const [kernelFd, other] = socketPair(SOCK_STREAM);
+  close(other);
+  return { fds: [fd, opened.fd, journalFd, ...pipe(), kernelFd], opened, peerFd };
+}
+
 /** Gives the worker a link and returns a client at its other end. Keeps no descriptor of the worker's. */
 async function give(link: number, blockSizeBytes = 512): Promise<MiniNbdClient> {
-  const [fd, peerFd] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
-  const { fd: imageFd, spec } = openImage(image);
-  await channel.send({ type: "serve", link, source: spec, blockSizeBytes, copyOnly: false }, [fd, imageFd]);
-  close(fd);
-  close(imageFd);
+  const { fds, opened, peerFd } = makeLink(link);
+  await channel.send({ type: "serve", ...describeLink(link, opened, blockSizeBytes) }, fds);
+  for (const fd of fds) close(fd);
   return MiniNbdClient.open({ fd: peerFd });
 }
 
-/** The worker's sockets and image descriptors. */
+/** What a link's journal says. */
+function countersOf(link: number): LinkCounters {
+  const fd = openSync(journalPath(link), "r+");
+  const memory = mapShared(fd, JOURNAL_BYTES);
+  closeSync(fd);
+  const { requests, readBytes, readErrors } = new Journal(memory);
+  unmapShared(memory);
+  return { requests, readBytes, readErrors };
+}
+
+/** The worker's sockets, pipes, and descriptors of image and journals. */
 const workerDescriptors = (): string[] =>
   readdirSync(`/proc/${child.pid}/fd`)
     .map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`))
-    .filter((target) => target.startsWith("socket:") || target === image)
+    .filter((target) => /^(socket|pipe):/.test(target) || target.startsWith(directory))
     .sort();
 
 describe("a worker process", () => {
-  test("takes links while it serves others, and reports what each has done", async () => {
+  test("takes links while it serves others, and journals what each has done", async () => {
     const first = await give(1);
     expect(await first.read(0, 4096)).toEqual(patternAt(0, 4096));
     const going = Promise.all(Array.from({ length: 200 }, (_, i) => first.read(i * 512, 512)));
@@ -94,15 +153,10 @@ describe("a worker process", () => {
     expect(await second.read(8192, 100_000)).toEqual(patternAt(8192, 100_000));
     for (const [i, data] of (await going).entries()) expect(data).toEqual(patternAt(i * 512, 512));
     await Promise.all([heard("serving", 1), heard("serving", 2), heard("first-request", 2)]);
-    await channel.send({ type: "report", token: 77 });
-    expect(await heard("report")).toEqual({
-      type: "report",
-      token: 77,
-      links: [
-        { link: 1, counters: { requests: 201, readBytes: 4096 + 200 * 512, readErrors: 0 } },
-        { link: 2, counters: { requests: 1, readBytes: 100_000, readErrors: 0 } },
-      ],
-    });
+    await until("the last reply is marked as answered", () => countersOf(1).requests === 201);
+    expect(countersOf(1)).toEqual({ requests: 201, readBytes: 4096 + 200 * 512, readErrors: 0 });
+    await until("the large reply is marked as answered", () => countersOf(2).requests === 1);
+    expect(countersOf(2)).toEqual({ requests: 1, readBytes: 100_000, readErrors: 0 });
     first.destroy();
     second.destroy();
   });
@@ -118,7 +172,7 @@ describe("a worker process", () => {
         type: "ended",
         link,
         end: { kind: link % 2 === 0 ? "disconnect" : "end-of-file" },
-        counters: { requests: link % 2 === 0 ? 2 : 1, readBytes: 10, readErrors: 0 },
+        counters: { requests: 1, readBytes: 10, readErrors: 0 },
       });
     }
     expect(workerDescriptors()).toEqual(idle);
@@ -136,10 +190,10 @@ describe("a worker process", () => {
 
   test("refuses a link that comes without its descriptors, and closes what came", async () => {
     const idle = workerDescriptors();
-    const { fd, spec } = openImage(image);
-    await channel.send({ type: "serve", link: 3, source: spec, blockSizeBytes: 512, copyOnly: false }, [fd]);
-    close(fd);
-    expect(await heard("refused", 3)).toMatchObject({ message: expect.stringContaining("instead of 2") });
+    const opened = openImage(image);
+    await channel.send({ type: "serve", ...describeLink(3, opened) }, [opened.fd]);
+    close(opened.fd);
+    expect(await heard("refused", 3)).toMatchObject({ message: expect.stringContaining("instead of 6") });
     expect(workerDescriptors()).toEqual(idle);
   });
 
@@ -198,6 +252,68 @@ describe("a worker process", () => {
     expect(await client.read(7, 7)).toEqual(patternAt(7, 7));
     const exit = once(child, "exit");
     await client.disconnect();
+    expect(await exit).toEqual([0, null]);
+  });
+
+  test("lets go of a link that lives on: what comes then waits for the next worker", async () => {
+    const { fds, opened, peerFd } = makeLink(1);
+    await channel.send({ type: "serve", ...describeLink(1, opened) }, fds);
+    const client = await MiniNbdClient.open({ fd: peerFd });
+    await client.read(0, 4096);
+    const idle = workerDescriptors();
+    await channel.send({ type: "release", link: 1 });
+    await heard("released", 1);
+    await until("its descriptors are closed", () => workerDescriptors().length === idle.length - fds.length);
+    const waiting = client.read(5, 5000);
+    await channel.send({ type: "serve", ...describeLink(1, opened) }, fds);
+    expect(await waiting).toEqual(patternAt(5, 5000));
+    for (const fd of fds) close(fd);
+    await until("both are in the same journal", () => countersOf(1).requests === 2);
+    await client.disconnect();
+    await heard("ended", 1);
+    expect(told.filter(({ type }) => type === "ended")).toHaveLength(1);
+  });
+
+  test("answers pings", async () => {
+    await channel.send({ type: "ping" });
+    await heard("pong");
+  });
+
+  test("tells the manager after this one every link, with its descriptors, and obeys that one", async () => {
+    const clients = [await give(1), await give(2, 4096)];
+    for (const client of clients) await client.read(7, 7);
+    const met: FromWorker[] = [];
+    const got: number[] = [];
+    const next = new Channel<FromWorker, ToWorker>(connectMessages(reunion), {
+      message: (message, fds) => {
+        met.push(message);
+        got.push(...fds);
+      },
+      end: () => {},
+    });
+    await until("all is told", () => met.at(-1)?.type === "ready");
+    expect(met).toEqual([
+      { type: "reunion", pid: child.pid, links: 2 },
+      expect.objectContaining({
+        type: "held",
+        link: 1,
+        blockSizeBytes: 512,
+        device: "a device",
+        counted: true,
+      }),
+      expect.objectContaining({ type: "held", link: 2, blockSizeBytes: 4096 }),
+      { type: "ready" },
+    ]);
+    expect(got).toHaveLength(12);
+    for (const fd of got) close(fd);
+    for (const client of clients) expect(await client.read(8, 8)).toEqual(patternAt(8, 8));
+    await next.send({ type: "close", link: 1 });
+    await clients[0]?.closed;
+    expect(await clients[1]?.read(9, 9)).toEqual(patternAt(9, 9));
+    await clients[1]?.disconnect();
+    await until("its end is told to the new one", () => met.at(-1)?.type === "ended");
+    const exit = once(child, "exit");
+    next.close();
     expect(await exit).toEqual([0, null]);
   });
 

@@ -1,0 +1,131 @@
+/**
+ * What a fault must lead to, and whether it did: the rule that `chaos --help` states, as pure functions.
+ *
+ * A failover is one `failover` event and one step of a counter in `status`; both must tell the same, and their number
+ * must fit the fault. Counters go on where a manager follows another. Nothing is forgiven for being rare.
+ */
+import type { DeviceStatus } from "../manager/control-protocol.ts";
+import type { FaultKind } from "./run.ts";
+
+/** What `status` counts: failovers, links handed over by plan (which are none), reads answered with an error. */
+export interface Counted {
+  readonly takeovers: number;
+  readonly reconnects: number;
+  readonly failedFailovers: number;
+  readonly handovers: number;
+  readonly readErrors: number;
+}
+
+/** How many failovers a fault may lead to, and of which level. */
+export interface Expectation {
+  readonly min: number;
+  readonly max: number;
+  /** A reconnect is always possible where this is «any»: a takeover that cannot be proven safe is given up for one. */
+  readonly levels: "any" | "reconnect";
+  /** How many links must have been handed over by plan, at least. */
+  readonly handovers: number;
+}
+
+/**
+ * The rule. `links`: how many live links of the device the fault hits; each death of a worker, or cut, may show as one
+ * failover for all of them or as one for each.
+ */
+export function expectationOf(kind: FaultKind, links: number): Expectation {
+  switch (kind) {
+    // Whoever served is dead, or is killed for being silent.
+    case "worker":
+    case "hang":
+    // Nobody is left who holds the links; the next manager finds the device without.
+    case "both":
+      return { min: 1, max: links, levels: "any", handovers: 0 };
+    // The socket itself is gone: nothing is left to be taken over.
+    case "link":
+      return { min: 1, max: links, levels: "reconnect", handovers: 0 };
+    // Workers serve on; the next manager may have to replace their links, or not.
+    case "manager":
+      return { min: 0, max: links, levels: "any", handovers: 0 };
+    // By plan: links are handed over, which is no failover.
+    case "upgrade":
+      return { min: 0, max: 0, levels: "any", handovers: links };
+  }
+}
+
+/** What was counted between two answers of `status`. */
+export function countedBetween(
+  { counters: before }: DeviceStatus,
+  { counters: after }: DeviceStatus,
+): Counted {
+  return {
+    takeovers: after.takeovers - before.takeovers,
+    reconnects: after.reconnects - before.reconnects,
+    failedFailovers: after.failedFailovers - before.failedFailovers,
+    handovers: after.handovers - before.handovers,
+    readErrors: after.readErrors - before.readErrors,
+  };
+}
+
+/**
+ * How many failovers there must be by now. A manager's death needs none while the same workers serve on, or where its
+ * successor hands links over by plan; where others serve for no such reason it has made a failover of it, whose outcome
+ * may still be on its way.
+ */
+export function leastOf(
+  kind: FaultKind,
+  expected: Expectation,
+  before: DeviceStatus,
+  now: DeviceStatus,
+): number {
+  if (kind !== "manager") return expected.min;
+  const workers = (device: DeviceStatus): string => device.links.map((link) => link.workerPid).join();
+  return workers(before) === workers(now) || countedBetween(before, now).handovers > 0 ? 0 : 1;
+}
+
+export const failoversIn = (counted: Counted): number =>
+  counted.takeovers + counted.reconnects + counted.failedFailovers;
+
+/** Failovers that somebody told of, by level and result. */
+export interface Told {
+  readonly level: string;
+  readonly result: "recovered" | "failed";
+}
+
+/**
+ * Everything about a fault's account that is not as it must be, each in one line; none: it adds up. `told` are the
+ * events since the fault, or undefined where another manager may have told of some before anybody listened.
+ */
+export function judge(
+  subject: string,
+  expected: Expectation,
+  counted: Counted,
+  told: readonly Told[] | undefined,
+): string[] {
+  const problems: string[] = [];
+  const count = failoversIn(counted);
+  if (count < expected.min || count > expected.max) {
+    problems.push(`${subject}: ${count} failovers were counted, wanted ${inWords(expected)}`);
+  }
+  if (counted.failedFailovers > 0) problems.push(`${subject}: ${counted.failedFailovers} failover(s) failed`);
+  if (expected.levels === "reconnect" && counted.takeovers > 0)
+    problems.push(`${subject}: ${counted.takeovers} takeover(s) of a socket that was gone`);
+  if (counted.handovers < expected.handovers)
+    problems.push(`${subject}: ${counted.handovers} link(s) handed over, wanted ${expected.handovers}`);
+  if (counted.readErrors > 0)
+    problems.push(`${subject}: ${counted.readErrors} read(s) were answered with an error`);
+  if (told !== undefined) problems.push(...compare(subject, counted, told));
+  return problems;
+}
+
+function inWords({ min, max }: Expectation): string {
+  return min === max ? `exactly ${min}` : `${min} to ${max}`;
+}
+
+function compare(subject: string, counted: Counted, told: readonly Told[]): string[] {
+  const events = {
+    takeovers: told.filter(({ level, result }) => result === "recovered" && level === "takeover").length,
+    reconnects: told.filter(({ level, result }) => result === "recovered" && level === "reconnect").length,
+    failedFailovers: told.filter(({ result }) => result === "failed").length,
+  };
+  return (["takeovers", "reconnects", "failedFailovers"] as const)
+    .filter((name) => events[name] !== counted[name])
+    .map((name) => `${subject}: status counts ${counted[name]} ${name}, the events tell ${events[name]}`);
+}

@@ -1,0 +1,136 @@
+/**
+ * The target as its manager sees it: `status`, events, and a connection that survives the manager's death.
+ *
+ * Events and answers come on the same connection, so that an answer is never older than an event before it. After a
+ * lost connection the next question finds or starts another manager, through the `connect` that the command gives.
+ */
+import { ErofsNbdError } from "../errors.ts";
+import type { ControlClient } from "../manager/control-client.ts";
+import type { DeviceEvent, DeviceStatus, Target } from "../manager/control-protocol.ts";
+import { OverdueError, pause, withDeadline } from "./waiting.ts";
+
+/** A failover's event. */
+export type FailoverEvent = Extract<DeviceEvent, { readonly event: "failover" }>;
+
+/** Connects to the manager that runs, or to one that is started for a dead one's devices; undefined: there is none. */
+export type Connect = () => Promise<ControlClient | undefined>;
+
+const LOOK_AGAIN_MS = 100;
+const ANSWER_DEADLINE_MS = 30_000;
+
+export class DeviceWatch {
+  readonly #connect: Connect;
+  readonly #note: (message: string) => void;
+  #target: Target;
+  #client: ControlClient | undefined;
+  #identifier: string | undefined;
+  #device: string | null = null;
+  #failovers: FailoverEvent[] = [];
+  #wake: () => void = () => {};
+
+  /** `note` gets the lines that a manager leaves for the user. */
+  constructor(target: Target, connect: Connect, note: (message: string) => void) {
+    this.#target = target;
+    this.#connect = connect;
+    this.#note = note;
+  }
+
+  /** The failovers told of since the last call. */
+  takeFailovers(): FailoverEvent[] {
+    return this.#failovers.splice(0);
+  }
+
+  /** The device now. The first call fixes which it is. @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_CONTROL, ControlError */
+  async status(signal: AbortSignal): Promise<DeviceStatus> {
+    return withDeadline(ANSWER_DEADLINE_MS, signal, this.#ask(), "the manager answered");
+  }
+
+  /** Asks again with every event, and now and then, until the device is as wanted. @throws OverdueError, the signal's reason */
+  async until(
+    wanted: (device: DeviceStatus) => boolean,
+    what: string,
+    deadlineMs: number,
+    signal: AbortSignal,
+  ): Promise<DeviceStatus> {
+    const end = performance.now() + deadlineMs;
+    for (;;) {
+      const woken = new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+      const now = await this.#statusOrNothing(signal);
+      if (now !== undefined && wanted(now)) return now;
+      if (performance.now() > end) throw new OverdueError(what, deadlineMs);
+      await Promise.race([woken, pause(LOOK_AGAIN_MS, signal)]);
+    }
+  }
+
+  /** Cuts every live link of the device. @throws ControlError where it has none that could be cut */
+  async cutLinks(index: number): Promise<void> {
+    const client = await this.#connected();
+    await client.request("cutLinks", { index });
+  }
+
+  /** Lets go of the connection, so that the next question makes a new one. */
+  disconnect(): void {
+    this.#client?.close();
+    this.#client = undefined;
+  }
+
+  /** A manager that dies while it is asked is one that is asked again. */
+  async #statusOrNothing(signal: AbortSignal): Promise<DeviceStatus | undefined> {
+    try {
+      return await this.status(signal);
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
+      this.disconnect();
+      return undefined;
+    }
+  }
+
+  async #ask(): Promise<DeviceStatus> {
+    const client = await this.#connected();
+    const { devices, notes } = await client.request("status", { target: this.#target });
+    for (const note of notes) this.#note(note);
+    const [device] = devices;
+    if (device === undefined || device.index === null)
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find the device: it is not attached");
+    if (devices.length > 1) {
+      throw new ErofsNbdError(
+        "ERR_BAD_ARGUMENT",
+        `Cannot choose between ${devices.map((one) => one.device).join(" and ")}: the image is attached more than once`,
+        { hint: "name the device" },
+      );
+    }
+    this.#identifier ??= device.identifier;
+    if (device.identifier !== this.#identifier)
+      throw new ErofsNbdError(
+        "ERR_NOT_ATTACHED",
+        `Cannot go on: ${device.device} was attached anew meanwhile`,
+      );
+    this.#target = { index: device.index };
+    this.#device = device.device;
+    return device;
+  }
+
+  async #connected(): Promise<ControlClient> {
+    if (this.#client !== undefined) return this.#client;
+    const client = await this.#connect();
+    if (client === undefined)
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find the device: nothing is attached");
+    this.#client = client;
+    await client.watch(
+      (event) => this.#hear(event),
+      () => {
+        if (this.#client === client) this.#client = undefined;
+        this.#wake();
+      },
+    );
+    return client;
+  }
+
+  #hear(event: DeviceEvent): void {
+    if (this.#device !== null && event.device !== this.#device) return;
+    if (event.event === "failover") this.#failovers.push(event);
+    this.#wake();
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Waiting with a limit: for a promise, a pause, or a condition, until a deadline or an interruption.
+ *
+ * Used by everything in chaos/ that waits. Nothing it waits for is cancelled: a late answer is just not heard.
+ */
+import { ErofsNbdError } from "../errors.ts";
+
+/** The deadline passed: says what did not happen. */
+export class OverdueError extends ErofsNbdError {
+  /** What was waited for. */
+  readonly what: string;
+
+  constructor(what: string, deadlineMs: number) {
+    super("ERR_NOT_READABLE", `Cannot go on: waited ${deadlineMs / 1000} s in vain until ${what}`);
+    this.what = what;
+  }
+}
+
+/** A reason to end the run that has been told already. */
+export class Halted extends Error {
+  override readonly name = "Halted";
+}
+
+/** What `promise` gives, unless time or the signal comes first. @throws OverdueError, the signal's reason, or what `promise` throws */
+export function withDeadline<T>(
+  deadlineMs: number,
+  signal: AbortSignal | undefined,
+  promise: Promise<T>,
+  what: string,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const leave = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    };
+    const onAbort = (): void => {
+      leave();
+      reject(signal?.reason as Error);
+    };
+    const timer = setTimeout(() => {
+      leave();
+      reject(new OverdueError(what, deadlineMs));
+    }, deadlineMs);
+    if (signal?.aborted) return onAbort();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    promise.then(
+      (value) => {
+        leave();
+        resolve(value);
+      },
+      (error: unknown) => {
+        leave();
+        reject(error as Error);
+      },
+    );
+  });
+}
+
+/** A pause. @throws the signal's reason when it is aborted */
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      reject(signal.reason as Error);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", onAbort);
+      resolve();
+    }, ms);
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+  });
+}
+
+/** Looks again every `everyMs` until `holds`. @throws OverdueError, the signal's reason */
+export async function until(
+  holds: () => boolean,
+  what: string,
+  deadlineMs: number,
+  everyMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const end = performance.now() + deadlineMs;
+  while (!holds()) {
+    if (performance.now() > end) throw new OverdueError(what, deadlineMs);
+    await pause(everyMs, signal);
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * Meeting the workers that a former manager left behind: they serve on, and tell every link they have.
+ *
+ * Each worker listens on a socket of its own in the run directory. Connecting there makes us its manager. A socket that
+ * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end.
+ */
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { Channel } from "../sys/channel.ts";
+import { SystemError } from "../sys/errno.ts";
+import { close, duplicate } from "../sys/libc.ts";
+import { connectMessages } from "../sys/listen.ts";
+import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker/worker-protocol.ts";
+import { LINK_FDS } from "../worker/worker-protocol.ts";
+
+/** A link as its worker has described it, with our duplicates of its descriptors in the order of LINK_FDS. */
+export interface ToldLink {
+  readonly description: ServedLinkDescription;
+  readonly fds: readonly number[];
+}
+
+export interface Acquaintance {
+  readonly pid: number;
+  readonly socketPath: string;
+  /** The connection, for a WorkerProcess to go on with. */
+  readonly channelFd: number;
+  readonly links: readonly ToldLink[];
+}
+
+/** A worker in the middle of a long read answers after it. */
+const PATIENCE_MS = 3000;
+
+/** Every worker that answers. Dead ones' sockets are removed. */
+export async function meetWorkers(directory: string): Promise<Acquaintance[]> {
+  const names = readdirSync(directory).filter((name) => name.endsWith(".sock"));
+  const met = await Promise.all(names.map((name) => meet(join(directory, name))));
+  return met.filter((one) => one !== undefined);
+}
+
+async function meet(socketPath: string): Promise<Acquaintance | undefined> {
+  let fd: number;
+  try {
+    fd = connectMessages(socketPath);
+  } catch (error) {
+    if (!(error instanceof SystemError)) throw error;
+    rmSync(socketPath, { force: true });
+    return undefined;
+  }
+  // The channel takes its descriptor over and will close it; the connection itself goes on with this one.
+  const channelFd = duplicate(fd);
+  const links: ToldLink[] = [];
+  const pid = await new Promise<number | undefined>((resolve) => {
+    let said: { pid: number; links: number } | undefined;
+    const patience = setTimeout(() => resolve(undefined), PATIENCE_MS);
+    const channel = new Channel<FromWorker, ToWorker>(fd, {
+      message: (message, fds) => {
+        if (message.type === "reunion") said = message;
+        if (message.type === "held" && fds.length === LINK_FDS) {
+          const { type: _, ...description } = message;
+          links.push({ description, fds });
+        } else for (const one of fds) close(one);
+        if (said === undefined || links.length < said.links) return;
+        clearTimeout(patience);
+        channel.close();
+        resolve(said.pid);
+      },
+      end: () => resolve(undefined),
+    });
+  });
+  if (pid !== undefined) return { pid, socketPath, channelFd, links };
+  close(channelFd);
+  for (const link of links) for (const one of link.fds) close(one);
+  return undefined;
+}
