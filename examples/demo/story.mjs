@@ -30,7 +30,7 @@ const [red, green, yellow, dim, bold] = [paint("31"), paint("32"), paint("33"), 
 
 const bornAt = Date.now();
 const mountPoint = mkdtempSync(join(tmpdir(), "erofs-nbd-demo-"));
-/** @type {{ cause: string, stallMs: number, strandedReads: number, result: string }[]} */
+/** @type {{ cause: string, level: string, stallMs: number, strandedReads: number, result: string }[]} */
 const outcomes = [];
 /** @type {string[]} */
 const complaints = [];
@@ -73,9 +73,10 @@ async function tell() {
     const outcome = outcomes[kill - 1];
     const [{ links: now }] = statuses();
     line(
-      `${green(outcome?.result ?? "?")}: worker ${now[0].workerPid} serves; the reads that were on the wire waited ${yellow(`${((outcome?.stallMs ?? 0) / 1000).toFixed(2)} s`)}`,
+      `${green(outcome?.result ?? "?")}: worker ${now[0].workerPid} goes on with the same socket; reads waited ${yellow(`${(outcome?.stallMs ?? 0).toFixed(0)} ms`)} (${outcome?.level})`,
     );
-    await sleep(700);
+    // A slow machine takes a moment to have another worker ready.
+    await sleep(2500);
   }
 
   const blockReport = JSON.parse(await blocks.finish());
@@ -96,7 +97,7 @@ async function sumUp(blocks, tree, device) {
     `tree:   ${tree.files} files read (${tree.passes} times over), ${tree.errors} errors, ${tree.mismatches} wrong`,
   );
   line(
-    `failovers counted: ${counters.reconnects} recovered, ${counters.failedFailovers} failed, of ${KILLS} kills`,
+    `failovers counted: ${counters.takeovers} taken over, ${counters.reconnects} reconnected, ${counters.failedFailovers} failed, of ${KILLS} kills`,
   );
   expect(
     blocks.errors === 0 && blocks.mismatches === 0 && blocks.reads > 0,
@@ -106,7 +107,10 @@ async function sumUp(blocks, tree, device) {
     tree.errors === 0 && tree.mismatches === 0 && tree.files > 0,
     "a file was wrong or could not be read",
   );
-  expect(counters.reconnects === KILLS && counters.failedFailovers === 0, "the failovers do not add up");
+  expect(
+    counters.takeovers === KILLS && counters.reconnects + counters.failedFailovers === 0,
+    "the failovers do not add up",
+  );
   expect(outcomes.length === KILLS, `${outcomes.length} outcomes were told for ${KILLS} kills`);
   spawnSync("umount", [mountPoint], { stdio: "inherit" });
   await until(

@@ -14,9 +14,9 @@ import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
 import { close } from "../sys/libc.ts";
+import type { PooledFoundLink } from "./found-link.ts";
 import { OrphanDevice } from "./orphan-device.ts";
 import { type DeviceRecord, isAlive, type ProcessIdentity, type RecordStore } from "./records.ts";
-import type { PooledFoundLink } from "./worker-pool.ts";
 
 export interface AdoptionContext {
   readonly log: Log;

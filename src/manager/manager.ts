@@ -30,12 +30,13 @@ import { close } from "../sys/libc.ts";
 import { adoptDevices } from "./adoption.ts";
 import { faultOf } from "./control-fault.ts";
 import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } from "./control-protocol.ts";
+import type { PooledFoundLink } from "./found-link.ts";
 import { inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
 import { identifyProcess, type NewRecord, RecordStore, settingsOf } from "./records.ts";
 import { meetWorkers } from "./reunion.ts";
 import type { RunDir } from "./run-dir.ts";
-import { type PooledFoundLink, type Renewal, WorkerPool } from "./worker-pool.ts";
+import { type Renewal, WorkerPool } from "./worker-pool.ts";
 
 interface ManagerEvents {
   event: (event: DeviceEvent) => void;

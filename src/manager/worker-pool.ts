@@ -1,58 +1,28 @@
 /**
- * The workers of one manager: started ahead of need, given links, watched, replaced when they die or hang.
+ * Where links go: to a worker when they are opened, to another when theirs dies, to fresh ones in an upgrade.
  *
- * Implements LinkServer for the supervisors. There are always two, so that the links of a dead one have somewhere
- * to go at once, to a process that is warm. Where a link goes, how long one waits whose workers die again and again,
- * and who hangs, is judged in crash-loop.ts and hang-watch.ts; this file carries it out.
+ * Implements LinkServer for the supervisors. There are always two workers, so that the links of a dead one have somewhere
+ * to go at once, to a process that is warm. Which one a link goes to, and how long one waits whose workers die again and
+ * again, is judged in crash-loop.ts; the processes themselves are worker-set.ts.
  */
-import { readlinkSync, rmSync } from "node:fs";
-import { getPriority, setPriority } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
 import { withDeadline } from "../supervisor/deadline.ts";
-import type {
-  FoundLink,
-  LinkObserver,
-  LinkRequest,
-  LinkServer,
-  OpenLink,
-  Takeover,
-} from "../supervisor/ports.ts";
-import { ERRNO, SystemError } from "../sys/errno.ts";
-import { close } from "../sys/libc.ts";
-import { type Company, place, RestartBackoff, roleOf, shouldMove } from "./crash-loop.ts";
-import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./hang-watch.ts";
-import { closeKernelEnd, createLink, HeldLink } from "./held-link.ts";
-import type { Acquaintance, ToldLink } from "./reunion.ts";
-import {
-  meetWorker,
-  startWorker,
-  type WorkerEvents,
-  type WorkerOptions,
-  type WorkerProcess,
-} from "./worker-process.ts";
+import type { LinkObserver, LinkRequest, LinkServer, OpenLink, Takeover } from "../supervisor/ports.ts";
+import { type Company, place, roleOf, shouldMove } from "./crash-loop.ts";
+import { describeFound, type PooledFoundLink } from "./found-link.ts";
+import { closeKernelEnd, createLink, type HeldLink } from "./held-link.ts";
+import type { Acquaintance } from "./reunion.ts";
+import type { WorkerProcess } from "./worker-process.ts";
+import { WorkerSet, type WorkerSetOptions } from "./worker-set.ts";
 
 export interface PoolEvents {
   log(level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
 }
 
-export interface PoolOptions extends WorkerOptions {
-  readonly size: number;
+export interface PoolOptions extends WorkerSetOptions {
   /** Where links' journals are. */
   readonly journals: string;
-}
-
-/** A link of a former manager's worker. */
-export interface PooledFoundLink extends FoundLink {
-  /** The device's identifier. */
-  readonly device: string;
-  /** Belongs to whoever has the device. */
-  readonly imageFd: number;
-  readonly journalPath: string;
-  /** Closes our descriptors of it, the image's too; its worker serves it on. */
-  leave(): void;
-  /** The same, and the worker lets go of it: nobody uses it. */
-  close(): void;
 }
 
 /** What an upgrade has done. */
@@ -62,58 +32,39 @@ export interface Renewal {
   readonly longestStallMs: number;
 }
 
-type LinkFds = [number, number, number, number, number, number];
-
 /** How long a device with several links waits for a second worker to start. */
 const SPREAD_PATIENCE_MS = 3000;
-/** A successor is started when the reads that waited have been served, unless there is nobody to serve them. */
-const CALM_MS = 100;
 /** Before a link is offered again that a worker did not take. */
 const AGAIN_MS = 5;
-/** Before the manager gives itself another one (daemon.ts). */
-const OWN_NICENESS = getPriority();
-/** A worker that is not ready by then will not be. */
-const START_PATIENCE_MS = 30_000;
 
 export class WorkerPool implements LinkServer {
-  readonly #options: PoolOptions;
+  readonly #journals: string;
   readonly #events: PoolEvents;
-  readonly #workers = new Map<WorkerProcess, HangWatch | undefined>();
-  readonly #waiting = new Set<() => void>();
-  readonly #backoff = new RestartBackoff();
-  readonly #ticker: NodeJS.Timeout;
+  readonly #workers: WorkerSet;
   #nextLink = 1;
-  #lastDeath = "none has started yet";
-  #restart: NodeJS.Timeout | undefined;
-  #isRenewing = false;
-  #stopped = false;
 
   constructor(options: PoolOptions, events: PoolEvents) {
-    this.#options = options;
+    this.#journals = options.journals;
     this.#events = events;
-    this.#ticker = setInterval(() => this.#tick(), TICK_INTERVAL_MS).unref();
+    this.#workers = new WorkerSet(options, {
+      log: events.log,
+      ready: () => this.#separate(),
+      exited: (worker, how) => this.#exited(worker, how),
+    });
   }
 
   /** Starts workers until there are enough. They get ready in their own time; `openLink` waits for them. */
   fill(): void {
-    try {
-      while (!this.#stopped && this.#workers.size < this.#options.size) this.#start();
-    } catch (error) {
-      // No descriptors or no memory for another process: that may pass.
-      this.#lastDeath = `A worker could not be started: ${error instanceof Error ? error.message : error}`;
-      this.#events.log("error", this.#lastDeath);
-      this.#backoff.died({ nowMs: performance.now(), livedMs: 0, served: false, blamedOnLink: false });
-      this.#startLater(Math.max(this.#backoff.delayMs(Math.random), TICK_INTERVAL_MS));
-    }
+    this.#workers.fill();
   }
 
   get pids(): number[] {
-    return [...this.#workers.keys()].map((worker) => worker.pid);
+    return this.#workers.all.map((worker) => worker.pid);
   }
 
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
     if (request.spread) await this.#idleWorker(signal);
-    const link = createLink(this.#nextLink++, request, observer, this.#options.journals);
+    const link = createLink(this.#nextLink++, request, observer, this.#journals);
     try {
       for (;;) {
         const worker = await this.#workerFor(link, "any", signal);
@@ -129,63 +80,14 @@ export class WorkerPool implements LinkServer {
     }
   }
 
-  /**
-   * Makes a worker of a former manager one of ours. Returns its links, by device; whoever opens one has it, the others'
-   * descriptors are to be closed.
-   */
-  adopt(acquaintance: Acquaintance): PooledFoundLink[] {
-    const { pid, channelFd, socketPath, links } = acquaintance;
-    const worker = this.#meet(pid, channelFd, socketPath);
+  /** Makes a worker of a former manager one of ours, and returns what it serves. */
+  adopt({ pid, channelFd, socketPath, links }: Acquaintance): PooledFoundLink[] {
+    const worker = this.#workers.meet(pid, channelFd, socketPath);
     this.#events.log("info", `Met worker ${pid} again`, { workerPid: pid, links: links.length });
-    return links.map((told) => this.#found(pid, worker, told));
-  }
-
-  /** Undefined when it has died since it spoke. */
-  #meet(pid: number, channelFd: number, socketPath: string): WorkerProcess | undefined {
-    try {
-      const worker: WorkerProcess = meetWorker(
-        pid,
-        channelFd,
-        socketPath,
-        this.#options,
-        this.#workerEvents(() => worker),
-      );
-      this.#workers.set(worker, undefined);
-      return worker;
-    } catch (error) {
-      if (!(error instanceof SystemError && error.errno === ERRNO.ESRCH)) throw error;
-      close(channelFd);
-      rmSync(socketPath, { force: true });
-      return undefined;
-    }
-  }
-
-  #found(pid: number, worker: WorkerProcess | undefined, { description, fds }: ToldLink): PooledFoundLink {
-    const { link: number, device, slot, copyOnly } = description;
-    this.#nextLink = Math.max(this.#nextLink, number + 1);
-    const [serverFd, imageFd, journalFd, readFd, writeFd, kernelFd] = fds as LinkFds;
-    return {
-      device,
-      slot,
-      copyOnly,
-      imageFd,
-      journalPath: pathOf(journalFd),
-      open: (request, observer) => {
-        const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const };
-        const link = new HeldLink(number, request, observer, ends, pathOf(journalFd));
-        link.workerPid = pid;
-        if (worker?.isAlive === true) worker.adopt(link);
-        else setImmediate(() => observer.orphaned(`worker ${pid} ended while nobody was its manager`, 0));
-        return this.#handle(link);
-      },
-      leave: () => {
-        for (const fd of fds) close(fd);
-      },
-      close: () => {
-        for (const fd of fds) close(fd);
-        worker?.giveUp(number);
-      },
-    };
+    return links.map((told) => {
+      this.#nextLink = Math.max(this.#nextLink, told.description.link + 1);
+      return describeFound(pid, worker, told, (link) => this.#handle(link));
+    });
   }
 
   /**
@@ -193,70 +95,24 @@ export class WorkerPool implements LinkServer {
    * milliseconds. When fresh ones do not get ready in time the old ones stay. @throws ErofsNbdError ERR_WORKER
    */
   async renew(): Promise<Renewal> {
-    if (this.#isRenewing)
+    if (this.#workers.keepAll)
       throw new ErofsNbdError("ERR_CONTROL", "Cannot replace the workers: they are being replaced already");
-    this.#isRenewing = true;
+    this.#workers.keepAll = true;
     try {
       return await this.#renew();
     } finally {
-      this.#isRenewing = false;
+      this.#workers.keepAll = false;
     }
-  }
-
-  async #renew(): Promise<Renewal> {
-    const old = [...this.#workers.keys()];
-    const fresh: WorkerProcess[] = [];
-    try {
-      for (let count = 0; count < this.#options.size; count += 1) fresh.push(this.#start());
-      await withDeadline(START_PATIENCE_MS, new AbortController().signal, async (patience) => {
-        while (fresh.some((worker) => worker.isAlive && !worker.isReady) && !patience.aborted)
-          await this.#changed(patience);
-      });
-      if (!fresh.every((worker) => worker.isReady)) {
-        throw new ErofsNbdError("ERR_WORKER", `Cannot replace the workers: ${this.#lastDeath}`, {
-          hint: "the old ones serve on; the manager's log holds what the new ones said",
-        });
-      }
-    } catch (error) {
-      for (const worker of fresh) this.#dismiss(worker);
-      throw error;
-    }
-    let longestMs = 0;
-    let links = 0;
-    for (const worker of old) {
-      for (const link of [...worker.links.values()]) {
-        const [to] = fresh.filter((one) => one.isReady).sort((a, b) => a.links.size - b.links.size);
-        if (to === undefined) break;
-        longestMs = Math.max(longestMs, (await this.#move(link, to)) ?? 0);
-        links += 1;
-      }
-      if (worker.links.size === 0) this.#dismiss(worker);
-    }
-    return { workers: fresh.length, links, longestStallMs: longestMs };
-  }
-
-  /** A worker that is not needed any more. */
-  #dismiss(worker: WorkerProcess): void {
-    this.#workers.delete(worker);
-    worker.stop();
   }
 
   /** Tells the workers to leave when their last link has ended. */
   stop(): void {
-    this.#end((worker) => worker.stop());
+    this.#workers.end((worker) => worker.stop());
   }
 
   /** Leaves the workers as they are, for the next manager. */
   leave(): void {
-    this.#end((worker) => worker.leave());
-  }
-
-  #end(letGo: (worker: WorkerProcess) => void): void {
-    this.#stopped = true;
-    clearInterval(this.#ticker);
-    clearTimeout(this.#restart);
-    for (const worker of this.#workers.keys()) letGo(worker);
-    this.#wake();
+    this.#workers.end((worker) => worker.leave());
   }
 
   #handle(link: HeldLink): OpenLink {
@@ -321,33 +177,30 @@ export class WorkerPool implements LinkServer {
     }
   }
 
-  #start(): WorkerProcess {
-    const worker = startWorker(
-      this.#options,
-      this.#workerEvents(() => worker),
-    );
-    this.#workers.set(worker, undefined);
-    likeAnybody(worker.pid);
-    this.#events.log("info", `Started worker ${worker.pid}`, { workerPid: worker.pid });
-    return worker;
-  }
-
-  #workerEvents(worker: () => WorkerProcess): WorkerEvents {
-    return {
-      ready: () => this.#isReady(worker()),
-      exited: (how) => this.#exited(worker(), how),
-    };
-  }
-
-  #isReady(worker: WorkerProcess): void {
-    this.#workers.set(worker, new HangWatch({ workerPid: worker.pid, nowMs: performance.now() }));
-    this.#wake();
-    this.#separate();
+  async #renew(): Promise<Renewal> {
+    const old = this.#workers.all;
+    const fresh = await this.#workers.startFresh().catch((error: Error) => {
+      throw new ErofsNbdError("ERR_WORKER", `Cannot replace the workers: ${error.message}`, {
+        hint: "the old ones serve on; the manager's log holds what the new ones said",
+      });
+    });
+    let longestStallMs = 0;
+    let links = 0;
+    for (const worker of old) {
+      for (const link of [...worker.links.values()]) {
+        const [to] = fresh.filter((one) => one.isReady).sort((a, b) => a.links.size - b.links.size);
+        if (to === undefined) break;
+        longestStallMs = Math.max(longestStallMs, (await this.#move(link, to)) ?? 0);
+        links += 1;
+      }
+      if (worker.links.size === 0) this.#workers.dismiss(worker);
+    }
+    return { workers: fresh.length, links, longestStallMs };
   }
 
   /** Parts links that kill workers from those that do not, now that there is room. */
   #separate(): void {
-    const occupied = [...this.#ready].map((worker) => ({
+    const occupied = this.#workers.ready.map((worker) => ({
       worker,
       links: [...worker.links.values()].map(({ number, trouble }) => ({
         link: number,
@@ -361,153 +214,50 @@ export class WorkerPool implements LinkServer {
     }
   }
 
-  #exited(worker: WorkerProcess, how: string): void {
-    if (!this.#workers.has(worker)) return;
-    const links = [...worker.links.values()];
-    this.#workers.delete(worker);
-    this.#lastDeath = how;
+  /** Tells every link of a dead worker. Returns whether one of them is to blame. */
+  #exited(worker: WorkerProcess, how: string): boolean {
     const nowMs = performance.now();
-    let blamed = false;
-    const roles = links.map((link) => ({ busy: link.isBusy }));
+    const links = [...worker.links.values()];
+    const seen = links.map((link) => ({ link, busy: link.isBusy }));
+    const roles = seen.map((one) => roleOf(one, seen));
     links.forEach((link, at) => {
-      const role = roleOf(roles[at] as { busy: boolean }, roles);
-      if (role === "busy" || role === "alone") blamed = true;
+      const role = roles[at] ?? "unexplained";
       const answered = link.counters.requests;
       link.trouble.died({ nowMs, role, idle: !link.isWaiting, answered, hung: worker.hung, reason: how });
     });
-    // The links first: starting a process takes the time of many reads.
     for (const link of links) {
       worker.links.delete(link.number);
       if (link.worker === worker) link.worker = undefined;
       if (!link.isMoving && link.workerPid === worker.pid) link.observer.orphaned(how, worker.silentMs);
     }
-    if (!this.#stopped) {
-      this.#events.log("warn", how, { workerPid: worker.pid, links: links.length });
-      const livedMs = nowMs - worker.bornAt;
-      this.#backoff.died({ nowMs, livedMs, served: worker.hasServed, blamedOnLink: blamed });
-      const delayMs = this.#backoff.delayMs(Math.random);
-      this.#startLater(this.#ready.length > 0 ? Math.max(delayMs, CALM_MS) : delayMs);
-    }
-    this.#wake();
-  }
-
-  #startLater(delayMs: number): void {
-    if (delayMs <= 0 && this.#restart === undefined) return this.fill();
-    this.#restart ??= setTimeout(() => {
-      this.#restart = undefined;
-      this.fill();
-    }, delayMs);
-  }
-
-  /** Looks after every worker: asks whether it lives, sees whether its links move, ends the one that hangs. */
-  #tick(): void {
-    const nowMs = performance.now();
-    this.#trim();
-    for (const [worker, watch] of this.#workers) {
-      if (!worker.wasReady && nowMs - worker.bornAt > START_PATIENCE_MS)
-        worker.kill(`worker ${worker.pid} did not get ready`);
-      if (watch === undefined || !worker.isReady) continue;
-      const links = [...worker.links.values()].map((link) => ({
-        link: link.number,
-        answered: link.counters.requests,
-        waiting: !link.hasEnded && link.isWaiting,
-        patienceMs: grownPatience(link.request.hangTimeoutMs, link.trouble.hangsWithoutProgress),
-        asynchronous: false,
-        busy: link.isBusy,
-      }));
-      const verdict = watch.tick({ nowMs, pongs: worker.pongs, links });
-      if (verdict !== undefined) worker.kill(verdict.reason, verdict.silentMs);
-      else worker.ping();
-      for (const { link, answered, waiting } of links)
-        worker.links.get(link)?.trouble.served({ nowMs, answered, waiting });
-    }
-  }
-
-  /** One that was started to keep links apart is not needed for ever. */
-  #trim(): void {
-    if (this.#isRenewing || this.#workers.size <= this.#options.size) return;
-    const ready = this.#ready;
-    const suspects = ready.some((worker) =>
-      [...worker.links.values()].some(({ trouble }) => trouble.suspicion > 0),
-    );
-    const idle = ready.find((worker) => worker.links.size === 0);
-    if (suspects || idle === undefined || ready.length <= this.#options.size) return;
-    this.#workers.delete(idle);
-    idle.stop();
+    return roles.some((role) => role === "busy" || role === "alone");
   }
 
   /** Waits a while for a worker without links, where one is just starting. */
   #idleWorker(signal: AbortSignal): Promise<void> {
     const isStarting = (worker: WorkerProcess): boolean => worker.links.size === 0 && !worker.isReady;
     return withDeadline(SPREAD_PATIENCE_MS, signal, async (patience) => {
-      while (!patience.aborted && [...this.#workers.keys()].some(isStarting)) await this.#changed(patience);
+      while (!patience.aborted && this.#workers.all.some(isStarting)) await this.#workers.changed(patience);
     });
-  }
-
-  get #ready(): WorkerProcess[] {
-    return [...this.#workers.keys()].filter((worker) => worker.isReady);
   }
 
   /** The best worker for a link, as soon as there is one. @throws ErofsNbdError ERR_WORKER when the signal comes first */
   async #workerFor(link: HeldLink, company: Company, signal: AbortSignal): Promise<WorkerProcess> {
     for (;;) {
-      const candidates = this.#ready.map((worker) => {
+      const candidates = this.#workers.ready.map((worker) => {
         const others = [...worker.links.values()].filter((other) => other !== link);
         const suspects = others.filter(({ trouble }) => trouble.suspicion > 0).length;
         return { worker, links: others.length, suspects, innocents: others.length - suspects };
       });
       const best = place(candidates, { isSuspect: link.trouble.suspicion > 0, company });
       if (best !== undefined) return best.worker;
-      if (signal.aborted || this.#stopped) {
-        throw new ErofsNbdError("ERR_WORKER", `Cannot get a worker that serves: ${this.#lastDeath}`, {
+      if (signal.aborted || this.#workers.isStopped) {
+        throw new ErofsNbdError("ERR_WORKER", `Cannot get a worker that serves: ${this.#workers.lastDeath}`, {
           hint: "the manager's log holds what the workers said when they ended",
         });
       }
-      // While a start is put off, asking again must not bring it forward.
-      if (this.#restart === undefined) this.#startFor(candidates.length > 0);
-      await this.#changed(signal);
+      this.#workers.want(candidates.length > 0);
+      await this.#workers.changed(signal);
     }
   }
-
-  /** Enough workers; and one more where those there are must not be endangered. */
-  #startFor(beyondSize: boolean): void {
-    this.fill();
-    if (beyondSize && this.#workers.size === this.#options.size) {
-      try {
-        this.#start();
-      } catch (error) {
-        this.#events.log("error", `A worker could not be started: ${String(error)}`);
-      }
-    }
-  }
-
-  #wake(): void {
-    for (const wake of [...this.#waiting]) wake();
-  }
-
-  #changed(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const wake = (): void => {
-        this.#waiting.delete(wake);
-        signal.removeEventListener("abort", wake);
-        resolve();
-      };
-      this.#waiting.add(wake);
-      signal.addEventListener("abort", wake, { once: true });
-    });
-  }
-}
-
-/** A worker is not to inherit the manager's hurry (daemon.ts). */
-function likeAnybody(pid: number): void {
-  try {
-    setPriority(pid, OWN_NICENESS);
-  } catch {
-    // ESRCH: it is gone. Lowering is always allowed.
-  }
-}
-
-/** Where a journal lies, of which only the descriptor is known. */
-function pathOf(fd: number): string {
-  return readlinkSync(`/proc/self/fd/${fd}`);
 }

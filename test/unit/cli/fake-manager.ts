@@ -48,8 +48,11 @@ export async function startFakeManager(runDir: string, answers: Answers): Promis
   const server = createServer((socket) => {
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));
+    // A peer that ends without reading everything resets the connection; readline passes the error on.
     socket.on("error", () => {});
-    createInterface(socket).on("line", (line) => void answer(socket, line));
+    createInterface(socket)
+      .on("line", (line) => void answer(socket, line))
+      .on("error", () => {});
   });
   const answer = async (socket: Socket, line: string): Promise<void> => {
     const { id, method, params } = JSON.parse(line) as { id: number; method: Method; params: unknown };

@@ -14,6 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { adoptDevices } from "../../../src/manager/adoption.ts";
+import type { PooledFoundLink } from "../../../src/manager/found-link.ts";
 import {
   type DeviceRecord,
   identifyProcess,
@@ -22,7 +23,6 @@ import {
   type ProcessIdentity,
   RecordStore,
 } from "../../../src/manager/records.ts";
-import type { PooledFoundLink } from "../../../src/manager/worker-pool.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
 import { close } from "../../../src/sys/libc.ts";

@@ -1,0 +1,285 @@
+/**
+ * Workers killed at random instants and steps, with many links of every kind at once: nothing is lost, nothing is
+ * answered twice.
+ *
+ * Real worker processes, real settling; the test plays the kernel on every link (kernel-side.ts). One kill is as many
+ * takeovers as there are links. A few kills here; KILLS=200 makes it a long run, SEED=n repeats one.
+ */
+import { randomFillSync } from "node:crypto";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setImmediate as turn } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { closeKernelEnd, createLink, type HeldLink } from "../../src/manager/held-link.ts";
+import { startWorker, type WorkerProcess } from "../../src/manager/worker-process.ts";
+import { type OpenImage, openImage } from "../../src/source/open-image.ts";
+import { close, SO_SNDBUF, SOL_SOCKET, setSocketOption } from "../../src/sys/libc.ts";
+import { KernelSide, type LinkHabits } from "../helpers/kernel-side.ts";
+import { until } from "../helpers/until.ts";
+
+const WORKER_PATH = fileURLToPath(new URL("../helpers/step-worker.mjs", import.meta.url));
+const KILLS = Number(process.env["KILLS"] ?? 12);
+const SEED = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
+const IMAGE_BYTES = 8 << 20;
+const K = 1024;
+/** The kernel doubles it, and cuts what is sent at half of that: less would break what a worker relies on (ATOMIC_BYTES). */
+const TIGHT_BYTES = 40 * K;
+
+/** The kinds of links; each comes counted and not. */
+const HABITS: Record<string, LinkHabits & { readonly tightSocket?: true }> = {
+  small: {
+    depth: 32,
+    lengths: [4 * K, 4 * K, 512, 8 * K],
+    refusedEvery: 13,
+    gulpBytes: 256 * K,
+    completionTurns: 0,
+  },
+  "small, a slow reader": {
+    depth: 16,
+    lengths: [4 * K, 1 * K],
+    refusedEvery: 7,
+    gulpBytes: 3000,
+    completionTurns: 3,
+  },
+  large: { depth: 4, lengths: [1024 * K, 64 * K], refusedEvery: 9, gulpBytes: 512 * K, completionTurns: 1 },
+  "beyond the pipe": {
+    depth: 3,
+    lengths: [5120 * K, 4 * K],
+    refusedEvery: 10,
+    gulpBytes: 300 * K,
+    completionTurns: 0,
+  },
+  mixed: {
+    depth: 12,
+    lengths: [4 * K, 128 * K, 4 * K, 4 * K, 3072 * K, 31 * K, 33 * K],
+    refusedEvery: 11,
+    gulpBytes: 100 * K,
+    completionTurns: 2,
+  },
+  "mixed, hardly any room in the socket": {
+    depth: 8,
+    lengths: [4 * K, 100 * K, 4 * K, 32 * K, 300 * K],
+    refusedEvery: 11,
+    gulpBytes: 40 * K,
+    completionTurns: 1,
+    tightSocket: true,
+  },
+};
+
+interface Played {
+  readonly name: string;
+  readonly link: HeldLink;
+  readonly kernel: KernelSide;
+  readonly tight: boolean;
+}
+
+interface Started {
+  readonly process: WorkerProcess;
+  readonly exited: Promise<void>;
+  /** By itself. */
+  readonly ends: boolean;
+}
+
+let directory: string;
+let opened: OpenImage;
+const image = randomFillSync(new Uint8Array(IMAGE_BYTES));
+const ends: string[] = [];
+let played: Played[] = [];
+
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), "erofs-nbd-kills-"));
+  writeFileSync(join(directory, "image"), image);
+  for (const name of ["journals", "workers"]) mkdirSync(join(directory, name));
+  opened = openImage(join(directory, "image"));
+});
+afterAll(() => {
+  close(opened.fd);
+  rmSync(directory, { recursive: true, force: true });
+});
+
+/** Numbers from 0 to 1 that a seed decides (a 32-bit linear congruential generator: enough to vary instants). */
+function chances(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+function play(name: string, habits: LinkHabits & { tightSocket?: true }, counted: boolean): Played {
+  const own: { kernel?: KernelSide } = {};
+  const link = createLink(
+    played.length + 1,
+    {
+      image: { spec: opened.spec, fd: opened.fd, blockSizeBytes: 512 },
+      copyOnly: false,
+      spread: false,
+      device: "any",
+      slot: played.length,
+      counted,
+      inFlight: () => (counted ? own.kernel?.inFlight : undefined),
+      hangTimeoutMs: 60_000,
+    },
+    {
+      firstRequest: () => {},
+      readErrors: () => {},
+      orphaned: () => {},
+      moved: () => {},
+      ended: (cause) => ends.push(`${name}: ${cause}`),
+    },
+    join(directory, "journals"),
+  );
+  const kernel = new KernelSide(link.kernelFd, image, habits);
+  own.kernel = kernel;
+  return {
+    name: `${name}, ${counted ? "counted" : "not counted"}`,
+    link,
+    kernel,
+    tight: habits.tightSocket === true,
+  };
+}
+
+/** A worker that is ready, and ends at its `step`-th step after it was given its first link; 0: it does not. */
+function start(step: number): Promise<Started> {
+  process.env["STEP_KILL"] = String(step);
+  return new Promise((resolve, reject) => {
+    let gone = (): void => {};
+    const exited = new Promise<void>((settled) => {
+      gone = settled;
+    });
+    const worker: WorkerProcess = startWorker(
+      { stderr: "inherit", directory: join(directory, "workers"), workerPath: WORKER_PATH },
+      {
+        ready: () => resolve({ process: worker, exited, ends: step > 0 }),
+        exited: (how) => {
+          gone();
+          reject(new Error(`it did not get ready: ${how}`));
+        },
+      },
+    );
+  });
+}
+
+/** One turn of every kernel's side, and of the event loop. */
+async function turnAll(): Promise<void> {
+  for (const { name, kernel } of played) {
+    try {
+      kernel.turn();
+    } catch (error) {
+      // Where the worker ended the link, its reason is on the way.
+      for (let at = 0; at < 1000 && ends.length === 0; at += 1) await turn();
+      throw new Error(`${name}: ${error instanceof Error ? error.message : error}; ${ends.join("; ")}`);
+    }
+  }
+  await turn();
+}
+
+async function during<T>(waited: Promise<T>): Promise<T> {
+  let done = false;
+  const finished = waited.finally(() => {
+    done = true;
+  });
+  finished.catch(() => {});
+  while (!done) await turnAll();
+  return finished;
+}
+
+async function forTurns(count: number): Promise<void> {
+  for (let at = 0; at < count; at += 1) await turnAll();
+}
+
+async function settleAll(): Promise<void> {
+  const settlements = await during(Promise.all(played.map(({ link }) => link.settle())));
+  for (const [at, settlement] of settlements.entries())
+    expect(settlement, `${played[at]?.name}; seed ${SEED}`).toMatchObject({ safe: true });
+}
+
+/** Gives every link to a worker; false when it died meanwhile. */
+async function serveAll({ process: worker }: Started): Promise<boolean> {
+  const serving = await Promise.all(played.map(({ link }) => worker.serve(link)));
+  for (const { link, tight } of played)
+    if (tight) setSocketOption(link.descriptors[0] as number, SOL_SOCKET, SO_SNDBUF, TIGHT_BYTES);
+  return serving.every((serves) => serves);
+}
+
+test(
+  `${KILLS} kills, ${2 * Object.keys(HABITS).length} links each, seed ${SEED}`,
+  async () => {
+    const chance = chances(SEED);
+    played = [];
+    for (const counted of [true, false])
+      for (const [name, habits] of Object.entries(HABITS)) played.push(play(name, habits, counted));
+    // Half of them end at a step of their own (before a store or a system call), wherever that comes.
+    const startAny = (): Promise<Started> => start(chance() < 0.5 ? 0 : 1 + Math.floor(chance() ** 2 * 3000));
+    let spare = startAny();
+    let kills = 0;
+    /** Settles what was left, and has a worker serve everything, however many that takes. */
+    const takeAll = async (): Promise<Started> => {
+      for (;;) {
+        const next = await during(spare);
+        spare = startAny();
+        await settleAll();
+        const serving = serveAll(next);
+        if (chance() < 0.25) {
+          // While it is being given the links, or goes on with what was left.
+          await forTurns(chance() * 15);
+          next.process.kill();
+        }
+        if (await during(serving)) return next;
+        kills += 1;
+        await during(next.exited);
+      }
+    };
+    let current = await takeAll();
+
+    while (kills < KILLS) {
+      await forTurns(chance() * 150);
+      const dice = chance();
+      if (dice < 0.15) {
+        // Handed over by plan.
+        const { process: worker, exited } = current;
+        const released = await during(Promise.all(played.map(({ link }) => worker.release(link))));
+        if (released.includes(false)) await during(exited);
+        worker.kill();
+        current = await takeAll();
+      } else if (dice < 0.3) {
+        // It hangs for a while: requests pile up, and whatever it sent is read.
+        if (current.process.isAlive) process.kill(current.process.pid, "SIGSTOP");
+        await forTurns(chance() * 50);
+      } else if (dice < 0.45) {
+        // Nobody reads for a while: the kill finds replies unread and sockets full.
+        for (const { kernel } of played) kernel.reads = chance() < 0.5;
+        await forTurns(chance() * 50);
+      }
+      if (dice < 0.7 || !current.ends) current.process.kill();
+      for (const { kernel } of played) kernel.reads = true;
+      await during(current.exited);
+      kills += 1;
+      current = await takeAll();
+    }
+
+    const last = await during(start(0));
+    current.process.kill();
+    await during(current.exited);
+    await settleAll();
+    expect(await during(serveAll(last))).toBe(true);
+    for (const { kernel } of played) kernel.asks = false;
+    while (played.some(({ kernel }) => kernel.inFlight > 0)) await turnAll();
+    expect(ends).toEqual([]);
+    for (const { name, link, kernel } of played) {
+      expect(kernel.answered, name).toBeGreaterThan(0);
+      await until(`${name} is quiet`, () => link.isQuiet);
+    }
+    for (const { process: worker, exited } of [last, await spare]) {
+      worker.kill();
+      await exited;
+    }
+    for (const { link } of played) {
+      link.close();
+      closeKernelEnd(link);
+    }
+  },
+  60_000 + KILLS * 10_000,
+);
