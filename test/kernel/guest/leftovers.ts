@@ -35,6 +35,8 @@ export const ORDINARY_LINES: readonly RegExp[] = [
   /^block nbd\d+: (NBD_DISCONNECT|shutting down sockets|Disconnected due to user request\.)$/,
   /^nbd\d+: detected capacity change from \d+ to \d+$/,
   /^nbd: registered device at major \d+$/,
+  // A machine that is short of processors, nothing of ours.
+  /^hrtimer: interrupt took \d+ ns$/,
   /^erofs: (\(device nbd\d+\): )?(mounted|unmounted|initialized)/,
   /^erofs \(device nbd\d+\): (mounted|unmounted)/,
 ];
@@ -44,6 +46,13 @@ export const LINK_DEATH_LINES: readonly RegExp[] = [
   /^block nbd\d+: (Receive control failed|Send control failed|Receive data failed|Send data failed) \(result -?\d+\)$/,
   /^block nbd\d+: (Dead connection, failed to find a fallback|Other side returned error|reconnected socket)/,
   /^block nbd\d+: (Connection timed out|Possible stuck request|Send disconnect failed -32|Request send failed, requeueing)/,
+];
+
+/** What it logs beside when reads fail that were bound to: for tests of ends that nothing can mend. */
+export const READ_FAILURE_LINES: readonly RegExp[] = [
+  /I\/O error,? (on )?dev nbd\d+/i,
+  /^blk_print_req_error: \d+ callbacks suppressed$/,
+  /^block nbd\d+: Attempted send on invalid socket$/,
 ];
 
 /** Records at or above this severity must be expected (4 is KERN_WARNING)… */

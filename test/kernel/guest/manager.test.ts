@@ -26,6 +26,7 @@ import {
   erofsNbd,
   erofsNbdOk,
   expectFlawless,
+  isAlive,
   killUnderLoad,
   managerPids,
   readsInFlight,
@@ -35,6 +36,7 @@ import {
   workerOf,
   workersOf,
 } from "./product.ts";
+import { expectTakeovers, kernelWords, PATIENT, warm } from "./takeover-rig.ts";
 
 const RUN_DIR = "/run/erofs-nbd";
 let directory: string;
@@ -56,32 +58,97 @@ async function kill(...pids: number[]): Promise<void> {
   await allGone(pids);
 }
 
+/** Changes an image's path to another file with other bytes. */
+function replace(path: string): void {
+  writeFileSync(`${path}.new`, readFileSync(image).reverse());
+  renameSync(`${path}.new`, path);
+}
+
 describe("a manager that dies", () => {
-  guarded(LINK_DEATH_LINES);
+  const guard = guarded();
   cleanUpAfterFailure();
 
-  test("leaves its workers serving; the next command starts another, which takes the device over", async () => {
-    const device = await attach(image);
+  test("leaves its workers serving; the next command starts another, and no read notices either", async () => {
+    const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
-    const workers = workersOf(device.managerPid);
+    const words = kernelWords(guard);
     await until("reads in flight", () => readsInFlight(device.index ?? -1) > 0);
     await kill(device.managerPid);
     const alone = await startReader(device.device ?? "", image, 1);
     expectFlawless(await alone.stop());
     const seen = await erofsNbd("status", "--json");
     expect(seen).toMatchObject({ code: 0 });
-    expect(seen.stderr).toContain("taken over");
-    const after = await afterFailovers(device.device ?? "", 1);
-    expectFlawless(await reader.stop());
-    expect(after.identifier).toBe(device.identifier);
+    expect(seen.stderr).toContain("1 of 1 links served, going on");
+    const after = await status(device.device ?? "");
     expect(after.managerPid).not.toBe(device.managerPid);
-    expect(after.counters).toMatchObject({ reconnects: 1, failedFailovers: 0 });
-    await allGone(workers);
+    expect(after).toMatchObject({ identifier: device.identifier, state: "serving", links: device.links });
+    expect(after.counters).toMatchObject({ takeovers: 0, reconnects: 0, failedFailovers: 0 });
+    expect(after.counters.requests).toBeGreaterThan(device.counters.requests);
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
     await detachAll();
     expect(records()).toEqual([]);
   });
 
-  test("together with all its workers: reads wait, and go on when the next manager has come", async () => {
+  test("is succeeded by one that keeps its devices as well: the old workers die, and are taken over", async () => {
+    const device = await attach(...PATIENT, image);
+    const reader = await startReader(device.device ?? "", image);
+    const words = kernelWords(guard);
+    const old = workersOf(device.managerPid);
+    await kill(device.managerPid);
+    await erofsNbdOk("status");
+    await killUnderLoad(device, reader.depth, [workerOf(device)]);
+    const once = await afterFailovers(device.device ?? "", 1);
+    expectTakeovers(once, 1);
+    const rest = old.filter((pid) => isAlive(pid));
+    await killUnderLoad(once, reader.depth, [...new Set([...rest, workerOf(once)])]);
+    const twice = await afterFailovers(device.device ?? "", 2);
+    expectTakeovers(twice, 2);
+    expect(old).not.toContain(workerOf(twice));
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+
+  test("three times in a row, under load", async () => {
+    const device = await attach(...PATIENT, image);
+    const reader = await startReader(device.device ?? "", image);
+    const words = kernelWords(guard);
+    for (let round = 0; round < 3; round += 1) {
+      const { managerPid } = await status(device.device ?? "");
+      await until("reads in flight", () => readsInFlight(device.index ?? -1) > 0);
+      await kill(managerPid);
+      await erofsNbdOk("status");
+    }
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
+    const after = await status(device.device ?? "");
+    expect(after.counters).toMatchObject({ takeovers: 0, reconnects: 0, failedFailovers: 0 });
+    expect(after.links).toEqual(device.links);
+    await detachAll();
+  });
+
+  test("and whose image was replaced meanwhile: its successor goes on with the one that was attached", async () => {
+    const copy = join(directory, "copy.erofs");
+    writeFileSync(copy, readFileSync(image));
+    const device = await attach(...PATIENT, copy);
+    const reader = await startReader(device.device ?? "", image, 2);
+    await kill(device.managerPid);
+    replace(copy);
+    const seen = await erofsNbd("status");
+    expect(seen.stderr).toContain("going on");
+    await killUnderLoad(device, reader.depth);
+    expectTakeovers(await afterFailovers(device.device ?? "", 1), 1);
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+});
+
+describe("a manager that dies with what it needs", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+
+  test("all its workers: reads wait, and go on when the next manager has come", async () => {
     const device = await attach(image);
     const reader = await startReader(device.device ?? "", image);
     const victims = workersOf(device.managerPid);
@@ -92,9 +159,42 @@ describe("a manager that dies", () => {
     await erofsNbdOk("status");
     const after = await afterFailovers(device.device ?? "", 1);
     expectFlawless(await reader.stop());
-    expect(after.counters).toMatchObject({ failedFailovers: 0 });
+    expect(after.counters).toMatchObject({ takeovers: 0, reconnects: 1, failedFailovers: 0 });
     await detachAll();
   });
+
+  test("the worker that served: the spare cannot help without its socket, the next manager can", async () => {
+    const device = await attach(image);
+    await warm(device.managerPid);
+    const reader = await startReader(device.device ?? "", image);
+    const victim = workerOf(device);
+    process.kill(device.managerPid, "SIGKILL");
+    await killUnderLoad(device, reader.depth, [victim]);
+    await allGone([device.managerPid, victim]);
+    await erofsNbdOk("status");
+    const after = await afterFailovers(device.device ?? "", 1);
+    expectFlawless(await reader.stop());
+    expect(after.counters).toMatchObject({ takeovers: 0, reconnects: 1, failedFailovers: 0 });
+    await detachAll();
+  });
+
+  test("its workers and its image: the device is kept, and can be detached", async () => {
+    const copy = join(directory, "gone.erofs");
+    writeFileSync(copy, readFileSync(image));
+    const device = await attach(copy);
+    const victims = workersOf(device.managerPid);
+    await kill(device.managerPid, ...victims);
+    replace(copy);
+    const seen = await erofsNbd("status");
+    expect(seen.stderr).toContain("is not what was attached");
+    expect((await status(device.device ?? "")).identifier).toBe(device.identifier);
+    expect(await erofsNbd("detach", copy)).toMatchObject({ code: 0 });
+  });
+});
+
+describe("a manager that died", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
 
   test("does not lock its user out: attach and detach work at once, and touch only what is ours", async () => {
     const first = await attach(image);
@@ -107,23 +207,6 @@ describe("a manager that dies", () => {
     expect(await erofsNbd("detach", `${second.index}`)).toMatchObject({ code: 0 });
     await until("no record", () => records().length === 0);
     expect(await erofsNbd("detach", first.device ?? "")).toMatchObject({ code: 3 });
-  });
-
-  test("and whose image was replaced meanwhile: the old worker is left to serve, the device can be detached", async () => {
-    const copy = join(directory, "copy.erofs");
-    writeFileSync(copy, readFileSync(image));
-    const device = await attach(copy);
-    const workers = workersOf(device.managerPid);
-    await kill(device.managerPid);
-    writeFileSync(`${copy}.new`, readFileSync(image));
-    renameSync(`${copy}.new`, copy);
-    const seen = await erofsNbd("status");
-    expect(seen.stderr).toContain("is not what was attached");
-    const reader = await startReader(device.device ?? "", image, 2);
-    expectFlawless(await reader.stop());
-    expect(workers).toContain(workerOf(await status(device.device ?? "")));
-    expect(await erofsNbd("detach", copy)).toMatchObject({ code: 0 });
-    await allGone(workers);
   });
 
   test("leaves a record of an earlier boot: it is cleared, and said", async () => {

@@ -1,5 +1,5 @@
 /**
- * `mount`, `umount`, and what a plain umount(8) leaves: nothing. And the legacy path, to show the difference.
+ * `mount`, `umount`, and what a plain umount(8) leaves: nothing.
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -15,18 +15,14 @@ import {
   attach,
   CLI,
   cleanUpAfterFailure,
-  detachAll,
   erofsNbd,
   erofsNbdOk,
   expectFlawless,
-  isAlive,
-  killUnderLoad,
   managerPids,
+  readsInFlight,
   run,
   startReader,
-  status,
   statuses,
-  statusWhen,
   until,
   untilAsync,
   workerOf,
@@ -80,7 +76,8 @@ describe("a mount", () => {
 
     await dropCaches();
     const reader = await startReader(device.device ?? "", image);
-    await killUnderLoad(device, reader.depth);
+    await until("reads in flight", () => readsInFlight(device.index ?? -1) > 0);
+    process.kill(workerOf(device), "SIGKILL");
     const sum = checksum(mountPoint);
     await afterFailovers(device.device ?? "", 1);
     expectFlawless(await reader.stop());
@@ -172,34 +169,5 @@ describe("two attaches of one image", () => {
     expect(second.managerPid).toBe(first.managerPid);
     await erofsNbdOk("detach", image);
     await allGone([first.managerPid]);
-  });
-});
-
-describe("the ioctl path", () => {
-  guarded([...LINK_DEATH_LINES, /I\/O error/, /Attempted send on invalid socket|shutting down/]);
-  cleanUpAfterFailure();
-
-  test("attaches and detaches", async () => {
-    const device = await attach("--ioctl", image);
-    expect(device).toMatchObject({ interface: "ioctl", state: "serving" });
-    const reader = await startReader(device.device ?? "", image, 2);
-    expectFlawless(await reader.stop());
-    await detachAll();
-  });
-
-  test("loses the device where netlink loses nothing: the same kill, and reads fail", async () => {
-    const device = await attach("--ioctl", image);
-    const reader = await startReader(device.device ?? "", image);
-    const worker = workerOf(device);
-    await killUnderLoad(device, reader.depth);
-    const after = await statusWhen(device.device ?? "", "the loss", (now) => now.state === "failed");
-    expect(after.counters).toMatchObject({ reconnects: 0, failedFailovers: 1 });
-    expect(after.lastFailover).toMatchObject({ result: "failed" });
-    expect(after.lastFailover?.cause).toContain(`worker ${worker} was killed by SIGKILL`);
-    const report = await reader.stop();
-    expect(report.errors + report.mismatches).toBeGreaterThan(0);
-    expect(isAlive(worker)).toBe(false);
-    await detachAll();
-    expect(await status("/dev/nbd0").catch((error: Error) => error.message)).toContain("not attached");
   });
 });

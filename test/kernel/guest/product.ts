@@ -3,19 +3,27 @@
  *
  * Everything goes through `dist/`, as after an installation. Waiting is always for a state, with a deadline.
  */
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect } from "vitest";
 import { ControlClient } from "../../../src/manager/control-client.ts";
-import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus, Method, Requests } from "../../../src/manager/control-protocol.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
+import { endObservers } from "./observers.ts";
+
+export {
+  expectFlawless,
+  type Reader,
+  type ReaderReport,
+  startReader,
+  type Watcher,
+  watchEvents,
+} from "./observers.ts";
 
 export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
-const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
 
 export interface CommandResult {
   readonly code: number | null;
@@ -64,15 +72,42 @@ export async function status(target: string): Promise<DeviceStatus> {
   return device;
 }
 
-/** All devices; none when no manager runs. */
-export async function statuses(): Promise<readonly DeviceStatus[]> {
+/** One request to the manager that runs; undefined when none does. */
+export async function ask<M extends Method>(
+  method: M,
+  params: Requests[M]["params"],
+): Promise<Requests[M]["result"] | undefined> {
   const client = await ControlClient.connect(chooseRunDir(undefined));
-  if (client === undefined) return [];
+  if (client === undefined) return undefined;
   try {
-    return (await client.request("status", { target: null })).devices;
+    return await client.request(method, params);
   } finally {
     client.close();
   }
+}
+
+/** Cuts every link of a device, as if its socket had died under manager and workers: what is left is level 2. */
+export async function cutLinks(index: number): Promise<void> {
+  expect(await ask("cutLinks", { index }), "no manager runs").toBeDefined();
+}
+
+/**
+ * Cuts a device's links while reads are surely on the wire: the worker is stopped first, so that they pile up. Returns how
+ * many were in flight at the cut.
+ */
+export async function cutUnderLoad(device: DeviceStatus, depth: number): Promise<number> {
+  const workers = new Set(device.links.map(({ workerPid }) => workerPid));
+  for (const pid of workers) process.kill(pid, "SIGSTOP");
+  await until(`${depth} reads in flight`, () => readsInFlight(device.index ?? -1) >= depth);
+  const inFlight = readsInFlight(device.index ?? -1);
+  await cutLinks(device.index ?? -1);
+  for (const pid of workers) process.kill(pid, "SIGCONT");
+  return inFlight;
+}
+
+/** All devices; none when no manager runs. */
+export async function statuses(): Promise<readonly DeviceStatus[]> {
+  return (await ask("status", { target: null }))?.devices ?? [];
 }
 
 /** Asks for the status until it is as wanted. */
@@ -155,64 +190,20 @@ export async function killUnderLoad(
   return inFlight;
 }
 
-export interface ReaderReport {
-  readonly reads: number;
-  readonly errors: number;
-  readonly mismatches: number;
-  readonly firstError: string;
-  readonly p50Ms: number;
-  readonly p99Ms: number;
-  readonly p999Ms: number;
-  readonly longestMs: number;
-}
-
-/** A reader at work; see direct-reader.mjs. */
-export interface Reader {
-  readonly depth: number;
-  /** Ends it and returns what it saw. */
-  stop(): Promise<ReaderReport>;
-}
-
-export async function startReader(
-  device: string,
-  image: string,
-  depth = 8,
-  blockBytes = 4096,
-): Promise<Reader> {
-  const child: ChildProcess = spawn(process.execPath, [READER, device, image, `${depth}`, `${blockBytes}`], {
-    stdio: ["pipe", "pipe", "inherit"],
-    env: { ...process.env, UV_THREADPOOL_SIZE: `${depth}` },
-  });
-  running.add(child);
-  child.once("close", () => running.delete(child));
-  if (child.stdout === null || child.stdin === null) throw new Error("The reader has no pipes");
-  const { stdin } = child;
-  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
-  expect((await lines.next()).value).toBe("reading");
-  return {
-    depth,
-    stop: async () => {
-      stdin.end();
-      const line = (await lines.next()) as { value: string };
-      await once(child, "close");
-      return JSON.parse(line.value) as ReaderReport;
-    },
-  };
-}
-
-/** No error and not one wrong byte, and it did read. */
-export function expectFlawless(report: ReaderReport): void {
-  expect(report).toMatchObject({ errors: 0, mismatches: 0 });
-  expect(report.reads).toBeGreaterThan(0);
-}
-
 /** Waits until no manager, worker or client of ours runs any more: an automatic manager leaves with its last device. */
 export async function allGone(pids: readonly number[]): Promise<void> {
   await until(`the end of ${pids.join(", ")}`, () => pids.every((pid) => !isAlive(pid)));
 }
 
-/** Pids of a manager's workers: its children that are not about to end. */
+/** Pids of a manager's workers that it started itself: its children that are ready and not about to end. */
 export function workersOf(managerPid: number): number[] {
+  return workers((parent) => parent === managerPid);
+}
+
+/** Pids of all workers that are ready, also those that have outlived the manager that started them. */
+export const allWorkers = (): number[] => workers(() => true);
+
+function workers(fits: (parent: number) => boolean): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
@@ -220,7 +211,8 @@ export function workersOf(managerPid: number): number[] {
       try {
         const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
         const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-        return Number(parent) === managerPid && state !== "Z" && stat.includes("(erofs-nbd worke");
+        // A worker takes this name when it is ready.
+        return stat.includes("(erofs-nbd worke") && state !== "Z" && fits(Number(parent));
       } catch {
         return false;
       }
@@ -241,72 +233,13 @@ export function managerPids(): number[] {
     });
 }
 
-/** What `status --watch --json` has told so far. */
-export interface Watcher {
-  readonly events: readonly DeviceEvent[];
-  /** The next event, from now on, that fits. */
-  next(what: string, fits: (event: DeviceEvent) => boolean, deadlineMs?: number): Promise<DeviceEvent>;
-  stop(): Promise<void>;
-}
-
-/** Follows a manager's events. Returns when the watch is established. */
-export async function watchEvents(): Promise<Watcher> {
-  const child = spawn(process.execPath, [CLI, "status", "--watch", "--json"], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  running.add(child);
-  child.once("close", () => running.delete(child));
-  const events: DeviceEvent[] = [];
-  let wake = (): void => {};
-  let started = (): void => {};
-  const first = new Promise<void>((resolve) => {
-    started = resolve;
-  });
-  createInterface(child.stdout).on("line", (line) => {
-    const event = JSON.parse(line) as DeviceEvent;
-    started();
-    events.push(event);
-    wake();
-  });
-  await first;
-  return {
-    events,
-    next: async (what, fits, deadlineMs = 30_000) => {
-      const end = Date.now() + deadlineMs;
-      for (let at = events.length; ; at += 1) {
-        while (events.length <= at) {
-          if (Date.now() > end)
-            throw new Error(
-              `${what} did not happen in ${deadlineMs} ms: ${JSON.stringify(events.slice(-10))}`,
-            );
-          await Promise.race([
-            new Promise<void>((resolve) => {
-              wake = resolve;
-            }),
-            delay(200),
-          ]);
-        }
-        const event = events[at];
-        if (event !== undefined && fits(event)) return event;
-      }
-    },
-    stop: async () => {
-      child.kill("SIGINT");
-      await once(child, "close");
-    },
-  };
-}
-
 /** Detaches everything and waits until nothing of ours runs any more. */
 export async function detachAll(): Promise<void> {
-  const managers = [...new Set((await statuses()).map((device) => device.managerPid))];
-  const workers = managers.flatMap(workersOf);
+  const managers = new Set((await statuses()).map((device) => device.managerPid));
+  const served = allWorkers();
   await erofsNbdOk("detach", "--all");
-  await allGone([...managers, ...workers]);
+  await allGone([...managers, ...served]);
 }
-
-/** Readers and watchers at work; a test that fails leaves some. */
-const running = new Set<ChildProcess>();
 
 /** Call after `guarded`: a test that failed in the middle shows the manager's log, and must not fail those behind it. */
 export function cleanUpAfterFailure(): void {
@@ -321,8 +254,7 @@ export function cleanUpAfterFailure(): void {
         `manager.log of «${context.task.name}»:\n${readFileSync(log).subarray(logStart).toString()}\n`,
       );
     }
-    for (const child of running) child.kill("SIGKILL");
-    running.clear();
+    endObservers();
     const records = "/run/erofs-nbd/devices";
     if (existsSync(records) && readdirSync(records).length > 0) await erofsNbd("detach", "--all", "--force");
   });

@@ -1,0 +1,117 @@
+/**
+ * The legacy path on a real kernel: it has one socket for its whole life, so a dead worker costs nothing and a dead link the device.
+ */
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
+import {
+  afterFailovers,
+  allGone,
+  attach,
+  cleanUpAfterFailure,
+  cutLinks,
+  detachAll,
+  erofsNbd,
+  expectFlawless,
+  killUnderLoad,
+  readsInFlight,
+  startReader,
+  status,
+  statusWhen,
+  until,
+  workerOf,
+  workersOf,
+} from "./product.ts";
+import { expectTakeovers, kernelWords, PATIENT, useImage, warm } from "./takeover-rig.ts";
+
+const { image } = useImage("ioctl", 16 << 20);
+
+describe("a device attached by ioctl", () => {
+  const guard = guarded();
+  cleanUpAfterFailure();
+
+  test("attaches and detaches", async () => {
+    const device = await attach("--ioctl", image);
+    expect(device).toMatchObject({ interface: "ioctl", state: "serving" });
+    const reader = await startReader(device.device ?? "", image, 2);
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+
+  test("survives its worker, killed under load, three times", async () => {
+    const device = await attach("--ioctl", ...PATIENT, image);
+    const reader = await startReader(device.device ?? "", image);
+    const words = kernelWords(guard);
+    let now = device;
+    for (let kill = 1; kill <= 3; kill += 1) {
+      await warm(device.managerPid);
+      const victim = workerOf(now);
+      const onTheWire = await killUnderLoad(now, reader.depth);
+      now = await afterFailovers(device.device ?? "", kill);
+      expect(now.lastFailover).toMatchObject({
+        cause: `worker ${victim} was killed by SIGKILL`,
+        strandedReads: onTheWire,
+      });
+    }
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
+    expectTakeovers(now, 3);
+    await detachAll();
+  });
+
+  test("survives both workers at once", async () => {
+    const device = await attach("--ioctl", ...PATIENT, image);
+    const reader = await startReader(device.device ?? "", image);
+    const words = kernelWords(guard);
+    await killUnderLoad(device, reader.depth, workersOf(device.managerPid));
+    const after = await afterFailovers(device.device ?? "", 1);
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
+    expectTakeovers(after, 1);
+    await detachAll();
+  });
+});
+
+describe("the end of a link attached by ioctl", () => {
+  guarded([...LINK_DEATH_LINES, ...READ_FAILURE_LINES]);
+  cleanUpAfterFailure();
+
+  test("is the end of its device, where netlink loses nothing: reads fail, and status says so", async () => {
+    const device = await attach("--ioctl", image);
+    const reader = await startReader(device.device ?? "", image);
+    await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
+    // The process whose thread is inside NBD_DO_IT: without it the kernel ends the link.
+    const client = Number(readFileSync(`/sys/block/nbd${device.index}/pid`, "utf8"));
+    process.kill(client, "SIGKILL");
+    const after = await statusWhen(device.device ?? "", "the loss", (now) => now.state === "failed");
+    expect(after.counters).toMatchObject({ takeovers: 0, reconnects: 0, failedFailovers: 1 });
+    expect(after.lastFailover).toMatchObject({ result: "failed" });
+    expect(after.lastFailover?.cause).toContain("the ioctl path cannot reconnect, the device is lost");
+    const report = await reader.stop();
+    expect(report.errors + report.mismatches).toBeGreaterThan(0);
+    await detachAll();
+    expect(await status(device.device ?? "").catch((error: Error) => error.message)).toContain(
+      "not attached",
+    );
+  });
+
+  test("with manager and workers is the end of its device, and the next command says so", async () => {
+    const device = await attach("--ioctl", image);
+    const reader = await startReader(device.device ?? "", image);
+    const workers = workersOf(device.managerPid);
+    process.kill(device.managerPid, "SIGKILL");
+    await killUnderLoad(device, reader.depth, workers);
+    await allGone([device.managerPid, ...workers]);
+    const report = await reader.stop();
+    expect(report.errors + report.mismatches).toBeGreaterThan(0);
+    const seen = await erofsNbd("status");
+    expect(seen).toMatchObject({ code: 0 });
+    expect(seen.stderr).toContain("no longer attached");
+  });
+
+  test("cannot be asked for, because nothing would mend it", async () => {
+    const device = await attach("--ioctl", image);
+    await expect(cutLinks(device.index ?? -1)).rejects.toThrow("it is attached by ioctl");
+    await detachAll();
+  });
+});

@@ -1,0 +1,184 @@
+/**
+ * Workers that die again and again, or never come back: of an image that does it to them, or because somebody kills every one.
+ *
+ * Nobody gives up, nobody burns the machine, innocent devices go on, and all is well again when the cause is gone. The bad image
+ * is made by deadly-image.mjs, which the manager's workers load.
+ */
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { guarded } from "./leftovers.ts";
+import {
+  afterFailovers,
+  attach,
+  CLI,
+  cleanUpAfterFailure,
+  detachAll,
+  expectFlawless,
+  killUnderLoad,
+  readsInFlight,
+  run,
+  startReader,
+  status,
+  statusWhen,
+  until,
+  watchEvents,
+  workerOf,
+  workersOf,
+} from "./product.ts";
+import { expectTakeovers, HANGABLE, kernelWords, outcomes, PATIENT, useImage, warm } from "./takeover-rig.ts";
+
+const DEADLY = fileURLToPath(new URL("../../helpers/deadly-image.mjs", import.meta.url));
+/** Starts of workers in a killing spree. */
+const SPREE = 8;
+const { directory, image } = useImage("crash-loop", 12 << 20);
+
+/** Attaches a copy of the image whose workers it can kill or hold up. Starts the manager that all later devices share. */
+async function attachDeadly(
+  name: string,
+  ...options: string[]
+): Promise<{ bad: string; device: DeviceStatus }> {
+  const bad = join(directory, `${name}.erofs`);
+  copyFileSync(image, bad);
+  const words = [CLI, "attach", "--json", ...options, bad];
+  const attached = await run(process.execPath, words, { NODE_OPTIONS: `--import ${DEADLY}` });
+  expect(attached).toMatchObject({ code: 0 });
+  return { bad, device: JSON.parse(attached.stdout) as DeviceStatus };
+}
+
+describe("an image that kills whoever reads it", () => {
+  const guard = guarded();
+  cleanUpAfterFailure();
+
+  test("stalls its own device with the reason, not its neighbour, and serves by itself when it is well again", async () => {
+    const { bad, device } = await attachDeadly("kills", ...PATIENT);
+    const neighbour = await attach(...PATIENT, image);
+    expect(neighbour.managerPid).toBe(device.managerPid);
+    const watcher = await watchEvents();
+    const readers = [
+      await startReader(device.device ?? "", image, 4),
+      await startReader(neighbour.device ?? "", image, 4),
+    ];
+    const words = kernelWords(guard);
+    await warm(device.managerPid);
+
+    writeFileSync(`${bad}.kills`, "");
+    const stalled = await statusWhen(
+      device.device ?? "",
+      "the stall",
+      ({ state }) => state === "stalled",
+      60_000,
+    );
+    expect(stalled.stalledReason).toMatch(
+      /its workers die: \d+ in the last .*killed by SIGABRT; next attempt in/,
+    );
+    expect(readsInFlight(device.index ?? -1)).toBe(4);
+
+    // The neighbour is served while this one waits, and its worker is none that the bad image gets.
+    const { counters, state } = await statusWhen(
+      neighbour.device ?? "",
+      "a worker of its own",
+      (now) => now.state === "serving",
+    );
+    await statusWhen(
+      neighbour.device ?? "",
+      "reads meanwhile",
+      (now) => now.counters.requests > counters.requests + 20,
+    );
+    expect(state).toBe("serving");
+
+    rmSync(`${bad}.kills`);
+    await statusWhen(device.device ?? "", "its recovery", (now) => now.state === "serving", 60_000);
+    await until("answers", () => readsInFlight(device.index ?? -1) < 4);
+    expect(words()).toEqual([]);
+    for (const reader of readers) expectFlawless(await reader.stop());
+    const after = await status(device.device ?? "");
+    expect(after.stalledReason).toBeNull();
+    expectTakeovers(after, after.counters.takeovers);
+    expect(after.counters.takeovers).toBeGreaterThan(0);
+    const told = (await outcomes(watcher, after.counters.takeovers)).filter(
+      (one) => one.device === device.device,
+    );
+    expect(told).toHaveLength(after.counters.takeovers);
+    const innocent = await status(neighbour.device ?? "");
+    expect(innocent.counters).toMatchObject({ reconnects: 0, failedFailovers: 0 });
+    expect(innocent.links).toMatchObject([{ state: "up", generation: 1 }]);
+    await watcher.stop();
+    await detachAll();
+  }, 240_000);
+});
+
+describe("an image that never lets a worker go", () => {
+  const guard = guarded();
+  cleanUpAfterFailure();
+
+  test("is found out: the looping worker is killed, and its reads are taken over when the loop is gone", async () => {
+    const { bad, device } = await attachDeadly("loops", ...HANGABLE);
+    const reader = await startReader(device.device ?? "", image);
+    const words = kernelWords(guard);
+    await warm(device.managerPid);
+    const victim = workerOf(await status(device.device ?? ""));
+    writeFileSync(`${bad}.loops`, "");
+    await until("eight reads on the wire", () => readsInFlight(device.index ?? -1) >= reader.depth);
+    await until(
+      "the end of the looping worker",
+      () => !workersOf(device.managerPid).includes(victim),
+      60_000,
+    );
+    rmSync(`${bad}.loops`);
+    await until("answers", () => readsInFlight(device.index ?? -1) < reader.depth, 60_000);
+    const after = await afterFailovers(device.device ?? "", 1);
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
+    expect(after.counters).toMatchObject({ reconnects: 0, failedFailovers: 0 });
+    expect(after.links).toMatchObject([{ state: "up", generation: 1 }]);
+    expect(readFileSync("/run/erofs-nbd/manager.log", "utf8")).toMatch(
+      new RegExp(`worker ${victim} has not answered for [\\d.]+ s: stopped, or stuck in a read of link`),
+    );
+    await detachAll();
+  }, 240_000);
+});
+
+/** Whether it was there to be killed: it may have died of the kill before, or of its manager's. */
+function killIfThere(pid: number): boolean {
+  try {
+    return process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    return false;
+  }
+}
+
+describe("somebody who kills every worker as soon as it appears", () => {
+  const guard = guarded();
+  cleanUpAfterFailure();
+
+  test("makes reads wait; they go on by themselves when the killing stops", async () => {
+    const device = await attach(...PATIENT, image);
+    const reader = await startReader(device.device ?? "", image);
+    const words = kernelWords(guard);
+    await killUnderLoad(device, reader.depth, workersOf(device.managerPid));
+    for (let killed = 0; killed < SPREE; ) {
+      await until("a fresh worker", () => workersOf(device.managerPid).length > 0, 60_000);
+      for (const pid of workersOf(device.managerPid)) {
+        killed += Number(killIfThere(pid));
+      }
+    }
+    const now = await status(device.device ?? "");
+    expect(["taking-over", "stalled", "serving"]).toContain(now.state);
+    if (now.state === "stalled") expect(now.stalledReason).toContain("workers die");
+    const after = await statusWhen(
+      device.device ?? "",
+      "service",
+      ({ state, lastFailover }) => state === "serving" && lastFailover !== null,
+      60_000,
+    );
+    await until("answers", () => readsInFlight(device.index ?? -1) < reader.depth);
+    expect(words()).toEqual([]);
+    expectFlawless(await reader.stop());
+    expectTakeovers(after, after.counters.takeovers);
+    await detachAll();
+  }, 240_000);
+});

@@ -1,0 +1,102 @@
+/**
+ * What the takeover tests share: warm spares, kills at random moments with reads on the wire, outcomes, a silent kernel.
+ *
+ * Imported by takeover*.test.ts and ioctl.test.ts next to it. Nothing here asserts how long anything took.
+ */
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { afterAll, beforeAll, expect } from "vitest";
+import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { chooseRunDir } from "../../../src/manager/run-dir.ts";
+import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { formatRecord } from "../lab/kernel-log.ts";
+import type { Guard } from "./leftovers.ts";
+import { afterFailovers, readsInFlight, until, type Watcher, workerOf, workersOf } from "./product.ts";
+
+const { journals: JOURNALS, workers: WORKER_SOCKETS } = chooseRunDir(undefined);
+/** Kills come at any moment within this time. */
+const RANDOM_MS = 80;
+
+/**
+ * For `attach`. Where reads have to wait for a worker that is just starting, the kernel's «Possible stuck request» would say only
+ * that this machine is slow, and the tests want a log without a line. And a worker that a test stops is its to kill.
+ */
+export const PATIENT: readonly string[] = ["--io-timeout", "30000", "--hang-timeout", "60000"];
+/** The same for tests of hangs. */
+export const HANGABLE: readonly string[] = ["--io-timeout", "30000"];
+
+export type FailoverEvent = Extract<DeviceEvent, { readonly event: "failover" }>;
+
+/** An EROFS image in a directory of its own, for the tests of the calling file. */
+export function useImage(
+  name: string,
+  sizeBytes: number,
+): { readonly directory: string; readonly image: string } {
+  const directory = mkdtempSync(`/tmp/${name}-`);
+  const image = join(directory, "image.erofs");
+  beforeAll(async () => {
+    fillDirectory(join(directory, "tree"), 20, sizeBytes);
+    await makeImage(image, join(directory, "tree"));
+  });
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+  return { directory, image };
+}
+
+/** Waits until a second worker has started: a worker takes its name when it is ready. */
+export async function warm(managerPid: number): Promise<void> {
+  await until("a warm spare", () => workersOf(managerPid).length >= 2, 60_000);
+}
+
+/** What the kernel logs of nbd from now on; call the result for what there was. */
+export function kernelWords(guard: Guard): () => string[] {
+  const before = guard.kernelLog().length;
+  return () =>
+    guard
+      .kernelLog()
+      .slice(before)
+      .filter(({ text }) => /nbd|I\/O|block/.test(text))
+      .map(formatRecord);
+}
+
+/**
+ * Kills the worker of link 0, time and again, at moments that only chance knows but for one thing: reads are on the
+ * wire. Waits for a warm spare before and for the outcome after each. Returns the workers that died, in order.
+ */
+export async function killAtRandom(
+  device: DeviceStatus,
+  kills: number,
+): Promise<{ readonly victims: readonly number[]; readonly after: DeviceStatus }> {
+  const victims: number[] = [];
+  let after = device;
+  for (let kill = 1; kill <= kills; kill += 1) {
+    await warm(device.managerPid);
+    await delay(Math.random() * RANDOM_MS);
+    await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
+    const victim = workerOf(after);
+    process.kill(victim, "SIGKILL");
+    victims.push(victim);
+    after = await afterFailovers(device.device ?? "", kill);
+  }
+  return { victims, after };
+}
+
+/** The outcomes that a watcher has heard of, once there are `count` of them. */
+export async function outcomes(watcher: Watcher, count: number): Promise<readonly FailoverEvent[]> {
+  const told = (): FailoverEvent[] =>
+    watcher.events.filter((event): event is FailoverEvent => event.event === "failover");
+  await until(`${count} outcomes`, () => told().length >= count);
+  return told();
+}
+
+/** Every failover was a takeover, `count` of them, over the sockets that the kernel had from the start. */
+export function expectTakeovers(after: DeviceStatus, count: number): void {
+  expect(after.counters).toMatchObject({ takeovers: count, reconnects: 0, failedFailovers: 0 });
+  expect(after.lastFailover).toMatchObject({ result: "recovered", level: "takeover" });
+  expect(after.links.map(({ state, generation }) => ({ state, generation }))).toEqual(
+    after.links.map(() => ({ state: "up", generation: 1 })),
+  );
+}
+
+export const journalFiles = (): string[] => readdirSync(JOURNALS);
+export const workerSockets = (): string[] => readdirSync(WORKER_SOCKETS);
