@@ -15,7 +15,6 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { release } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -25,8 +24,8 @@ import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import { attach, CLI, cleanUpAfterFailure, detachAll, erofsNbd, isAlive, status } from "./product.ts";
 
 const KINDS: readonly FaultKind[] = ["worker", "hang", "link", "manager", "both", "upgrade"];
-/** A manager takes seconds to start in these slow kernels: one of them gets many faults, the others a few. */
-const FAULTS_OF_EACH = release().startsWith("6.12.") ? 6 : 2;
+/** A manager takes seconds to start in these slow kernels. */
+const FAULTS_OF_EACH = 3;
 
 let directory: string;
 let image: string;
