@@ -42,7 +42,8 @@ function hurry(): void {
   }
 }
 
-/** How long an automatic manager without devices waits for something to do. */
+/** How long an automatic manager without devices waits for something to do: at first, and after it has done something. */
+const FIRST_IDLE_MS = 3000;
 const IDLE_MS = 500;
 /** A manager that makes way for another one is gone this long after it has said so. */
 const ANSWER_MS = 20;
@@ -96,9 +97,12 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
       return stopping;
     };
     let idleSince = performance.now();
+    let patienceMs = FIRST_IDLE_MS;
     const idle = setInterval(() => {
-      if (manager.deviceCount > 0 || server.connectionCount > 0) idleSince = performance.now();
-      else if (auto && performance.now() - idleSince >= IDLE_MS) void stop();
+      if (manager.deviceCount > 0 || server.connectionCount > 0) {
+        idleSince = performance.now();
+        patienceMs = IDLE_MS;
+      } else if (auto && performance.now() - idleSince >= patienceMs) void stop();
     }, IDLE_MS / 4);
     log.info("The manager is ready", { runDir: runDir.path, auto });
     return { manager, ended, stop };

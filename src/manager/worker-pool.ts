@@ -36,6 +36,8 @@ export interface Renewal {
 const SPREAD_PATIENCE_MS = 3000;
 /** Before a link is offered again that a worker did not take. */
 const AGAIN_MS = 5;
+/** A takeover that waits longer than this for a worker is a stall, and told as one. */
+const LATE_MS = 5000;
 
 export class WorkerPool implements LinkServer {
   readonly #journals: string;
@@ -147,7 +149,8 @@ export class WorkerPool implements LinkServer {
         await sleep(move.delayMs, undefined, { signal });
         continue;
       }
-      const worker = await this.#workerFor(link, move.company, signal);
+      const late = setTimeout(() => waiting(`no worker is ready: ${this.#workers.lastDeath}`), LATE_MS);
+      const worker = await this.#workerFor(link, move.company, signal).finally(() => clearTimeout(late));
       if (await worker.serve(link)) return { safe: true, unanswered: settlement.unanswered };
       // Dead, or without means: not at once again, or nothing else would have its turn.
       await sleep(AGAIN_MS, undefined, { signal });

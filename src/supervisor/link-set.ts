@@ -153,9 +153,11 @@ export class LinkSet {
     slot.taking = true;
     let taken: Takeover;
     try {
-      taken = await link.takeOver(signal, waiting);
+      taken = await this.#whileAlive(slot, signal, (alive) => link.takeOver(alive, waiting));
     } catch (error) {
-      if (slot.link === link) slot.served = false;
+      // Its socket has died: nobody can take it over any more, and a fresh one is not to wait for that.
+      if (slot.link !== link || !slot.alive) return undefined;
+      slot.served = false;
       throw error;
     } finally {
       if (slot.link === link) slot.taking = false;
@@ -163,6 +165,26 @@ export class LinkSet {
     if (slot.link !== link || !slot.alive) return undefined;
     if (!taken.safe) this.#lose(slot, link, `taking over was not safe: ${taken.why}`, WITNESS.kernel);
     return taken;
+  }
+
+  /** Works with a signal that aborts when the outer one does, or the slot dies. */
+  async #whileAlive<T>(
+    slot: Slot,
+    outer: AbortSignal,
+    work: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const controller = new AbortController();
+    const look = (): void => {
+      if (outer.aborted || !slot.alive) controller.abort(outer.reason);
+    };
+    this.#waiters.add(look);
+    outer.addEventListener("abort", look, { once: true });
+    try {
+      return await work(controller.signal);
+    } finally {
+      this.#waiters.delete(look);
+      outer.removeEventListener("abort", look);
+    }
   }
 
   /** Shuts down the sockets of all live links: every one of them is about to be a dead one. */

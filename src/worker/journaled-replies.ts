@@ -157,7 +157,8 @@ export class JournaledReplies implements Replies {
   /** Whether one send(2) of so many bytes can only be taken whole or not at all. */
   #isTakenWhole(lengthBytes: number): boolean {
     if (!this.#counted || lengthBytes > BATCH_BYTES) return false;
-    if (lengthBytes <= ATOMIC_BYTES) return true;
+    // af_unix.c gives one skb at most half of the buffer, less a little.
+    if (lengthBytes <= ATOMIC_BYTES) return lengthBytes <= this.#roomBytes / 2 - 64;
     return unsentBytes(this.#fd) + lengthBytes * MEMORY_PER_BYTE < this.#roomBytes;
   }
 

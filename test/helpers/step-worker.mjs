@@ -5,12 +5,14 @@
  *
  *   STEP_KILL=k STEP_LOG=file node step-worker.mjs      (0: never)
  *
+ * STEP_ONLY=send,free counts steps of those names only.
  * Counting begins with the first journal that it maps, after its warm-up. The step's name goes into the log first.
  */
 import { appendFileSync } from "node:fs";
 import { register } from "node:module";
 
 const last = Number(process.env["STEP_KILL"] ?? 0);
+const only = process.env["STEP_ONLY"]?.split(",");
 const log = process.env["STEP_LOG"] ?? "/dev/null";
 const LOOP = ["recv", "send", "write", "spliceFromFile", "spliceToSocket", "pread", "statxInto"];
 let steps = 0;
@@ -18,7 +20,7 @@ let armed = false;
 
 /** @param {string} name */
 function step(name) {
-  if (!armed || last === 0) return;
+  if (!armed || last === 0 || only?.includes(name) === false) return;
   steps += 1;
   if (steps !== last) return;
   appendFileSync(log, `${name}\n`);

@@ -28,7 +28,7 @@ import type { KernelSeries } from "./lab/types.ts";
 
 const GUEST_DIR = "test/kernel/guest";
 const SUITE = "test/kernel/lab/guest-suite.mjs";
-const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? 15 * 60_000);
+const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? 25 * 60_000);
 const EVIDENCE_LINES = 40;
 
 /**

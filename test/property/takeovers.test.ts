@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { STILL_MS } from "../../src/journal/account.ts";
 import { closeKernelEnd, createLink, type HeldLink } from "../../src/manager/held-link.ts";
 import { startWorker, type WorkerProcess } from "../../src/manager/worker-process.ts";
 import { type OpenImage, openImage } from "../../src/source/open-image.ts";
@@ -27,15 +28,21 @@ const K = 1024;
 /** The kernel doubles it, and cuts what is sent at half of that: less would break what a worker relies on (ATOMIC_BYTES). */
 const TIGHT_BYTES = 40 * K;
 
+/** A request that was lost is never answered, however long one waits. */
+const DRAIN_MS = 20_000;
+
+const SMALL: LinkHabits = {
+  depth: 32,
+  lengths: [4 * K, 4 * K, 512, 8 * K],
+  refusedEvery: 13,
+  gulpBytes: 256 * K,
+  completionTurns: 0,
+};
+
 /** The kinds of links; each comes counted and not. */
 const HABITS: Record<string, LinkHabits & { readonly tightSocket?: true }> = {
-  small: {
-    depth: 32,
-    lengths: [4 * K, 4 * K, 512, 8 * K],
-    refusedEvery: 13,
-    gulpBytes: 256 * K,
-    completionTurns: 0,
-  },
+  small: SMALL,
+  "small too": { ...SMALL, depth: 5, gulpBytes: 20 * K, completionTurns: 1 },
   "small, a slow reader": {
     depth: 16,
     lengths: [4 * K, 1 * K],
@@ -142,8 +149,10 @@ function play(name: string, habits: LinkHabits & { tightSocket?: true }, counted
 }
 
 /** A worker that is ready, and ends at its `step`-th step after it was given its first link; 0: it does not. */
-function start(step: number): Promise<Started> {
+function start(step: number, only?: string): Promise<Started> {
   process.env["STEP_KILL"] = String(step);
+  if (only === undefined) delete process.env["STEP_ONLY"];
+  else process.env["STEP_ONLY"] = only;
   return new Promise((resolve, reject) => {
     let gone = (): void => {};
     const exited = new Promise<void>((settled) => {
@@ -191,7 +200,12 @@ async function forTurns(count: number): Promise<void> {
 }
 
 async function settleAll(): Promise<void> {
-  const settlements = await during(Promise.all(played.map(({ link }) => link.settle())));
+  const settling = Promise.all(played.map(({ link }) => link.settle()));
+  // Whoever does not read yet begins when a reply would count as not sent, were its being unread not looked at.
+  const readAt = performance.now() + 3 * STILL_MS;
+  while (performance.now() < readAt && played.some(({ kernel }) => !kernel.reads)) await turnAll();
+  for (const { kernel } of played) kernel.reads = true;
+  const settlements = await during(settling);
   for (const [at, settlement] of settlements.entries())
     expect(settlement, `${played[at]?.name}; seed ${SEED}`).toMatchObject({ safe: true });
 }
@@ -211,8 +225,13 @@ test(
     played = [];
     for (const counted of [true, false])
       for (const [name, habits] of Object.entries(HABITS)) played.push(play(name, habits, counted));
-    // Half of them end at a step of their own (before a store or a system call), wherever that comes.
-    const startAny = (): Promise<Started> => start(chance() < 0.5 ? 0 : 1 + Math.floor(chance() ** 2 * 3000));
+    // Most of them end at a step of their own (before a store or a system call), many around a send(2).
+    const startAny = (): Promise<Started> => {
+      const dice = chance();
+      if (dice < 0.25) return start(0);
+      if (dice < 0.6) return start(1 + Math.floor(chance() ** 2 * 1500));
+      return start(1 + Math.floor(chance() ** 2 * 400), "mark,send,free");
+    };
     let spare = startAny();
     let kills = 0;
     /** Settles what was left, and has a worker serve everything, however many that takes. */
@@ -252,9 +271,12 @@ test(
         // Nobody reads for a while: the kill finds replies unread and sockets full.
         for (const { kernel } of played) kernel.reads = chance() < 0.5;
         await forTurns(chance() * 50);
+      } else if (dice < 0.75) {
+        // Nobody reads while it ends by itself.
+        for (const { kernel } of played) kernel.reads = chance() < 0.3;
+        for (let turns = 0; turns < 200 && current.process.isAlive; turns += 1) await turnAll();
       }
-      if (dice < 0.7 || !current.ends) current.process.kill();
-      for (const { kernel } of played) kernel.reads = true;
+      if (dice < 0.75 || !current.ends) current.process.kill();
       await during(current.exited);
       kills += 1;
       current = await takeAll();
@@ -266,7 +288,10 @@ test(
     await settleAll();
     expect(await during(serveAll(last))).toBe(true);
     for (const { kernel } of played) kernel.asks = false;
-    while (played.some(({ kernel }) => kernel.inFlight > 0)) await turnAll();
+    const drainedBy = performance.now() + DRAIN_MS;
+    while (played.some(({ kernel }) => kernel.inFlight > 0) && performance.now() < drainedBy) await turnAll();
+    for (const { name, kernel } of played)
+      expect(kernel.inFlight, `${name}: requests that are never answered; seed ${SEED}`).toBe(0);
     expect(ends).toEqual([]);
     for (const { name, link, kernel } of played) {
       expect(kernel.answered, name).toBeGreaterThan(0);
