@@ -19,7 +19,7 @@ export interface FailoverContext {
   readonly identifier: string;
   readonly links: LinkSet;
   readonly nbd: NbdControl;
-  readonly view: Pick<DeviceView, "probe">;
+  readonly view: Pick<DeviceView, "probe" | "backendOf">;
   /** Sent with every RECONFIGURE: an attribute that is left out keeps its value, a flag that is left out is cleared. */
   readonly settings: () => { readonly deadConnectionTimeoutSeconds: number; readonly clientFlags: number };
   readonly linkRequest: (slot: number) => LinkRequest;
@@ -144,11 +144,14 @@ async function handOver(
     });
     await context.beforeHandover();
     signal.throwIfAborted();
+    // Its last user has closed it meanwhile: asking would only make the kernel complain.
+    if (context.view.backendOf(index) !== identifier)
+      throw new AbortError(new DeviceEndedError(describeGone(index)));
     await context.nbd.reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() });
     taken = true;
   } catch (error) {
     if (!isRefusedForGood(error)) throw error;
-    throw new AbortError(new DeviceEndedError(`nbd${index} was disconnected by the kernel or somebody else`));
+    throw new AbortError(new DeviceEndedError(describeGone(index)));
   } finally {
     links.handedOver(taken);
   }
@@ -194,6 +197,8 @@ async function prove(context: FailoverContext, slots: readonly number[], signal:
   signal.throwIfAborted();
   throw new Error(`Cannot prove that nbd${index} uses its fresh socket: no request came over it`);
 }
+
+const describeGone = (index: number): string => `nbd${index} was disconnected by the kernel or somebody else`;
 
 /** EINVAL for a well-formed RECONFIGURE of an existing device: it was disconnected, or is somebody else's by now. */
 function isRefusedForGood(error: unknown): boolean {

@@ -34,6 +34,8 @@ export interface Guard {
 export const ORDINARY_LINES: readonly RegExp[] = [
   /^block nbd\d+: (NBD_DISCONNECT|shutting down sockets|Disconnected due to user request\.)$/,
   /^nbd\d+: detected capacity change from \d+ to \d+$/,
+  // Many devices came and went within seconds: the lines above are rationed.
+  /^set_capacity_and_notify: \d+ callbacks suppressed$/,
   /^nbd: registered device at major \d+$/,
   // A machine that is short of processors, nothing of ours.
   /^hrtimer: interrupt took \d+ ns$/,
