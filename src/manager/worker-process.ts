@@ -156,7 +156,8 @@ export class WorkerProcess {
 
   /** One that serves leaves after its last link; one that does not is ended, or it would stay if it hangs. */
   stop(): void {
-    if (this.links.size === 0) {
+    // A link that was given up and is still here: it hangs, and would never hear of its end.
+    if (![...this.links.values()].some((link) => link.isOpen && !link.hasEnded)) {
       this.kill();
       rmSync(this.#socketPath, { force: true });
     } else this.#channel.send({ type: "stop" }).catch(() => {});
