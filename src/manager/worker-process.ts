@@ -15,14 +15,7 @@ import { check, close, pidfdOpen, SOCK_SEQPACKET, socketPair } from "../sys/libc
 import { listenUnix } from "../sys/listen.ts";
 import { watchReadable } from "../sys/watch.ts";
 import { describeEnd } from "../worker/link-end.ts";
-import {
-  CONTROL_FD,
-  type FromWorker,
-  LINK_FDS,
-  REUNION_FD,
-  type ServedLinkDescription,
-  type ToWorker,
-} from "../worker/worker-protocol.ts";
+import { CONTROL_FD, type FromWorker, REUNION_FD, type ToWorker } from "../worker/worker-protocol.ts";
 import type { HeldLink } from "./held-link.ts";
 
 export interface WorkerOptions {
@@ -38,8 +31,6 @@ export interface WorkerOptions {
 
 export interface WorkerEvents {
   ready(): void;
-  /** A worker of a former manager tells of a link that it serves; the descriptors belong to the listener. */
-  held?(description: ServedLinkDescription, fds: readonly number[]): void;
   /** It is dead, or as good as dead; called once. Its links are in `links` until then. */
   exited(how: string): void;
 }
@@ -94,10 +85,6 @@ export class WorkerProcess {
     this.pid = started.process.pid;
     this.#channel = new Channel<FromWorker, ToWorker>(started.channelFd, {
       message: (message, fds) => {
-        if (message.type === "held" && fds.length === LINK_FDS && events.held !== undefined) {
-          const { type: _, ...description } = message;
-          return events.held(description, fds);
-        }
         for (const fd of fds) close(fd);
         this.#hear(message);
       },

@@ -179,6 +179,7 @@ export class LinkSet {
     };
     this.#waiters.add(look);
     outer.addEventListener("abort", look, { once: true });
+    look();
     try {
       return await work(controller.signal);
     } finally {
