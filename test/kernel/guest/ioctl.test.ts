@@ -99,6 +99,8 @@ describe("the end of a link attached by ioctl", () => {
     const device = await attach("--ioctl", image);
     const reader = await startReader(device.device ?? "", image);
     const workers = workersOf(device.managerPid);
+    // Stopped first: the spare would leave on seeing its manager gone.
+    for (const pid of workers) process.kill(pid, "SIGSTOP");
     process.kill(device.managerPid, "SIGKILL");
     await killUnderLoad(device, reader.depth, workers);
     await allGone([device.managerPid, ...workers]);
