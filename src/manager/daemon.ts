@@ -8,6 +8,7 @@ import { getPriority, setPriority } from "node:os";
 import { ErofsNbdError } from "../errors.ts";
 import { createLog, type Log } from "../log.ts";
 import { ControlServer } from "./control-server.ts";
+import { Guardian } from "./guardian.ts";
 import { Manager } from "./manager.ts";
 import { lockRunDir, prepareRunDir, type RunDir } from "./run-dir.ts";
 
@@ -64,9 +65,12 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     );
   }
   hurry();
+  // systemd starts its services again itself.
+  const guardian = process.env["NOTIFY_SOCKET"] === undefined ? new Guardian({ runDir, auto }) : undefined;
   const manager = new Manager({ runDir, log, workerStderr: "inherit" });
   const stepDown = async (): Promise<{ auto: boolean }> => {
     await manager.stepDown();
+    guardian?.retire();
     // After the answer is on its way.
     setTimeout(() => void stop(), ANSWER_MS);
     return { auto };
@@ -88,6 +92,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     stop = (): Promise<void> => {
       stopping ??= (async () => {
         clearInterval(idle);
+        guardian?.retire();
         server.close();
         await manager.stop();
         lock.release();
@@ -99,6 +104,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     let idleSince = performance.now();
     let patienceMs = FIRST_IDLE_MS;
     const idle = setInterval(() => {
+      guardian?.keep(manager.deviceCount > 0);
       if (manager.deviceCount > 0 || server.connectionCount > 0) {
         idleSince = performance.now();
         patienceMs = IDLE_MS;

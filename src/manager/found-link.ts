@@ -1,7 +1,7 @@
 /**
  * A link of a former manager's worker, as the worker has told it: not ours yet, and perhaps nobody's.
  */
-import { readlinkSync } from "node:fs";
+import { readlinkSync, rmSync } from "node:fs";
 import type { FoundLink, LinkObserver, LinkRequest, OpenLink } from "../supervisor/ports.ts";
 import { close } from "../sys/libc.ts";
 import { HeldLink } from "./held-link.ts";
@@ -17,7 +17,7 @@ export interface PooledFoundLink extends FoundLink {
   readonly journalPath: string;
   /** Closes our descriptors of it, the image's too; its worker serves it on. */
   leave(): void;
-  /** The same, and the worker lets go of it: nobody uses it. */
+  /** The same, and the worker lets go of it: nobody uses it. Its journal is removed. */
   close(): void;
 }
 
@@ -53,6 +53,7 @@ export function describeFound(
       const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const };
       const link = new HeldLink(number, request, observer, ends, journalPath);
       link.workerPid = pid;
+      link.confirmed = description.confirmed;
       if (worker?.isAlive === true) worker.adopt(link);
       else setImmediate(() => observer.orphaned(`worker ${pid} ended while nobody was its manager`, 0));
       return own(link);
@@ -60,6 +61,7 @@ export function describeFound(
     leave,
     close: () => {
       leave();
+      rmSync(journalPath, { force: true });
       worker?.giveUp(number);
     },
   };

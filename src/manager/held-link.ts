@@ -50,6 +50,8 @@ export class HeldLink {
   workerPid = 0;
   /** Between two workers by plan: the one that gives it up may die without anybody else having to act. */
   isMoving = false;
+  /** The kernel has its socket for certain. */
+  confirmed = false;
   /** Its socket is dead: nobody can go on with it. */
   hasEnded = false;
   readonly #journalPath: string;
@@ -101,6 +103,11 @@ export class HeldLink {
     return this.isOpen && (this.#journal.hasUnanswered || this.#unread > 0);
   }
 
+  /** Whether the kernel surely uses it: it was said so, or a request has come over it. */
+  get isUsed(): boolean {
+    return this.confirmed || this.counters.requests > 0 || this.isWaiting;
+  }
+
   /** Whether nothing is unread, unanswered or unsent on it. */
   get isQuiet(): boolean {
     return this.isOpen && !this.isWaiting && unsentBytes(this.#serverFd) === 0;
@@ -116,6 +123,7 @@ export class HeldLink {
       blockSizeBytes: image.blockSizeBytes,
       copyOnly,
       counted,
+      confirmed: this.confirmed,
     };
   }
 

@@ -130,6 +130,13 @@ export class WorkerPool implements LinkServer {
       get isQuiet() {
         return link.isQuiet;
       },
+      get isUsed() {
+        return link.isUsed;
+      },
+      confirm: () => {
+        link.confirmed = true;
+        link.worker?.confirm(link.number);
+      },
       takeOver: (signal, waiting) => this.#takeOver(link, signal, waiting),
       close: () => {
         link.worker?.close(link);

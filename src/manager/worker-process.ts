@@ -204,6 +204,10 @@ export class WorkerProcess {
     if (this.links.has(link.number)) this.giveUp(link.number);
   }
 
+  confirm(link: number): void {
+    this.#channel.send({ type: "confirm", link }).catch(() => {});
+  }
+
   giveUp(link: number): void {
     this.#channel.send({ type: "close", link }).catch(() => {});
   }

@@ -47,6 +47,9 @@ const REQUEUE_GRACE_MS = 3000;
 /** LINK_DEAD is queued some instructions before the socket is marked dead (nbd_mark_nsock_dead). */
 const RECHECK_MS = [0, 10, 50];
 
+/** How often to look for a moment without a read in flight. */
+const CALM_POLL_MS = 250;
+
 export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements ManagedDevice {
   readonly interface = "netlink";
   readonly clientPid = undefined;
@@ -159,6 +162,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       await this.#view.setIoTimeout(index, this.settings.ioTimeoutMs);
       const wanted = { index, sizeBytes: this.settings.sizeBytes, deadlineMs: this.#readyDeadlineMs };
       await waitUntilReadable(wanted, this.#view, this.#life.signal);
+      this.#links.confirm();
       return index;
     } catch (error) {
       await this.#undoAttach();
@@ -183,9 +187,24 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       this.#lastFailover = history.lastFailover;
     }
     this.#copyOnly = found.some((link) => link.copyOnly);
-    for (const link of found) await this.#links.adopt(link, this.#linkRequest(link.slot));
+    const strangers: number[] = [];
+    for (const link of found) {
+      if (!(await this.#links.adopt(link, this.#linkRequest(link.slot)))) strangers.push(link.slot);
+    }
+    this.#links.condemn(strangers, cause);
     this.#firstWord = { cause, witness: WITNESS.exit };
     this.#dispatch("connected");
+    void this.#finishIoTimeout(index).catch((error: unknown) => this.emit("recordFailed", String(error)));
+  }
+
+  /** The manager before may have died before it came to set the timer, which has to wait for a calm moment now. */
+  async #finishIoTimeout(index: number): Promise<void> {
+    const { ioTimeoutMs } = this.settings;
+    while (!this.#life.signal.aborted && this.#view.ioTimeoutMs(index) !== ioTimeoutMs) {
+      if (this.#state === "serving" && this.#links.areQuiet && this.#view.readsInFlight(index) === 0)
+        return this.#view.setIoTimeout(index, ioTimeoutMs);
+      await sleep(CALM_POLL_MS, undefined, { ref: false });
+    }
   }
 
   get history(): DeviceHistory {

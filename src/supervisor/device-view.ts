@@ -11,6 +11,7 @@ import {
   countsReads,
   deviceSizeBytes,
   findByBackend,
+  ioTimeoutMs,
   readsInFlight,
   setIoTimeout,
 } from "./sysfs.ts";
@@ -21,6 +22,7 @@ export const SYSFS_VIEW: DeviceView = {
   countsReads,
   deviceSizeBytes,
   findByBackend,
+  ioTimeoutMs,
   readsInFlight,
   setIoTimeout,
   probe: probeDevice,

@@ -121,6 +121,7 @@ async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): 
   try {
     await handOver(context, dead, signal);
     await prove(context, dead, signal);
+    links.confirm(dead);
   } catch (error) {
     // A fresh link that the kernel was not given, or has not used, is alive on our side only: never count it as one.
     links.condemn(dead, "the fresh socket could not be proven to be in use");

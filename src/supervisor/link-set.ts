@@ -129,11 +129,19 @@ export class LinkSet {
     return slot.link.kernelFd;
   }
 
-  /** Puts a link that is served already into its slot. */
-  async adopt(found: FoundLink, request: LinkRequest): Promise<void> {
+  /**
+   * Puts a link that is served already into its slot. False when nothing shows that the kernel has its socket, as when the manager
+   * died just before it was to hand that over: the caller replaces it.
+   */
+  async adopt(found: FoundLink, request: LinkRequest): Promise<boolean> {
     const slot = await this.#observed(found.slot, (observer) => found.open(request, observer));
-    // The kernel uses it, whether a request comes soon or not.
-    slot.requestSeen = true;
+    slot.requestSeen = slot.link.isUsed;
+    return slot.requestSeen;
+  }
+
+  /** The kernel has these slots' sockets, whether a request comes soon or not: a later manager may rely on it. */
+  confirm(indexes: readonly number[] = [...this.#slots.keys()]): void {
+    for (const index of indexes) this.#slots[index]?.link.confirm();
   }
 
   /**

@@ -23,6 +23,8 @@ export interface DeviceView {
   readsInFlight(index: number): number;
   /** Whether the kernel keeps that number for the device (queue/iostats). */
   countsReads(index: number): boolean;
+  /** The block layer's request timer in ms; undefined when there is no such device. */
+  ioTimeoutMs(index: number): number | undefined;
   setIoTimeout(index: number, milliseconds: number): Promise<void>;
   /** Reads the first block, in a process that can be lost. Never rejects. */
   probe(index: number, signal: AbortSignal): Promise<ProbeResult>;
@@ -82,6 +84,10 @@ export interface OpenLink {
   readonly counters: Readonly<LinkCounters>;
   /** Whether nothing is unread, unanswered or unsent on it. */
   readonly isQuiet: boolean;
+  /** Whether the kernel surely has its socket. */
+  readonly isUsed: boolean;
+  /** The kernel has its socket: a later manager may rely on it. */
+  confirm(): void;
   /**
    * After `orphaned`: gives the link to another worker and returns when that serves it. Where its workers die again and again
    * it is kept from them for a while, and `waiting` is told why. `orphaned` may follow at any time. @throws the signal's reason

@@ -71,6 +71,12 @@ export function isNbdLoaded(): boolean {
   }
 }
 
+/** The block layer's request timer; undefined when there is no such device. */
+export function ioTimeoutMs(index: number): number | undefined {
+  const text = attribute(index, "queue/io_timeout");
+  return text === undefined ? undefined : Number(text);
+}
+
 /**
  * Sets the block layer's request timer in milliseconds. With one connection and TIMEOUT 0 its expiry only requeues
  * reads whose socket was replaced (nbd_xmit_timeout). Some kernels freeze the queue for this write: only while no

@@ -47,6 +47,7 @@ const c = {
   epollCtl: bind("int epoll_ctl(int, int, int, void *)"),
   epollWait: bind("int epoll_wait(int, void *, int, int)"),
   getuid: bind("uint32_t geteuid()"),
+  prctl: bind("int prctl(int, uint64_t, uint64_t, uint64_t, uint64_t)"),
   syscall: bind("int64_t syscall(int64_t, int64_t, int64_t)"),
 };
 
@@ -269,6 +270,12 @@ const SYS_PIDFD_OPEN = 434;
 export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPEN, pid, 0));
 
 /** The effective user id of this process. */
+/** Neither this process nor what it starts can gain rights by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */
+export const setNoNewPrivileges = (): number => result(c.prctl(38, 1, 0, 0, 0));
+
+/** Others of our user may not trace this process, and it leaves no core (prctl(2), PR_SET_DUMPABLE). */
+export const setUndumpable = (): number => result(c.prctl(4, 0, 0, 0, 0));
+
 export const effectiveUid = (): number => c.getuid();
 
 const pollHandle = new Int16Array(4);

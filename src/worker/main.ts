@@ -4,8 +4,12 @@
  *
  * It installs no signal handlers: a worker may be killed at any instant, and that is all the ending it needs.
  */
+import { effectiveUid } from "../sys/libc.ts";
+import { dropPrivileges } from "./privileges.ts";
 import { Worker } from "./worker.ts";
 import { CONTROL_FD, REUNION_FD } from "./worker-protocol.ts";
 
 process.title = "erofs-nbd worker";
-new Worker(CONTROL_FD, REUNION_FD, () => process.exit(0));
+const managerUid = effectiveUid();
+dropPrivileges();
+new Worker({ controlFd: CONTROL_FD, reunionFd: REUNION_FD, managerUid }, () => process.exit(0));

@@ -23,6 +23,8 @@ export interface ServedLinkDescription {
   readonly copyOnly: boolean;
   /** See JournaledReplies. */
   readonly counted: boolean;
+  /** The kernel has its socket for certain. Until this is known, a next manager trusts only a link that has had a request. */
+  readonly confirmed: boolean;
 }
 
 /**
@@ -38,6 +40,8 @@ export type ToWorker =
   | { readonly type: "close"; readonly link: number }
   /** Stop serving a link, which lives on: another worker goes on with its journal. */
   | { readonly type: "release"; readonly link: number }
+  /** The kernel has taken the link's socket: remember it for a later manager. */
+  | { readonly type: "confirm"; readonly link: number }
   /** Say that the event loop turns. */
   | { readonly type: "ping" }
   /** Leave as soon as no link is left. */

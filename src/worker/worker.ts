@@ -12,7 +12,7 @@ import { openSource } from "../source/source-spec.ts";
 import { Acceptor } from "../sys/acceptor.ts";
 import { Channel } from "../sys/channel.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
-import { close, effectiveUid, mapShared, peerCredentials, unmapShared } from "../sys/libc.ts";
+import { close, mapShared, peerCredentials, unmapShared } from "../sys/libc.ts";
 import type { LinkEnd } from "./link-end.ts";
 import { Pump } from "./pump.ts";
 import { ServedLink } from "./serve-loop.ts";
@@ -22,7 +22,7 @@ import { type FromWorker, LINK_FDS, type ServedLinkDescription, type ToWorker } 
 type ServeMessage = Extract<ToWorker, { type: "serve" }>;
 
 interface Held {
-  readonly description: ServedLinkDescription;
+  description: ServedLinkDescription;
   /** In the order of LINK_FDS. The journal's and the kernel end are only kept; the others belong to link and source. */
   readonly fds: readonly number[];
   readonly link: ServedLink;
@@ -31,19 +31,28 @@ interface Held {
   readonly errors: ReadErrorLog;
 }
 
+/** What a worker is born with. */
+export interface WorkerStart {
+  /** The control channel. */
+  readonly controlFd: number;
+  /** A listening socket for later managers… */
+  readonly reunionFd: number;
+  /** …which must be of this user, or root. */
+  readonly managerUid: number;
+}
+
 export class Worker {
   readonly #pump = new Pump();
   readonly #links = new Map<number, Held>();
   readonly #leave: () => void;
+  readonly #managerUid: number;
   #channel: Channel<ToWorker, FromWorker>;
   #stopping = false;
 
-  /**
-   * Takes the descriptors over: the control channel, and a listening socket for later managers. Calls `leave` when there is
-   * nothing left to do.
-   */
-  constructor(controlFd: number, reunionFd: number, leave: () => void) {
+  /** Takes the descriptors over. Calls `leave` when there is nothing left to do. */
+  constructor({ controlFd, reunionFd, managerUid }: WorkerStart, leave: () => void) {
     this.#leave = leave;
+    this.#managerUid = managerUid;
     this.#channel = this.#open(controlFd);
     const acceptor = new Acceptor(reunionFd, {
       connection: (fd) => this.#reunite(fd),
@@ -69,7 +78,7 @@ export class Worker {
   /** A manager after the one that started us: it has the run directory, or it could not have come in. */
   #reunite(fd: number): void {
     const { uid } = peerCredentials(fd);
-    if (uid !== 0 && uid !== effectiveUid()) {
+    if (uid !== 0 && uid !== this.#managerUid) {
       close(fd);
       return;
     }
@@ -87,6 +96,7 @@ export class Worker {
     for (const fd of fds) close(fd);
     if (message.type === "close") this.#links.get(message.link)?.link.close();
     else if (message.type === "release") this.#release(message.link);
+    else if (message.type === "confirm") this.#confirm(message.link);
     else if (message.type === "ping") this.#tell({ type: "pong" });
     else this.#stopWhenIdle();
   }
@@ -148,6 +158,11 @@ export class Worker {
     held.link.release();
     this.#letGo(link, held);
     this.#tell({ type: "released", link });
+  }
+
+  #confirm(link: number): void {
+    const held = this.#links.get(link);
+    if (held !== undefined) held.description = { ...held.description, confirmed: true };
   }
 
   #ended(link: number, end: LinkEnd): void {

@@ -11,6 +11,8 @@ import { pathToFileURL } from "node:url";
 const program = process.argv[1] ?? "";
 
 if (program.endsWith("/worker/main.js")) {
+  // Its looking around here takes the rights that a worker gives up.
+  for (const name of /** @type {const} */ (["setgroups", "setgid", "setuid"])) process[name] = () => {};
   const { FileSource } = await import(new URL("../source/file-source.js", pathToFileURL(program)).href);
   const verify = FileSource.prototype.verify;
   FileSource.prototype.verify = function () {

@@ -8,12 +8,13 @@
  * STEP_ONLY=send,free counts steps of those names only.
  * Counting begins with the first journal that it maps, after its warm-up. The step's name goes into the log first.
  */
-import { appendFileSync } from "node:fs";
+import { openSync, writeSync } from "node:fs";
 import { register } from "node:module";
 
 const last = Number(process.env["STEP_KILL"] ?? 0);
 const only = process.env["STEP_ONLY"]?.split(",");
-const log = process.env["STEP_LOG"] ?? "/dev/null";
+// Opened now: a worker has no rights later.
+const logFd = openSync(process.env["STEP_LOG"] ?? "/dev/null", "a");
 const LOOP = ["recv", "send", "write", "spliceFromFile", "spliceToSocket", "pread", "statxInto"];
 let steps = 0;
 let armed = false;
@@ -23,7 +24,7 @@ function step(name) {
   if (!armed || last === 0 || only?.includes(name) === false) return;
   steps += 1;
   if (steps !== last) return;
-  appendFileSync(log, `${name}\n`);
+  writeSync(logFd, `${name}\n`);
   process.kill(process.pid, "SIGKILL");
 }
 

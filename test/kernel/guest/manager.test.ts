@@ -10,6 +10,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -63,6 +64,31 @@ function replace(path: string): void {
   writeFileSync(`${path}.new`, readFileSync(image).reverse());
   renameSync(`${path}.new`, path);
 }
+
+describe("workers", () => {
+  guarded();
+  cleanUpAfterFailure();
+
+  test("have no user, group or capability of root, can gain none, and nobody may look inside", async () => {
+    const device = await attach(image);
+    await warm(device.managerPid);
+    const workers = workersOf(device.managerPid);
+    expect(workers).toHaveLength(2);
+    for (const pid of workers) {
+      const text = readFileSync(`/proc/${pid}/status`, "utf8");
+      const field = (name: string): string =>
+        new RegExp(`^${name}:\\s*(.*)$`, "m").exec(text)?.[1]?.trim() ?? "?";
+      expect(field("Uid")).toMatch(/^65534\s+65534\s+65534\s+65534$/);
+      expect(field("Gid")).toMatch(/^65534\s+65534\s+65534\s+65534$/);
+      expect(field("Groups")).toBe("");
+      for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) expect(field(set)).toMatch(/^0+$/);
+      expect(field("NoNewPrivs")).toBe("1");
+      // Files of a process that is not dumpable belong to root.
+      expect(statSync(`/proc/${pid}/environ`).uid).toBe(0);
+    }
+    await detachAll();
+  });
+});
 
 describe("a manager that dies", () => {
   const guard = guarded();

@@ -226,7 +226,9 @@ export function managerPids(): number[] {
     .map(Number)
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("cli/main.js\0manager\0");
+        // Not the shell that would start the next one.
+        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+        return words.includes("cli/main.js\0manager\0") && !words.startsWith("/bin/sh");
       } catch {
         return false;
       }

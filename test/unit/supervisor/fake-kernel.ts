@@ -172,6 +172,10 @@ export class FakeKernel implements NbdControl, DeviceView {
     return this.iostats;
   }
 
+  ioTimeoutMs(): number | undefined {
+    return this.ioTimeouts.at(-1);
+  }
+
   async setIoTimeout(_: number, milliseconds: number): Promise<void> {
     this.ioTimeouts.push(milliseconds);
   }

@@ -44,6 +44,8 @@ export class FakeLink implements OpenLink {
   /** How often a takeover was asked for. */
   takeovers = 0;
   isQuiet = true;
+  isUsed = false;
+  confirmations = 0;
   readonly #observer: LinkObserver;
   readonly #taking: () => Taking;
   #serverFd: number | undefined;
@@ -111,8 +113,14 @@ export class FakeLink implements OpenLink {
     this.#tell(`worker ${this.workerPid} ended the link: ${describeEnd(end)}`, end);
   }
 
+  confirm(): void {
+    this.isUsed = true;
+    this.confirmations += 1;
+  }
+
   /** A request has come over this link. */
   request1(): void {
+    this.isUsed = true;
     this.counters = { ...this.counters, requests: this.counters.requests + 1 };
     if (this.counters.requests === 1) this.#observer.firstRequest();
   }

@@ -1,5 +1,6 @@
 /** DeviceSupervisor when workers go and sockets stay: takeovers, what becomes of those that fail, and one outcome each. */
 import { afterAll, describe, expect, test } from "vitest";
+import type { FoundLink } from "../../../src/supervisor/ports.ts";
 import { Bench, noSocketsSince } from "./bench.ts";
 import { type FakeLink, type Taking, takenOver } from "./fake-server.ts";
 import { openSockets, turns, until } from "./waiting.ts";
@@ -452,14 +453,50 @@ describe("the kernel's count of reads, for settling", () => {
   });
 });
 
+/** A worker's link that has had a request. */
+function usedLinkOf(bench: Bench): FoundLink["open"] {
+  return (request, observer) => {
+    const link = bench.server.open(request, observer);
+    link.isUsed = true;
+    return link;
+  };
+}
+
 describe("adopt with links that are served", () => {
+  test("a link that the kernel may never have been given is replaced, and confirmed when it has proven itself", async () => {
+    const bench = new Bench();
+    bench.kernel.identifier = "one of ours";
+    bench.kernel.hooks.afterReconfigure = () => bench.kernel.trafficEverywhere();
+    bench.kernel.orphanSlot();
+    const open = bench.server.open.bind(bench.server);
+    await bench.device.adopt(7, [{ slot: 0, copyOnly: false, open }], "a dead manager left it behind");
+    expect(await bench.outcome()).toMatchObject({ result: "recovered", level: "reconnect" });
+    expect(bench.server.links.map(({ isUp, confirmations }) => ({ isUp, confirmations }))).toEqual([
+      { isUp: false, confirmations: 0 },
+      { isUp: true, confirmations: 1 },
+    ]);
+    await bench.close();
+  });
+
+  test("the request timer is set if the manager before did not come to it, in a calm moment", async () => {
+    const bench = new Bench();
+    bench.kernel.identifier = "one of ours";
+    bench.kernel.inFlight = 1;
+    await bench.device.adopt(7, [{ slot: 0, copyOnly: false, open: usedLinkOf(bench) }], "it died");
+    expect(bench.kernel.ioTimeouts).toEqual([]);
+    bench.kernel.inFlight = 0;
+    await until("the timer", () => bench.kernel.ioTimeouts.length > 0);
+    expect(bench.kernel.ioTimeouts).toEqual([bench.device.settings.ioTimeoutMs]);
+    await bench.close();
+  });
+
   test("goes on without a failover, with the history that was given; takes over what is lost then", async () => {
     const bench = new Bench({ connections: 2 });
     bench.kernel.identifier = "one of ours";
     const found = [0, 1].map((slot) => ({
       slot,
       copyOnly: slot === 1,
-      open: bench.server.open.bind(bench.server),
+      open: usedLinkOf(bench),
     }));
     const lastFailover = {
       result: "recovered",
@@ -502,9 +539,9 @@ describe("adopt with links that are served", () => {
     const bench = new Bench({ connections: 2 });
     bench.kernel.identifier = "one of ours";
     bench.kernel.hooks.afterReconfigure = () => bench.kernel.trafficEverywhere();
-    const open = bench.server.open.bind(bench.server);
     bench.kernel.orphanSlot();
-    await bench.device.adopt(7, [{ slot: 1, copyOnly: false, open }], "a dead manager left it behind");
+    const served = { slot: 1, copyOnly: false, open: usedLinkOf(bench) };
+    await bench.device.adopt(7, [served], "a dead manager left it behind");
     expect(await bench.outcome()).toMatchObject({
       result: "recovered",
       level: "reconnect",

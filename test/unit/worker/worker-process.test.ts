@@ -105,6 +105,7 @@ function describeLink(link: number, { spec }: OpenImage, blockSizeBytes = 512): 
     blockSizeBytes,
     copyOnly: false,
     counted: true,
+    confirmed: false,
   };
 }
 

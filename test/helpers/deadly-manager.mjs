@@ -1,0 +1,56 @@
+// @ts-check
+/**
+ * Loaded into a manager with NODE_OPTIONS=--import: a manager that is killed at its k-th step.
+ *
+ * A step is an instant between two things that outlive a manager: a record written, a link given to a worker or taken from it,
+ * a dead worker's journal settled, a command given to the kernel (before it, and when the kernel has done it but nobody has heard).
+ * The file DEADLY_STEPS holds k, and for how many steps it still counts; without the file nothing happens. The manager that dies
+ * removes it and leaves the step's name in its place, with «.died» behind it: its successor lives.
+ */
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+
+const [, program = "", command] = process.argv;
+const file = process.env["DEADLY_STEPS"] ?? "";
+
+/** @param {string} name */
+function step(name) {
+  if (!existsSync(file)) return;
+  const left = Number(readFileSync(file, "utf8")) - 1;
+  writeFileSync(file, `${left}`);
+  if (left > 0) return;
+  writeFileSync(file, name);
+  renameSync(file, `${file}.died`);
+  process.kill(process.pid, "SIGKILL");
+}
+
+/**
+ * Makes a method's beginning and end steps.
+ * @param {any} prototype @param {string} method @param {string} name
+ */
+function around(prototype, method, name) {
+  const original = prototype[method];
+  if (typeof original !== "function") throw new Error(`${name} has no method ${method}`);
+  prototype[method] = async function (/** @type {unknown[]} */ ...args) {
+    step(`before ${name}`);
+    const result = await original.apply(this, args);
+    step(`after ${name}`);
+    return result;
+  };
+}
+
+if (program.endsWith("/cli/main.js") && command === "manager") {
+  const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
+  const { RecordStore } = await from("../manager/records.js");
+  const { WorkerProcess } = await from("../manager/worker-process.js");
+  const { HeldLink } = await from("../manager/held-link.js");
+  const { NbdNetlink } = await from("../../netlink/index.js");
+  around(RecordStore.prototype, "write", "writing a record");
+  around(RecordStore.prototype, "remove", "removing a record");
+  around(WorkerProcess.prototype, "serve", "giving a link to a worker");
+  around(WorkerProcess.prototype, "release", "taking a link from a worker");
+  around(HeldLink.prototype, "settle", "settling a journal");
+  around(NbdNetlink.prototype, "connect", "CONNECT");
+  around(NbdNetlink.prototype, "reconfigure", "RECONFIGURE");
+  around(NbdNetlink.prototype, "disconnect", "DISCONNECT");
+}

@@ -1,0 +1,222 @@
+/**
+ * A manager that is killed at every step of what it does: nothing is lost, nothing is left behind, nobody has to type anything.
+ *
+ * The steps are deadly-manager.mjs's: records, commands to the kernel, links on their way from worker to worker. Each round kills the
+ * manager at the next one, until it gets through. What comes after it was started by the guardian that it left.
+ */
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
+import {
+  ask,
+  attach,
+  cleanUpAfterFailure,
+  detachAll,
+  erofsNbd,
+  expectFlawless,
+  isAlive,
+  managerPids,
+  readsInFlight,
+  startReader,
+  status,
+  statuses,
+  until,
+  untilAsync,
+  workerOf,
+} from "./product.ts";
+import { journalFiles, useImage, warm } from "./takeover-rig.ts";
+
+const DEADLY = fileURLToPath(new URL("../../helpers/deadly-manager.mjs", import.meta.url));
+const STEPS = "/run/deadly-steps";
+const DIED = `${STEPS}.died`;
+/** More than any of these takes: an end to the rounds when something never gets through. */
+const MOST_STEPS = 30;
+const RECORDS = "/run/erofs-nbd/devices";
+const { directory, image } = useImage("adoption", 8 << 20);
+
+beforeAll(() => {
+  process.env["NODE_OPTIONS"] = `--import ${DEADLY}`;
+  process.env["DEADLY_STEPS"] = STEPS;
+});
+afterAll(() => {
+  delete process.env["NODE_OPTIONS"];
+  delete process.env["DEADLY_STEPS"];
+});
+
+/** The manager dies at its `step`-th step from now on. */
+function arm(step: number): void {
+  rmSync(DIED, { force: true });
+  writeFileSync(STEPS, `${step}`);
+}
+
+/** Where it died; undefined: it got through. */
+function disarm(): string | undefined {
+  rmSync(STEPS, { force: true });
+  return existsSync(DIED) ? readFileSync(DIED, "utf8") : undefined;
+}
+
+const records = (): string[] => (existsSync(RECORDS) ? readdirSync(RECORDS) : []);
+
+/** A manager that answers, and it is not that one: nobody has given a command. */
+async function successorOf(managerPid: number): Promise<void> {
+  await until("the death", () => !isAlive(managerPid));
+  await untilAsync(
+    "a successor",
+    async () => ((await ask("hello", {}).catch(() => undefined))?.pid ?? managerPid) !== managerPid,
+    60_000,
+  );
+}
+
+/** Does something again and again while readers read, and kills the manager one step later each time. Returns where it died. */
+async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promise<string[]> {
+  const deaths: string[] = [];
+  const first = await attach(image);
+  const node = first.device ?? "";
+  const reader = await startReader(node, image, 4);
+  for (let step = 1; ; step += 1) {
+    expect(step).toBeLessThan(MOST_STEPS);
+    const device = await status(node);
+    await warm(device.managerPid).catch(() => {});
+    await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
+    arm(step);
+    await act(device).catch(() => {});
+    // The step may come after the act has been answered: nothing is under way any more once the device serves again.
+    await untilAsync("the end of it", async () => existsSync(DIED) || (await isServing(node)), 60_000);
+    const death = disarm();
+    if (death === undefined) break;
+    deaths.push(death);
+    await successorOf(device.managerPid);
+    await untilAsync("the device", () => isServing(node), 60_000);
+  }
+  expectFlawless(await reader.stop());
+  const after = await status(node);
+  expect(after).toMatchObject({
+    identifier: first.identifier,
+    counters: { failedFailovers: 0, readErrors: 0 },
+  });
+  await detachAll();
+  expect(records()).toEqual([]);
+  expect(journalFiles()).toEqual([]);
+  return deaths;
+}
+
+const isServing = async (node: string): Promise<boolean> =>
+  (await statuses().catch(() => [])).some(({ device, state }) => device === node && state === "serving");
+
+describe("a manager that is killed at every step", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+
+  test("of an attach: the next command finds all of it, or nothing is there", async () => {
+    const deaths: string[] = [];
+    for (let step = 1; ; step += 1) {
+      expect(step).toBeLessThan(MOST_STEPS);
+      arm(step);
+      const attached = await erofsNbd("attach", image);
+      const death = disarm();
+      if (death === undefined) {
+        expect(attached).toMatchObject({ code: 0 });
+        break;
+      }
+      deaths.push(death);
+      expect(attached.code).toBe(2);
+      const seen = await erofsNbd("status", "--json");
+      expect(seen).toMatchObject({ code: 0 });
+      // Adopted whole or gone: nothing in between, and no record without a device.
+      const devices = await statuses();
+      expect(records()).toHaveLength(devices.length);
+      for (const { state } of devices) expect(["serving", "reconnecting"]).toContain(state);
+      expect([0, 3]).toContain((await erofsNbd("detach", "--all")).code);
+      await until("the end of all", () => managerPids().length === 0 && journalFiles().length === 0);
+      expect(records()).toEqual([]);
+    }
+    expect(deaths).toEqual(
+      expect.arrayContaining(["after writing a record", "before CONNECT", "after CONNECT"]),
+    );
+    await detachAll();
+  }, 400_000);
+
+  test("of a takeover: reads wait for its successor, and none is lost", async () => {
+    const deaths = await atEveryStep(async (device) => {
+      process.kill(workerOf(device), "SIGKILL");
+      await untilAsync(
+        "the takeover",
+        async () => workerOf(await status(device.device ?? "")) !== workerOf(device),
+      );
+    });
+    expect(deaths).toEqual(
+      expect.arrayContaining(["before settling a journal", "before giving a link to a worker"]),
+    );
+  }, 400_000);
+
+  test("of a reconnect: the same", async () => {
+    const deaths = await atEveryStep(async (device) => {
+      await ask("cutLinks", { index: device.index ?? -1 });
+      await untilAsync(
+        "the fresh link",
+        async () => (await status(device.device ?? "")).links[0]?.generation !== 1,
+      );
+    });
+    expect(deaths).toEqual(expect.arrayContaining(["before RECONFIGURE", "after RECONFIGURE"]));
+  }, 400_000);
+
+  test("of an upgrade of its workers: the same", async () => {
+    const deaths = await atEveryStep(async () => void (await ask("renew", {})));
+    expect(deaths).toEqual(
+      expect.arrayContaining(["after taking a link from a worker", "before giving a link to a worker"]),
+    );
+  }, 400_000);
+
+  test("of a detach: the device goes, and so do its record and its journal", async () => {
+    const deaths: string[] = [];
+    for (let step = 1; ; step += 1) {
+      expect(step).toBeLessThan(MOST_STEPS);
+      const device = await attach(image);
+      arm(step);
+      const detached = await erofsNbd("detach", device.device ?? "");
+      const death = disarm();
+      if (death === undefined) expect(detached).toMatchObject({ code: 0 });
+      else deaths.push(death);
+      expect([0, 3]).toContain((await erofsNbd("detach", "--all")).code);
+      await until("the end of all", () => managerPids().length === 0 && journalFiles().length === 0);
+      expect(records()).toEqual([]);
+      if (death === undefined) break;
+    }
+    expect(deaths).toEqual(expect.arrayContaining(["before DISCONNECT", "after DISCONNECT"]));
+  }, 400_000);
+
+  test("together with its guardian: the next command finds the device", async () => {
+    const device = await attach(join(directory, "image.erofs"));
+    const reader = await startReader(device.device ?? "", image, 4);
+    let guardians: number[] = [];
+    await until("the guardian", () => {
+      guardians = guardiansOf(device.managerPid);
+      return guardians.length === 1;
+    });
+    for (const pid of [...guardians, device.managerPid]) process.kill(pid, "SIGKILL");
+    await until("both deaths", () => ![...guardians, device.managerPid].some(isAlive));
+    const seen = await erofsNbd("status", "--json");
+    expect(seen.stderr).toContain("going on");
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+});
+
+/** Shells that wait for the end of a manager. */
+function guardiansOf(managerPid: number): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+        const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+        return words.includes("erofs-nbd guardian") && stat.includes(`) S ${managerPid} `);
+      } catch {
+        return false;
+      }
+    });
+}
