@@ -4,6 +4,7 @@
  * Made once by main.ts. stdout carries results only; everything else goes to stderr.
  */
 import { EXIT, type ExitCode } from "../errors.ts";
+import type { ProgramShape } from "./command-shapes.ts";
 import { Interrupts } from "./interrupts.ts";
 
 /** The options that every command takes. */
@@ -18,6 +19,8 @@ export class CliContext {
   exitCode: ExitCode = EXIT.done;
   /** Set by commands that have nothing left to do once nobody reads. */
   onOutputGone: (() => void) | undefined;
+  /** The whole command line as data; set by whoever makes it, for commands that tell about the others. */
+  describe: (() => Promise<ProgramShape>) | undefined;
   #commandName: string | undefined;
   #options: GlobalOptions = {};
 
@@ -30,6 +33,11 @@ export class CliContext {
   begin(commandName: string, options: GlobalOptions): void {
     this.#commandName = commandName;
     this.#options = options;
+  }
+
+  /** A run directory that was named elsewhere than with --run-dir. */
+  useRunDir(directory: string): void {
+    this.#options = { ...this.#options, runDir: directory };
   }
 
   /** The command that runs; undefined while it is not known. */

@@ -1,10 +1,10 @@
 /**
  * Any error as what the user sees: `erofs-nbd: CANNOT WHAT: WHY`, a hint where there is one, and an exit code.
  *
- * Called by main.ts alone. Errors are known by shape (message, code, hint, exitCode), because those of netlink/, of the
- * manager and of src/ are different classes. What has no such shape is a bug of ours and is shown with its stack.
+ * Called by the programs' entries. Errors are known by shape (message, code, hint, exitCode), because those of netlink/,
+ * of the manager, of src/ and of commander, which is not loaded for this, are different classes. What has no such shape is
+ * a bug of ours and is shown with its stack.
  */
-import { CommanderError } from "commander";
 import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
 
 interface ErrorShape {
@@ -15,11 +15,17 @@ interface ErrorShape {
   readonly path?: unknown;
 }
 
+/** What commander throws: wrong usage, and what was asked for and is done (`--help`). */
+interface CommanderShape extends Error {
+  readonly code: string;
+  readonly exitCode: number;
+}
+
 const EXIT_CODES: readonly number[] = Object.values(EXIT);
 
 /** The exit code that an error stands for. */
 export function exitCodeOfError(error: unknown): ExitCode {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
+  if (isCommanderError(error)) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
   const carried = (error as ErrorShape | undefined)?.exitCode;
   if (typeof carried === "number" && EXIT_CODES.includes(carried)) return carried as ExitCode;
   return exitCodeOf(error instanceof Error && isOurShape(error) ? asKnown(error) : error);
@@ -27,7 +33,7 @@ export function exitCodeOfError(error: unknown): ExitCode {
 
 /** Lines for stderr, "" when there is nothing to say (help was asked for). */
 export function formatError(error: unknown, isVerbose: boolean, commandName?: string): string {
-  if (error instanceof CommanderError) return formatUsage(error, commandName);
+  if (isCommanderError(error)) return formatUsage(error, commandName);
   const known = error instanceof Error ? error : new Error(String(error));
   const isBug = exitCodeOfError(error) === EXIT.bug;
   const shape = known as ErrorShape;
@@ -42,8 +48,13 @@ export function formatError(error: unknown, isVerbose: boolean, commandName?: st
   return `${lines.join("\n")}\n`;
 }
 
+function isCommanderError(error: unknown): error is CommanderShape {
+  const { code } = (error ?? {}) as ErrorShape;
+  return error instanceof Error && typeof code === "string" && code.startsWith("commander.");
+}
+
 /** commander's «error: unknown option '--foo'», with its suggestion on a second line, in our words. */
-function formatUsage(error: CommanderError, commandName: string | undefined): string {
+function formatUsage(error: CommanderShape, commandName: string | undefined): string {
   if (error.exitCode === 0 || error.code === "commander.help") return "";
   const [first = "", ...more] = error.message.replace(/^error: /, "").split("\n");
   const hint = more.join(" ").replace(/^\((.*)\)$/, "$1") || helpHint(commandName);

@@ -51,7 +51,14 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
     "takeover-crash-loop.test.ts",
     "takeover-ends.test.ts",
   ],
-  "7.2": ["adoption.test.ts", "chaos.test.ts", "ioctl.test.ts", "takeover-crash-loop.test.ts"],
+  "7.2": [
+    "adoption.test.ts",
+    "chaos.test.ts",
+    "ioctl.test.ts",
+    "mount-helper.test.ts",
+    "takeover-crash-loop.test.ts",
+    "takeover-ends.test.ts",
+  ],
 };
 
 /** What came of running the suite; `obstacle` when it could not run at all. */

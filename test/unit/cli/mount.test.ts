@@ -69,7 +69,7 @@ test("attaches for a mount, mounts read-only, tells the manager and prints nothi
   program("mount", 'echo "mount $*" >> "$LOG"');
   const fake = await withManager();
   expect(await mount("-o", "noatime")).toEqual({ code: 0, stdout: "", stderr: "" });
-  expect(log()).toBe(`mount -t erofs -o ro,noatime ${at("nbd0")} ${at("mnt")}\n`);
+  expect(log()).toBe(`mount -i -t erofs -o ro,noatime ${at("nbd0")} ${at("mnt")}\n`);
   expect(fake.requests).toEqual([
     {
       method: "attach",
@@ -110,6 +110,23 @@ test("a refused mount is undone and ends with 32 and mount's own words", async (
     stderr: `erofs-nbd: Cannot mount ${at("image")} at ${at("mnt")}: /mnt: wrong fs type\nhint: dmesg(1) may say more\n`,
   });
   expect(methods(fake)).toEqual(["attach", "detach"]);
+});
+
+test("a mount that is only missing in mount(8)'s table is one", async () => {
+  program("mount", 'echo "mount: /mnt: filesystem was mounted, but failed to update" >&2; exit 16');
+  const fake = await withManager();
+  expect(await mount()).toMatchObject({ code: 0, stderr: expect.stringMatching(/failed to update/) });
+  expect(methods(fake)).toEqual(["attach", "mounted"]);
+});
+
+test("options of ours go to the manager", async () => {
+  program("mount", 'echo "mount $*" >> "$LOG"');
+  const fake = await withManager();
+  expect(await mount("-o", "nodev,nbd.connections=2,nbd.io-timeout=200")).toMatchObject({ code: 0 });
+  expect(log()).toBe(`mount -i -t erofs -o ro,nodev ${at("nbd0")} ${at("mnt")}\n`);
+  expect(fake.requests[0]).toMatchObject({ params: { connections: 2, ioTimeoutMs: 200 } });
+  expect(await mount("-o", "nbd.connections=x")).toMatchObject({ code: 1, stdout: "" });
+  expect(methods(fake)).toEqual(["attach", "mounted"]);
 });
 
 test("a mount that the manager does not take is unmounted and detached", async () => {

@@ -85,7 +85,11 @@ describe("lines", () => {
     expect(formatError(unknown, false, "attach")).toBe(
       "erofs-nbd: Cannot understand the command line: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",
     );
-    const close = new CommanderError(1, "x", "error: unknown option '--forse'\n(Did you mean --force?)");
+    const close = new CommanderError(
+      1,
+      "commander.unknownOption",
+      "error: unknown option '--forse'\n(Did you mean --force?)",
+    );
     expect(formatError(close, false)).toMatch(/^hint: Did you mean --force\?$/m);
   });
 

@@ -12,6 +12,11 @@ import { vi } from "vitest";
 
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
 
+/** The program that mount(8) runs. */
+export const MOUNT_HELPER: string = fileURLToPath(
+  new URL("../../../dist/src/cli/mount-helper.js", import.meta.url),
+);
+
 // Every test that imports this starts processes, and the machine may be busy.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
@@ -36,11 +41,13 @@ export interface CliOptions {
   readonly cwd?: string;
   /** Run without any privilege: in a user namespace that maps nobody, where files stay as readable as they are. */
   readonly unprivileged?: boolean;
+  /** Default: erofs-nbd itself. */
+  readonly program?: string;
 }
 
 export function startCli(args: readonly string[], options: CliOptions = {}): RunningCli {
   if (!existsSync(CLI)) throw new Error(`Cannot run the command line: ${CLI} is missing (npm run build)`);
-  const words = [process.execPath, CLI, ...args];
+  const words = [process.execPath, options.program ?? CLI, ...args];
   const isRoot = process.geteuid?.() === 0;
   const unprivileged = options.unprivileged ?? false;
   const namespace = isRoot === unprivileged ? ["unshare", unprivileged ? "--user" : "--map-root-user"] : [];
