@@ -6,6 +6,7 @@
  */
 import { Command } from "commander";
 import { VERSION } from "../version.ts";
+import { describeProgram } from "./command-shapes.ts";
 import type { CliContext, GlobalOptions } from "./context.ts";
 
 /** What a file in commands/ exports. */
@@ -71,6 +72,11 @@ const COMMANDS: readonly Entry[] = [
     summary: "say what this machine needs to attach images",
     load: () => import("./commands/doctor.ts"),
   },
+  {
+    name: "completion",
+    summary: "print a completion script for bash, zsh or fish",
+    load: () => import("./commands/completion.ts"),
+  },
 ];
 
 const EXAMPLES = `
@@ -84,6 +90,7 @@ Exit codes: 0 done, 1 wrong usage, bad input or missing permission, 2 the system
 
 /** The whole command line. Errors are thrown, nothing ends the process. */
 export function createProgram(context: CliContext): Command {
+  context.describe = async () => describeProgram(await createWholeProgram(context));
   const program = new Command("erofs-nbd")
     .description("Attach EROFS images to /dev/nbdN and keep them readable whatever dies.")
     .option("--run-dir <DIR>", "where the manager's files live (default: /run/erofs-nbd)")
@@ -110,5 +117,15 @@ export function createProgram(context: CliContext): Command {
       const words = name === undefined ? ["--help"] : [name, "--help"];
       await createProgram(context).parseAsync(words, { from: "user" });
     });
+  return program;
+}
+
+/** The same with every command defined, to be looked at. It loads all of their code. */
+async function createWholeProgram(context: CliContext): Promise<Command> {
+  const program = createProgram(context);
+  for (const command of program.commands) {
+    const entry = COMMANDS.find((one) => one.name === command.name());
+    (await entry?.load())?.define(command, context);
+  }
   return program;
 }

@@ -1,0 +1,40 @@
+/**
+ * `completion`: prints a shell's completion script, made from the definitions of all commands.
+ *
+ * The script is static: nothing of ours runs when somebody presses TAB.
+ */
+import { Argument, type Command } from "commander";
+import type { ProgramShape } from "../command-shapes.ts";
+import { bashScript } from "../completion/bash.ts";
+import { fishScript } from "../completion/fish.ts";
+import { zshScript } from "../completion/zsh.ts";
+import type { CliContext } from "../context.ts";
+
+const SCRIPTS: Readonly<Record<string, (program: ProgramShape) => string>> = {
+  bash: bashScript,
+  zsh: zshScript,
+  fish: fishScript,
+};
+
+const HELP = `
+Examples:
+  source <(erofs-nbd completion bash)
+  erofs-nbd completion bash | sudo tee /usr/share/bash-completion/completions/erofs-nbd > /dev/null
+  erofs-nbd completion zsh | sudo tee /usr/local/share/zsh/site-functions/_erofs-nbd > /dev/null
+  erofs-nbd completion fish > ~/.config/fish/completions/erofs-nbd.fish
+
+The script is static, and offers commands, options, devices, mount points and files. Make it again after an update.`;
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .addArgument(new Argument("<SHELL>", "for which shell").choices(Object.keys(SCRIPTS)))
+    .addHelpText("after", HELP)
+    .action((shell: string) => run(context, shell));
+}
+
+async function run(context: CliContext, shell: string): Promise<void> {
+  const program = await context.describe?.();
+  const script = SCRIPTS[shell];
+  if (program === undefined || script === undefined) throw new Error(`there is no script for ${shell}`);
+  await context.print(script(program).trimEnd());
+}
