@@ -17,6 +17,9 @@ const PROGRAM_OF = {
   "qemu-utils": "qemu-img",
   fio: "fio",
   "erofs-utils": "mkfs.erofs",
+  zsh: "zsh",
+  fish: "fish",
+  "groff-base": "groff",
 } as const;
 
 /** A package that tests may ask for. */
