@@ -21,24 +21,35 @@
  * between the first SENDING and FILLING nothing has left, and IDLE with an unsent send(2) says the same. A reply that is larger
  * than the pipe goes through FILLING and FILLED several times: the bytes committed before stand, those of a file never change.
  *
+ * Beside these words stand counters, the time of the last receive and, behind the slots, how long requests took (latency.ts).
+ * Nothing is decided by them, so their order does not matter: a kill between two of them costs a count.
+ *
  * Shared by a worker, which writes, and its manager, which reads and, while no worker has the link, settles.
  */
 import { NbdProtocolError } from "../nbd/protocol-error.ts";
 import { decodeRequestInto, NBD_REQUEST_MAGIC, type NbdRequest, REQUEST_BYTES } from "../nbd/wire.ts";
+import { loopClock } from "../sys/loop-clock.ts";
+import { addLatency, LATENCY_WORDS } from "./latency.ts";
 
 /** More than the kernel has on one socket (128 per queue; about 220 seen where another link had died). */
 export const SLOTS = 512;
 /** `JNL1` in memory order: a file of another layout is not taken for ours. */
 const LAYOUT = 0x314c4e4a;
 const SLOTS_AT = 64;
-/** Bytes of a journal. */
-export const JOURNAL_BYTES: number = SLOTS_AT + SLOTS * REQUEST_BYTES;
+const LATENCIES_AT = SLOTS_AT + SLOTS * REQUEST_BYTES;
+/**
+ * Bytes of a journal. Latencies take what its last page has left: one that a former version made ends before them, and its
+ * page is mapped whole all the same.
+ */
+export const JOURNAL_BYTES: number = LATENCIES_AT + LATENCY_WORDS * 8;
 
 /** How many requests so many unread bytes of a link are. */
 export const wholeRequests = (bytes: number): number => Math.floor(bytes / REQUEST_BYTES);
 
 const SLOT_WORDS = REQUEST_BYTES / 4;
 const FIRST_SLOT_WORD = SLOTS_AT / 4;
+/** Of a request's words, the first of its cookie. */
+const COOKIE_WORD = 2;
 const FREE = 0;
 /** The magic as the first word of a request, big-endian on the wire, looks in memory here. */
 const RECEIVED: number = new Int32Array(bigEndian(NBD_REQUEST_MAGIC).buffer)[0] as number;
@@ -52,6 +63,8 @@ const BUSY_WORD = 3;
 const ANSWERED = 3;
 const READ_BYTES = 4;
 const READ_ERRORS = 5;
+/** When something was received last, by the loop's clock. */
+const RECEIVED_AT = 6;
 /** How far `space` looks: what comes at once is less, and looking costs. */
 const MAX_RECEIVED_SLOTS = 64;
 
@@ -72,12 +85,16 @@ export class Journal {
   #cursor = 0;
   #head = 0;
   #slot = 0;
+  /** When each slot's request was received; made by the process that receives. */
+  #receivedAtMs: Float64Array | undefined;
+  readonly #latencies: Float64Array;
 
   /** Over JOURNAL_BYTES of memory: all zeros for a fresh link, or what another worker left there. */
   constructor(memory: ArrayBuffer) {
-    this.#words = new Int32Array(memory, 0, JOURNAL_BYTES / 4);
+    this.#words = new Int32Array(memory, 0, LATENCIES_AT / 4);
     this.#doubles = new Float64Array(memory, 0, SLOTS_AT / 8);
-    this.#bytes = new Uint8Array(memory, 0, JOURNAL_BYTES);
+    this.#bytes = new Uint8Array(memory, 0, LATENCIES_AT);
+    this.#latencies = new Float64Array(memory, LATENCIES_AT, LATENCY_WORDS);
     if (this.#words[LAYOUT_WORD] !== LAYOUT) {
       this.#words[BATCH_WORD] = IDLE;
       this.#words[LAYOUT_WORD] = LAYOUT;
@@ -110,7 +127,12 @@ export class Journal {
   received(count: number): void {
     if (count % REQUEST_BYTES !== 0)
       throw new NbdProtocolError(`Cannot go on with a link: part of a request came, ${count} bytes`, 0);
-    this.#head += count / REQUEST_BYTES;
+    const end = this.#head + count / REQUEST_BYTES;
+    const stamps = this.#stamps;
+    const { nowMs } = loopClock;
+    for (let slot = this.#head; slot < end; slot += 1) stamps[slot] = nowMs;
+    this.#doubles[RECEIVED_AT] = nowMs;
+    this.#head = end;
   }
 
   /** Decodes the next request; false when there is none. `slot` names it then. @throws NbdProtocolError on a wrong magic */
@@ -147,6 +169,20 @@ export class Journal {
   answered(slot: number): void {
     Atomics.store(this.#words, FIRST_SLOT_WORD + slot * SLOT_WORDS, FREE);
     this.#doubles[ANSWERED] = (this.#doubles[ANSWERED] as number) + 1;
+  }
+
+  /** The replies to these requests, sent together, have just left: notes how long they took since they were received. */
+  measure(slots: readonly number[]): void {
+    const stamps = this.#stamps;
+    const nowMs = loopClock.read();
+    for (const slot of slots) addLatency(this.#latencies, nowMs - (stamps[slot] as number));
+  }
+
+  /** Adds what requests took, by bucket (latency.ts), to a total. */
+  addLatenciesTo(total: number[]): void {
+    this.#latencies.forEach((value, at) => {
+      total[at] = (total[at] ?? 0) + value;
+    });
   }
 
   /** The pipe is about to be filled with bytes of the SENDING slots' replies, `committedBytes` of which have left. */
@@ -198,6 +234,15 @@ export class Journal {
     return false;
   }
 
+  /** Tells each slot that holds an unanswered request, with the two words of its cookie, which no other request had. */
+  forEachUnanswered(tell: (slot: number, cookieHigh: number, cookieLow: number) => void): void {
+    for (let slot = 0; slot < SLOTS; slot += 1) {
+      const at = FIRST_SLOT_WORD + slot * SLOT_WORDS;
+      if (this.#words[at] !== FREE)
+        tell(slot, this.#words[at + COOKIE_WORD] as number, this.#words[at + COOKIE_WORD + 1] as number);
+    }
+  }
+
   /** The request in a slot, whatever its state. */
   requestIn(slot: number, request: NbdRequest): void {
     const copy = this.#bytes.slice(SLOTS_AT + slot * REQUEST_BYTES, SLOTS_AT + (slot + 1) * REQUEST_BYTES);
@@ -224,6 +269,12 @@ export class Journal {
 
   set readErrors(value: number) {
     this.#doubles[READ_ERRORS] = value;
+  }
+
+  /** What a former worker received counts from its last receive: it came then, or shortly before. */
+  get #stamps(): Float64Array {
+    this.#receivedAtMs ??= new Float64Array(SLOTS).fill(this.#doubles[RECEIVED_AT] || loopClock.nowMs);
+    return this.#receivedAtMs;
   }
 
   #word(slot: number): number {

@@ -9,6 +9,8 @@ import type { ErrorCode, ExitCode } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
 import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS, MIN_HANG_TIMEOUT_MS } from "./limits.ts";
+import type { ManagerVitals } from "./observatory.ts";
+import type { RecentTraffic } from "./recent-traffic.ts";
 
 /** A device by index, or a path: of an image, or of a mount point. */
 export type Target = { readonly index: number } | { readonly path: string };
@@ -54,7 +56,12 @@ export interface Requests {
   /** Null: all devices. */
   status: {
     params: { readonly target: Target | null };
-    result: { readonly devices: readonly DeviceStatus[]; readonly notes: readonly string[] };
+    result: {
+      readonly devices: readonly DeviceStatus[];
+      readonly notes: readonly string[];
+      /** Managers of former versions do not say it. */
+      readonly manager?: ManagerVitals;
+    };
   };
   /** Shuts every live link of a netlink device down, as if its socket had died: for tests of what comes then. */
   cutLinks: { params: { readonly index: number }; result: Record<string, never> };
@@ -116,6 +123,8 @@ export interface DeviceStatus {
   readonly lastFailover: FailoverOutcome | null;
   /** Why nobody serves, while the state is `stalled`. */
   readonly stalledReason: string | null;
+  /** The last seconds; null before there were any. */
+  readonly recent: RecentTraffic | null;
 }
 
 /** One line of `status --watch --json`. */

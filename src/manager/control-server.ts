@@ -40,6 +40,7 @@ export interface ControlledManager
     | "status"
     | "describe"
     | "takeNotes"
+    | "vitals"
     | "cutLinks"
     | "renewWorkers"
   > {
@@ -190,7 +191,11 @@ class ControlConnection {
       }
       case "status": {
         const { target } = params as Requests["status"]["params"];
-        return { devices: await manager.status(target), notes: manager.takeNotes() };
+        return {
+          devices: await manager.status(target),
+          notes: manager.takeNotes(),
+          manager: manager.vitals(),
+        };
       }
       case "renew":
         return manager.renewWorkers();

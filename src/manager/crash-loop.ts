@@ -96,6 +96,11 @@ export class LinkTrouble {
     return this.#strikes + (this.#unexplained < UNEXPLAINED_LIMIT ? 0 : this.#unexplained / 100);
   }
 
+  /** Deaths of its workers that it was blamed for, less what good service has made up for. */
+  get strikes(): number {
+    return this.#strikes;
+  }
+
   /** Hangs in a row without an answered request in between: the argument of `grownPatience`. */
   get hangsWithoutProgress(): number {
     return this.#hangs;

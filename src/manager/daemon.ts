@@ -10,6 +10,9 @@ import { createLog, type Log } from "../log.ts";
 import { ControlServer } from "./control-server.ts";
 import { Guardian } from "./guardian.ts";
 import { Manager } from "./manager.ts";
+import type { LoopbackAddress } from "./metrics-address.ts";
+import { MetricsServer } from "./metrics-server.ts";
+import { renderMetrics } from "./metrics-text.ts";
 import { lockRunDir, prepareRunDir, type RunDir } from "./run-dir.ts";
 
 export interface DaemonOptions {
@@ -17,6 +20,8 @@ export interface DaemonOptions {
   /** End with the last device, and at once when the first attach does not come. */
   readonly auto: boolean;
   readonly log?: Log;
+  /** Where metrics are offered besides the run directory's socket. */
+  readonly metricsAddress?: LoopbackAddress | undefined;
   /** False where the process is more than a manager: `upgrade` leaves it alone. */
   readonly replaceable?: boolean;
 }
@@ -88,12 +93,19 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
       log,
       options.replaceable === false ? undefined : stepDown,
     );
+    const metrics = new MetricsServer({
+      socketPath: runDir.metricsSocket,
+      address: options.metricsAddress,
+      log,
+      render: () => renderMetrics(manager.figures()),
+    });
     let stopping: Promise<void> | undefined;
     stop = (): Promise<void> => {
       stopping ??= (async () => {
         clearInterval(idle);
         guardian?.retire();
         server.close();
+        metrics.close();
         await manager.stop();
         lock.release();
         log.info("The manager ends");

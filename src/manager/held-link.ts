@@ -25,6 +25,7 @@ import {
 import type { LinkCounters } from "../worker/link-end.ts";
 import type { ServedLinkDescription } from "../worker/worker-protocol.ts";
 import { LinkTrouble } from "./crash-loop.ts";
+import { RequestAges } from "./request-ages.ts";
 import type { WorkerProcess } from "./worker-process.ts";
 
 /** How long a death's books may take to stand still. */
@@ -59,6 +60,8 @@ export class HeldLink {
   readonly #journalFd: number;
   readonly #memory: ArrayBuffer;
   readonly #journal: Journal;
+  readonly #ages = new RequestAges();
+  #lastLatencies: readonly number[] = [];
   #pipe: readonly [number, number];
   #settling = 0;
   #last: LinkCounters | undefined;
@@ -106,6 +109,25 @@ export class HeldLink {
   /** Whether the kernel surely uses it: it was said so, or a request has come over it. */
   get isUsed(): boolean {
     return this.confirmed || this.counters.requests > 0 || this.isWaiting;
+  }
+
+  /** Adds what its requests took, by bucket (journal/latency.ts), to a total. */
+  addLatenciesTo(total: number[]): void {
+    if (this.isOpen) return this.#journal.addLatenciesTo(total);
+    this.#lastLatencies.forEach((value, at) => {
+      total[at] = (total[at] ?? 0) + value;
+    });
+  }
+
+  /** Looks how long requests have waited, as `isWaiting` is looked at; to be called again and again. */
+  noteAges(nowMs: number, isWaiting: boolean = this.isWaiting): void {
+    if (isWaiting) this.#ages.note(nowMs, this.#journal, this.#unread);
+    else this.#ages.clear();
+  }
+
+  /** For how long its oldest request has waited, as far as the looks at it tell; 0 where none waits. */
+  oldestAgeMs(nowMs: number): number {
+    return this.isOpen ? this.#ages.oldestMs(nowMs) : 0;
   }
 
   /** Whether nothing is unread, unanswered or unsent on it. */
@@ -158,6 +180,9 @@ export class HeldLink {
   /** Lets go of everything but the kernel end; counters stay as they are. Idempotent. */
   close(): void {
     if (!this.isOpen) return;
+    const latencies: number[] = [];
+    this.addLatenciesTo(latencies);
+    this.#lastLatencies = latencies;
     this.#last = this.counters;
     rmSync(this.#journalPath, { force: true });
     // Whoever is settling it still looks at the memory.

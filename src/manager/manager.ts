@@ -24,7 +24,9 @@ import {
   devicePath,
   indexMountedAt,
   isExclusivelyHeld,
+  type MountTable,
   mountPointsOf,
+  readMounts,
 } from "../supervisor/sysfs.ts";
 import { close } from "../sys/libc.ts";
 import { adoptDevices } from "./adoption.ts";
@@ -33,6 +35,7 @@ import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } fr
 import type { PooledFoundLink } from "./found-link.ts";
 import { inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
+import { type Figures, type ManagerVitals, Observatory } from "./observatory.ts";
 import { identifyProcess, type NewRecord, RecordStore, settingsOf } from "./records.ts";
 import { meetWorkers } from "./reunion.ts";
 import type { RunDir } from "./run-dir.ts";
@@ -66,6 +69,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   readonly #kernel: KernelControl;
   readonly #runDir: RunDir;
   readonly #devices = new Map<string, ManagedDevice>();
+  readonly #observatory: Observatory;
   /** Devices on their way out: resolved when descriptor and record are gone. */
   readonly #leaving = new Map<string, Promise<void>>();
   /** What a start has found and done, for the next `status`. */
@@ -86,6 +90,10 @@ export class Manager extends EventEmitter<ManagerEvents> {
       },
       { log: (level, message, fields) => this.#log[level](message, fields) },
     );
+    this.#observatory = new Observatory({
+      devices: () => this.#devices.values(),
+      census: (nowMs) => this.#pool.census(nowMs),
+    });
     this.#kernel = new KernelControl(options.log, {
       linkDead: (index) =>
         this.#supervisors()
@@ -205,10 +213,22 @@ export class Manager extends EventEmitter<ManagerEvents> {
   async status(target: Target | null): Promise<DeviceStatus[]> {
     const devices = target === null ? [...this.#devices.values()] : await this.#resolve(target);
     if (target !== null && devices.length === 0) throw this.#notAttached(target);
-    return Promise.all(devices.map((device) => this.describe(device)));
+    const mounts = await readMounts();
+    return Promise.all(devices.map((device) => this.describe(device, mounts)));
   }
 
-  async describe(device: ManagedDevice): Promise<DeviceStatus> {
+  /** How the manager and its workers are. */
+  vitals(): ManagerVitals {
+    return this.#observatory.vitals();
+  }
+
+  /** Everything that can be counted, for a scrape. */
+  figures(): Figures {
+    return this.#observatory.figures();
+  }
+
+  /** `mounts` saves reading them once more. */
+  async describe(device: ManagedDevice, mounts?: MountTable): Promise<DeviceStatus> {
     const { index, image, settings } = device;
     return {
       device: index === undefined ? null : devicePath(index),
@@ -220,12 +240,13 @@ export class Manager extends EventEmitter<ManagerEvents> {
       sizeBytes: settings.sizeBytes,
       blockSizeBytes: image.blockSizeBytes,
       readOnly: true,
-      mountPoints: index === undefined ? [] : await mountPointsOf(index),
+      mountPoints: index === undefined ? [] : await mountPointsOf(index, mounts),
       managerPid: process.pid,
       links: device.describeLinks(),
       counters: device.counters,
       lastFailover: device.lastFailover,
       stalledReason: device.stalledReason,
+      recent: this.#observatory.recent(device),
     };
   }
 
@@ -260,6 +281,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Lets go of workers and netlink. Devices stay as they are: their workers serve on without a manager. */
   async stop(): Promise<void> {
+    this.#observatory.close();
     this.#pool.stop();
     await this.#kernel.close();
   }
@@ -281,6 +303,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   /** From here on the device is ours: its events are told, and its end lets go of everything. */
   #own(device: ManagedDevice): void {
     this.#devices.set(device.settings.identifier, device);
+    this.#observatory.own(device);
     const name = (): string => (device.index === undefined ? "a device in the making" : `nbd${device.index}`);
     device.on("state", (state, before) => {
       this.#log.info(`${name()} is ${state}`, { state, before });
@@ -322,6 +345,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   async #disown(device: ManagedDevice, why: string): Promise<void> {
     this.#devices.delete(device.settings.identifier);
+    this.#observatory.disown(device);
     close(device.image.fd);
     await this.#records
       .remove(device.settings.identifier)

@@ -46,6 +46,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   };
   readonly lastFailover: FailoverOutcome | null = null;
   readonly stalledReason = null;
+  readonly waitingMs = 0;
   readonly history: DeviceHistory;
   readonly #record: DeviceRecord;
   readonly #nbd: () => Promise<NbdControl>;
@@ -81,6 +82,9 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     const serving = this.#record.workers.find(isAlive);
     return serving === undefined ? [] : [{ index: 0, state: "up", workerPid: serving.pid, generation: 1 }];
   }
+
+  /** Its journals are its workers' alone. */
+  addLatenciesTo(): void {}
 
   async attach(): Promise<number> {
     throw new ErofsNbdError("ERR_INTERNAL", "Cannot attach a device that exists already");

@@ -87,6 +87,8 @@ const historySchema: z.ZodType<DeviceHistory> = z.object({
     .object({
       result: z.enum(["recovered", "failed"]),
       level: z.enum(["takeover", "reconnect"]),
+      // Former versions did not note it.
+      causeClass: z.enum(["worker-exit", "worker-hang", "link", "manager", "unknown"]).default("unknown"),
       cause: z.string(),
       stallMs: z.number(),
       at: z.string(),

@@ -26,7 +26,11 @@ export interface RunDir {
   readonly path: string;
   readonly controlSocket: string;
   readonly lockFile: string;
+  /** Where metrics are offered; see metrics-server.ts. */
+  readonly metricsSocket: string;
   readonly logFile: string;
+  /** The log before this one. */
+  readonly oldLogFile: string;
   /** One record per device. */
   readonly devices: string;
   /** One journal per link. */
@@ -46,7 +50,9 @@ export function chooseRunDir(
     path,
     controlSocket: join(path, "control.sock"),
     lockFile: join(path, "manager.lock"),
+    metricsSocket: join(path, "metrics.sock"),
     logFile: join(path, "manager.log"),
+    oldLogFile: join(path, "manager.log.1"),
     devices: join(path, "devices"),
     journals: join(path, "journals"),
     workers: join(path, "workers"),
@@ -93,8 +99,8 @@ export function prepareRunDir(runDir: RunDir): void {
 
 /** Takes the rights of others away, but never from a directory that serves somebody else too, such as /tmp. */
 function closeToOthers(runDir: RunDir): void {
-  const { controlSocket, lockFile, logFile, devices, journals, workers } = runDir;
-  const ours = [controlSocket, lockFile, logFile, devices, journals, workers].map((path) => basename(path));
+  const { path: _, ...places } = runDir;
+  const ours = Object.values(places).map((path: string) => basename(path));
   const foreign = readdirSync(runDir.path).find((name) => !ours.includes(name));
   if (foreign !== undefined) {
     throw new ErofsNbdError(

@@ -32,6 +32,21 @@ export interface Renewal {
   readonly longestStallMs: number;
 }
 
+/** What can be told of a pool at one moment. */
+export interface PoolCensus {
+  readonly workers: ReadonlyArray<{
+    readonly pid: number;
+    readonly isReady: boolean;
+    readonly links: number;
+  }>;
+  /** See RequestAges. */
+  readonly oldestRequestMs: number;
+  /** Of all links together; see LinkTrouble. */
+  readonly strikes: number;
+  /** Workers that ended unasked, and those that were ended because they hung, in this manager's life. */
+  readonly exits: { readonly died: number; readonly hung: number };
+}
+
 /** How long a device with several links waits for a second worker to start. */
 const SPREAD_PATIENCE_MS = 3000;
 /** Before a link is offered again that a worker did not take. */
@@ -43,6 +58,9 @@ export class WorkerPool implements LinkServer {
   readonly #journals: string;
   readonly #events: PoolEvents;
   readonly #workers: WorkerSet;
+  /** All that are open, with a worker or without. */
+  readonly #links = new Set<HeldLink>();
+  readonly #exits = { died: 0, hung: 0 };
   #nextLink = 1;
 
   constructor(options: PoolOptions, events: PoolEvents) {
@@ -62,6 +80,19 @@ export class WorkerPool implements LinkServer {
 
   get pids(): number[] {
     return this.#workers.all.map((worker) => worker.pid);
+  }
+
+  /** The workers and their links as they are now, for whoever watches. */
+  census(nowMs: number): PoolCensus {
+    const workers = this.#workers.all.map(({ pid, isReady, links }) => ({ pid, isReady, links: links.size }));
+    let oldestRequestMs = 0;
+    let strikes = 0;
+    for (const link of this.#links) {
+      link.noteAges(nowMs);
+      oldestRequestMs = Math.max(oldestRequestMs, link.oldestAgeMs(nowMs));
+      strikes += link.trouble.strikes;
+    }
+    return { workers, oldestRequestMs, strikes, exits: { ...this.#exits } };
   }
 
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
@@ -118,6 +149,7 @@ export class WorkerPool implements LinkServer {
   }
 
   #handle(link: HeldLink): OpenLink {
+    this.#links.add(link);
     return {
       number: link.number,
       kernelFd: link.kernelFd,
@@ -138,9 +170,11 @@ export class WorkerPool implements LinkServer {
         link.worker?.confirm(link.number);
       },
       takeOver: (signal, waiting) => this.#takeOver(link, signal, waiting),
+      addLatenciesTo: (total) => link.addLatenciesTo(total),
       close: () => {
         link.worker?.close(link);
         link.close();
+        this.#links.delete(link);
       },
     };
   }
@@ -226,6 +260,7 @@ export class WorkerPool implements LinkServer {
 
   /** Tells every link of a dead worker. Returns whether one of them is to blame. */
   #exited(worker: WorkerProcess, how: string): boolean {
+    this.#exits[worker.hung ? "hung" : "died"] += 1;
     const nowMs = performance.now();
     const links = [...worker.links.values()];
     const seen = links.map((link) => ({ link, busy: link.isBusy }));
@@ -238,7 +273,8 @@ export class WorkerPool implements LinkServer {
     for (const link of links) {
       worker.links.delete(link.number);
       if (link.worker === worker) link.worker = undefined;
-      if (!link.isMoving && link.workerPid === worker.pid) link.observer.orphaned(how, worker.silentMs);
+      if (!link.isMoving && link.workerPid === worker.pid)
+        link.observer.orphaned(how, worker.silentMs, worker.hung);
     }
     return roles.some((role) => role === "busy" || role === "alone");
   }

@@ -235,6 +235,7 @@ export class WorkerSet {
         asynchronous: false,
         busy: link.isBusy,
       }));
+      for (const { link, waiting } of links) worker.links.get(link)?.noteAges(nowMs, waiting);
       const verdict = watch.tick({ nowMs, pongs: worker.pongs, links });
       if (verdict !== undefined) worker.kill(verdict.reason, verdict.silentMs);
       else worker.ping();

@@ -22,12 +22,13 @@ import type {
   DeviceEvents,
   DeviceHistory,
   DeviceSettings,
+  FailoverCauseClass,
   FailoverOutcome,
   ManagedDevice,
 } from "./managed-device.ts";
 import type { DeviceView, FoundLink, Image, LinkRequest, LinkServer, NbdControl } from "./ports.ts";
 import { waitUntilReadable } from "./readiness.ts";
-import { RunningFailover } from "./running-failover.ts";
+import { causeClassOf, RunningFailover } from "./running-failover.ts";
 import { StallMeter } from "./stall-meter.ts";
 
 /** What tests replace. */
@@ -73,9 +74,10 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   #linkDeadCount = 0;
   #copyOnly = false;
   /** What the first witness of the latest death said. */
-  #firstWord: { cause: string; witness: Witness } = {
+  #firstWord: { cause: string; witness: Witness; causeClass: FailoverCauseClass } = {
     cause: "a link was found dead",
     witness: WITNESS.kernel,
+    causeClass: "link",
   };
   /** How long reads had stood still before the latest death was noticed. */
   #silentMs = 0;
@@ -106,7 +108,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     this.#look = setInterval(() => this.#lookForLostReads(), LOOK_INTERVAL_MS).unref();
     this.#links = new LinkSet(settings.connections, server, {
       lost: (cause, witness) => this.#linkLost(cause, witness),
-      orphaned: (cause, silentMs) => this.#workerLost(cause, silentMs),
+      orphaned: (cause, silentMs, hung) => this.#workerLost(cause, silentMs, hung),
       moved: (workerPid, stallMs) => {
         this.#counters.handovers += 1;
         this.emit("moved", workerPid, stallMs);
@@ -144,6 +146,17 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
 
   describeLinks(): LinkDescription[] {
     return this.#links.describe();
+  }
+
+  addLatenciesTo(total: number[]): void {
+    this.#links.addLatenciesTo(total);
+  }
+
+  get waitingMs(): number {
+    const running = this.#running;
+    if (this.#state === "serving" || running === undefined || running.isReported || this.#index === undefined)
+      return 0;
+    return this.#view.readsInFlight(this.#index) > 0 ? running.elapsedMs : 0;
   }
 
   /**
@@ -192,7 +205,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       if (!(await this.#links.adopt(link, this.#linkRequest(link.slot)))) strangers.push(link.slot);
     }
     this.#links.condemn(strangers, cause);
-    this.#firstWord = { cause, witness: WITNESS.exit };
+    this.#firstWord = { cause, witness: WITNESS.exit, causeClass: "manager" };
     this.#dispatch("connected");
     void this.#finishIoTimeout(index).catch((error: unknown) => this.emit("recordFailed", String(error)));
   }
@@ -383,17 +396,17 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     this.#links.condemn(slots, `${look.inFlight} reads were in flight and no worker had them`);
   }
 
-  #linkLost(cause: string, witness: Witness): void {
+  #linkLost(cause: string, witness: Witness, causeClass = causeClassOf(witness)): void {
     const begun = this.#running?.level === "takeover" && !this.#running.isReported;
     this.#escalation = begun && this.#state !== "serving" ? cause : undefined;
     if (this.#state === "reconnecting") this.#running?.explain(cause, witness);
-    this.#firstWord = { cause, witness };
+    this.#firstWord = { cause, witness, causeClass };
     this.#silentMs = 0;
     this.#dispatch("link-lost");
   }
 
-  #workerLost(cause: string, silentMs: number): void {
-    this.#firstWord = { cause, witness: WITNESS.exit };
+  #workerLost(cause: string, silentMs: number, hung: boolean): void {
+    this.#firstWord = { cause, witness: WITNESS.exit, causeClass: hung ? "worker-hang" : "worker-exit" };
     this.#silentMs = silentMs;
     this.#dispatch("worker-lost");
   }
@@ -407,9 +420,9 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
 
   #checkLinks(): void {
     this.#links.check("a link was found dead");
-    const { cause, witness } = this.#firstWord;
-    if (this.#links.deadSlots.length > 0) this.#linkLost(cause, witness);
-    else if (this.#links.orphanedSlots.length > 0) this.#workerLost(cause, 0);
+    const { cause, witness, causeClass } = this.#firstWord;
+    if (this.#links.deadSlots.length > 0) this.#linkLost(cause, witness, causeClass);
+    else if (this.#links.orphanedSlots.length > 0) this.#workerLost(cause, 0, causeClass === "worker-hang");
   }
 
   #beginFailover(): void {

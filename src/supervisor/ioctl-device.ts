@@ -38,6 +38,7 @@ const POLL_MS = 20;
 export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
   readonly interface = "ioctl";
   readonly stalledReason = null;
+  readonly waitingMs = 0;
   readonly settings: DeviceSettings;
   readonly image: Image;
   readonly #server: LinkServer;
@@ -90,6 +91,10 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     return [{ index: 0, state, workerPid: this.#link.workerPid, generation: 1 }];
   }
 
+  addLatenciesTo(total: number[]): void {
+    this.#link?.addLatenciesTo(total);
+  }
+
   /** @throws ErofsNbdError */
   async attach(requestedIndex: number | undefined): Promise<number> {
     try {
@@ -131,7 +136,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     const observer = {
       firstRequest: () => {},
       readErrors: (message: string, count: number) => void this.emit("readErrors", message, count),
-      orphaned: (cause: string, silentMs: number) => void this.#takeOver(cause, silentMs),
+      orphaned: (cause: string, silentMs: number, hung = false) => void this.#takeOver(cause, silentMs, hung),
       moved: (workerPid: number, stallMs: number) => {
         this.#counters.handovers += 1;
         this.emit("moved", workerPid, stallMs);
@@ -162,7 +167,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   }
 
   /** The one failover there is on this path: the kernel takes no second socket, but another worker can have the first. */
-  async #takeOver(cause: string, silentMs: number): Promise<void> {
+  async #takeOver(cause: string, silentMs: number, hung: boolean): Promise<void> {
     const link = this.#link;
     if (link === undefined) return;
     const at = new Date().toISOString();
@@ -185,6 +190,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
       result: "recovered",
       level: "takeover",
       cause,
+      causeClass: hung ? "worker-hang" : "worker-exit",
       stallMs: Math.round((performance.now() - begunAt) * 10) / 10,
       at,
       strandedReads: taken.unanswered,
@@ -240,6 +246,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
       result: "failed",
       level: "reconnect",
       cause: `${cause}; the ioctl path cannot reconnect, the device is lost`,
+      causeClass: "link",
       stallMs: 0,
       at: new Date().toISOString(),
       strandedReads: 0,

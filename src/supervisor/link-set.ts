@@ -27,7 +27,7 @@ export interface LinkSetEvents {
   /** A live link has died. */
   lost(cause: string, witness: Witness): void;
   /** A live link has lost its worker; reads on it have stood still for `silentMs` already. */
-  orphaned(cause: string, silentMs: number): void;
+  orphaned(cause: string, silentMs: number, hung: boolean): void;
   /** A live link has been handed from one worker to another, by plan. */
   moved(workerPid: number, stallMs: number): void;
   /** More is known about a death that was reported already. */
@@ -66,6 +66,7 @@ export class LinkSet {
   readonly #slots: (Slot | undefined)[];
   /** What links of former generations have done. */
   readonly #past: LinkCounters = { ...NO_COUNTERS };
+  readonly #pastLatencies: number[] = [];
   readonly #waiters = new Set<() => void>();
   /** Kernel ends of links that were replaced; `used` where the kernel surely had the socket. */
   #retired: Array<{ readonly fd: number; readonly used: boolean }> = [];
@@ -107,6 +108,14 @@ export class LinkSet {
     const total = { ...this.#past };
     for (const slot of this.#filled) addTo(total, slot.link.counters);
     return total;
+  }
+
+  /** Adds what the requests of all its links took, former ones too, to a total; see OpenLink. */
+  addLatenciesTo(total: number[]): void {
+    this.#pastLatencies.forEach((value, at) => {
+      total[at] = (total[at] ?? 0) + value;
+    });
+    for (const slot of this.#filled) slot.link.addLatenciesTo(total);
   }
 
   /** Whether nothing is unread, unanswered or unsent on any link. */
@@ -250,6 +259,7 @@ export class LinkSet {
     this.#released = true;
     for (const slot of this.#filled) {
       addTo(this.#past, slot.link.counters);
+      slot.link.addLatenciesTo(this.#pastLatencies);
       this.#drop(slot);
     }
     this.#slots.fill(undefined);
@@ -279,7 +289,8 @@ export class LinkSet {
     const link = await open({
       firstRequest: () => tell((slot, of) => this.#seen(slot, of)),
       readErrors: (message, count) => this.#events.readErrors(message, count),
-      orphaned: (cause, silentMs) => tell((slot, of) => this.#orphaned(slot, of, cause, silentMs)),
+      orphaned: (cause, silentMs, hung = false) =>
+        tell((slot, of) => this.#orphaned(slot, of, cause, silentMs, hung)),
       moved: (workerPid, stallMs) => this.#events.moved(workerPid, stallMs),
       ended: (cause, end) => tell((slot, of) => this.#ended(slot, of, cause, end)),
     });
@@ -312,6 +323,7 @@ export class LinkSet {
     };
     if (old !== undefined) {
       addTo(this.#past, old.link.counters);
+      old.link.addLatenciesTo(this.#pastLatencies);
       this.#drop(old);
     }
     Object.assign(slot, {
@@ -340,10 +352,10 @@ export class LinkSet {
     this.#notify();
   }
 
-  #orphaned(slot: Slot, link: OpenLink, cause: string, silentMs: number): void {
+  #orphaned(slot: Slot, link: OpenLink, cause: string, silentMs: number, hung: boolean): void {
     if (slot.link !== link || this.#released || !slot.alive) return;
     slot.served = false;
-    this.#events.orphaned(cause, silentMs);
+    this.#events.orphaned(cause, silentMs, hung);
   }
 
   #ended(slot: Slot, link: OpenLink, cause: string, end: LinkEnd | undefined): void {

@@ -31,11 +31,19 @@ export interface DeviceSettings {
 /** The same socket with another worker, or a fresh socket. */
 export type FailoverLevel = "takeover" | "reconnect";
 
+/**
+ * What began a failover: a worker that died, one that was ended because it hung, a socket, or a manager that died with its
+ * workers. «unknown» stands in records of former versions only.
+ */
+export type FailoverCauseClass = "worker-exit" | "worker-hang" | "link" | "manager" | "unknown";
+
 /** How one failover ended; there is exactly one for each. */
 export interface FailoverOutcome {
   readonly result: "recovered" | "failed";
   readonly level: FailoverLevel;
   readonly cause: string;
+  /** The same in one of few words, for programs. */
+  readonly causeClass: FailoverCauseClass;
   /** For how long reads stood still: until those that waited were served, or had gone out again; until the end when it failed. */
   readonly stallMs: number;
   /** ISO 8601, when the link died. */
@@ -89,6 +97,10 @@ export interface ManagedDevice extends EventEmitter<DeviceEvents> {
   readonly stalledReason: string | null;
   readonly history: DeviceHistory;
   describeLinks(): LinkDescription[];
+  /** Adds what its requests took to a total; see OpenLink. */
+  addLatenciesTo(total: number[]): void;
+  /** For how long reads may have waited in an outage that goes on, at most; 0 where none waits in one. */
+  readonly waitingMs: number;
   /** Pid of the process that carries the device inside the kernel, where there is one. */
   readonly clientPid: number | undefined;
   attach(requestedIndex: number | undefined): Promise<number>;

@@ -59,8 +59,11 @@ export interface LinkObserver {
   firstRequest(): void;
   /** Reads were answered with errors, `count` of them since the last call. */
   readErrors(message: string, count: number): void;
-  /** Its worker is gone and the socket is still up: ask for `takeOver`. `silentMs`: for how long reads have stood still already. */
-  orphaned(cause: string, silentMs: number): void;
+  /**
+   * Its worker is gone and the socket is still up: ask for `takeOver`. `silentMs`: for how long reads have stood still
+   * already; `hung`: the worker was ended because it did not serve.
+   */
+  orphaned(cause: string, silentMs: number, hung?: boolean): void;
   /** Another worker serves it now, by plan: reads stood still for so long. */
   moved(workerPid: number, stallMs: number): void;
   /** The link has ended: `cause` in words, `end` where the worker lived to tell. Called exactly once. */
@@ -88,6 +91,8 @@ export interface OpenLink {
   readonly isUsed: boolean;
   /** The kernel has its socket: a later manager may rely on it. */
   confirm(): void;
+  /** Adds what its requests took to a total, number by number; what they mean is for the manager to know. */
+  addLatenciesTo(total: number[]): void;
   /**
    * After `orphaned`: gives the link to another worker and returns when that serves it. Where its workers die again and again
    * it is kept from them for a while, and `waiting` is told why. `orphaned` may follow at any time. @throws the signal's reason

@@ -3,12 +3,16 @@
  *
  * Keeps books, decides nothing: the supervisor's table says when it ends. `finish` gives an outcome exactly once.
  */
-import type { Witness } from "./link-set.ts";
-import type { FailoverLevel, FailoverOutcome } from "./managed-device.ts";
+import { WITNESS, type Witness } from "./link-set.ts";
+import type { FailoverCauseClass, FailoverLevel, FailoverOutcome } from "./managed-device.ts";
 import type { StallMeter } from "./stall-meter.ts";
 
 /** Node's timers end at 2^31-1 ms; a longer dead timeout is as good as this one. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** A link that died: with its worker, which is the only one to see its exit, or by itself. */
+export const causeClassOf = (witness: Witness): FailoverCauseClass =>
+  witness === WITNESS.exit ? "worker-exit" : "link";
 
 export class RunningFailover {
   readonly #meter: StallMeter;
@@ -16,6 +20,7 @@ export class RunningFailover {
   readonly #stop = new AbortController();
   readonly #deadline: NodeJS.Timeout;
   #cause: string;
+  #causeClass: FailoverCauseClass;
   #witness: Witness;
   #level: FailoverLevel = "takeover";
   #stranded: number | undefined;
@@ -23,11 +28,16 @@ export class RunningFailover {
 
   /** `deadline` is called when reads have waited for as long as the kernel holds them, unless it ends before. */
   constructor(
-    first: { readonly cause: string; readonly witness: Witness },
+    first: {
+      readonly cause: string;
+      readonly witness: Witness;
+      readonly causeClass: FailoverCauseClass;
+    },
     meter: StallMeter,
     deadline: { readonly afterMs: number; readonly call: () => void },
   ) {
     this.#cause = first.cause;
+    this.#causeClass = first.causeClass;
     this.#witness = first.witness;
     this.#meter = meter;
     this.#deadline = setTimeout(deadline.call, Math.min(deadline.afterMs, MAX_TIMER_MS)).unref();
@@ -66,6 +76,7 @@ export class RunningFailover {
   explain(cause: string, witness: Witness): void {
     if (this.#reported || witness <= this.#witness) return;
     this.#cause = cause;
+    this.#causeClass = causeClassOf(witness);
     this.#witness = witness;
   }
 
@@ -89,6 +100,7 @@ export class RunningFailover {
       result,
       level: this.#level,
       cause: this.#cause,
+      causeClass: this.#causeClass,
       stallMs: Math.round(stallMs * 10) / 10,
       at: this.#at,
       strandedReads: (this.#level === "takeover" ? this.#stranded : undefined) ?? this.#meter.strandedReads,

@@ -91,15 +91,26 @@ function deviceNumber(index: number): string | undefined {
   return attribute(index, "dev");
 }
 
+/** Mount points by device number, in the order of mounting. */
+export type MountTable = ReadonlyMap<string, readonly string[]>;
+
+/** What is mounted in this mount namespace: one reading for any number of devices. */
+export async function readMounts(): Promise<MountTable> {
+  const table = new Map<string, string[]>();
+  for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
+    const [, , number, , path] = line.split(" ", 5);
+    if (number === undefined || path === undefined) continue;
+    const paths = table.get(number);
+    if (paths === undefined) table.set(number, [decodeMountPath(path)]);
+    else paths.push(decodeMountPath(path));
+  }
+  return table;
+}
+
 /** Where a device is mounted in this mount namespace, in the order of mounting. */
-export async function mountPointsOf(index: number): Promise<string[]> {
+export async function mountPointsOf(index: number, mounts?: MountTable): Promise<string[]> {
   const number = deviceNumber(index);
-  if (number === undefined) return [];
-  const lines = (await readFile("/proc/self/mountinfo", "utf8")).split("\n");
-  return lines
-    .map((line) => line.split(" "))
-    .filter((fields) => fields[2] === number)
-    .map((fields) => decodeMountPath(fields[4] ?? ""));
+  return number === undefined ? [] : [...((mounts ?? (await readMounts())).get(number) ?? [])];
 }
 
 /** mountinfo writes space, tab, newline and backslash as three octal digits (proc(5)). */

@@ -99,6 +99,7 @@ export class JournaledReplies implements Replies {
     // Only for want of memory: rather a fresh link than a doubt that cannot be settled.
     if (sent !== lengthBytes) return -ERRNO.EIO;
     for (const slot of slots) this.#journal.answered(slot);
+    this.#journal.measure(slots);
     return 0;
   }
 
@@ -195,6 +196,7 @@ export class JournaledReplies implements Replies {
   #finish(job: Job): void {
     for (const slot of job.slots) this.#journal.answered(slot);
     this.#journal.idle();
+    this.#journal.measure(job.slots);
     this.#job = undefined;
     const next = this.#waiting.shift();
     if (next !== undefined) this.#enter(next);

@@ -7,6 +7,7 @@
  * ends, when a watched foreign descriptor (the control channel, say) is ready, or when its time slice is over.
  */
 import { Epoll } from "../sys/epoll.ts";
+import { loopClock } from "../sys/loop-clock.ts";
 import { type Watch, watchReadable } from "../sys/watch.ts";
 
 /** Something with a socket in the pump. */
@@ -94,7 +95,7 @@ export class Pump {
 
   #turn(): void {
     const epoll = this.#epoll;
-    const sliceEnd = performance.now() + SLICE_MS;
+    const sliceEnd = loopClock.read() + SLICE_MS;
     let count = epoll.wait(0);
     while (count > 0) {
       let makeWay = false;
@@ -103,8 +104,10 @@ export class Pump {
         if (slot === FOREIGN) makeWay = true;
         else this.#slots[slot]?.onEvents(epoll.eventsAt(index));
       }
-      if (makeWay || performance.now() > sliceEnd) return;
+      // As of the last reply, or of the wake-up: near enough.
+      if (makeWay || loopClock.nowMs > sliceEnd) return;
       count = epoll.wait(this.#asynchronous === 0 ? LINGER_MS : 0);
+      loopClock.read();
     }
   }
 }

@@ -6,33 +6,46 @@
 import type { Command } from "commander";
 import { Option } from "commander";
 import { runDaemon } from "../../manager/daemon.ts";
+import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { requireRoot } from "../preconditions.ts";
 
 interface Options {
   readonly auto?: true;
+  readonly metricsListen?: string;
 }
 
 const HELP = `
 Example:
   sudo erofs-nbd manager --run-dir /run/erofs-nbd
 
-Its log goes to stderr. SIGTERM or Ctrl-C ends it; devices stay attached and are served on without it.`;
+Its log goes to stderr. SIGTERM or Ctrl-C ends it; devices stay attached and are served on without it.
+
+Metrics for Prometheus are at metrics.sock in the run directory, and with --metrics-listen at a loopback address:
+  curl --unix-socket /run/erofs-nbd/metrics.sock http://localhost/metrics`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .addOption(
       new Option("--auto", "end with the last device: for a manager that a command started").hideHelp(),
     )
+    .addOption(
+      new Option("--metrics-listen <HOST:PORT>", "offer metrics at a loopback address, too").env(
+        "EROFS_NBD_METRICS_LISTEN",
+      ),
+    )
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options));
 }
 
 async function run(context: CliContext, options: Options): Promise<void> {
+  const { metricsListen } = options;
+  const metricsAddress =
+    metricsListen === undefined ? undefined : parseLoopbackAddress("--metrics-listen", metricsListen);
   requireRoot("run the manager");
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
-  const daemon = await runDaemon({ runDir: runDirOf(context), auto });
+  const daemon = await runDaemon({ runDir: runDirOf(context), auto, metricsAddress });
   await Promise.race([daemon.ended, stopped.then(() => daemon.stop())]);
 }

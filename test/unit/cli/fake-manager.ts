@@ -112,6 +112,7 @@ export function deviceStatus(changes: Partial<DeviceStatus> = {}): DeviceStatus 
     },
     lastFailover: null,
     stalledReason: null,
+    recent: null,
     ...changes,
   };
 }

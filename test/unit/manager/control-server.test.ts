@@ -113,7 +113,7 @@ describe("requests", () => {
     await peer.answer(2);
     peer.send(line({ id: 0, method: "attach", params: ATTACH }));
     expect(await peer.answer(3)).toEqual([
-      { id: 3, result: { devices: [], notes: ["left by a former manager"] } },
+      { id: 3, result: { devices: [], notes: ["left by a former manager"], manager: manager.vitals() } },
       { id: 4, result: { results: [] } },
       { id: 0, result: { device: { index: 5 }, notes: ["a note of the attach"] } },
     ]);

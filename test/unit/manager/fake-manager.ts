@@ -2,6 +2,7 @@
 import { EventEmitter } from "eventemitter3";
 import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import type { ControlledManager } from "../../../src/manager/control-server.ts";
+import type { ManagerVitals } from "../../../src/manager/observatory.ts";
 import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
 
 interface Events {
@@ -53,6 +54,10 @@ export class FakeManager extends EventEmitter<Events> implements ControlledManag
   async renewWorkers(): Promise<{ workers: number; links: number; longestStallMs: number }> {
     await this.#called("renewWorkers");
     return { workers: 2, links: 3, longestStallMs: 1.5 };
+  }
+
+  vitals(): ManagerVitals {
+    return { pid: 1, version: "0", startedAt: "2026-01-01T00:00:00.000Z", residentBytes: 1, workers: [] };
   }
 
   takeNotes(): string[] {

@@ -46,6 +46,8 @@ export class FakeLink implements OpenLink {
   isQuiet = true;
   isUsed = false;
   confirmations = 0;
+  /** What its requests took: any numbers will do. */
+  latencies: number[] = [];
   readonly #observer: LinkObserver;
   readonly #taking: () => Taking;
   #serverFd: number | undefined;
@@ -88,6 +90,12 @@ export class FakeLink implements OpenLink {
   move(stallMs: number): void {
     this.workerPid += 1000;
     this.#observer.moved(this.workerPid, stallMs);
+  }
+
+  addLatenciesTo(total: number[]): void {
+    this.latencies.forEach((value, at) => {
+      total[at] = (total[at] ?? 0) + value;
+    });
   }
 
   async takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover> {

@@ -502,6 +502,7 @@ describe("adopt with links that are served", () => {
       result: "recovered",
       level: "takeover",
       cause: "long ago",
+      causeClass: "link",
       stallMs: 1,
       at: "2026-01-01T00:00:00.000Z",
       strandedReads: 1,
