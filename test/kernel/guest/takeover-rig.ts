@@ -7,7 +7,7 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, expect } from "vitest";
-import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { AttachParams, DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
 import { formatRecord } from "../lab/kernel-log.ts";
@@ -97,6 +97,20 @@ export function expectTakeovers(after: DeviceStatus, count: number): void {
     after.links.map(() => ({ state: "up", generation: 1 })),
   );
 }
+
+/** What `erofs-nbd attach PATH` asks its manager for. */
+export const attachParams = (path: string): AttachParams => ({
+  image: path,
+  interface: "netlink",
+  index: null,
+  connections: 1,
+  blockSizeBytes: null,
+  timeoutSeconds: 0,
+  deadTimeoutSeconds: 86_400,
+  ioTimeoutMs: 1000,
+  hangTimeoutMs: 2000,
+  forMount: false,
+});
 
 export const journalFiles = (): string[] => readdirSync(JOURNALS);
 export const workerSockets = (): string[] => readdirSync(WORKER_SOCKETS);

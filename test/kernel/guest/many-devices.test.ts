@@ -1,0 +1,148 @@
+/**
+ * Five hundred devices on one manager and two workers: attached, read, moved when a worker dies, detached.
+ *
+ * Prints what it took. Times are not asserted, because this machine's kernel is slow by an unknown factor; memory is.
+ */
+import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { ControlClient } from "../../../src/manager/control-client.ts";
+import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { chooseRunDir } from "../../../src/manager/run-dir.ts";
+import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
+import {
+  allGone,
+  allWorkers,
+  CLI,
+  cleanUpAfterFailure,
+  erofsNbdOk,
+  expectFlawless,
+  startReader,
+  until,
+  workersOf,
+} from "./product.ts";
+import { attachParams, useImage, warm } from "./takeover-rig.ts";
+
+const DEVICES = 500;
+const FIRST = 100;
+/** As many attaches at once as an orchestrator might do. */
+const AT_ONCE = 8;
+const MOST_BYTES = 300e6;
+const MOST_BYTES_PER_DEVICE = 100e3;
+const { directory, image } = useImage("many", 1 << 20);
+
+const pathOf = (number: number): string => join(directory, `${number}.erofs`);
+
+/** Does something for each number, a few at a time. */
+async function forEach(numbers: readonly number[], act: (number: number) => Promise<void>): Promise<void> {
+  const left = [...numbers];
+  const lane = async (): Promise<void> => {
+    for (let next = left.shift(); next !== undefined; next = left.shift()) await act(next);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, lane));
+}
+
+const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, at) => from + at);
+
+/** Resident memory of a manager, its workers and its guardian, shared pages counted in each, and once. */
+function memoryOf(managerPid: number): { rssBytes: number; pssBytes: number } {
+  const total = { rssBytes: 0, pssBytes: 0 };
+  for (const name of readdirSync("/proc").filter((one) => /^\d+$/.test(one))) {
+    let stat: string;
+    let memory: string;
+    try {
+      stat = readFileSync(`/proc/${name}/stat`, "utf8");
+      memory = readFileSync(`/proc/${name}/smaps_rollup`, "utf8");
+    } catch {
+      // It has just ended.
+      continue;
+    }
+    const parent = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+    if (Number(name) !== managerPid && parent !== managerPid) continue;
+    const kibOf = (key: string): number =>
+      Number(new RegExp(`^${key}:\\s+(\\d+) kB`, "m").exec(memory)?.[1] ?? 0);
+    total.rssBytes += kibOf("Rss") * 1024;
+    total.pssBytes += kibOf("Pss") * 1024;
+  }
+  return total;
+}
+
+const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+
+describe(`${DEVICES} devices`, () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+
+  test("on two workers: each reads its own image, a killed worker's links all move, and all can be detached", async () => {
+    const said: string[] = [];
+    for (const number of range(0, DEVICES)) copyFileSync(image, pathOf(number));
+    const client = await ControlClient.connectOrStart(chooseRunDir(undefined), CLI);
+    const { pid: managerPid } = await client.request("hello", {});
+    const devices = new Map<number, DeviceStatus>();
+    const attach = async (number: number): Promise<void> => {
+      const { device } = await client.request("attach", {
+        ...attachParams(pathOf(number)),
+        ioTimeoutMs: 30_000,
+        hangTimeoutMs: 60_000,
+      });
+      devices.set(number, device);
+    };
+    let since = performance.now();
+    await forEach(range(0, FIRST), attach);
+    await warm(managerPid);
+    const few = memoryOf(managerPid);
+    await forEach(range(FIRST, DEVICES), attach);
+    said.push(`attached ${DEVICES} in ${((performance.now() - since) / 1000).toFixed(1)} s`);
+    expect(new Set([...devices.values()].map(({ index }) => index)).size).toBe(DEVICES);
+    const many = memoryOf(managerPid);
+    const perDevice = (many.rssBytes - few.rssBytes) / (DEVICES - FIRST);
+    said.push(
+      `${megabytes(many.rssBytes)} resident (${megabytes(many.pssBytes)} with shared pages counted once)`,
+    );
+    said.push(`${Math.round(perDevice / 1000)} KB for each further device`);
+
+    // Each device has the bytes of an image, those far beyond nbds_max too.
+    const first = readFileSync(image).subarray(0, 4096);
+    for (const { device } of devices.values()) {
+      const file = await open(device ?? "", "r");
+      const { buffer } = await file.read(Buffer.alloc(4096), 0, 4096, 0);
+      await file.close();
+      expect(buffer.equals(first)).toBe(true);
+    }
+
+    const last = devices.get(DEVICES - 1);
+    const reader = await startReader(last?.device ?? "", image, 4);
+    const [victim = -1] = workersOf(managerPid);
+    const served = (await client.request("status", { target: null })).devices.flatMap(({ links }) =>
+      links.filter(({ workerPid }) => workerPid === victim),
+    ).length;
+    expect(served).toBeGreaterThan(DEVICES / 4);
+    const outcomes: DeviceEvent[] = [];
+    let lastAt = 0;
+    await client.watch(
+      (event) => {
+        if (event.event === "state" && event.state === "serving") lastAt = performance.now();
+        if (event.event === "failover") outcomes.push(event);
+      },
+      () => {},
+    );
+    since = performance.now();
+    process.kill(victim, "SIGKILL");
+    await until("every takeover", () => outcomes.length >= served, 120_000);
+    said.push(`${served} links of a killed worker moved in ${Math.round(lastAt - since)} ms`);
+    expect(outcomes).toHaveLength(served);
+    for (const outcome of outcomes) expect(outcome).toMatchObject({ result: "recovered", level: "takeover" });
+    expectFlawless(await reader.stop());
+
+    since = performance.now();
+    const pids = [managerPid, ...allWorkers()];
+    client.close();
+    await erofsNbdOk("detach", "--all");
+    said.push(`detached all in ${((performance.now() - since) / 1000).toFixed(1)} s`);
+    await allGone(pids);
+    process.stderr.write(`${DEVICES} devices: ${said.join("; ")}\n`);
+    expect(many.rssBytes).toBeLessThan(MOST_BYTES);
+    expect(perDevice).toBeLessThan(MOST_BYTES_PER_DEVICE);
+  }, 600_000);
+});
