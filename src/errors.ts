@@ -27,6 +27,7 @@ export type ErrorCode =
   | "ERR_IMAGE"
   | "ERR_IMAGE_CHANGED"
   | "ERR_NOT_EROFS"
+  | "ERR_SOURCE"
   | "ERR_NO_NBD"
   | "ERR_NO_NETLINK"
   | "ERR_DEVICE_BUSY"
@@ -49,6 +50,7 @@ const EXIT_OF: Record<ErrorCode, ExitCode> = {
   ERR_IMAGE: EXIT.usage,
   ERR_IMAGE_CHANGED: EXIT.usage,
   ERR_NOT_EROFS: EXIT.usage,
+  ERR_SOURCE: EXIT.usage,
   ERR_RUN_DIR: EXIT.usage,
   ERR_NO_NBD: EXIT.system,
   ERR_NO_NETLINK: EXIT.system,

@@ -1,23 +1,24 @@
 /**
- * The library's public face: re-exports alone.
+ * The library's public face: re-exports alone. Importing it is cheap and does nothing; what works is loaded when called.
  *
- * `Manager` attaches images and keeps them readable in the calling process; `ControlClient` talks to a manager that
- * runs already. The kernel's nbd family alone is `erofs-nbd/netlink`.
+ * `attach` goes through the machine's manager, `NbdManager` is one of your own. A source of your own is a module that
+ * exports an `OpenCustomSource`. The kernel's nbd family alone is `erofs-nbd/netlink`.
  */
 export { ErofsNbdError, type ErrorCode, EXIT, type ExitCode, exitCodeOf } from "./errors.ts";
+export { attach, type MachineAttachOptions } from "./library/attach.ts";
+export type { AttachedDevice, AttachedDeviceEvents } from "./library/attached-device.ts";
+export {
+  NbdManager,
+  type NbdManagerEvents,
+  type NbdManagerOptions,
+  type StopOptions,
+} from "./library/nbd-manager.ts";
+export type { AttachOptions, AttachSource, SourceModule } from "./library/options.ts";
 export type { Log } from "./log.ts";
-export { ControlClient, ControlError } from "./manager/control-client.ts";
-export type {
-  AttachParams,
-  DetachResult,
-  DeviceEvent,
-  DeviceStatus,
-  Target,
-} from "./manager/control-protocol.ts";
-export { type Daemon, type DaemonOptions, runDaemon } from "./manager/daemon.ts";
-export { Manager, type ManagerOptions } from "./manager/manager.ts";
-export { chooseRunDir, prepareRunDir, type RunDir } from "./manager/run-dir.ts";
-export { type Source, SourceError } from "./source/source.ts";
+export { ControlError } from "./manager/control-fault.ts";
+export type { DeviceEvent, DeviceStatus } from "./manager/control-protocol.ts";
+export type { CustomSource, OpenCustomSource } from "./source/module-source.ts";
+export type { JsonValue } from "./source/source-spec.ts";
 export type { DeviceState } from "./supervisor/device-state.ts";
 export type { DeviceCounters, FailoverOutcome } from "./supervisor/managed-device.ts";
 export { VERSION } from "./version.ts";

@@ -8,13 +8,12 @@ import { readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { ControlClient } from "../manager/control-client.ts";
+import { greet, reachManager } from "../manager/reach-manager.ts";
 import { chooseRunDir, type RunDir } from "../manager/run-dir.ts";
 import type { CliContext } from "./context.ts";
 
 /** `sun_path` without its terminating NUL (unix(7)). */
 const MAX_SOCKET_PATH_BYTES = 107;
-/** How many managers may end under our hands. */
-const MAX_ATTEMPTS = 3;
 
 /** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
 export function runDirOf(context: CliContext): RunDir {
@@ -57,27 +56,5 @@ export async function findManager(context: CliContext): Promise<ControlClient | 
 
 /** The manager, started if need be. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
 export async function startManager(context: CliContext): Promise<ControlClient> {
-  const runDir = runDirOf(context);
-  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
-    const client = await greet(await ControlClient.connectOrStart(runDir));
-    if (client !== undefined) return client;
-  }
-  throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to a manager: each one ended before it answered", {
-    hint: `its log is ${runDir.logFile}`,
-  });
-}
-
-/**
- * A manager that has answered once counts us and stays. One that was just ending, because it had nothing to do, may
- * have taken the connection and cut it: undefined, and nothing was asked of it yet.
- */
-async function greet(client: ControlClient | undefined): Promise<ControlClient | undefined> {
-  try {
-    await client?.request("hello", {});
-    return client;
-  } catch (error) {
-    client?.close();
-    if ((error as { code?: unknown }).code === "ERR_CONTROL") return undefined;
-    throw error;
-  }
+  return reachManager(runDirOf(context));
 }

@@ -9,7 +9,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
 import { describeChange } from "../source/file-identity.ts";
-import { type OpenImage, openImage } from "../source/open-image.ts";
+import { openImage } from "../source/open-image.ts";
+import { openModule } from "../source/open-module.ts";
+import type { SourceSpec } from "../source/source-spec.ts";
 import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
@@ -38,11 +40,17 @@ export interface AdoptionContext {
   readonly view?: Pick<DeviceView, "findByBackend" | "backendOf" | "configuringThread">;
 }
 
+/** What a record's device is served from, opened again; whoever gets it closes `fd`. */
+interface Reopened {
+  readonly fd: number;
+  readonly spec: SourceSpec;
+}
+
 /** A netlink device that the kernel still has, and its image if that is still the one that was attached. */
 interface Found {
   readonly record: DeviceRecord;
   readonly index: number;
-  readonly image: OpenImage | undefined;
+  readonly image: Reopened | undefined;
 }
 
 /** The receivers of the killed workers' sockets need a moment to notice (kernel: recv_work). */
@@ -89,7 +97,11 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
       continue;
     }
     const links = linksOf(record);
-    if (links.length > 0) await goOn(record, index, links, context, note);
+    if (links.length > 0)
+      await goOn(record, index, links, context, note).catch((error: unknown) =>
+        // One device that cannot be gone on with must not cost the others their manager.
+        note(`nbd${index} (${record.image.path}) cannot be gone on with: ${String(error)}`),
+      );
     else found.push({ record, index, image: reopen(record, note) });
   }
   // Of a device that is no more, or never came to be.
@@ -115,13 +127,15 @@ async function goOn(
 }
 
 /** The image by its path, if what is there now is what was attached. */
-function reopen(record: DeviceRecord, note: (message: string) => void): OpenImage | undefined {
+function reopen({ image: spec }: DeviceRecord, note: (message: string) => void): Reopened | undefined {
   try {
-    const image = openImage(record.image.path);
-    const change = describeChange(record.image.identity, image.spec.identity);
+    // What it makes of its options now is for the workers to compare.
+    if (spec.type === "module") return { fd: openModule(spec.path).fd, spec };
+    const image = openImage(spec.path);
+    const change = describeChange(spec.identity, image.spec.identity);
     if (change === undefined) return image;
     close(image.fd);
-    note(`${record.image.path} is not what was attached: ${change}`);
+    note(`${spec.path} is not what was attached: ${change}`);
   } catch (error) {
     note(error instanceof Error ? error.message : String(error));
   }

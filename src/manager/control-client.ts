@@ -9,8 +9,9 @@ import { closeSync, fstatSync, readFileSync } from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { ErofsNbdError, type ErrorCode, type ExitCode } from "../errors.ts";
-import type { ControlFault, DeviceEvent, Method, Requests, ServerLine } from "./control-protocol.ts";
+import { ErofsNbdError } from "../errors.ts";
+import { ControlError } from "./control-fault.ts";
+import type { DeviceEvent, Method, Requests, ServerLine } from "./control-protocol.ts";
 import { LineSplitter } from "./lines.ts";
 import { checkSocketPath, lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
 
@@ -20,20 +21,7 @@ const POLL_MS = 20;
 /** A manager that was just ending holds its directory for a moment more: the one started then gives up at once. */
 const MAX_STARTS = 3;
 
-/** A fault that the manager reported; carries the exit code it decided on. */
-export class ControlError extends Error {
-  override readonly name = "ControlError";
-  readonly code: ErrorCode | string;
-  readonly hint: string | undefined;
-  readonly exitCode: ExitCode;
-
-  constructor(fault: ControlFault) {
-    super(fault.message);
-    this.code = fault.code;
-    this.hint = fault.hint;
-    this.exitCode = fault.exitCode;
-  }
-}
+export { ControlError };
 
 interface Waiting {
   resolve(result: unknown): void;

@@ -6,6 +6,7 @@
  */
 import { z } from "zod";
 import type { ErrorCode, ExitCode } from "../errors.ts";
+import type { JsonValue } from "../source/source-spec.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
 import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS, MIN_HANG_TIMEOUT_MS } from "./limits.ts";
@@ -16,8 +17,10 @@ import type { RecentTraffic } from "./recent-traffic.ts";
 export type Target = { readonly index: number } | { readonly path: string };
 
 export interface AttachParams {
-  /** Absolute path. */
+  /** Absolute path of the image, or of the module. */
   readonly image: string;
+  /** With it `image` is a module that workers load, and that makes a source of these options (source/module-source.ts). */
+  readonly module?: { readonly options: JsonValue } | undefined;
   /** `any`: netlink, or ioctl with a note where the kernel has no netlink family for nbd. */
   readonly interface: "netlink" | "ioctl" | "any";
   /** Null: the kernel picks. */
@@ -99,7 +102,7 @@ export interface DeviceStatus {
   readonly state: DeviceState;
   readonly interface: "netlink" | "ioctl";
   readonly identifier: string;
-  readonly source: { readonly type: "file"; readonly uri: string; readonly sizeBytes: number };
+  readonly source: { readonly type: "file" | "module"; readonly uri: string; readonly sizeBytes: number };
   readonly sizeBytes: number;
   readonly blockSizeBytes: number;
   readonly readOnly: true;
@@ -144,11 +147,17 @@ export type Answer =
   | { readonly id: number; readonly error: ControlFault };
 export type ServerLine = Answer | { readonly event: DeviceEvent };
 
+/** Of a module's options. */
+const MAX_OPTIONS_BYTES = 16_384;
+const MAX_OPTIONS_DEPTH = 32;
+
 const index = z.number().int().min(0).max(MAX_INDEX);
 const seconds = z.number().int().min(0).max(MAX_TIMEOUT_SECONDS);
 const path = z.string().startsWith("/").max(4096);
 const target = z.union([z.strictObject({ index }), z.strictObject({ path })]);
 const nothing = z.strictObject({});
+/** They travel with each link and are written into the record. It is JSON, since it came as that. */
+const moduleOptions = z.custom<JsonValue>(isSmall, `must be JSON of at most ${MAX_OPTIONS_BYTES} bytes`);
 
 /** What the manager accepts, by method. */
 export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> } = {
@@ -158,6 +167,7 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
   stepDown: nothing,
   attach: z.strictObject({
     image: path,
+    module: z.strictObject({ options: moduleOptions }).optional(),
     interface: z.enum(["netlink", "ioctl", "any"]),
     index: index.nullable(),
     connections: z.number().int().min(1).max(MAX_CONNECTIONS),
@@ -187,6 +197,17 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
   status: z.strictObject({ target: target.nullable() }),
   cutLinks: z.strictObject({ index }),
 };
+
+/** Whether a value is neither deep nor long: looked at without recursion, since a peer may nest as deep as it likes. */
+function isSmall(value: unknown): boolean {
+  if (value === undefined) return false;
+  let level: unknown[] = [value];
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth > MAX_OPTIONS_DEPTH || level.length > MAX_OPTIONS_BYTES) return false;
+    level = level.flatMap((one) => (typeof one === "object" && one !== null ? Object.values(one) : []));
+  }
+  return Buffer.byteLength(JSON.stringify(value)) <= MAX_OPTIONS_BYTES;
+}
 
 /** Longest line either side accepts. */
 export const MAX_LINE_BYTES: number = 1 << 20;

@@ -24,6 +24,8 @@ export interface DaemonOptions {
   readonly metricsAddress?: LoopbackAddress | undefined;
   /** False where the process is more than a manager: `upgrade` leaves it alone. */
   readonly replaceable?: boolean;
+  /** The process is somebody's program: its priority is not ours to change. */
+  readonly isGuest?: boolean;
 }
 
 export interface Daemon {
@@ -69,9 +71,10 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
       },
     );
   }
-  hurry();
-  // systemd starts its services again itself.
-  const guardian = process.env["NOTIFY_SOCKET"] === undefined ? new Guardian({ runDir, auto }) : undefined;
+  if (options.isGuest !== true) hurry();
+  // systemd starts its services again itself, and a program that has a manager of its own does so, too.
+  const needsGuardian = process.env["NOTIFY_SOCKET"] === undefined && options.isGuest !== true;
+  const guardian = needsGuardian ? new Guardian({ runDir, auto }) : undefined;
   const manager = new Manager({ runDir, log, workerStderr: "inherit" });
   const stepDown = async (): Promise<{ auto: boolean }> => {
     await manager.stepDown();

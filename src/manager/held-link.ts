@@ -53,6 +53,8 @@ export class HeldLink {
   isMoving = false;
   /** The kernel has its socket for certain. */
   confirmed = false;
+  /** Why a worker did not take it, when that is the last thing that was heard of it. */
+  refusal: string | undefined;
   /** Its socket is dead: nobody can go on with it. */
   hasEnded = false;
   readonly #journalPath: string;
@@ -217,7 +219,7 @@ export function createLink(
   const path = journalPath(directory, request);
   const open: number[] = [];
   try {
-    const journalFd = openSync(path, "w+", 0o600);
+    const journalFd = openSync(path, "wx+", 0o600);
     open.push(journalFd);
     allocateFile(journalFd, JOURNAL_BYTES);
     const ends = socketPair(SOCK_STREAM, SOCK_NONBLOCK);

@@ -3,6 +3,7 @@
  */
 import { readdirSync } from "node:fs";
 import { release } from "node:os";
+import { resolve } from "node:path";
 import { checkMountable } from "../erofs/mountable.ts";
 import {
   checkImageSize,
@@ -11,8 +12,8 @@ import {
   SUPERBLOCK_HEAD_BYTES,
 } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { OpenImage } from "../source/open-image.ts";
-import { check, pread } from "../sys/libc.ts";
+import { type OpenImage, openImage } from "../source/open-image.ts";
+import { check, close, pread } from "../sys/libc.ts";
 
 const RAW_BLOCK_BYTES = 512;
 /** Kernels before 7 take no device block above the page size; a file system's larger blocks do not need one. */
@@ -30,7 +31,16 @@ export interface Inspection {
  */
 export function inspectImage(image: OpenImage, blockSizeBytes: number | null, forMount: boolean): Inspection {
   const { path, identity } = image.spec;
-  const head = readHead(image);
+  return inspectHead(readHead(image), { path, sizeBytes: identity.sizeBytes }, blockSizeBytes, forMount);
+}
+
+/** The same for data whose first SUPERBLOCK_HEAD_BYTES are at hand. @throws as inspectImage */
+export function inspectHead(
+  head: Uint8Array,
+  { path, sizeBytes }: { readonly path: string; readonly sizeBytes: number },
+  blockSizeBytes: number | null,
+  forMount: boolean,
+): Inspection {
   if (!looksLikeErofs(head)) {
     if (forMount) {
       throw new ErofsNbdError("ERR_NOT_EROFS", `Cannot mount ${path}: it is not an EROFS image`, {
@@ -41,7 +51,7 @@ export function inspectImage(image: OpenImage, blockSizeBytes: number | null, fo
     return { blockSizeBytes: blockSizeBytes ?? RAW_BLOCK_BYTES, notes };
   }
   const superblock = parseSuperblock(head);
-  checkImageSize(superblock, identity.sizeBytes, path);
+  checkImageSize(superblock, sizeBytes, path);
   const problems = checkMountable(superblock, release(), { features: kernelFeatures() });
   const [first] = problems;
   if (forMount && first !== undefined) {
@@ -51,6 +61,22 @@ export function inspectImage(image: OpenImage, blockSizeBytes: number | null, fo
     blockSizeBytes: blockSizeBytes ?? Math.min(superblock.blockSizeBytes, MAX_DEFAULT_BLOCK_BYTES),
     notes: problems.map((problem) => `${path}: ${problem.message}`),
   };
+}
+
+/**
+ * The image's absolute path, if it can be attached; with `forMount`, if it can be mounted as EROFS. For whoever is about to
+ * start a manager: it checks all of this again, on the descriptor it keeps.
+ * @throws ErofsNbdError ERR_IMAGE, ERR_NOT_EROFS, ERR_MOUNT
+ */
+export function checkImage(path: string, blockSizeBytes: number | null, forMount: boolean): string {
+  if (path === "") throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot open an image: its path is empty");
+  const image = openImage(path);
+  try {
+    inspectImage(image, blockSizeBytes, forMount);
+  } finally {
+    close(image.fd);
+  }
+  return resolve(path);
 }
 
 /** What the loaded erofs module says it can do: distributions backport. Empty when it is not loaded. */

@@ -10,10 +10,12 @@ import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
+import { SUPERBLOCK_HEAD_BYTES } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
-import { type OpenImage, openImage } from "../source/open-image.ts";
+import { openImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
+import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import { DeviceSupervisor } from "../supervisor/device-supervisor.ts";
 import { IoctlDevice } from "../supervisor/ioctl-device.ts";
 import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
@@ -33,13 +35,14 @@ import { adoptDevices } from "./adoption.ts";
 import { faultOf } from "./control-fault.ts";
 import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } from "./control-protocol.ts";
 import type { PooledFoundLink } from "./found-link.ts";
-import { inspectImage } from "./image-inspection.ts";
+import { type Inspection, inspectHead, inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
 import { type Figures, type ManagerVitals, Observatory } from "./observatory.ts";
 import { identifyProcess, type NewRecord, RecordStore, settingsOf } from "./records.ts";
 import { meetWorkers } from "./reunion.ts";
 import type { RunDir } from "./run-dir.ts";
-import { type Renewal, WorkerPool } from "./worker-pool.ts";
+import { inspectModule } from "./source-inspector.ts";
+import { type PoolOptions, type Renewal, WorkerPool } from "./worker-pool.ts";
 
 interface ManagerEvents {
   event: (event: DeviceEvent) => void;
@@ -62,10 +65,18 @@ export interface ManagerOptions {
   readonly workerPath?: string;
 }
 
+/** Something to attach: the descriptor closes with the device. */
+interface OpenedSource {
+  readonly fd: number;
+  readonly spec: SourceSpec;
+  readonly inspect: () => Inspection;
+}
+
 export class Manager extends EventEmitter<ManagerEvents> {
   readonly #log: Log;
   readonly #records: RecordStore;
   readonly #pool: WorkerPool;
+  readonly #workers: PoolOptions;
   readonly #kernel: KernelControl;
   readonly #runDir: RunDir;
   readonly #devices = new Map<string, ManagedDevice>();
@@ -80,16 +91,16 @@ export class Manager extends EventEmitter<ManagerEvents> {
     this.#log = options.log;
     this.#runDir = options.runDir;
     this.#records = new RecordStore(options.runDir.devices);
-    this.#pool = new WorkerPool(
-      {
-        size: POOL_SIZE,
-        stderr: options.workerStderr,
-        directory: options.runDir.workers,
-        journals: options.runDir.journals,
-        ...(options.workerPath === undefined ? {} : { workerPath: options.workerPath }),
-      },
-      { log: (level, message, fields) => this.#log[level](message, fields) },
-    );
+    this.#workers = {
+      size: POOL_SIZE,
+      stderr: options.workerStderr,
+      directory: options.runDir.workers,
+      journals: options.runDir.journals,
+      ...(options.workerPath === undefined ? {} : { workerPath: options.workerPath }),
+    };
+    this.#pool = new WorkerPool(this.#workers, {
+      log: (level, message, fields) => this.#log[level](message, fields),
+    });
     this.#observatory = new Observatory({
       devices: () => this.#devices.values(),
       census: (nowMs) => this.#pool.census(nowMs),
@@ -116,7 +127,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Meets the workers of a former manager, starts what is missing, and goes on with the devices that it left. */
   async start(): Promise<void> {
-    const met = await meetWorkers(this.#runDir.workers);
+    const met = await meetWorkers(this.#runDir.workers, this.#runDir.journals);
     const links = met.flatMap((acquaintance) => this.#pool.adopt(acquaintance));
     this.#pool.fill();
     clearJournals(this.#runDir.journals, links);
@@ -139,12 +150,12 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Attaches an image and returns the device when it can be read. @throws ErofsNbdError, NetlinkError */
   async attach(params: AttachParams): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
-    const opened = openImage(params.image);
+    const opened = await this.#openSource(params);
     let device: ManagedDevice | undefined;
     try {
-      const { blockSizeBytes, notes } = inspectImage(opened, params.blockSizeBytes, params.forMount);
+      const { blockSizeBytes, notes } = opened.inspect();
       if (params.index !== null) this.#refuseBusy(params.index, opened);
-      const settings = toSettings(params, opened, blockSizeBytes);
+      const settings = toSettings(params, opened.spec, blockSizeBytes);
       const how = await this.#chooseInterface(params);
       device = this.#create(how.interface, settings, { spec: opened.spec, fd: opened.fd, blockSizeBytes });
       const index = await device.attach(params.index ?? undefined);
@@ -160,6 +171,22 @@ export class Manager extends EventEmitter<ManagerEvents> {
       else await this.#leaving.get(device.settings.identifier);
       throw error;
     }
+  }
+
+  /** What is to be attached, open; `inspect` says what it is. @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE */
+  async #openSource(params: AttachParams): Promise<OpenedSource> {
+    const { image: path, blockSizeBytes, forMount, module } = params;
+    if (module === undefined) {
+      const image = openImage(path);
+      return { ...image, inspect: () => inspectImage(image, blockSizeBytes, forMount) };
+    }
+    const { fd, spec, head } = await inspectModule(
+      path,
+      module.options,
+      SUPERBLOCK_HEAD_BYTES,
+      this.#workers,
+    );
+    return { fd, spec, inspect: () => inspectHead(head, spec, blockSizeBytes, forMount) };
   }
 
   /** Sets autoclear on a device that has been mounted. @throws ErofsNbdError ERR_NOT_ATTACHED */
@@ -236,7 +263,11 @@ export class Manager extends EventEmitter<ManagerEvents> {
       state: device.state,
       interface: device.interface,
       identifier: settings.identifier,
-      source: { type: "file", uri: image.spec.path, sizeBytes: image.spec.identity.sizeBytes },
+      source: {
+        type: image.spec.type,
+        uri: sourceUri(image.spec),
+        sizeBytes: sourceSizeBytes(image.spec),
+      },
       sizeBytes: settings.sizeBytes,
       blockSizeBytes: image.blockSizeBytes,
       readOnly: true,
@@ -396,7 +427,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     }
   }
 
-  #refuseBusy(index: number, image: OpenImage): void {
+  #refuseBusy(index: number, image: Pick<OpenedSource, "spec">): void {
     if (image.spec.path === devicePath(index)) {
       throw new ErofsNbdError(
         "ERR_IMAGE",
@@ -507,10 +538,10 @@ function clearJournals(directory: string, links: readonly PooledFoundLink[]): vo
   }
 }
 
-function toSettings(params: AttachParams, image: OpenImage, blockSizeBytes: number): DeviceSettings {
+function toSettings(params: AttachParams, spec: SourceSpec, blockSizeBytes: number): DeviceSettings {
   return {
     identifier: randomUUID(),
-    sizeBytes: paddedSizeBytes(image.spec.identity.sizeBytes, blockSizeBytes),
+    sizeBytes: paddedSizeBytes(sourceSizeBytes(spec), blockSizeBytes),
     connections: params.interface === "ioctl" ? 1 : params.connections,
     timeoutSeconds: params.timeoutSeconds,
     deadTimeoutSeconds: params.deadTimeoutSeconds,

@@ -4,18 +4,21 @@
  * One JSON file per device, named by its identifier, written before the act it announces: to a temporary file,
  * fsync, rename, fsync of the directory. No secrets. A file that cannot be understood is reported and left alone.
  */
-import { constants, readdirSync, readFileSync, rmSync } from "node:fs";
-import { open, rename, rm } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { open, rename, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { ErofsNbdError } from "../errors.ts";
-import type { FileSourceSpec } from "../source/source-spec.ts";
+import type { JsonValue, SourceSpec } from "../source/source-spec.ts";
 import type { DeviceHistory, DeviceSettings } from "../supervisor/managed-device.ts";
+import { effectiveUid } from "../sys/libc.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
-import { DEFAULT_HANG_TIMEOUT_MS } from "./limits.ts";
+import { DEFAULT_HANG_TIMEOUT_MS, MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "./limits.ts";
 import { explainFileError } from "./run-dir.ts";
 
 const RECORD_VERSION = 1;
+/** Room for the longest path and options, many times over. */
+const MAX_RECORD_BYTES = 1 << 20;
 
 /** A process, safe against reuse of its pid. */
 export interface ProcessIdentity {
@@ -31,7 +34,7 @@ export interface DeviceRecord {
   readonly interface: "netlink" | "ioctl";
   /** Unknown until the kernel has answered CONNECT; found again by the identifier. */
   readonly index: number | null;
-  readonly image: FileSourceSpec;
+  readonly image: SourceSpec;
   readonly sizeBytes: number;
   readonly blockSizeBytes: number;
   readonly connections: number;
@@ -80,6 +83,13 @@ const NO_HISTORY: DeviceHistory = {
 };
 
 const count = z.number().nonnegative();
+const bytes = z.number().int().nonnegative();
+const seconds = z.number().int().min(0).max(MAX_TIMEOUT_SECONDS);
+const milliseconds = z
+  .number()
+  .int()
+  .min(0)
+  .max(MAX_TIMEOUT_SECONDS * 1000);
 const historySchema: z.ZodType<DeviceHistory> = z.object({
   past: z.object({ requests: count, readBytes: count, readErrors: count }),
   failovers: z.object({ takeovers: count, reconnects: count, failedFailovers: count, handovers: count }),
@@ -97,31 +107,41 @@ const historySchema: z.ZodType<DeviceHistory> = z.object({
     .nullable(),
 });
 
+const fileSchema = z.object({
+  type: z.literal("file"),
+  path: z.string(),
+  identity: z.object({
+    kind: z.enum(["file", "block-device"]),
+    device: z.string(),
+    inode: z.string(),
+    sizeBytes: bytes,
+    mtimeNs: z.string().regex(/^-?\d{1,30}$/),
+  }),
+});
+const moduleSchema = z.object({
+  type: z.literal("module"),
+  path: z.string(),
+  // JSON, as all of the file is; what it means is the module's business.
+  options: z.custom<JsonValue>((value) => value !== undefined),
+  sizeBytes: bytes,
+  identity: z.string().nullable(),
+});
+
 const recordSchema: z.ZodType<DeviceRecord> = z.object({
   version: z.literal(RECORD_VERSION),
   identifier: z.string().min(1),
   bootId: z.string(),
   interface: z.enum(["netlink", "ioctl"]),
-  index: z.number().int().nonnegative().nullable(),
-  image: z.object({
-    type: z.literal("file"),
-    path: z.string(),
-    identity: z.object({
-      kind: z.enum(["file", "block-device"]),
-      device: z.string(),
-      inode: z.string(),
-      sizeBytes: z.number(),
-      mtimeNs: z.string(),
-    }),
-  }),
-  sizeBytes: z.number(),
-  blockSizeBytes: z.number(),
-  connections: z.number().int().positive(),
-  timeoutSeconds: z.number(),
-  deadTimeoutSeconds: z.number(),
-  ioTimeoutMs: z.number(),
+  index: z.number().int().min(0).max(MAX_INDEX).nullable(),
+  image: z.discriminatedUnion("type", [fileSchema, moduleSchema]),
+  sizeBytes: bytes,
+  blockSizeBytes: bytes.positive(),
+  connections: z.number().int().min(1).max(MAX_CONNECTIONS),
+  timeoutSeconds: seconds,
+  deadTimeoutSeconds: seconds,
+  ioTimeoutMs: milliseconds,
   // Records of the version before have none.
-  hangTimeoutMs: z.number().default(DEFAULT_HANG_TIMEOUT_MS),
+  hangTimeoutMs: milliseconds.default(DEFAULT_HANG_TIMEOUT_MS),
   autoclear: z.boolean(),
   manager: processSchema,
   workers: z.array(processSchema),
@@ -174,7 +194,11 @@ export class RecordStore {
     const path = this.#path(record.identifier);
     const temporary = `${path}.new`;
     try {
-      const file = await open(temporary, "w", 0o600);
+      // What may be there is never written through.
+      await unlink(temporary).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== "ENOENT") throw error;
+      });
+      const file = await open(temporary, "wx", 0o600);
       try {
         await file.writeFile(`${JSON.stringify(whole, null, 1)}\n`);
         await file.sync();
@@ -219,10 +243,23 @@ export class RecordStore {
 
 function readRecord(path: string): DeviceRecord | undefined {
   try {
-    return recordSchema.parse(JSON.parse(readFileSync(path, "utf8")));
+    return recordSchema.parse(JSON.parse(readOwnFile(path)));
   } catch {
     // Whatever is wrong with it, the caller reports the file.
     return undefined;
+  }
+}
+
+/** A regular file of ours, of a size that a record may have; never through a link, and never waiting for a FIFO. */
+function readOwnFile(path: string): string {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const { size, uid } = fstatSync(fd);
+    if (!fstatSync(fd).isFile() || uid !== effectiveUid() || size > MAX_RECORD_BYTES)
+      throw new Error(`Cannot use ${path}: it is no record of ours`);
+    return readFileSync(fd, "utf8");
+  } finally {
+    closeSync(fd);
   }
 }
 

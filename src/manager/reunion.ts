@@ -2,16 +2,18 @@
  * Meeting the workers that a former manager left behind: they serve on, and tell every link they have.
  *
  * Each worker listens on a socket of its own in the run directory. Connecting there makes us its manager. A socket that
- * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end.
+ * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end. A worker
+ * has fewer rights than we have: what it says of itself is checked before anything is done about it.
  */
-import { readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { Channel } from "../sys/channel.ts";
 import { SystemError } from "../sys/errno.ts";
-import { close, duplicate } from "../sys/libc.ts";
+import { close, duplicate, effectiveUid, peerCredentials } from "../sys/libc.ts";
 import { connectMessages } from "../sys/listen.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker/worker-protocol.ts";
 import { LINK_FDS } from "../worker/worker-protocol.ts";
+import { isFromWorker } from "./worker-words.ts";
 
 /** A link as its worker has described it, with our duplicates of its descriptors in the order of LINK_FDS. */
 export interface ToldLink {
@@ -31,19 +33,24 @@ export interface Acquaintance {
 const PATIENCE_MS = 3000;
 
 /** Every worker that answers. Dead ones' sockets are removed. */
-export async function meetWorkers(directory: string): Promise<Acquaintance[]> {
+export async function meetWorkers(directory: string, journals: string): Promise<Acquaintance[]> {
   const names = readdirSync(directory).filter((name) => name.endsWith(".sock"));
-  const met = await Promise.all(names.map((name) => meet(join(directory, name))));
+  const met = await Promise.all(names.map((name) => meet(join(directory, name), journals)));
   return met.filter((one) => one !== undefined);
 }
 
-async function meet(socketPath: string): Promise<Acquaintance | undefined> {
+async function meet(socketPath: string, journals: string): Promise<Acquaintance | undefined> {
   let fd: number;
   try {
     fd = connectMessages(socketPath);
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
     rmSync(socketPath, { force: true });
+    return undefined;
+  }
+  // Whoever made the socket was a manager of ours; its worker has it since.
+  if (peerCredentials(fd).uid !== effectiveUid()) {
+    close(fd);
     return undefined;
   }
   // The channel takes its descriptor over and will close it; the connection itself goes on with this one.
@@ -54,8 +61,12 @@ async function meet(socketPath: string): Promise<Acquaintance | undefined> {
     const patience = setTimeout(() => resolve(undefined), PATIENCE_MS);
     const channel = new Channel<FromWorker, ToWorker>(fd, {
       message: (message, fds) => {
+        if (!isFromWorker(message)) {
+          for (const one of fds) close(one);
+          return;
+        }
         if (message.type === "reunion") said = message;
-        if (message.type === "held" && fds.length === LINK_FDS) {
+        if (message.type === "held" && fds.length === LINK_FDS && isJournal(fds[2] as number, journals)) {
           const { type: _, ...description } = message;
           links.push({ description, fds });
         } else for (const one of fds) close(one);
@@ -67,8 +78,29 @@ async function meet(socketPath: string): Promise<Acquaintance | undefined> {
       end: () => resolve(undefined),
     });
   });
-  if (pid !== undefined) return { pid, socketPath, channelFd, links };
+  if (pid !== undefined && listensOn(pid, socketPath)) return { pid, socketPath, channelFd, links };
   close(channelFd);
   for (const link of links) for (const one of link.fds) close(one);
   return undefined;
+}
+
+/** A journal is removed by its path in the end, with our rights: it must be one of this run directory. */
+function isJournal(fd: number, journals: string): boolean {
+  return dirname(readlinkSync(`/proc/self/fd/${fd}`)) === journals;
+}
+
+/** Whether the process has the socket: its pid will be sent signals to. */
+function listensOn(pid: number, socketPath: string): boolean {
+  const line = readFileSync("/proc/net/unix", "utf8")
+    .split("\n")
+    .find((one) => one.endsWith(` ${socketPath}`));
+  const inode = line?.trim().split(/\s+/)[6];
+  try {
+    return readdirSync(`/proc/${pid}/fd`).some(
+      (fd) => readlinkSync(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`,
+    );
+  } catch {
+    // No such process, or it is just ending.
+    return false;
+  }
 }

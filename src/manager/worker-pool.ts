@@ -51,6 +51,8 @@ export interface PoolCensus {
 const SPREAD_PATIENCE_MS = 3000;
 /** Before a link is offered again that a worker did not take. */
 const AGAIN_MS = 5;
+/** The same, where the worker has said why: a source that does not open will not do so a moment later. */
+const REFUSED_AGAIN_MS = 500;
 /** A takeover that waits longer than this for a worker is a stall, and told as one. */
 const LATE_MS = 5000;
 
@@ -104,12 +106,13 @@ export class WorkerPool implements LinkServer {
         if (await worker.serve(link)) return this.#handle(link);
         if (link.hasEnded)
           throw new ErofsNbdError("ERR_WORKER", "Cannot get a link served: it ended at once");
-        await sleep(AGAIN_MS, undefined, { signal });
+        await sleep(pauseAfter(link), undefined, { signal });
       }
     } catch (error) {
       link.close();
       closeKernelEnd(link);
-      throw error;
+      if (link.refusal === undefined || error instanceof ErofsNbdError) throw error;
+      throw new ErofsNbdError("ERR_WORKER", `Cannot get a link served: ${link.refusal}`, { cause: error });
     }
   }
 
@@ -193,8 +196,9 @@ export class WorkerPool implements LinkServer {
       const late = setTimeout(() => waiting(`no worker is ready: ${this.#workers.lastDeath}`), LATE_MS);
       const worker = await this.#workerFor(link, move.company, signal).finally(() => clearTimeout(late));
       if (await worker.serve(link)) return { safe: true, unanswered: settlement.unanswered };
+      if (link.refusal !== undefined) waiting(`a worker does not take the link: ${link.refusal}`);
       // Dead, or without means: not at once again, or nothing else would have its turn.
-      await sleep(AGAIN_MS, undefined, { signal });
+      await sleep(pauseAfter(link), undefined, { signal });
     }
   }
 
@@ -306,4 +310,8 @@ export class WorkerPool implements LinkServer {
       await this.#workers.changed(signal);
     }
   }
+}
+
+function pauseAfter({ refusal }: HeldLink): number {
+  return refusal === undefined ? AGAIN_MS : REFUSED_AGAIN_MS;
 }

@@ -9,14 +9,22 @@ import { randomBytes } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { JsonValue } from "../source/source-spec.ts";
 import { Channel } from "../sys/channel.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
 import { check, close, pidfdOpen, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
 import { listenUnix } from "../sys/listen.ts";
 import { watchReadable } from "../sys/watch.ts";
 import { describeEnd } from "../worker/link-end.ts";
-import { CONTROL_FD, type FromWorker, REUNION_FD, type ToWorker } from "../worker/worker-protocol.ts";
+import {
+  CONTROL_FD,
+  type FromWorker,
+  type InspectedSource,
+  REUNION_FD,
+  type ToWorker,
+} from "../worker/worker-protocol.ts";
 import type { HeldLink } from "./held-link.ts";
+import { isFromWorker } from "./worker-words.ts";
 
 export interface WorkerOptions {
   /** Where workers write what they cannot tell: an open descriptor, or «inherit». */
@@ -59,6 +67,7 @@ export class WorkerProcess {
   readonly #socketPath: string;
   /** Settle `serve` and `release`, by link. */
   readonly #answers = new Map<number, (done: boolean) => void>();
+  #inspected: ((found: InspectedSource | Error | undefined) => void) | undefined;
   #pongs = 0;
   #ready = false;
   #alive = true;
@@ -86,7 +95,8 @@ export class WorkerProcess {
     this.#channel = new Channel<FromWorker, ToWorker>(started.channelFd, {
       message: (message, fds) => {
         for (const fd of fds) close(fd);
-        this.#hear(message);
+        if (isFromWorker(message)) this.#hear(message);
+        else this.kill(`worker ${this.pid} said what no worker says`);
       },
       end: () => {
         // A worker without its channel cannot be told anything any more; mostly it is dead already.
@@ -167,6 +177,7 @@ export class WorkerProcess {
     if (!link.isOpen || link.hasEnded) return false;
     this.links.set(link.number, link);
     link.worker = this;
+    link.refusal = undefined;
     const serves = await this.#ask(link.number, { type: "serve", ...link.describe() }, link.descriptors);
     if (serves) {
       link.workerPid = this.pid;
@@ -183,6 +194,17 @@ export class WorkerProcess {
     this.links.delete(link.number);
     if (link.worker === this) link.worker = undefined;
     return released;
+  }
+
+  /** Has it load a source module; undefined when it died of that. @throws Error with the module's own trouble; SystemError */
+  async inspect(path: string, options: JsonValue, headBytes: number): Promise<InspectedSource | undefined> {
+    const answered = new Promise<InspectedSource | Error | undefined>((resolve) => {
+      this.#inspected = resolve;
+    });
+    await this.#channel.send({ type: "inspect", path, options, headBytes });
+    const found = await answered;
+    if (found instanceof Error) throw found;
+    return found;
   }
 
   /** It serves this link already. */
@@ -245,10 +267,14 @@ export class WorkerProcess {
       return;
     }
     if (message.type === "reunion") return;
+    if (message.type === "inspected") return this.#inspected?.(message);
+    if (message.type === "uninspectable") return this.#inspected?.(new Error(message.message));
     const link = this.links.get(message.link);
     if (message.type === "serving" || message.type === "released") this.#answers.get(message.link)?.(true);
-    else if (message.type === "refused") this.#answers.get(message.link)?.(false);
-    else if (message.type === "held" || link === undefined) return;
+    else if (message.type === "refused") {
+      if (link !== undefined) link.refusal = message.message;
+      this.#answers.get(message.link)?.(false);
+    } else if (message.type === "held" || link === undefined) return;
     else if (message.type === "first-request") link.observer.firstRequest();
     else if (message.type === "read-error") link.observer.readErrors(message.message, message.count);
     else {
@@ -275,6 +301,7 @@ export class WorkerProcess {
     this.#channel.close();
     rmSync(this.#socketPath, { force: true });
     for (const answer of [...this.#answers.values()]) answer(false);
+    this.#inspected?.(undefined);
     this.#events.exited(this.#killedFor === undefined ? how : `${this.#killedFor}; it was killed`);
   }
 }

@@ -232,7 +232,7 @@ export class WorkerSet {
         answered: link.counters.requests,
         waiting: !link.hasEnded && link.isWaiting,
         patienceMs: grownPatience(link.request.hangTimeoutMs, link.trouble.hangsWithoutProgress),
-        asynchronous: false,
+        asynchronous: link.request.image.spec.type === "module",
         busy: link.isBusy,
       }));
       for (const { link, waiting } of links) worker.links.get(link)?.noteAges(nowMs, waiting);

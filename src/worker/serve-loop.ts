@@ -102,6 +102,8 @@ export class ServedLink implements Pollable {
   #asyncBytes = 0;
   /** The peer has said goodbye: what it asked for before is still answered, then the link ends. */
   #leaving = false;
+  /** The rest of a reply that has begun is being read: nothing else may leave before it. */
+  #resuming = false;
   #interest = EPOLLIN;
   #requestSeen = false;
   #open = true;
@@ -204,7 +206,8 @@ export class ServedLink implements Pollable {
   }
 
   #canAnswer(): boolean {
-    return this.#open && !this.#leaving && this.#replies.isEmpty && this.#asyncBytes < MAX_ASYNC_BYTES;
+    if (!this.#open || this.#leaving || this.#resuming) return false;
+    return this.#replies.isEmpty && this.#asyncBytes < MAX_ASYNC_BYTES;
   }
 
   #break(error: unknown): void {
@@ -377,8 +380,30 @@ export class ServedLink implements Pollable {
       return replies.resume({ header: head.slice(), data: extent, lengthBytes });
     const reply = new Uint8Array(SIMPLE_REPLY_BYTES + lengthBytes);
     reply.set(head);
-    void this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
-    return replies.resume({ header: head.slice(), data: reply, lengthBytes });
+    const rest = { header: head.slice(), data: reply, lengthBytes };
+    const reading = this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
+    if (reading === undefined) return replies.resume(rest);
+    this.#resumeLater(reading, () => replies.resume(rest));
+    return 0;
+  }
+
+  /** A source that answers later, and a part of its reply has left already: there is no error to answer with any more. */
+  #resumeLater(reading: Promise<void>, resume: () => number): void {
+    this.#resuming = true;
+    this.#pump.asynchronousStarted();
+    const finish = (goOn: () => number): void => {
+      this.#pump.asynchronousEnded();
+      this.#resuming = false;
+      this.#attempt(goOn);
+      if (this.#open) this.#answerReceived();
+    };
+    reading.then(
+      () => finish(resume),
+      (error: unknown) =>
+        finish(() => {
+          throw error;
+        }),
+    );
   }
 
   #failRead(error: unknown): void {

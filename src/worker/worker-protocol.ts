@@ -4,7 +4,7 @@
  * Link numbers are given by the manager and never used twice in its life. Counters need no message: they are in the
  * journals. An upgraded manager speaks with workers of the version before for as long as it takes to replace them.
  */
-import type { SourceSpec } from "../source/source-spec.ts";
+import type { JsonValue, SourceSpec } from "../source/source-spec.ts";
 import type { LinkCounters, LinkEnd } from "./link-end.ts";
 
 /** Where a worker finds its end of the control channel. */
@@ -28,10 +28,18 @@ export interface ServedLinkDescription {
 }
 
 /**
- * The descriptors that go with a link, in this order: its server end, the image, its journal, the reading and the writing end of
+ * The descriptors that go with a link, in this order: its server end, the image (or source module), its journal, the reading and the writing end of
  * its pipe, and its kernel end, which the worker only keeps for a later manager.
  */
 export const LINK_FDS = 6;
+
+/** What a source module makes. */
+export interface InspectedSource {
+  readonly sizeBytes: number;
+  readonly identity: string | null;
+  /** The first bytes, as many as were asked for or there are, in base64. */
+  readonly head: string;
+}
 
 export type ToWorker =
   /** Serve a link, or go on with it: what its journal says is done first. Comes with LINK_FDS descriptors. */
@@ -42,6 +50,13 @@ export type ToWorker =
   | { readonly type: "release"; readonly link: number }
   /** The kernel has taken the link's socket: remember it for a later manager. */
   | { readonly type: "confirm"; readonly link: number }
+  /** Load a source module and say what it makes: asked of a worker of its own, which serves nothing. */
+  | {
+      readonly type: "inspect";
+      readonly path: string;
+      readonly options: JsonValue;
+      readonly headBytes: number;
+    }
   /** Say that the event loop turns. */
   | { readonly type: "ping" }
   /** Leave as soon as no link is left. */
@@ -54,6 +69,8 @@ export type FromWorker =
   /** One link that this worker serves. Comes with LINK_FDS descriptors. */
   | ({ readonly type: "held" } & ServedLinkDescription)
   | { readonly type: "pong" }
+  | ({ readonly type: "inspected" } & InspectedSource)
+  | { readonly type: "uninspectable"; readonly message: string }
   /** What was unanswered is answered, or on its way. */
   | { readonly type: "serving"; readonly link: number }
   | { readonly type: "refused"; readonly link: number; readonly message: string }

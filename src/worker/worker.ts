@@ -6,6 +6,7 @@
  * next manager connects to the worker's own socket, and gets every link told, with duplicates of its descriptors.
  */
 import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
+import { ModuleSource, openCustomSource } from "../source/module-source.ts";
 import { padToBlocks } from "../source/padded-source.ts";
 import type { Source } from "../source/source.ts";
 import { openSource } from "../source/source-spec.ts";
@@ -44,6 +45,8 @@ export interface WorkerStart {
 export class Worker {
   readonly #pump = new Pump();
   readonly #links = new Map<number, Held>();
+  /** Links whose sources are still being opened. */
+  readonly #opening = new Set<number>();
   readonly #leave: () => void;
   readonly #managerUid: number;
   #channel: Channel<ToWorker, FromWorker>;
@@ -94,42 +97,87 @@ export class Worker {
   #obey(message: ToWorker, fds: readonly number[]): void {
     if (message.type === "serve") return this.#serve(message, fds);
     for (const fd of fds) close(fd);
-    if (message.type === "close") this.#links.get(message.link)?.link.close();
+    if (message.type === "close") this.#close(message.link);
     else if (message.type === "release") this.#release(message.link);
     else if (message.type === "confirm") this.#confirm(message.link);
     else if (message.type === "ping") this.#tell({ type: "pong" });
+    else if (message.type === "inspect") void this.#inspect(message);
     else this.#stopWhenIdle();
+  }
+
+  #close(link: number): void {
+    this.#opening.delete(link);
+    this.#links.get(link)?.link.close();
   }
 
   #serve(message: ServeMessage, fds: readonly number[]): void {
     const { link } = message;
+    let source: Source | Promise<Source>;
     try {
-      this.#takeLink(message, fds);
+      if (fds.length !== LINK_FDS) throw new Error(`${fds.length} descriptors came instead of ${LINK_FDS}`);
+      source = openSource(message.source, fds[1] as number);
+    } catch (error) {
+      return this.#refuse(link, fds, error);
+    }
+    if (!(source instanceof Promise)) return this.#begin(message, fds, source);
+    this.#opening.add(link);
+    void source.then(
+      (opened) => this.#beginLate(message, fds, opened),
+      (error: unknown) => this.#refuse(link, fds, error),
+    );
+  }
+
+  /** A source that took its time: the manager may have given the link up meanwhile. */
+  #beginLate(message: ServeMessage, fds: readonly number[], source: Source): void {
+    if (this.#opening.delete(message.link)) return this.#begin(message, fds, source);
+    source.close();
+    this.#refuse(message.link, withoutImage(fds), new Error("it was given up"));
+  }
+
+  #begin(message: ServeMessage, fds: readonly number[], source: Source): void {
+    const { link } = message;
+    try {
+      this.#takeLink(message, fds, source);
     } catch (error) {
       // No memory, no descriptor, no room in epoll: another worker may have it.
-      this.#tell({ type: "refused", link, message: error instanceof Error ? error.message : String(error) });
-      return;
+      source.close();
+      return this.#refuse(link, withoutImage(fds), error);
     }
     this.#tell({ type: "serving", link });
     this.#links.get(link)?.link.resume();
   }
 
-  #takeLink(message: ServeMessage, fds: readonly number[]): void {
-    const [socketFd, imageFd, journalFd, readFd, writeFd] = fds as [
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-    ];
+  #refuse(link: number, fds: readonly number[], error: unknown): void {
+    this.#opening.delete(link);
+    for (const fd of fds) close(fd);
+    this.#tell({ type: "refused", link, message: error instanceof Error ? error.message : String(error) });
+    if (this.#stopping) this.#stopWhenIdle();
+  }
+
+  async #inspect({ path, options, headBytes }: Extract<ToWorker, { type: "inspect" }>): Promise<void> {
+    try {
+      const inner = await openCustomSource(path, options);
+      const { sizeBytes } = inner;
+      const head = new Uint8Array(Math.min(headBytes, sizeBytes));
+      await new ModuleSource(inner, path, -1).read(head, 0);
+      const identity = inner.identity ?? null;
+      this.#tell({ type: "inspected", sizeBytes, identity, head: Buffer.from(head).toString("base64") });
+    } catch (error) {
+      this.#tell({
+        type: "uninspectable",
+        message: error instanceof Error ? error.message : String(error),
+      });
+    }
+  }
+
+  #takeLink(message: ServeMessage, fds: readonly number[], opened: Source): void {
+    const [socketFd, , journalFd, readFd, writeFd] = fds as [number, number, number, number, number, number];
     const { type: _, ...description } = message;
     const { link } = description;
     let memory: ArrayBuffer | undefined;
     try {
-      if (fds.length !== LINK_FDS) throw new Error(`${fds.length} descriptors came instead of ${LINK_FDS}`);
       memory = mapShared(journalFd, JOURNAL_BYTES);
-      const source = padToBlocks(openSource(message.source, imageFd), message.blockSizeBytes);
+      const source = padToBlocks(opened, message.blockSizeBytes);
       const errors = new ReadErrorLog((text, count) =>
         this.#tell({ type: "read-error", link, message: text, count }),
       );
@@ -147,7 +195,6 @@ export class Worker {
       this.#links.set(link, { description, fds, link: served, source, memory, errors });
     } catch (error) {
       if (memory !== undefined) unmapShared(memory);
-      for (const fd of fds) close(fd);
       throw error;
     }
   }
@@ -187,7 +234,7 @@ export class Worker {
 
   #stopWhenIdle(): void {
     this.#stopping = true;
-    if (this.#links.size === 0) setImmediate(this.#leave);
+    if (this.#links.size === 0 && this.#opening.size === 0) setImmediate(this.#leave);
   }
 
   /** A manager that is gone needs no telling; its channel's end has been noticed by itself. */
@@ -199,6 +246,11 @@ export class Worker {
     }
     this.#channel.send(message).catch(() => {});
   }
+}
+
+/** Those of a link that its source has not closed with itself. */
+function withoutImage(fds: readonly number[]): number[] {
+  return fds.filter((_, at) => at !== 1);
 }
 
 /** How often the same link repeats itself in the log. */

@@ -38,6 +38,10 @@ const FORBIDDEN = [
   ["src/chaos", "../manager/manager.ts"],
   ["src/chaos", "../supervisor/device-supervisor.ts"],
   ["src/chaos", "koffi"],
+  ["src/library", "../cli/main.ts"],
+  ["src/library", "../worker/worker.ts"],
+  ["src/library", "koffi"],
+  ["src/manager", "../library/attach.ts"],
   ["src/cli", "koffi"],
 ] as const;
 
@@ -52,6 +56,7 @@ const ALLOWED = [
   ["src/manager", "../supervisor/sysfs.ts"],
   ["src/chaos", "../manager/control-client.ts"],
   ["src/chaos", "../supervisor/sysfs.ts"],
+  ["src/library", "../manager/control-client.ts"],
   ["src/cli", "../manager/control-client.ts"],
   ["src/cli", "../chaos/engine.ts"],
 ] as const;

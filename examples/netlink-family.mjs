@@ -1,9 +1,10 @@
+// @ts-check
 /**
  * Looks up a generic netlink family by name and prints what the kernel says about it. Needs no privilege.
  *
- * `node dist/examples/netlink-family.js [NAME]`; without a name: nbd. With EROFS_NBD_DEBUG=netlink the traffic is shown.
+ * `node examples/netlink-family.mjs [NAME]`; without a name: nbd. With EROFS_NBD_DEBUG=netlink the traffic is shown.
  */
-import { GenericNetlink, NetlinkError } from "../netlink/index.ts";
+import { GenericNetlink, NetlinkError } from "erofs-nbd/netlink";
 
 const name = process.argv[2] ?? "nbd";
 const netlink = new GenericNetlink();

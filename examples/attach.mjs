@@ -1,0 +1,24 @@
+// @ts-check
+/**
+ * Attaches an image through the machine's manager, says what is there, and detaches at Ctrl-C or after the seconds given.
+ *
+ * `sudo node examples/attach.mjs IMAGE [SECONDS]`. The device is like one of the command line: `erofs-nbd status` shows it.
+ */
+import { attach } from "erofs-nbd";
+
+const [image, seconds] = process.argv.slice(2);
+if (image === undefined) throw new Error("usage: node examples/attach.mjs IMAGE [SECONDS]");
+
+const device = await attach(image);
+const { state, source, links } = await device.status();
+console.log(
+  `${device.device}: ${source.uri}, ${source.sizeBytes} bytes, ${state}, worker ${links[0]?.workerPid}`,
+);
+
+device.on("failover", ({ result, level, cause, stallMs }) =>
+  console.log(`${result} (${level}) after ${cause}; reads stood still for ${stallMs} ms`),
+);
+device.on("detached", (why) => console.log(`${device.device} is gone: ${why}`));
+
+process.once("SIGINT", () => device.detach());
+if (seconds !== undefined) setTimeout(() => device.detach(), Number(seconds) * 1000);

@@ -1,0 +1,140 @@
+/**
+ * A manager of one's own, inside the program that makes it: for programs that want no daemon beside them.
+ *
+ * It has its own run directory, to which `erofs-nbd --run-dir DIR status` and the other commands talk as to any other.
+ * Workers are processes of their own all the same. A program that dies leaves its devices served by them; its next
+ * NbdManager over the same directory goes on with them. The manager itself is loaded by `start`.
+ */
+import { resolve } from "node:path";
+import { EventEmitter } from "eventemitter3";
+import { ErofsNbdError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import { ControlError } from "../manager/control-fault.ts";
+import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
+import type { Daemon } from "../manager/daemon.ts";
+import { attachThrough } from "./attach.ts";
+import type { AttachedDevice } from "./attached-device.ts";
+import { type AttachOptions, type AttachSource, toAttachParams } from "./options.ts";
+import { Session } from "./session.ts";
+
+export interface NbdManagerOptions {
+  /** A directory for this manager alone; it is made, for its owner only, where there is none. */
+  readonly runDir: string;
+  /** Where its log goes, line by line; nowhere by default. */
+  readonly log?: Log;
+}
+
+export interface NbdManagerEvents {
+  /** Everything that happens to any of its devices: what `erofs-nbd status --watch --json` prints. */
+  event: (event: DeviceEvent) => void;
+}
+
+const SILENT: Log = { info: () => {}, warn: () => {}, error: () => {} };
+
+interface Running {
+  readonly daemon: Daemon;
+  readonly session: Session;
+}
+
+/**
+ * @example
+ * const manager = new NbdManager({ runDir: "/run/my-program" });
+ * await manager.start();
+ * const device = await manager.attach("image.erofs");
+ * await manager.stop({ detach: true });
+ */
+export class NbdManager extends EventEmitter<NbdManagerEvents> {
+  readonly #runDir: string;
+  readonly #log: Log;
+  #running: Running | undefined;
+  #starting = false;
+
+  constructor({ runDir, log = SILENT }: NbdManagerOptions) {
+    super();
+    this.#runDir = resolve(runDir);
+    this.#log = log;
+  }
+
+  /**
+   * Becomes the manager of the run directory, starts workers, and goes on with devices that were left there.
+   * @throws ErofsNbdError ERR_RUN_DIR; ERR_CONTROL when another manager has the directory
+   */
+  async start(): Promise<void> {
+    if (this.#running !== undefined || this.#starting)
+      throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot start the manager: it was started already");
+    this.#starting = true;
+    try {
+      const [{ runDaemon }, { chooseRunDir }, { ControlClient }] = await Promise.all([
+        import("../manager/daemon.ts"),
+        import("../manager/run-dir.ts"),
+        import("../manager/control-client.ts"),
+      ]);
+      const runDir = chooseRunDir(this.#runDir);
+      const daemon = await runDaemon({
+        runDir,
+        auto: false,
+        log: this.#log,
+        replaceable: false,
+        isGuest: true,
+      });
+      const session = new Session(async () => {
+        const client = await ControlClient.connect(runDir);
+        if (client !== undefined) return client;
+        throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to the manager in this process: it has ended");
+      });
+      session.on("event", (event) => this.emit("event", event));
+      this.#running = { daemon, session };
+      await session.request("hello", {});
+    } finally {
+      this.#starting = false;
+    }
+  }
+
+  /** As {@link attach}, through this manager. @throws as that */
+  async attach(source: AttachSource, options: AttachOptions = {}): Promise<AttachedDevice> {
+    const { session } = this.#started("attach");
+    return attachThrough(session, toAttachParams(source, options), () => {});
+  }
+
+  /** Its devices, as `erofs-nbd status --json` prints them. */
+  async list(): Promise<readonly DeviceStatus[]> {
+    const { devices } = await this.#started("list devices").session.ask("status", { target: null });
+    return devices;
+  }
+
+  /**
+   * Ends the manager. Without `detach` its devices stay, served by their workers until the next manager of this directory
+   * comes: let the program end then, as what watches them in it cannot be told to stop. @throws ControlError ERR_DEVICE_MOUNTED, with `detach`, while one is mounted: then the manager goes on
+   */
+  async stop({ detach = false, force = false }: StopOptions = {}): Promise<void> {
+    const running = this.#running;
+    if (running === undefined) return;
+    if (detach) {
+      const { results } = await running.session.request("detach", { targets: [], all: true, force });
+      const failed = results.find(({ error }) => error !== null)?.error;
+      if (failed) throw new ControlError(failed);
+    }
+    this.#running = undefined;
+    running.session.close();
+    await running.daemon.stop();
+  }
+
+  /** `await using manager = …` detaches everything and ends. @throws as `stop` */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop({ detach: true });
+  }
+
+  #started(act: string): Running {
+    if (this.#running !== undefined) return this.#running;
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot ${act}: the manager is not running`, {
+      hint: "call start() first",
+    });
+  }
+}
+
+export interface StopOptions {
+  /** Detach all devices first. */
+  readonly detach?: boolean;
+  /** Also what is mounted: it gets I/O errors. */
+  readonly force?: boolean;
+}

@@ -1,0 +1,37 @@
+/**
+ * A connection to a manager that stays: started where none runs, and asked once, so that it counts us.
+ *
+ * Used by the command line and the library. Starting is the only thing it does beside talking.
+ */
+import { ErofsNbdError } from "../errors.ts";
+import { ControlClient } from "./control-client.ts";
+import type { RunDir } from "./run-dir.ts";
+
+/** How many managers may end under our hands. */
+const MAX_ATTEMPTS = 3;
+
+/** The manager, started if need be. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
+export async function reachManager(runDir: RunDir): Promise<ControlClient> {
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
+    const client = await greet(await ControlClient.connectOrStart(runDir));
+    if (client !== undefined) return client;
+  }
+  throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to a manager: each one ended before it answered", {
+    hint: `its log is ${runDir.logFile}`,
+  });
+}
+
+/**
+ * A manager that has answered once counts us and stays. One that was just ending, because it had nothing to do, may
+ * have taken the connection and cut it: undefined, and nothing was asked of it yet.
+ */
+export async function greet(client: ControlClient | undefined): Promise<ControlClient | undefined> {
+  try {
+    await client?.request("hello", {});
+    return client;
+  } catch (error) {
+    client?.close();
+    if ((error as { code?: unknown }).code === "ERR_CONTROL") return undefined;
+    throw error;
+  }
+}

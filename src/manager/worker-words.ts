@@ -1,0 +1,51 @@
+/**
+ * Whether what came from a worker is something that a worker says.
+ *
+ * Workers have fewer rights than their manager and look at images, clients and modules that others made: one that was
+ * taken over must not take the manager with it. Shapes only; what may be believed is up to who asks.
+ */
+import { z } from "zod";
+import type { FromWorker } from "../worker/worker-protocol.ts";
+
+const link = z.number().int().nonnegative();
+const count = z.number().nonnegative();
+const words = z.string().max(65_536);
+
+const schema = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("ready") }),
+  z.object({ type: z.literal("reunion"), pid: z.number().int().min(2), links: link }),
+  z.object({
+    type: z.literal("held"),
+    link,
+    device: words,
+    slot: link,
+    copyOnly: z.boolean(),
+    counted: z.boolean(),
+  }),
+  z.object({ type: z.literal("pong") }),
+  z.object({
+    type: z.literal("inspected"),
+    sizeBytes: z.number().int().positive(),
+    identity: words.nullable(),
+    head: words,
+  }),
+  z.object({ type: z.literal("uninspectable"), message: words }),
+  z.object({ type: z.literal("serving"), link }),
+  z.object({ type: z.literal("refused"), link, message: words }),
+  z.object({ type: z.literal("released"), link }),
+  z.object({ type: z.literal("first-request"), link }),
+  z.object({ type: z.literal("read-error"), link, message: words, count }),
+  z.object({
+    type: z.literal("ended"),
+    link,
+    end: z.object({
+      kind: z.enum(["disconnect", "end-of-file", "closed", "socket-error", "protocol-error", "source-error"]),
+      message: words.optional(),
+    }),
+    counters: z.object({ requests: count, readBytes: count, readErrors: count }),
+  }),
+]);
+
+export function isFromWorker(message: unknown): message is FromWorker {
+  return schema.safeParse(message).success;
+}

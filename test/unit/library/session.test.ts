@@ -1,0 +1,151 @@
+/** The library's connection and device over a real control socket, with a manager that does as the test says. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { attachThrough } from "../../../src/library/attach.ts";
+import type { AttachedDevice, AttachedDeviceEvents } from "../../../src/library/attached-device.ts";
+import { toAttachParams } from "../../../src/library/options.ts";
+import { Session } from "../../../src/library/session.ts";
+import { ControlClient } from "../../../src/manager/control-client.ts";
+import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { ControlServer } from "../../../src/manager/control-server.ts";
+import { chooseRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+import { FakeManager } from "../manager/fake-manager.ts";
+import { until } from "../supervisor/waiting.ts";
+
+const QUIET = { info: () => {}, warn: () => {}, error: () => {} };
+const STATUS = {
+  device: "/dev/nbd5",
+  index: 5,
+  identifier: "mine",
+  sizeBytes: 4096,
+  blockSizeBytes: 512,
+  state: "serving",
+} as unknown as DeviceStatus;
+
+class DeviceManager extends FakeManager {
+  override async describe(): Promise<DeviceStatus> {
+    this.tell({ event: "attached", image: "/a" });
+    this.tell({ event: "state", state: "taking-over", before: "serving" });
+    return STATUS;
+  }
+
+  tell(event: object, device = "/dev/nbd5"): void {
+    this.emit("event", { at: "now", device, ...event } as DeviceEvent);
+  }
+}
+
+let runDir: RunDir;
+let manager: DeviceManager;
+let server: ControlServer;
+let session: Session;
+let device: AttachedDevice;
+let letGo: number;
+let heard: unknown[][];
+
+beforeEach(async () => {
+  runDir = chooseRunDir(mkdtempSync(join(tmpdir(), "erofs-nbd-session-")));
+  manager = new DeviceManager();
+  manager.statusAnswer = [STATUS];
+  letGo = 0;
+  heard = [];
+  server = new ControlServer(runDir.controlSocket, manager, QUIET);
+  session = new Session(async () => {
+    const client = await ControlClient.connect(runDir);
+    if (client === undefined) throw new Error("nobody is there");
+    return client;
+  });
+  device = await attachThrough(session, toAttachParams("/a", {}), () => {
+    letGo += 1;
+  });
+  const names: ReadonlyArray<keyof AttachedDeviceEvents> = [
+    "state",
+    "failover",
+    "moved",
+    "stalled",
+    "readErrors",
+    "managerLost",
+    "managerFound",
+    "detached",
+  ];
+  for (const name of names) device.on(name, (...words: unknown[]) => heard.push([name, ...words]));
+});
+afterEach(() => {
+  session.close();
+  server.close();
+  rmSync(runDir.path, { recursive: true });
+});
+
+describe("an attached device", () => {
+  test("says what it is, and tells what happened since it was attached, in order", async () => {
+    expect(device).toMatchObject({ device: "/dev/nbd5", index: 5, identifier: "mine", isDetached: false });
+    manager.tell({
+      event: "failover",
+      result: "recovered",
+      level: "takeover",
+      cause: "x",
+      stallMs: 1,
+      strandedReads: 2,
+    });
+    manager.tell({ event: "moved", workerPid: 7, stallMs: 3 });
+    manager.tell({ event: "stalled", message: "why" }, "/dev/nbd6");
+    manager.tell({ event: "read-errors", message: "torn", count: 4 });
+    await until("all is heard", () => heard.length === 4);
+    expect(heard).toEqual([
+      ["state", "taking-over", "serving"],
+      ["failover", { result: "recovered", level: "takeover", cause: "x", stallMs: 1, strandedReads: 2 }],
+      ["moved", 7, 3],
+      ["readErrors", "torn", 4],
+    ]);
+    expect(await device.status()).toEqual(STATUS);
+  });
+
+  test("detaches once; its end is told once, by whatever way it comes", async () => {
+    await device.detach({ force: true });
+    manager.tell({ event: "detached", message: "late" });
+    await device.detach();
+    await device[Symbol.asyncDispose]();
+    expect(manager.calls.filter((call) => call.startsWith("detach"))).toEqual([
+      'detach [{"index":5}] false true',
+    ]);
+    expect(device.isDetached).toBe(true);
+    expect(heard.filter(([name]) => name === "detached")).toEqual([["detached", "it was detached"]]);
+    expect(letGo).toBe(1);
+  });
+
+  test("never detaches another device that has its node by now", async () => {
+    manager.statusAnswer = [{ ...STATUS, identifier: "somebody else's" }];
+    await expect(device.status()).rejects.toMatchObject({ code: "ERR_NOT_ATTACHED" });
+    await device.detach();
+    expect(manager.calls.some((call) => call.startsWith("detach"))).toBe(false);
+    expect(device.isDetached).toBe(true);
+  });
+
+  test("outlives its manager: the next one is found, and events go on", async () => {
+    server.close();
+    await until("the loss", () => heard.some(([name]) => name === "managerLost"));
+    server = new ControlServer(runDir.controlSocket, manager, QUIET);
+    await until("the next", () => heard.some(([name]) => name === "managerFound"));
+    expect(heard.find(([name]) => name === "managerFound")).toEqual(["managerFound", process.pid]);
+    manager.tell({ event: "stalled", message: "why" });
+    await until("an event", () => heard.some(([name]) => name === "stalled"));
+    expect(await device.status()).toEqual(STATUS);
+  });
+
+  test("that ended while no manager ran is told as ended", async () => {
+    server.close();
+    await until("the loss", () => heard.some(([name]) => name === "managerLost"));
+    manager.statusAnswer = [];
+    server = new ControlServer(runDir.controlSocket, manager, QUIET);
+    await until("the end", () => heard.some(([name]) => name === "detached"));
+  });
+
+  test("that was let go of says nothing more", async () => {
+    device.close();
+    device.close();
+    manager.tell({ event: "stalled", message: "why" });
+    await device.status();
+    expect([letGo, heard.filter(([name]) => name === "stalled")]).toEqual([1, []]);
+  });
+});

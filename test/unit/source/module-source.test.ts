@@ -1,0 +1,272 @@
+/**
+ * Sources that somebody else wrote, through the real pool and workers of the build: good ones, bad ones, ones that end
+ * or hang the worker. Tests with a device of a kernel are in test/kernel/guest/examples.test.ts.
+ */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { identifyProcess, isAlive } from "../../../src/manager/records.ts";
+import { inspectModule } from "../../../src/manager/source-inspector.ts";
+import { WorkerPool } from "../../../src/manager/worker-pool.ts";
+import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
+import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
+import { close } from "../../../src/sys/libc.ts";
+import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
+import { until } from "../../helpers/until.ts";
+
+// Processes have to start: on a busy machine that takes longer than a unit test may.
+vi.setConfig({ testTimeout: 60_000 });
+
+const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
+const EIO = 5;
+const SIZE = 300_000;
+let directory: string;
+let pool: WorkerPool | undefined;
+const open: OpenLink[] = [];
+const fds: number[] = [];
+
+/** Byte N is N modulo 251. */
+const SOURCE = `
+import { appendFileSync } from "node:fs";
+export function open(options) {
+  if (options.log) appendFileSync(options.log, "open\\n");
+  return {
+    sizeBytes: options.sizeBytes ?? ${SIZE},
+    identity: options.identity,
+    async read(target, offsetBytes) {
+      if (offsetBytes === options.failAt) throw new Error("no luck at " + offsetBytes);
+      if (offsetBytes === options.shortAt) return target.length - 1;
+      if (offsetBytes === options.waitAt) await new Promise(() => {});
+      if (offsetBytes === options.spinAt) for (;;);
+      if (offsetBytes === options.dieAt) process.exit(3);
+      for (let at = 0; at < target.length; at += 1) target[at] = (offsetBytes + at) % 251;
+    },
+    close() { if (options.log) appendFileSync(options.log, "close\\n"); },
+  };
+}`;
+const expected = (offsetBytes: number, lengthBytes: number): Buffer =>
+  Buffer.from(Uint8Array.from({ length: lengthBytes }, (_, at) => (offsetBytes + at) % 251));
+
+beforeAll(() => {
+  if (!existsSync(WORKER_PATH)) throw new Error(`${WORKER_PATH} is missing: build first (npm run build)`);
+  directory = mkdtempSync(join(tmpdir(), "erofs-nbd-source-"));
+  for (const name of ["workers", "journals"]) mkdirSync(join(directory, name));
+});
+afterEach(async () => {
+  for (const link of open.splice(0)) link.close();
+  for (const fd of fds.splice(0)) close(fd);
+  const workers = (pool?.pids ?? []).map(identifyProcess).filter((found) => found !== undefined);
+  pool?.stop();
+  pool = undefined;
+  for (const worker of workers) if (isAlive(worker)) process.kill(worker.pid, "SIGKILL");
+  await until("the workers' end", () => !workers.some(isAlive));
+});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+const options = () => ({
+  stderr: "ignore" as const,
+  workerPath: WORKER_PATH,
+  directory: join(directory, "workers"),
+  journals: join(directory, "journals"),
+});
+
+function write(text: string, name = "source.mjs"): string {
+  const path = join(directory, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+async function inspect(path: string, value: JsonValue = {}, headBytes = 16): Promise<ModuleSourceSpec> {
+  const { fd, spec } = await inspectModule(path, value, headBytes, options());
+  fds.push(fd);
+  return spec;
+}
+
+interface Served {
+  readonly link: OpenLink;
+  readonly client: MiniNbdClient;
+  readonly losses: string[];
+  readonly errors: string[];
+}
+
+async function serve(spec: ModuleSourceSpec, patienceMs = 30_000): Promise<Served> {
+  pool ??= new WorkerPool({ ...options(), size: 2 }, { log: () => {} });
+  pool.fill();
+  const losses: string[] = [];
+  const errors: string[] = [];
+  const observer: LinkObserver = {
+    firstRequest: () => {},
+    readErrors: (message) => errors.push(message),
+    orphaned: (cause) => losses.push(cause),
+    moved: () => {},
+    ended: () => {},
+  };
+  const fd = fds.at(-1) as number;
+  const link = await pool.openLink(
+    {
+      image: { spec, fd, blockSizeBytes: 512 },
+      copyOnly: false,
+      spread: false,
+      device: "a device",
+      slot: 0,
+      counted: false,
+      inFlight: () => undefined,
+      hangTimeoutMs: 1500,
+    },
+    observer,
+    AbortSignal.timeout(patienceMs),
+  );
+  open.push(link);
+  return { link, client: await MiniNbdClient.open({ fd: link.kernelFd }), losses, errors };
+}
+
+const NEVER = new AbortController().signal;
+
+describe("a source module", () => {
+  test("is inspected by a worker, which is gone afterwards", async () => {
+    const path = write(SOURCE);
+    const found = await inspectModule(path, { identity: "v1" }, 8, options());
+    close(found.fd);
+    expect(found.spec).toEqual({
+      type: "module",
+      path,
+      options: { identity: "v1" },
+      sizeBytes: SIZE,
+      identity: "v1",
+    });
+    expect([...found.head]).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+  });
+
+  test("serves reads of any size, with padding behind its end, and is closed with its link", async () => {
+    const log = join(directory, "log");
+    const { client, link } = await serve(await inspect(write(SOURCE), { log }));
+    expect((await client.read(1000, 5000)).equals(expected(1000, 5000))).toBe(true);
+    expect((await client.read(0, SIZE)).equals(expected(0, SIZE))).toBe(true);
+    const last = await client.read(Math.floor(SIZE / 512) * 512, 512);
+    expect(last.equals(Buffer.concat([expected(299_520, 480), Buffer.alloc(32)]))).toBe(true);
+    link.close();
+    await until("it is closed", () => readFileSync(log, "utf8").endsWith("close\n"));
+  });
+
+  test("that throws, or fills less than asked, is an I/O error for that read alone", async () => {
+    const spec = await inspect(write(SOURCE), { failAt: 4096, shortAt: 8192 });
+    const { client, errors } = await serve(spec);
+    expect((await client.request(0, 4096, 512)).errno).toBe(EIO);
+    expect((await client.request(0, 8192, 512)).errno).toBe(EIO);
+    expect((await client.read(0, 512)).equals(expected(0, 512))).toBe(true);
+    await until("both are told, the second with the first's interval or at once", () => errors.length >= 1);
+    expect(errors[0]).toBe(`Cannot read ${spec.path} at 4096: no luck at 4096`);
+  });
+
+  test("goes on in another worker when its own is killed, with reads on the way", async () => {
+    const { link, client, losses } = await serve(await inspect(write(SOURCE)));
+    const first = link.workerPid;
+    process.kill(first, "SIGSTOP");
+    const reads = Array.from({ length: 20 }, (_, at) => client.read(at * 4096, 4096));
+    process.kill(first, "SIGKILL");
+    await until("the death", () => losses.length === 1);
+    expect(await link.takeOver(NEVER, () => {})).toMatchObject({ safe: true });
+    const found = await Promise.all(reads);
+    for (const [at, data] of found.entries()) expect(data.equals(expected(at * 4096, 4096))).toBe(true);
+    expect(link.workerPid).not.toBe(first);
+  });
+
+  test("that hangs the whole worker is found, and so is one that ends it", async () => {
+    const { client, losses } = await serve(await inspect(write(SOURCE), { spinAt: 4096, dieAt: 8192 }));
+    client.request(0, 4096, 512).catch(() => {});
+    await until("the hang is found", () => losses.length === 1);
+    expect(losses[0]).toContain("stuck in a read of link");
+    const other = await serve(await inspect(write(SOURCE), { dieAt: 8192 }));
+    other.client.request(0, 8192, 512).catch(() => {});
+    await until("the end is noticed", () => other.losses.length === 1);
+    expect(other.losses[0]).toContain("exited with 3");
+  });
+
+  test("whose size or identity is another one in the next worker is not served", async () => {
+    const path = write(SOURCE);
+    const spec = await inspect(path, { identity: "v1" });
+    pool = new WorkerPool({ ...options(), size: 2 }, { log: () => {} });
+    await expect(serve({ ...spec, identity: "v2" }, 3000)).rejects.toThrow(
+      `Cannot serve ${path}: it had identity v2 when it was attached, and has v1 now`,
+    );
+    await expect(serve({ ...spec, sizeBytes: 5 }, 1000)).rejects.toThrow("it had 5 bytes");
+  });
+
+  test("that is gone makes a takeover wait and say why; put back, it goes on", async () => {
+    const path = write(SOURCE, "movable.mjs");
+    const { link, client, losses } = await serve(await inspect(path));
+    rmSync(path);
+    process.kill(link.workerPid, "SIGKILL");
+    await until("the death", () => losses.length === 1);
+    const reasons: string[] = [];
+    const taken = link.takeOver(NEVER, (why) => reasons.push(why));
+    await until("the reason is told", () => reasons.length > 0);
+    expect(reasons[0]).toMatch(/a worker does not take the link: Cannot open source .*movable\.mjs: ENOENT/);
+    write(SOURCE, "movable.mjs");
+    expect(await taken).toMatchObject({ safe: true });
+    expect((await client.read(0, 512)).equals(expected(0, 512))).toBe(true);
+  });
+
+  test("that was edited is loaded anew by a worker that had it before", async () => {
+    const path = write(SOURCE, "edited.mjs");
+    const spec = await inspect(path);
+    pool = new WorkerPool({ ...options(), size: 1 }, { log: () => {} });
+    await serve(spec);
+    write(SOURCE.replace("% 251", "% 7"), "edited.mjs");
+    // Two writes within one tick of the file system's clock would look the same.
+    utimesSync(path, 1, statSync(path).mtimeMs / 1000 + 5);
+    const { client } = await serve(spec);
+    expect((await client.read(250, 4)).equals(Buffer.from([250 % 7, 251 % 7, 0, 1]))).toBe(true);
+  });
+});
+
+describe("an attach is refused, in one line, when the module", () => {
+  const bad: Record<string, [text: string, words: string]> = {
+    "is no JavaScript": ["export const = ;", "Cannot open source"],
+    "exports no open": ["export const close = 1;", "the module exports no function «open»"],
+    "returns nothing": ["export const open = () => {};", "«open» did not return a source"],
+    "has no size": ["export const open = () => ({ read() {} });", "its sizeBytes is undefined"],
+    "has no bytes": ["export const open = () => ({ sizeBytes: 0, read() {} });", "its sizeBytes is 0"],
+    "has half a byte": ["export const open = () => ({ sizeBytes: 1.5, read() {} });", "its sizeBytes is 1.5"],
+    "cannot be read": ["export const open = () => ({ sizeBytes: 1 });", "it has no function «read»"],
+    "has an odd identity": [
+      "export const open = () => ({ sizeBytes: 1, read() {}, identity: 5 });",
+      "its identity is no text",
+    ],
+    throws: ["throw new Error('not today\\nnor tomorrow');", "not today"],
+    "throws no error": ["export const open = () => { throw 'a word'; };", "a word"],
+    "throws when it opens": ["export async function open() { throw new Error('no'); }", ": no"],
+    "fails its first read": [
+      "export const open = () => ({ sizeBytes: 9, read() { throw new Error('torn'); } });",
+      "torn",
+    ],
+    "ends the process": ["process.exit(0);", "did not live through it"],
+    "kills the process": ["process.kill(process.pid, 'SIGKILL');", "was killed by SIGKILL"],
+    "never opens": ["export const open = () => new Promise(() => {});", "it did not open within 4 s"],
+    "breaks a promise": [
+      "Promise.reject(new Error('unheard')); export const open = () => new Promise(() => {});",
+      "did not live through it",
+    ],
+  };
+
+  test.each(Object.keys(bad))("%s", async (name) => {
+    const [text, words] = bad[name] as [string, string];
+    const refused = inspectModule(write(text, "bad.mjs"), null, 16, options());
+    await expect(refused).rejects.toMatchObject({
+      code: "ERR_SOURCE",
+      message: expect.stringMatching(/^Cannot .*$/),
+    });
+    await expect(refused).rejects.toThrow(words);
+  });
+});
