@@ -50,6 +50,9 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   readonly #onFound = (managerPid: number): void => void this.#found(managerPid);
   #isDetached = false;
   #isClosed = false;
+  #hasLetGo = false;
+  /** Questions that are under way: the connection is needed until they are answered. */
+  #asking = 0;
 
   /** @internal `letGo` is called once, when the session is no longer needed for it. */
   constructor(session: Session, status: DeviceStatus, notes: readonly string[], letGo: () => void) {
@@ -73,7 +76,8 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
 
   /** What `erofs-nbd status DEVICE --json` prints. @throws ControlError ERR_NOT_ATTACHED */
   async status(): Promise<DeviceStatus> {
-    const { devices } = await this.#session.ask("status", { target: { index: this.index } });
+    const target = { index: this.index };
+    const { devices } = await this.#whileAsking(() => this.#session.ask("status", { target }));
     const found = devices.find(({ identifier }) => identifier === this.identifier);
     if (found !== undefined) return found;
     throw new ErofsNbdError(
@@ -88,8 +92,8 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
    */
   async detach({ force = false }: { readonly force?: boolean } = {}): Promise<void> {
     if (this.#isDetached || !(await this.#isThere())) return this.#end("it was gone");
-    const targets = [{ index: this.index }];
-    const { results } = await this.#session.request("detach", { targets, all: false, force });
+    const params = { targets: [{ index: this.index }], all: false, force };
+    const { results } = await this.#whileAsking(() => this.#session.request("detach", params));
     const error = results[0]?.error ?? null;
     if (error !== null && error.exitCode !== EXIT.absent) throw new ControlError(error);
     this.#end("it was detached");
@@ -100,7 +104,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#session.off("event", this.#onEvent).off("lost", this.#onLost).off("found", this.#onFound);
-    this.#letGo();
+    this.#endSession();
   }
 
   /** `await using device = await attach(…)` detaches at the end of the block. @throws as `detach` */
@@ -111,6 +115,23 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   /** @internal Takes an event of the time before there was this object. */
   hear(event: DeviceEvent): void {
     this.#hear(event);
+  }
+
+  /** The device's end is told before the answer to the request that caused it. */
+  async #whileAsking<T>(ask: () => Promise<T>): Promise<T> {
+    this.#asking += 1;
+    try {
+      return await ask();
+    } finally {
+      this.#asking -= 1;
+      this.#endSession();
+    }
+  }
+
+  #endSession(): void {
+    if (!this.#isClosed || this.#asking > 0 || this.#hasLetGo) return;
+    this.#hasLetGo = true;
+    this.#letGo();
   }
 
   async #isThere(): Promise<boolean> {

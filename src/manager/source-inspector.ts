@@ -38,7 +38,7 @@ export async function inspectModule(
   try {
     const { sizeBytes, identity, head } = await askWorker(module.path, options, headBytes, workers);
     const spec = { type: "module", path: module.path, options, sizeBytes, identity } as const;
-    return { fd: module.fd, spec, head: Buffer.from(head, "base64") };
+    return { fd: module.fd, spec, head };
   } catch (error) {
     close(module.fd);
     if (error instanceof ErofsNbdError) throw error;
@@ -55,7 +55,7 @@ async function askWorker(
   options: JsonValue,
   headBytes: number,
   workers: WorkerOptions,
-): Promise<InspectedSource> {
+): Promise<InspectedSource & { readonly head: Uint8Array }> {
   const fail = (why: string): ErofsNbdError =>
     new ErofsNbdError("ERR_SOURCE", `Cannot open source ${path}: ${why}`, {
       hint: "load it by itself, with «node», to see what it does",

@@ -53,6 +53,8 @@ export interface ProcessHandle {
 export const WORKER_PATH: string = fileURLToPath(new URL("../worker/main.js", import.meta.url));
 /** A worker that does not take or give a link within this time is not working. */
 const SERVING_DEADLINE_MS = 5000;
+/** Of an inspected source: what it begins with is a superblock's size at most. */
+const MAX_HEAD_PIECES = 16;
 /** How often, after SIGKILL, to look whether a process is stuck in the kernel. */
 const STUCK_CHECK_MS = 300;
 
@@ -67,6 +69,7 @@ export class WorkerProcess {
   readonly #socketPath: string;
   /** Settle `serve` and `release`, by link. */
   readonly #answers = new Map<number, (done: boolean) => void>();
+  readonly #head: Uint8Array[] = [];
   #inspected: ((found: InspectedSource | Error | undefined) => void) | undefined;
   #pongs = 0;
   #ready = false;
@@ -196,15 +199,24 @@ export class WorkerProcess {
     return released;
   }
 
-  /** Has it load a source module; undefined when it died of that. @throws Error with the module's own trouble; SystemError */
-  async inspect(path: string, options: JsonValue, headBytes: number): Promise<InspectedSource | undefined> {
+  /**
+   * Has it load a source module, and say what that makes and how its data begins; undefined when it died of that.
+   * @throws Error with the module's own trouble; SystemError
+   */
+  async inspect(
+    path: string,
+    options: JsonValue,
+    headBytes: number,
+  ): Promise<(InspectedSource & { readonly head: Uint8Array }) | undefined> {
     const answered = new Promise<InspectedSource | Error | undefined>((resolve) => {
       this.#inspected = resolve;
     });
     await this.#channel.send({ type: "inspect", path, options, headBytes });
     const found = await answered;
     if (found instanceof Error) throw found;
-    return found;
+    return found === undefined
+      ? undefined
+      : { ...found, head: Buffer.concat(this.#head).subarray(0, headBytes) };
   }
 
   /** It serves this link already. */
@@ -267,6 +279,10 @@ export class WorkerProcess {
       return;
     }
     if (message.type === "reunion") return;
+    if (message.type === "head") {
+      if (this.#head.length < MAX_HEAD_PIECES) this.#head.push(Buffer.from(message.piece, "base64"));
+      return;
+    }
     if (message.type === "inspected") return this.#inspected?.(message);
     if (message.type === "uninspectable") return this.#inspected?.(new Error(message.message));
     const link = this.links.get(message.link);

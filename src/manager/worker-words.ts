@@ -6,6 +6,7 @@
  */
 import { z } from "zod";
 import type { FromWorker } from "../worker/worker-protocol.ts";
+import { MAX_CONNECTIONS } from "./limits.ts";
 
 const link = z.number().int().nonnegative();
 const count = z.number().nonnegative();
@@ -18,7 +19,7 @@ const schema = z.discriminatedUnion("type", [
     type: z.literal("held"),
     link,
     device: words,
-    slot: link,
+    slot: link.max(MAX_CONNECTIONS - 1),
     copyOnly: z.boolean(),
     counted: z.boolean(),
   }),
@@ -27,8 +28,8 @@ const schema = z.discriminatedUnion("type", [
     type: z.literal("inspected"),
     sizeBytes: z.number().int().positive(),
     identity: words.nullable(),
-    head: words,
   }),
+  z.object({ type: z.literal("head"), piece: words }),
   z.object({ type: z.literal("uninspectable"), message: words }),
   z.object({ type: z.literal("serving"), link }),
   z.object({ type: z.literal("refused"), link, message: words }),

@@ -37,9 +37,10 @@ export const LINK_FDS = 6;
 export interface InspectedSource {
   readonly sizeBytes: number;
   readonly identity: string | null;
-  /** The first bytes, as many as were asked for or there are, in base64. */
-  readonly head: string;
 }
+
+/** Bytes of a source's beginning in one message. */
+export const HEAD_PIECE_BYTES: number = 24 * 1024;
 
 export type ToWorker =
   /** Serve a link, or go on with it: what its journal says is done first. Comes with LINK_FDS descriptors. */
@@ -69,6 +70,8 @@ export type FromWorker =
   /** One link that this worker serves. Comes with LINK_FDS descriptors. */
   | ({ readonly type: "held" } & ServedLinkDescription)
   | { readonly type: "pong" }
+  /** A piece of the first bytes that were asked for, in base64; in order, before «inspected». */
+  | { readonly type: "head"; readonly piece: string }
   | ({ readonly type: "inspected" } & InspectedSource)
   | { readonly type: "uninspectable"; readonly message: string }
   /** What was unanswered is answered, or on its way. */

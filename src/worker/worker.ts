@@ -18,7 +18,13 @@ import type { LinkEnd } from "./link-end.ts";
 import { Pump } from "./pump.ts";
 import { ServedLink } from "./serve-loop.ts";
 import { warmUp } from "./warm-up.ts";
-import { type FromWorker, LINK_FDS, type ServedLinkDescription, type ToWorker } from "./worker-protocol.ts";
+import {
+  type FromWorker,
+  HEAD_PIECE_BYTES,
+  LINK_FDS,
+  type ServedLinkDescription,
+  type ToWorker,
+} from "./worker-protocol.ts";
 
 type ServeMessage = Extract<ToWorker, { type: "serve" }>;
 
@@ -161,7 +167,11 @@ export class Worker {
       const head = new Uint8Array(Math.min(headBytes, sizeBytes));
       await new ModuleSource(inner, path, -1).read(head, 0);
       const identity = inner.identity ?? null;
-      this.#tell({ type: "inspected", sizeBytes, identity, head: Buffer.from(head).toString("base64") });
+      for (let at = 0; at < head.length; at += HEAD_PIECE_BYTES) {
+        const piece = Buffer.from(head.subarray(at, at + HEAD_PIECE_BYTES)).toString("base64");
+        this.#tell({ type: "head", piece });
+      }
+      this.#tell({ type: "inspected", sizeBytes, identity });
     } catch (error) {
       this.#tell({
         type: "uninspectable",

@@ -31,6 +31,12 @@ class DeviceManager extends FakeManager {
     return STATUS;
   }
 
+  override async detach(...params: Parameters<FakeManager["detach"]>): Promise<[]> {
+    const results = await super.detach(...params);
+    this.tell({ event: "detached", message: "detached" });
+    return results;
+  }
+
   tell(event: object, device = "/dev/nbd5"): void {
     this.emit("event", { at: "now", device, ...event } as DeviceEvent);
   }
@@ -42,6 +48,7 @@ let server: ControlServer;
 let session: Session;
 let device: AttachedDevice;
 let letGo: number;
+let closesSession: boolean;
 let heard: unknown[][];
 
 beforeEach(async () => {
@@ -49,6 +56,7 @@ beforeEach(async () => {
   manager = new DeviceManager();
   manager.statusAnswer = [STATUS];
   letGo = 0;
+  closesSession = false;
   heard = [];
   server = new ControlServer(runDir.controlSocket, manager, QUIET);
   session = new Session(async () => {
@@ -58,6 +66,7 @@ beforeEach(async () => {
   });
   device = await attachThrough(session, toAttachParams("/a", {}), () => {
     letGo += 1;
+    if (closesSession) session.close();
   });
   const names: ReadonlyArray<keyof AttachedDeviceEvents> = [
     "state",
@@ -102,6 +111,7 @@ describe("an attached device", () => {
   });
 
   test("detaches once; its end is told once, by whatever way it comes", async () => {
+    closesSession = true;
     await device.detach({ force: true });
     manager.tell({ event: "detached", message: "late" });
     await device.detach();
@@ -110,7 +120,7 @@ describe("an attached device", () => {
       'detach [{"index":5}] false true',
     ]);
     expect(device.isDetached).toBe(true);
-    expect(heard.filter(([name]) => name === "detached")).toEqual([["detached", "it was detached"]]);
+    expect(heard.filter(([name]) => name === "detached")).toEqual([["detached", "detached"]]);
     expect(letGo).toBe(1);
   });
 
