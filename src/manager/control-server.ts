@@ -2,7 +2,8 @@
  * The manager's control socket: accepts, checks who it is, answers requests one line at a time.
  *
  * The socket is 0600 in a 0700 directory and every peer's credentials are checked as well. Requests are checked by
- * schema before anything happens; a peer that sends what is not a request is told so and cut off.
+ * schema before anything happens; a peer that sends what is not a request is told so and cut off. What peers may take is
+ * bounded for each and for all together: connections, requests at a time, unfinished lines, answers that nobody reads.
  */
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
@@ -28,6 +29,16 @@ import type { Manager } from "./manager.ts";
 const MAX_CONNECTIONS = 256;
 /** A peer that asks or watches and does not read its answers is cut off at this. */
 const MAX_BACKLOG_BYTES = 16 << 20;
+/** What all peers together may have unread; beyond it whoever is answered next and has not read is cut off. */
+const MAX_TOTAL_BACKLOG_BYTES = 64 << 20;
+/** So much every peer may always have unread. */
+const OWN_BACKLOG_BYTES = 128 << 10;
+/** Of lines that have begun and not ended, of all peers together. */
+const MAX_TOTAL_PENDING_BYTES = 8 << 20;
+/** A peer is not read from while so many of its requests run. */
+const MAX_RUNNING = 64;
+/** For a peer's first request, and for the rest of one that has begun. Between requests it may say nothing for ever. */
+const LINE_DEADLINE_MS = 10_000;
 
 /** The part of a manager that the control socket reaches. */
 export interface ControlledManager
@@ -92,6 +103,17 @@ export class ControlServer {
     });
   }
 
+  /** Whether all peers together hold more than they may, in answers they have not read or lines they have not ended. */
+  get isOverfull(): boolean {
+    let backlog = 0;
+    let pending = 0;
+    for (const connection of this.#connections) {
+      backlog += connection.backlogBytes;
+      pending += connection.pendingBytes;
+    }
+    return backlog > MAX_TOTAL_BACKLOG_BYTES || pending > MAX_TOTAL_PENDING_BYTES;
+  }
+
   get connectionCount(): number {
     return this.#connections.size;
   }
@@ -110,7 +132,7 @@ export class ControlServer {
       return;
     }
     const socket = new Socket({ fd, readable: true, writable: true });
-    const connection = new ControlConnection(socket, this.#manager, this.#log, this.#stepDown);
+    const connection = new ControlConnection(socket, this, this.#manager, this.#log, this.#stepDown);
     this.#connections.add(connection);
     connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
   }
@@ -120,6 +142,7 @@ export class ControlServer {
 class ControlConnection {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
+  readonly #server: ControlServer;
   readonly #manager: ControlledManager;
   readonly #log: Log;
   /** Identifiers of devices attached for a mount that has not been reported yet, by index. */
@@ -128,27 +151,88 @@ class ControlConnection {
   readonly #lines: LineSplitter;
   #gone = false;
   #watching = false;
+  #running = 0;
+  #deadline: NodeJS.Timeout | undefined;
 
-  constructor(socket: Socket, manager: ControlledManager, log: Log, stepDown: StepDown) {
+  constructor(
+    socket: Socket,
+    server: ControlServer,
+    manager: ControlledManager,
+    log: Log,
+    stepDown: StepDown,
+  ) {
     this.#socket = socket;
+    this.#server = server;
     this.#stepDown = stepDown;
     this.#manager = manager;
     this.#log = log;
     socket.on("error", () => {});
     this.ended = new Promise((resolve) => socket.once("close", () => resolve()));
-    void this.ended.then(() => this.#settle());
+    void this.ended.then(() => {
+      clearTimeout(this.#deadline);
+      return this.#settle();
+    });
     this.#lines = new LineSplitter(
       { line: (line) => void this.#hear(line), tooLong: () => socket.destroy() },
       MAX_LINE_BYTES,
     );
-    socket.on("data", (chunk: Buffer) => this.#lines.push(chunk));
+    socket.on("data", (chunk: Buffer) => this.#take(chunk));
+    this.#awaitLine();
+  }
+
+  /** Answers and events that the peer has not read. */
+  get backlogBytes(): number {
+    return this.#socket.writableLength;
+  }
+
+  get pendingBytes(): number {
+    return this.#lines.pendingBytes;
   }
 
   close(): void {
     this.#socket.destroy();
   }
 
+  #take(chunk: Buffer): void {
+    this.#lines.push(chunk);
+    if (this.#lines.pendingBytes === 0) return;
+    // The rest of the line is waited for where it is we who do not read.
+    if (!this.#socket.isPaused()) this.#awaitLine();
+    if (this.#server.isOverfull) this.#cut("the lines that peers have begun fill too much memory");
+  }
+
+  /** From its first byte on; more bytes of the same line change nothing. */
+  #awaitLine(): void {
+    this.#deadline ??= setTimeout(
+      () => this.#cut("a request did not come in time"),
+      LINE_DEADLINE_MS,
+    ).unref();
+  }
+
+  #cut(why: string): void {
+    this.#log.warn(`Cut a control connection: ${why}`);
+    this.#lines.stop();
+    this.#socket.destroy();
+  }
+
+  /** Runs a line's request; a peer that asks faster than it is answered has to wait. */
   async #hear(line: string): Promise<void> {
+    clearTimeout(this.#deadline);
+    this.#deadline = undefined;
+    this.#running += 1;
+    if (this.#running >= MAX_RUNNING) this.#socket.pause();
+    try {
+      await this.#obey(line);
+    } finally {
+      this.#running -= 1;
+      if (this.#running < MAX_RUNNING && this.#socket.isPaused()) {
+        this.#socket.resume();
+        if (this.#lines.pendingBytes > 0) this.#awaitLine();
+      }
+    }
+  }
+
+  async #obey(line: string): Promise<void> {
     let request: z.infer<typeof envelope>;
     let id = 0;
     try {
@@ -241,7 +325,11 @@ class ControlConnection {
   #send(line: ServerLine): void {
     if (!this.#socket.writable) return;
     this.#socket.write(`${JSON.stringify(line)}\n`);
-    if (this.#socket.writableLength > MAX_BACKLOG_BYTES) this.#socket.destroy();
+    const { writableLength } = this.#socket;
+    if (writableLength > MAX_BACKLOG_BYTES) this.#cut("it does not read what it is told");
+    // Only one that is behind can help: the others have read everything.
+    else if (writableLength > OWN_BACKLOG_BYTES && this.#server.isOverfull)
+      this.#cut("what peers have not read fills too much memory");
   }
 }
 

@@ -39,10 +39,16 @@ export class LineSplitter {
     if (rest.length > 0 && !this.#stopped) this.#keep(rest);
   }
 
+  /** Bytes of a line that has begun and not ended. */
+  get pendingBytes(): number {
+    return this.#partsBytes;
+  }
+
   /** Nothing more is heard, of what has come or of what comes. */
   stop(): void {
     this.#stopped = true;
     this.#parts = [];
+    this.#partsBytes = 0;
   }
 
   #keep(part: Uint8Array): boolean {

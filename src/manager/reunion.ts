@@ -91,11 +91,12 @@ function isJournal(fd: number, journals: string): boolean {
 
 /** Whether the process has the socket: its pid will be sent signals to. */
 function listensOn(pid: number, socketPath: string): boolean {
-  const line = readFileSync("/proc/net/unix", "utf8")
-    .split("\n")
-    .find((one) => one.endsWith(` ${socketPath}`));
-  const inode = line?.trim().split(/\s+/)[6];
   try {
+    // As its own network namespace shows it, which need not be ours.
+    const line = readFileSync(`/proc/${pid}/net/unix`, "utf8")
+      .split("\n")
+      .find((one) => one.endsWith(` ${socketPath}`));
+    const inode = line?.trim().split(/\s+/)[6];
     return readdirSync(`/proc/${pid}/fd`).some(
       (fd) => readlinkSync(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`,
     );

@@ -7,15 +7,17 @@
 import {
   chmodSync,
   closeSync,
+  constants,
   existsSync,
+  ftruncateSync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
-  writeFileSync,
+  writeSync,
 } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
 import { effectiveUid, flock, LOCK_EX, LOCK_NB } from "../sys/libc.ts";
@@ -74,27 +76,64 @@ export function checkSocketPath(runDir: RunDir): void {
   );
 }
 
-/** Makes the directory (0700) if need be, and refuses one that others could tamper with. @throws ErofsNbdError */
+/**
+ * Makes the directory (0700) if need be, and refuses one that others could tamper with: it, what is in it, or the way to
+ * it. @throws ErofsNbdError
+ */
 export function prepareRunDir(runDir: RunDir): void {
   checkSocketPath(runDir);
   try {
+    refuseForeignWay(runDir);
     mkdirSync(runDir.path, { recursive: true, mode: 0o700 });
     const found = lstatSync(runDir.path);
-    if (!found.isDirectory() || found.uid !== effectiveUid()) {
-      throw new ErofsNbdError(
-        "ERR_RUN_DIR",
-        `Cannot use run directory ${runDir.path}: it belongs to somebody else`,
-        {
-          hint: "name another one with --run-dir",
-        },
-      );
-    }
+    if (!found.isDirectory() || found.uid !== effectiveUid())
+      throw refused(runDir, "it belongs to somebody else");
+    if ((found.mode & 0o022) !== 0) refusePlanted(runDir);
     if ((found.mode & 0o077) !== 0) closeToOthers(runDir);
-    for (const path of [runDir.devices, runDir.journals, runDir.workers])
+    for (const path of [runDir.devices, runDir.journals, runDir.workers]) {
       mkdirSync(path, { recursive: true, mode: 0o700 });
+      const made = lstatSync(path);
+      if (!made.isDirectory() || made.uid !== effectiveUid())
+        throw refused(runDir, `«${basename(path)}» in it is no directory of ours`);
+      chmodSync(path, 0o700);
+    }
   } catch (error) {
     throw asRunDirError(runDir, error);
   }
+}
+
+function refused(runDir: RunDir, why: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_RUN_DIR", `Cannot use run directory ${runDir.path}: ${why}`, {
+    hint: "name another one with --run-dir",
+  });
+}
+
+const STICKY = 0o1000;
+
+/**
+ * Whoever may rename a directory above could put another one in its place, at any time. So each belongs to root or to us, and
+ * where anybody may write, entries are protected from each other (sticky); a symbolic link on the way likewise.
+ */
+function refuseForeignWay(runDir: RunDir): void {
+  const ours = [0, effectiveUid()];
+  for (let path = dirname(resolve(runDir.path)); ; path = dirname(path)) {
+    const found = lstatSync(path, { throwIfNoEntry: false });
+    if (found !== undefined && !ours.includes(found.uid))
+      throw refused(runDir, `${path} above it belongs to somebody else`);
+    if (found?.isDirectory() === true && (found.mode & 0o002) !== 0 && (found.mode & STICKY) === 0)
+      throw refused(runDir, `anybody may write ${path} above it`);
+    if (path === dirname(path)) return;
+  }
+}
+
+/** While others could write into it they may have left what we would take for ours. */
+function refusePlanted(runDir: RunDir): void {
+  const planted = readdirSync(runDir.path).find((name) => {
+    const found = lstatSync(join(runDir.path, name));
+    return found.uid !== effectiveUid() || found.isSymbolicLink();
+  });
+  if (planted !== undefined)
+    throw refused(runDir, `others may write into it, and somebody has left «${planted}» there`);
 }
 
 /** Takes the rights of others away, but never from a directory that serves somebody else too, such as /tmp. */
@@ -120,6 +159,7 @@ const WHY_NOT: Record<string, string> = {
   ENOENT: "a directory above it does not exist",
   ENOTDIR: "a part of the path is not a directory",
   ENOSPC: "no space is left",
+  ELOOP: "a symbolic link is in the way",
 };
 
 /** Why a file could not be made or written, in words. */
@@ -150,14 +190,15 @@ export interface RunDirLock {
 export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: number } {
   let fd: number;
   try {
-    fd = openSync(runDir.lockFile, "a+", 0o600);
+    fd = openSync(runDir.lockFile, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
   } catch (error) {
     throw asRunDirError(runDir, error);
   }
   const result = flock(fd, LOCK_EX | LOCK_NB);
   if (result === 0) {
     try {
-      writeFileSync(runDir.lockFile, `${process.pid}\n`);
+      ftruncateSync(fd);
+      writeSync(fd, `${process.pid}\n`, 0);
     } catch (error) {
       closeSync(fd);
       throw asRunDirError(runDir, error);
@@ -189,7 +230,8 @@ export function lockHolder(runDir: RunDir): number | undefined {
 /** The manager's log, for appending. @throws ErofsNbdError */
 export function openLog(runDir: RunDir): number {
   try {
-    return openSync(runDir.logFile, "a", 0o600);
+    const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
+    return openSync(runDir.logFile, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
   } catch (error) {
     throw asRunDirError(runDir, error);
   }

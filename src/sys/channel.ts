@@ -172,7 +172,13 @@ export class Channel<In, Out> {
         this.#finish(new Error("Cannot receive a control message: it was cut short"), true);
         return;
       }
-      this.#events.message(JSON.parse(new TextDecoder().decode(this.#incoming.subarray(0, received))), fds);
+      const message = parse<In>(this.#incoming.subarray(0, received));
+      if (message === undefined) {
+        for (const fd of fds) close(fd);
+        this.#finish(new Error("Cannot understand a control message: it is no object in JSON"), true);
+        return;
+      }
+      this.#events.message(message, fds);
     }
   }
 
@@ -193,5 +199,15 @@ export class Channel<In, Out> {
     check("close", close(this.fd), "a control channel");
     this.#flush();
     if (tell) this.#events.end(error);
+  }
+}
+
+/** Undefined for what is not even an object: a peer that has lost its mind must not take this process with it. */
+function parse<T>(body: Uint8Array): T | undefined {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder().decode(body));
+    return typeof value === "object" && value !== null ? (value as T) : undefined;
+  } catch {
+    return undefined;
   }
 }

@@ -11,14 +11,23 @@ import type { Source } from "../source/source.ts";
 import { Acceptor } from "../sys/acceptor.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
-import { close, IPPROTO_TCP, MSG_DONTWAIT, recv, setSocketOption, TCP_NODELAY } from "../sys/libc.ts";
+import {
+  close,
+  IPPROTO_TCP,
+  MSG_DONTWAIT,
+  recv,
+  SO_KEEPALIVE,
+  SOL_SOCKET,
+  setSocketOption,
+  TCP_NODELAY,
+} from "../sys/libc.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "./link-end.ts";
 import { type Pollable, Pump } from "./pump.ts";
 import { ReplyQueue } from "./reply-queue.ts";
 import { type JournaledLink, ServedLink } from "./serve-loop.ts";
 
-/** Connections at a time; a client beyond that is closed at once. */
-const MAX_CONNECTIONS = 64;
+/** Connections at a time, unless the caller says otherwise; a client beyond that is closed at once. */
+export const DEFAULT_MAX_CLIENTS = 64;
 const HANDSHAKE_DEADLINE_MS = 30_000;
 /** Handshake receives are small, so that what follows the last option always fits into a link's inbox. */
 const HANDSHAKE_RECEIVE_BYTES = 4096;
@@ -35,12 +44,20 @@ export class NbdServer {
   readonly #source: Source;
   readonly #exportName: string;
   readonly #events: NbdServerEvents;
+  readonly #maxClients: number;
   readonly #pump = new Pump();
   readonly #acceptor: Acceptor;
   readonly #connections = new Set<Connection>();
 
   /** Takes the listening socket over (non-blocking); the source stays the caller's. */
-  constructor(listenFd: number, source: Source, exportName: string, events: NbdServerEvents) {
+  constructor(
+    listenFd: number,
+    source: Source,
+    exportName: string,
+    events: NbdServerEvents,
+    maxClients: number = DEFAULT_MAX_CLIENTS,
+  ) {
+    this.#maxClients = maxClients;
     this.#source = source;
     this.#exportName = exportName;
     this.#events = events;
@@ -59,11 +76,13 @@ export class NbdServer {
   }
 
   #open(fd: number): void {
-    if (this.#connections.size >= MAX_CONNECTIONS) {
-      this.#events.log("warn", `Refused a connection: ${MAX_CONNECTIONS} are open already`);
+    if (this.#connections.size >= this.#maxClients) {
+      this.#events.log("warn", `Refused a connection: ${this.#maxClients} are open already`);
       close(fd);
       return;
     }
+    // A client whose machine went away without a word is noticed in the end.
+    setSocketOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     // Fails on a unix socket, where there is nothing to delay.
     setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     const handshake = new ServerHandshake([readOnlyExport(this.#exportName, this.#source.sizeBytes)]);

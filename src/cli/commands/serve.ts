@@ -5,24 +5,27 @@
  */
 import { lstatSync, unlinkSync } from "node:fs";
 import { resolve } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
 import { inspectImage } from "../../manager/image-inspection.ts";
 import { type OpenImage, openImage } from "../../source/open-image.ts";
 import { openSource } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc.ts";
 import { isListening, listenTcp, listenUnix } from "../../sys/listen.ts";
-import { NbdServer } from "../../worker/nbd-server.ts";
+import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../worker/nbd-server.ts";
 import type { CliContext } from "../context.ts";
-import { badValue, type ListenAddress, readListenAddress } from "../values.ts";
+import { badValue, type ListenAddress, readListenAddress, readWhole } from "../values.ts";
 
 interface Options {
   readonly socket?: string;
   readonly listen?: string;
   readonly name?: string;
+  readonly maxConnections: string;
 }
 
 const MAX_EXPORT_NAME_BYTES = 4096;
+/** More than the descriptors that a process usually may have. */
+const MAX_MAX_CLIENTS = 100_000;
 
 const HELP = `
 Examples:
@@ -45,6 +48,12 @@ export function define(command: Command, context: CliContext): void {
     .option("--socket <PATH>", "listen on a unix socket")
     .option("--listen <HOST:PORT>", "listen on a TCP address; IPv6 in brackets")
     .option("--name <EXPORT>", "the export's name (default: the empty name)")
+    .addOption(
+      new Option("--max-connections <N>", "clients at a time; one more is turned away").default(
+        String(DEFAULT_MAX_CLIENTS),
+        String(DEFAULT_MAX_CLIENTS),
+      ),
+    )
     .addHelpText("after", HELP)
     .action((image: string, options: Options) => run(context, image, options));
 }
@@ -60,16 +69,16 @@ async function run(context: CliContext, path: string, options: Options): Promise
   if (Buffer.byteLength(name) > MAX_EXPORT_NAME_BYTES) {
     throw badValue("--name", `${name.slice(0, 20)}…`, `at most ${MAX_EXPORT_NAME_BYTES} bytes`);
   }
+  const maxClients = readWhole("--max-connections", options.maxConnections, 1, MAX_MAX_CLIENTS);
   const address = listen === undefined ? undefined : readListenAddress("--listen", listen);
   const image = openChecked(path);
   const stopped = context.interrupts.wait();
   const listening = await listenAt(image, address, socket, name);
   const source = openSource(image.spec, image.fd);
-  const server = new NbdServer(listening.fd, source, name, {
-    log: (level, message) => {
-      if (level !== "info" || context.isVerbose) process.stderr.write(`${level}: ${message}\n`);
-    },
-  });
+  const log = (level: "info" | "warn" | "error", message: string): void => {
+    if (level !== "info" || context.isVerbose) process.stderr.write(`${level}: ${message}\n`);
+  };
+  const server = new NbdServer(listening.fd, source, name, { log }, maxClients);
   process.stderr.write(`serving ${path} at ${listening.uri}\n`);
   await stopped;
   server.close();

@@ -5,8 +5,10 @@ import {
   chmodSync,
   chownSync,
   existsSync,
+  lchownSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -19,6 +21,7 @@ import {
   chooseRunDir,
   lockHolder,
   lockRunDir,
+  openLog,
   prepareRunDir,
   type RunDir,
 } from "../../../src/manager/run-dir.ts";
@@ -109,6 +112,76 @@ describe("prepareRunDir", () => {
     chownSync(runDir.path, 65534, 65534);
     expect(() => prepareRunDir(runDir)).toThrow("it belongs to somebody else");
   });
+});
+
+describe("what others may have planted", () => {
+  const refusal = (words: string): Error =>
+    expect.objectContaining({
+      code: "ERR_RUN_DIR",
+      message: expect.stringMatching(new RegExp(`^Cannot use run directory .*${words}`)),
+    }) as Error;
+
+  test("links in a directory that others could write into: refused, and nothing is written through them", () => {
+    for (const name of ["manager.log", "manager.lock", "devices"]) {
+      const target = join(base, `target of ${name}`);
+      if (name === "devices") mkdirSync(target);
+      else writeFileSync(target, "precious");
+      mkdirSync(runDir.path);
+      chmodSync(runDir.path, 0o777);
+      symlinkSync(target, join(runDir.path, name));
+      expect(() => prepareRunDir(runDir)).toThrow(refusal(`somebody has left «${name}» there`));
+      expect(mode(runDir.path)).toBe(0o777);
+      rmSync(runDir.path, { recursive: true });
+    }
+  });
+
+  test("links in a directory of our own are not followed either", () => {
+    prepareRunDir(runDir);
+    const target = join(base, "target");
+    writeFileSync(target, "precious");
+    symlinkSync(target, runDir.logFile);
+    symlinkSync(target, runDir.lockFile);
+    expect(() => openLog(runDir)).toThrow(refusal("a symbolic link is in the way"));
+    expect(() => lockRunDir(runDir)).toThrow(refusal("a symbolic link is in the way"));
+    expect(readFileSync(target, "utf8")).toBe("precious");
+    rmSync(runDir.devices, { recursive: true });
+    symlinkSync(base, runDir.devices);
+    expect(() => prepareRunDir(runDir)).toThrow(refusal("«devices» in it is no directory of ours"));
+  });
+
+  test("a way to it that anybody may change: refused; a sticky one is none", () => {
+    const open = join(base, "open");
+    mkdirSync(open);
+    chmodSync(open, 0o777);
+    const inside = chooseRunDir(join(open, "run"));
+    expect(() => prepareRunDir(inside)).toThrow(refusal(`anybody may write ${open} above it`));
+    expect(existsSync(inside.path)).toBe(false);
+    chmodSync(open, 0o1777);
+    prepareRunDir(inside);
+    expect(mode(inside.path)).toBe(0o700);
+  });
+
+  test.runIf(process.getuid?.() === 0)(
+    "somebody else's directory, or link, on the way to it: refused",
+    () => {
+      const theirs = join(base, "theirs");
+      mkdirSync(theirs);
+      chownSync(theirs, 65534, 65534);
+      const expected = refusal("theirs above it belongs to somebody else");
+      expect(() => prepareRunDir(chooseRunDir(join(theirs, "run")))).toThrow(expected);
+      rmSync(theirs, { recursive: true });
+      mkdirSync(join(base, "ours"), { mode: 0o700 });
+      symlinkSync(join(base, "ours"), theirs);
+      lchownSync(theirs, 65534, 65534);
+      expect(() => prepareRunDir(chooseRunDir(join(theirs, "run")))).toThrow(expected);
+      expect(existsSync(join(base, "ours", "run"))).toBe(false);
+      prepareRunDir(runDir);
+      writeFileSync(join(runDir.path, "manager.log"), "");
+      chownSync(join(runDir.path, "manager.log"), 65534, 65534);
+      chmodSync(runDir.path, 0o770);
+      expect(() => prepareRunDir(runDir)).toThrow(refusal("somebody has left «manager.log» there"));
+    },
+  );
 });
 
 describe("the lock", () => {

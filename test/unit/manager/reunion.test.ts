@@ -1,0 +1,135 @@
+/** reunion.ts: what a worker says of itself is believed only where it can be checked. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, realpathSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { meetWorkers } from "../../../src/manager/reunion.ts";
+import { isFromWorker } from "../../../src/manager/worker-words.ts";
+import { Acceptor } from "../../../src/sys/acceptor.ts";
+import { Channel } from "../../../src/sys/channel.ts";
+import { close, SOCK_SEQPACKET } from "../../../src/sys/libc.ts";
+import { listenUnix } from "../../../src/sys/listen.ts";
+import { openDescriptors } from "../../helpers/descriptors.ts";
+import { until } from "../../helpers/until.ts";
+
+let directory: string;
+let workers: string;
+let journals: string;
+let before: number;
+let acceptor: Acceptor | undefined;
+const channels: Channel<unknown, unknown>[] = [];
+
+beforeEach(() => {
+  before = openDescriptors().size;
+  directory = realpathSync(mkdtempSync(join(tmpdir(), "erofs-nbd-reunion-")));
+  [workers, journals] = ["workers", "journals"].map((name) => join(directory, name)) as [string, string];
+  for (const path of [workers, journals]) mkdirSync(path);
+});
+afterEach(async () => {
+  vi.useRealTimers();
+  acceptor?.close();
+  acceptor = undefined;
+  for (const channel of channels.splice(0)) channel.close();
+  rmSync(directory, { recursive: true });
+  await until("nothing is left open", () => openDescriptors().size === before);
+});
+
+const held = (link: number): object => ({
+  type: "held",
+  link,
+  device: "a device",
+  slot: 0,
+  source: {},
+  blockSizeBytes: 512,
+  copyOnly: false,
+  counted: true,
+});
+
+/** A worker, in this process, that says these things to whoever connects. */
+function worker(says: ReadonlyArray<readonly [message: unknown, fds?: readonly number[]]>): void {
+  const path = join(workers, "1.sock");
+  acceptor = new Acceptor(listenUnix(path, SOCK_SEQPACKET), {
+    connection: (fd) => {
+      const channel = new Channel<unknown, unknown>(fd, { message: () => {}, end: () => {} });
+      channels.push(channel);
+      for (const [message, fds] of says) channel.send(message, fds).catch(() => {});
+    },
+    trouble: () => {},
+  });
+}
+
+/** Meets it; one that does not say all it announced is given up as its patience passes. */
+async function meet(): ReturnType<typeof meetWorkers> {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const met = meetWorkers(workers, journals);
+  for (let turn = 0; turn < 50; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  await vi.advanceTimersByTimeAsync(3000);
+  return met;
+}
+
+describe("meeting a worker", () => {
+  test("one that says who it is, and what it serves", async () => {
+    const journal = openSync(join(journals, "a.journal"), "w+");
+    worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [journal, 0, journal, 0, 0, 0]]]);
+    const [met, ...others] = await meet();
+    closeSync(journal);
+    expect(others).toEqual([]);
+    expect(met).toMatchObject({
+      pid: process.pid,
+      links: [{ description: { link: 7, device: "a device" } }],
+    });
+    close(met?.channelFd ?? -1);
+    for (const link of met?.links ?? []) for (const fd of link.fds) close(fd);
+  });
+
+  test("the pid of somebody else is not believed: it would be sent signals to", async () => {
+    const other = spawn("sleep", ["1000"], { stdio: "ignore" });
+    for (const pid of [other.pid, 2 ** 30]) {
+      worker([[{ type: "reunion", pid, links: 0 }]]);
+      expect(await meet()).toEqual([]);
+      vi.useRealTimers();
+      acceptor?.close();
+      acceptor = undefined;
+      rmSync(join(workers, "1.sock"));
+    }
+    other.kill("SIGKILL");
+    await once(other, "exit");
+  });
+
+  test("a journal that is none of ours is not taken: it would be removed in the end", async () => {
+    const precious = openSync(join(directory, "precious"), "w+");
+    worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [0, 0, precious, 0, 0, 0]]]);
+    expect(await meet()).toEqual([]);
+    closeSync(precious);
+    expect(existsSync(join(directory, "precious"))).toBe(true);
+  });
+
+  test("nonsense of any kind, or nothing at all", async () => {
+    const nonsense: unknown[] = [
+      5,
+      null,
+      [],
+      {},
+      { type: "reunion" },
+      { type: "reunion", pid: 1, links: 0 },
+      { type: "reunion", pid: -5, links: 0 },
+      { type: "reunion", pid: process.pid, links: 1e9 },
+      { type: "held" },
+      { ...held(1), slot: 1e9 },
+      { type: "ended", link: 1 },
+      { type: "ended", link: 1, end: {}, counters: {} },
+      { type: "explode" },
+    ];
+    for (const one of nonsense) {
+      worker([[one, [0, 0]]]);
+      expect(await meet(), JSON.stringify(one)).toEqual([]);
+      vi.useRealTimers();
+      acceptor?.close();
+      acceptor = undefined;
+      rmSync(join(workers, "1.sock"));
+    }
+    expect(nonsense.filter(isFromWorker)).toEqual([{ type: "reunion", pid: process.pid, links: 1e9 }]);
+  });
+});
