@@ -105,6 +105,6 @@ export function formatEvent(event: DeviceEvent): string {
 }
 
 /** File names may hold anything; a terminal and a table may not. */
-function printable(text: string): string {
+export function printable(text: string): string {
   return text.replace(/\p{Cc}/gu, "?");
 }

@@ -1,5 +1,5 @@
 /**
- * `status --watch`: the devices, then every event, across the deaths of managers, until a signal or a closed output.
+ * `status --watch` where no terminal is (live/live.ts is for those), or in JSON: the devices, then every event, across the deaths of managers, until a signal or a closed output.
  *
  * Called by the status command. It never starts a manager but the first time, where records ask for one; later it
  * waits for one to appear.
@@ -99,7 +99,11 @@ async function printNote(view: View, message: string): Promise<void> {
   await view.context.print(JSON.stringify(note));
 }
 
-async function nextManager(context: CliContext, stop: AbortSignal): Promise<ControlClient | undefined> {
+/** The manager that runs next, as soon as it listens; undefined when the watching ends before. */
+export async function nextManager(
+  context: CliContext,
+  stop: AbortSignal,
+): Promise<ControlClient | undefined> {
   const runDir = runDirOf(context);
   while (!stop.aborted) {
     const client = await ControlClient.connect(runDir);

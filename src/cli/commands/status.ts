@@ -23,7 +23,11 @@ TARGET is a device (nbd3, /dev/nbd3 or 3), the path of an attached image, or a m
 Examples:
   sudo erofs-nbd status
   sudo erofs-nbd status --json /mnt
-  sudo erofs-nbd status --watch             one line per event, until Ctrl-C
+  sudo erofs-nbd status --watch             a live table, until Ctrl-C
+  sudo erofs-nbd status --watch | cat       one line per event, until Ctrl-C
+
+The live table shows first what needs a look: devices that are not served, then those that failed over in the last minute. Rates
+are of the last second, latencies (from a request being received to its reply having left) of the last 2.5 to 5.
 
 --json prints an array, with TARGET one object; with --watch one object a line. --watch goes on when the manager is
 started anew, and ends with 0 at Ctrl-C. Ends with 3 when TARGET is not attached.`;
@@ -32,15 +36,22 @@ export function define(command: Command, context: CliContext): void {
   command
     .argument("[TARGET]", "only this device")
     .option("--json", "print JSON")
-    .option("--watch", "then print events as they happen")
+    .option("--watch", "a live table; without a terminal, or with --json, events as they happen")
     .addHelpText("after", HELP)
     .action((target: string | undefined, options: Options) => run(context, target, options));
 }
+
+/** Whether standard output is a terminal that can show a live table. */
+const canShowLive = (): boolean => process.stdout.isTTY === true && process.env["TERM"] !== "dumb";
 
 async function run(context: CliContext, word: string | undefined, options: Options): Promise<void> {
   const target = word === undefined ? null : await readTarget(word);
   const json = options.json === true;
   if (options.watch) {
+    if (!json && canShowLive()) {
+      const { showLive } = await import("../live/live.ts");
+      return showLive(context, target);
+    }
     const { watch } = await import("../watch.ts");
     return watch(context, target, json);
   }

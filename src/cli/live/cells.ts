@@ -1,0 +1,98 @@
+/**
+ * Text for table cells: how wide it is on a terminal, shortened so that it fits, figures in few characters, colours.
+ *
+ * Pure. What comes from outside (paths, messages) must have gone through `printable` of output.ts before.
+ */
+
+/** SGR codes; a style is applied by `paint`. */
+const CODES = { bold: 1, dim: 2, inverse: 7, red: 31, green: 32, yellow: 33, cyan: 36 } as const;
+export type Style = keyof typeof CODES;
+
+/** Nothing where colours are off. */
+export function paint(text: string, isColoured: boolean, ...styles: readonly Style[]): string {
+  if (!isColoured || styles.length === 0 || text === "") return text;
+  return `\u001b[${styles.map((style) => CODES[style]).join(";")}m${text}\u001b[0m`;
+}
+
+/** Blocks of wide characters: CJK, Hangul, full-width forms, emoji. Enough for names of files. */
+const WIDE =
+  /[\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1f64f}\u{1f680}-\u{1f6ff}\u{1f900}-\u{1faff}\u{20000}-\u{3fffd}]/u;
+const ZERO = /[\p{M}\p{Cf}]/u;
+
+const widthOf = (character: string): number => (ZERO.test(character) ? 0 : WIDE.test(character) ? 2 : 1);
+
+/** Columns that a text takes. */
+export function width(text: string): number {
+  let columns = 0;
+  for (const character of text) columns += widthOf(character);
+  return columns;
+}
+
+/** The first columns of a text, no more than so many. */
+function firstColumns(text: string, columns: number): string {
+  let taken = "";
+  let left = columns;
+  for (const character of text) {
+    left -= widthOf(character);
+    if (left < 0) break;
+    taken += character;
+  }
+  return taken;
+}
+
+function lastColumns(text: string, columns: number): string {
+  let left = columns;
+  const taken: string[] = [];
+  for (const character of [...text].reverse()) {
+    left -= widthOf(character);
+    if (left < 0) break;
+    taken.unshift(character);
+  }
+  return taken.join("");
+}
+
+/** A text cut to so many columns: at its end, at its start, or in its middle, where names of a kind differ least. */
+export function shorten(text: string, columns: number, cut: "end" | "start" | "middle"): string {
+  if (width(text) <= columns) return text;
+  if (columns <= 1) return columns === 1 ? "…" : "";
+  const room = columns - 1;
+  if (cut === "end") return `${firstColumns(text, room)}…`;
+  if (cut === "start") return `…${lastColumns(text, room)}`;
+  const front = Math.floor(room / 3);
+  return `${firstColumns(text, front)}…${lastColumns(text, room - front)}`;
+}
+
+export function pad(text: string, columns: number, side: "left" | "right"): string {
+  const blank = " ".repeat(Math.max(0, columns - width(text)));
+  return side === "left" ? text + blank : blank + text;
+}
+
+/** «0», «7.5», «1234», «12.3k», «4.0M». */
+export function count(value: number): string {
+  if (value >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
+  if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
+  return value === 0 || value >= 10 ? value.toFixed(0) : value.toFixed(1);
+}
+
+/** Milliseconds, in at most five characters: «0.09», «1.7», «120», «12s». */
+export function latency(milliseconds: number): string {
+  if (milliseconds >= 10_000) return `${Math.round(milliseconds / 1000)}s`;
+  if (milliseconds >= 10) return milliseconds.toFixed(0);
+  return milliseconds.toFixed(milliseconds >= 1 ? 1 : 2);
+}
+
+/** «14ms», «1.2s», «75s». */
+export function span(milliseconds: number): string {
+  if (milliseconds < 1000) return `${Math.round(milliseconds)}ms`;
+  return milliseconds < 10_000
+    ? `${(milliseconds / 1000).toFixed(1)}s`
+    : `${Math.round(milliseconds / 1000)}s`;
+}
+
+/** «12s», «3m», «5h», «9d». */
+export function age(milliseconds: number): string {
+  const seconds = Math.max(0, Math.floor(milliseconds / 1000));
+  if (seconds < 60) return `${seconds}s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}m`;
+  return seconds < 48 * 3600 ? `${Math.floor(seconds / 3600)}h` : `${Math.floor(seconds / 86_400)}d`;
+}

@@ -1,0 +1,117 @@
+/**
+ * The live table's columns in the room that there is: images and mount points share what figures leave, and where that is too
+ * little, words get shorter and columns go. Pure.
+ */
+import { pad, shorten, width } from "./cells.ts";
+
+export interface TableRow {
+  readonly device: string;
+  readonly state: string;
+  readonly image: string;
+  readonly mount: string;
+  readonly reads: string;
+  readonly mebibytes: string;
+  readonly latencies: string;
+  readonly failover: string;
+  /** The same, where there is little room. */
+  readonly shortFailover: string;
+}
+
+/** A line in three parts, so that the state can be painted: the spaces belong to the others. */
+export interface TableLine {
+  readonly before: string;
+  readonly state: string;
+  readonly after: string;
+}
+
+interface Column {
+  readonly key: keyof TableRow;
+  readonly head: string;
+  readonly side: "left" | "right";
+  /** Columns that give way, and how they are cut. */
+  readonly cut?: "start" | "middle" | "end";
+}
+
+const DEVICE: Column = { key: "device", head: "DEVICE", side: "left" };
+const STATE: Column = { key: "state", head: "STATE", side: "left" };
+const IMAGE: Column = { key: "image", head: "IMAGE", side: "left", cut: "middle" };
+const MOUNT: Column = { key: "mount", head: "MOUNTED", side: "left", cut: "start" };
+const READS: Column = { key: "reads", head: "READS/S", side: "right" };
+const MEBIBYTES: Column = { key: "mebibytes", head: "MIB/S", side: "right" };
+const LATENCIES: Column = { key: "latencies", head: "P50/P99 MS", side: "right" };
+const FAILOVER: Column = { key: "failover", head: "LAST FAILOVER", side: "left" };
+const SHORT_FAILOVER: Column = { key: "shortFailover", head: "FAILOVER", side: "left" };
+
+/** From the best to what fits anywhere. */
+const PLANS: ReadonlyArray<{ readonly gap: number; readonly columns: readonly Column[] }> = [
+  { gap: 2, columns: [DEVICE, STATE, IMAGE, MOUNT, READS, MEBIBYTES, LATENCIES, FAILOVER] },
+  { gap: 1, columns: [DEVICE, STATE, IMAGE, MOUNT, READS, MEBIBYTES, LATENCIES, SHORT_FAILOVER] },
+  { gap: 1, columns: [DEVICE, STATE, IMAGE, READS, MEBIBYTES, LATENCIES, SHORT_FAILOVER] },
+  { gap: 1, columns: [DEVICE, STATE, IMAGE, READS, LATENCIES] },
+  { gap: 1, columns: [DEVICE, STATE, IMAGE, READS] },
+  { gap: 1, columns: [DEVICE, STATE, IMAGE] },
+];
+/** Less of an image's name or a mount point says nothing, unless it is that short. */
+const LEAST_FLEXIBLE = 8;
+
+/** Heads and one line per row, none wider than `columns`. */
+export function layOut(
+  rows: readonly TableRow[],
+  columns: number,
+): { heads: string; lines: readonly TableLine[] } {
+  for (const plan of PLANS) {
+    const widths = widthsOf(plan.columns, rows, columns - plan.gap * (plan.columns.length - 1));
+    if (widths !== undefined || plan === PLANS.at(-1))
+      return compose(plan.columns, widths ?? plan.columns.map(() => LEAST_FLEXIBLE), plan.gap, rows, columns);
+  }
+  throw new Error("Cannot lay a table out: there is no plan");
+}
+
+/** How wide each column is; undefined where they do not fit. */
+function widthsOf(columns: readonly Column[], rows: readonly TableRow[], room: number): number[] | undefined {
+  const natural = columns.map(({ key, head }) =>
+    rows.reduce((most, row) => Math.max(most, width(row[key])), head.length),
+  );
+  const flexible = [...columns.keys()].filter((at) => columns[at]?.cut !== undefined);
+  const rigid = natural.reduce((sum, own, at) => (flexible.includes(at) ? sum : sum + own), 0);
+  let left = room - rigid;
+  if (left < flexible.reduce((sum, at) => sum + Math.min(natural[at] as number, LEAST_FLEXIBLE), 0))
+    return undefined;
+  // The shortest first: what it does not need is for the others.
+  const byNeed = flexible.sort((a, b) => (natural[a] as number) - (natural[b] as number));
+  byNeed.forEach((at, done) => {
+    const share = Math.floor(left / (byNeed.length - done));
+    natural[at] = Math.min(natural[at] as number, share);
+    left -= natural[at] as number;
+  });
+  return natural;
+}
+
+function compose(
+  columns: readonly Column[],
+  widths: readonly number[],
+  gap: number,
+  rows: readonly TableRow[],
+  room: number,
+): { heads: string; lines: readonly TableLine[] } {
+  const cell = ({ side, cut }: Column, text: string, at: number): string =>
+    pad(shorten(text, widths[at] ?? 0, cut ?? "end"), widths[at] ?? 0, side);
+  const between = " ".repeat(gap);
+  const heads = columns
+    .map(({ side, head }, at) => pad(shorten(head, widths[at] ?? 0, "end"), widths[at] ?? 0, side))
+    .join(between);
+  const lines = rows.map((row): TableLine => {
+    const [device = "", state = "", ...others] = columns.map((column, at) =>
+      cell(column, row[column.key], at),
+    );
+    const before = shorten(device + between, room, "end");
+    const middle = shorten(state, Math.max(0, room - width(before)), "end");
+    const after = shorten(
+      between + others.join(between),
+      Math.max(0, room - width(before) - width(middle)),
+      "end",
+    );
+    return { before, state: middle, after: after.trimEnd() };
+  });
+  return { heads: shorten(heads, room, "end"), lines };
+}

@@ -1,0 +1,161 @@
+/**
+ * `status --watch` on a terminal: asks the manager every second and at every event, and draws a frame of what it heard.
+ *
+ * Called by the status command. It outlives managers: when one goes, the table stays, dimmed, until the next one answers. It
+ * never starts one but the first time, where records ask for it. Ends at a signal, or when the terminal is gone.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { ErofsNbdError } from "../../errors.ts";
+import type { ControlClient } from "../../manager/control-client.ts";
+import type { DeviceEvent, Target } from "../../manager/control-protocol.ts";
+import { findManager } from "../connection.ts";
+import type { CliContext } from "../context.ts";
+import { nextManager } from "../watch.ts";
+import { Fleet } from "./fleet.ts";
+import { renderFrame } from "./frame.ts";
+import { Screen, type Terminal } from "./screen.ts";
+
+const INTERVAL_MS = 1000;
+/** Many devices are asked about less often: each answer is work for a manager that has failovers to do. */
+const MANY_DEVICES = 100;
+const MANY_INTERVAL_MS = 2000;
+/** After an event, so that those that come together cost one look. */
+const EVENT_DELAY_MS = 150;
+/** A manager that takes longer to answer is said to be silent. */
+const SILENT_MS = 3000;
+
+/** Resolves at the first signal, or when nobody looks any more. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
+export async function showLive(
+  context: CliContext,
+  target: Target | null,
+  terminal: Terminal = process.stdout,
+): Promise<void> {
+  const first = await findManager(context);
+  if (first === undefined && target !== null)
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot watch the target: it is not attached");
+  // Before the screen is taken: a target that is not attached ends with an ordinary error.
+  if (first !== undefined && target !== null) await first.request("status", { target });
+  const stop = new AbortController();
+  void context.interrupts.wait().then(() => stop.abort());
+  terminal.on("error", () => stop.abort());
+  terminal.on("close", () => stop.abort());
+  process.once("SIGHUP", () => stop.abort());
+  await new LiveTable(context, target, terminal, stop.signal).run(first);
+}
+
+class LiveTable {
+  readonly #context: CliContext;
+  readonly #target: Target | null;
+  readonly #stop: AbortSignal;
+  readonly #fleet = new Fleet();
+  readonly #screen: Screen;
+  readonly #isColoured = (process.env["NO_COLOR"] ?? "") === "";
+  #askedAtMs: number | undefined;
+  /** Ends the waiting for the next look. */
+  #wake: () => void = () => {};
+
+  constructor(context: CliContext, target: Target | null, terminal: Terminal, stop: AbortSignal) {
+    this.#context = context;
+    this.#target = target;
+    this.#stop = stop;
+    this.#screen = new Screen(terminal, () => this.#draw());
+  }
+
+  async run(first: ControlClient | undefined): Promise<void> {
+    let client = first;
+    this.#screen.enter();
+    // The clock goes on, whoever is silent.
+    const ticker = setInterval(() => this.#tick(), INTERVAL_MS);
+    try {
+      while (!this.#stop.aborted) {
+        if (client === undefined) {
+          this.#fleet.silence ??= "no manager runs; waiting for one";
+          this.#draw();
+          client = await nextManager(this.#context, this.#stop);
+        }
+        if (client === undefined) return;
+        await this.#follow(client);
+        client = undefined;
+        this.#fleet.silence = "the manager went away; waiting for another one";
+      }
+    } finally {
+      clearInterval(ticker);
+      this.#screen.leave();
+    }
+  }
+
+  #tick(): void {
+    const silentMs = this.#askedAtMs === undefined ? 0 : Date.now() - this.#askedAtMs;
+    if (silentMs > SILENT_MS) this.#fleet.silence = "the manager does not answer";
+    if (this.#fleet.silence !== undefined) this.#draw();
+  }
+
+  /** Looks again and again, until the manager or the watching ends. */
+  async #follow(client: ControlClient): Promise<void> {
+    let isGone = false;
+    const gone = (): void => {
+      isGone = true;
+      this.#wake();
+    };
+    const stopped = (): void => {
+      // Whatever is still asked will not be answered.
+      client.close();
+      this.#wake();
+    };
+    this.#stop.addEventListener("abort", stopped);
+    try {
+      await client.watch((event) => this.#hear(event), gone);
+      while (!isGone && !this.#stop.aborted) {
+        await this.#look(client);
+        await this.#pause(() => isGone || this.#stop.aborted);
+      }
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
+    } finally {
+      this.#stop.removeEventListener("abort", stopped);
+      client.close();
+    }
+  }
+
+  async #look(client: ControlClient): Promise<void> {
+    this.#askedAtMs = Date.now();
+    const answer = await client
+      .request("status", { target: this.#target })
+      .catch((error: unknown) => {
+        // The target has been detached: an empty table, until it comes back.
+        if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return { devices: [], notes: [] };
+        throw error;
+      })
+      .finally(() => {
+        this.#askedAtMs = undefined;
+      });
+    this.#fleet.silence = undefined;
+    this.#fleet.heard(answer, Date.now());
+    for (const note of answer.notes) this.#fleet.note(note, new Date().toISOString());
+    this.#draw();
+  }
+
+  #hear(event: DeviceEvent): void {
+    const isOurs = this.#target === null || this.#fleet.devices.some(({ device }) => device === event.device);
+    if (!isOurs) return;
+    this.#fleet.happened(event);
+    this.#wake();
+  }
+
+  /** Until it is time for the next look; an event brings it nearer. */
+  async #pause(isOver: () => boolean): Promise<void> {
+    if (isOver()) return;
+    const many = this.#fleet.devices.length > MANY_DEVICES;
+    const early = new AbortController();
+    this.#wake = () => early.abort();
+    await sleep(many ? MANY_INTERVAL_MS : INTERVAL_MS, undefined, { signal: early.signal }).catch(() => {});
+    this.#wake = () => {};
+    if (early.signal.aborted && !isOver()) await sleep(EVENT_DELAY_MS);
+  }
+
+  #draw(): void {
+    const { columns, rows } = this.#screen;
+    const options = { columns, rows, isColoured: this.#isColoured, nowMs: Date.now() };
+    this.#screen.draw(renderFrame(this.#fleet, options));
+  }
+}
