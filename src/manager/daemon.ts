@@ -6,7 +6,7 @@
  */
 import { getPriority, setPriority } from "node:os";
 import { ErofsNbdError } from "../errors.ts";
-import { createLog, type Log } from "../log.ts";
+import { createLog, type Log, type LogLevel } from "../log.ts";
 import { ControlServer } from "./control-server.ts";
 import { Guardian } from "./guardian.ts";
 import { Manager } from "./manager.ts";
@@ -20,6 +20,8 @@ export interface DaemonOptions {
   /** End with the last device, and at once when the first attach does not come. */
   readonly auto: boolean;
   readonly log?: Log;
+  /** Of the log that is made where none is given. */
+  readonly logLevel?: LogLevel | undefined;
   /** Where metrics are offered besides the run directory's socket. */
   readonly metricsAddress?: LoopbackAddress | undefined;
   /** False where the process is more than a manager: `upgrade` leaves it alone. */
@@ -59,7 +61,7 @@ const ANSWER_MS = 20;
 /** @throws ErofsNbdError ERR_RUN_DIR, ERR_CONTROL when another manager has the run directory */
 export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   const { runDir, auto } = options;
-  const log = options.log ?? createLog();
+  const log = options.log ?? createLog({ level: options.logLevel, file: runDir });
   prepareRunDir(runDir);
   const lock = lockRunDir(runDir);
   if ("heldBy" in lock) {

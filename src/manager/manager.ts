@@ -157,6 +157,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       if (params.index !== null) this.#refuseBusy(params.index, opened);
       const settings = toSettings(params, opened.spec, blockSizeBytes);
       const how = await this.#chooseInterface(params);
+      this.#log.debug?.(`Attaching ${opened.spec.path}`, { interface: how.interface, ...settings });
       device = this.#create(how.interface, settings, { spec: opened.spec, fd: opened.fd, blockSizeBytes });
       const index = await device.attach(params.index ?? undefined);
       this.#log.info(`Attached ${opened.spec.path} to nbd${index}`, {

@@ -125,7 +125,9 @@ export class MetricsServer {
     const nowMs = performance.now();
     if (nowMs - this.#renderedAtMs > FRESH_MS) {
       this.#text = this.#options.render();
-      this.#renderedAtMs = nowMs;
+      this.#renderedAtMs = performance.now();
+      const milliseconds = Math.round((this.#renderedAtMs - nowMs) * 10) / 10;
+      this.#options.log.debug?.("Rendered metrics", { milliseconds, characters: this.#text.length });
     }
     return this.#text;
   }

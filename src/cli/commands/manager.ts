@@ -5,6 +5,7 @@
  */
 import type { Command } from "commander";
 import { Option } from "commander";
+import { LOG_LEVELS, type LogLevel } from "../../log.ts";
 import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
 import { runDirOf } from "../connection.ts";
@@ -14,13 +15,16 @@ import { requireRoot } from "../preconditions.ts";
 interface Options {
   readonly auto?: true;
   readonly metricsListen?: string;
+  readonly logLevel?: LogLevel;
 }
 
 const HELP = `
 Example:
   sudo erofs-nbd manager --run-dir /run/erofs-nbd
 
-Its log goes to stderr. SIGTERM or Ctrl-C ends it; devices stay attached and are served on without it.
+Its log goes to stderr: JSON lines, text with priorities for the journal, or text on a terminal. Of lines that differ in figures alone,
+ten are written in ten seconds, and one that says how many more there were. An automatic manager's log is manager.log in the run
+directory; at 1 MiB it becomes manager.log.1. SIGTERM or Ctrl-C ends it; devices stay attached and are served on without it.
 
 Metrics for Prometheus are at metrics.sock in the run directory, and with --metrics-listen at a loopback address:
   curl --unix-socket /run/erofs-nbd/metrics.sock http://localhost/metrics`;
@@ -35,6 +39,12 @@ export function define(command: Command, context: CliContext): void {
         "EROFS_NBD_METRICS_LISTEN",
       ),
     )
+    .addOption(
+      new Option(
+        "--log-level <LEVEL>",
+        "what is below it is not logged (default: $EROFS_NBD_LOG, or info)",
+      ).choices(LOG_LEVELS),
+    )
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options));
 }
@@ -46,6 +56,11 @@ async function run(context: CliContext, options: Options): Promise<void> {
   requireRoot("run the manager");
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
-  const daemon = await runDaemon({ runDir: runDirOf(context), auto, metricsAddress });
+  const daemon = await runDaemon({
+    runDir: runDirOf(context),
+    auto,
+    metricsAddress,
+    logLevel: options.logLevel,
+  });
   await Promise.race([daemon.ended, stopped.then(() => daemon.stop())]);
 }
