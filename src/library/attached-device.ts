@@ -158,8 +158,8 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
         this.emit("state", event.state, event.before);
         return;
       case "failover": {
-        const { result, level, cause, stallMs, strandedReads } = event;
-        this.emit("failover", { result, level, cause, stallMs, strandedReads });
+        const { at: _, device: __, event: ___, ...outcome } = event;
+        this.emit("failover", outcome);
         return;
       }
       case "moved":

@@ -34,7 +34,7 @@ const LONGEST_DELAY_MS = 30_000;
 /** …and after the death of one that somebody else will start again, a service or a person. */
 const EXPLICIT_DELAY_MS = 5000;
 /** One that has lived for so long did not die of its start. */
-const SETTLED_MS = 60_000;
+const SETTLED_MS = 10_000;
 /** How many managers in a row have died young, from each to its successor. */
 const VARIABLE = "EROFS_NBD_REVIVALS";
 

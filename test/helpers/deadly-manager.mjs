@@ -39,6 +39,9 @@ function around(prototype, method, name) {
   };
 }
 
+// Its guardian would be ever slower to start the next one, as after faults that nobody caused.
+delete process.env["EROFS_NBD_REVIVALS"];
+
 if (program.endsWith("/cli/main.js") && command === "manager") {
   const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
   const { RecordStore } = await from("../manager/records.js");

@@ -2,12 +2,16 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { expect, test } from "vitest";
-import { DEFAULTS, readAttachParams } from "../../../src/cli/commands/attach.ts";
+import { DEFAULTS, readAttachParams } from "../../../src/cli/attach-params.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { PARAMS } from "../../../src/manager/control-protocol.ts";
 
 test("the defaults are the command line's", () => {
-  expect(toAttachParams("/images/a.erofs", {})).toEqual(readAttachParams("/images/a.erofs", DEFAULTS));
+  expect(toAttachParams("/images/a.erofs", {})).toEqual({
+    image: "/images/a.erofs",
+    forMount: false,
+    ...readAttachParams(DEFAULTS),
+  });
 });
 
 test("every option arrives, and the manager takes it", () => {
@@ -21,8 +25,10 @@ test("every option arrives, and the manager takes it", () => {
     ioTimeoutMs: 7,
     hangTimeoutMs: 1800,
   });
-  expect(params).toEqual(
-    readAttachParams("/a", {
+  expect(params).toEqual({
+    image: "/a",
+    forMount: false,
+    ...readAttachParams({
       netlink: true,
       device: "3",
       connections: "2",
@@ -32,7 +38,7 @@ test("every option arrives, and the manager takes it", () => {
       ioTimeout: "7",
       hangTimeout: "1800",
     }),
-  );
+  });
   expect(PARAMS.attach.parse(params)).toEqual(params);
 });
 
