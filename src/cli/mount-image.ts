@@ -16,6 +16,7 @@ import { findManager, startManager } from "./connection.ts";
 import type { CliContext } from "./context.ts";
 import { statusOf } from "./device-end.ts";
 import type { Remembered } from "./interrupts.ts";
+import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { type ProgramEnd, programError, runProgram } from "./mount-program.ts";
 import { checkImage, requireRoot } from "./preconditions.ts";
@@ -32,7 +33,7 @@ export interface MountRequest {
   readonly withoutTable?: boolean;
   /** Where to mount: a path of a mount namespace or a process id; default: here. */
   readonly namespace?: string | undefined;
-  /** The same image at the same place is done already, and no second mount on top of it. */
+  /** The same image at the same place is done already, and no second mount on top of it. Not looked at in a namespace. */
   readonly keepMounted?: boolean;
 }
 
@@ -62,16 +63,24 @@ export async function mountImage(context: CliContext, request: MountRequest): Pr
   if (request.namespace === undefined) await checkDirectory(act, directory);
   else checkNamespace(request.namespace);
   if (options.isRemount) return remount(context, request, act);
-  if (request.keepMounted && (await isMountedAlready(context, request))) {
+  if (!request.keepMounted || request.namespace !== undefined) return mountOnTop(context, request, act);
+  const unlock = await lockMountPoint(directory, () =>
+    context.detail(`another mount at ${directory} is waited for`),
+  );
+  try {
+    if (!(await isMountedAlready(context, request))) return await mountOnTop(context, request, act);
     context.detail(`${path} is mounted at ${directory} already: nothing done`);
-    return;
+  } finally {
+    unlock();
   }
+}
+
+async function mountOnTop(context: CliContext, request: MountRequest, act: string): Promise<void> {
+  const { image: path, directory, options } = request;
   const image = findImage(context, request);
   if (image === undefined) return;
-  if (request.isFake) {
-    context.detail(`${path} can be mounted at ${directory}: nothing done, as asked for`);
-    return;
-  }
+  if (request.isFake)
+    return context.detail(`${path} can be mounted at ${directory}: nothing done, as asked for`);
   const interrupted = context.interrupts.remember("undoing the mount");
   const client = await startManager(context);
   try {
@@ -111,7 +120,6 @@ function checkNamespace(namespace: string): void {
 
 /** Whether just this is on top there: the mount table names a device, the manager its image. */
 async function isMountedAlready(context: CliContext, request: MountRequest): Promise<boolean> {
-  if (request.namespace !== undefined) return false;
   const index = await indexMountedAt(await realpath(request.directory));
   if (index === undefined) return false;
   const client = await findManager(context);

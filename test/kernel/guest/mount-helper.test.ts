@@ -91,8 +91,10 @@ describe("mount(8)", () => {
     await expectNothingAttached();
   });
 
-  test("fstab: mount -a mounts once, however often, and remount changes what is there", async () => {
-    expect(await withFstab("mount", "-a")).toEqual(SILENT);
+  test("fstab: mount -a mounts once, however often and two at a time, and remount changes what is there", async () => {
+    const both = await Promise.all([withFstab("mount", "-a"), withFstab("mount", "-a")]);
+    expect(both).toEqual([SILENT, SILENT]);
+    expect(onTop()).toBe(1);
     expect(mountInfo()).toContain(" ro,noatime - erofs /dev/nbd");
     // Sources in the table are devices, so only the helper can know that the line is mounted.
     expect(await withFstab("mount", "-a")).toEqual(SILENT);

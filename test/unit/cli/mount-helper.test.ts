@@ -2,13 +2,22 @@
  * The mount helper as a process, against a manager and a mount(8) that the test plays: what it asks, what it hands on, and
  * with which of mount(8)'s codes it ends. With the real mount(8) it is tested on real kernels.
  */
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { headWith } from "../../helpers/superblock-bytes.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
-import { type CliOptions, type CliResult, MOUNT_HELPER, runCli } from "./run-cli.ts";
+import { type CliOptions, type CliResult, MOUNT_HELPER, runCli, startCli } from "./run-cli.ts";
 
 let directory = "";
 let manager: FakeManager | undefined;
@@ -45,9 +54,12 @@ async function withManager(mounted: () => Record<string, never> = () => ({})): P
   return manager;
 }
 
+function environment(runDir = at("run")): NodeJS.ProcessEnv {
+  return { PATH: `${at("bin")}:${process.env["PATH"]}`, LOG: at("log"), EROFS_NBD_RUN_DIR: runDir };
+}
+
 function helper(words: readonly string[], options: CliOptions = {}): Promise<CliResult> {
-  const env = { PATH: `${at("bin")}:${process.env["PATH"]}`, LOG: at("log"), EROFS_NBD_RUN_DIR: at("run") };
-  return runCli(words, { program: MOUNT_HELPER, env, ...options });
+  return runCli(words, { program: MOUNT_HELPER, env: environment(), ...options });
 }
 
 const mount = (...words: string[]): Promise<CliResult> => helper([at("image"), at("mnt point"), ...words]);
@@ -129,16 +141,29 @@ describe("a mount", () => {
     expect(log()).toContain("ro,noatime");
   });
 
+  test("waits for another mount at the same place, under whatever name, and for a killed one no longer", async () => {
+    program("mount", 'mkfifo "$LOG.go"; read -r _ < "$LOG.go"');
+    await withManager();
+    const first = startCli([at("image"), at("mnt point")], { program: MOUNT_HELPER, env: environment() });
+    await expect.poll(() => existsSync(at("log.go")), { timeout: 20_000 }).toBe(true);
+    program("mount", "");
+    symlinkSync(at("mnt point"), at("link"));
+    const words = [at("image"), at("link"), "-v"];
+    const second = startCli(words, { program: MOUNT_HELPER, env: environment() });
+    await second.until("stderr", /^note: another mount at .*link is waited for$/m);
+    first.child.kill("SIGKILL");
+    expect(await second.ended).toMatchObject({ code: 0 });
+    expect(log().at(-1)).toBe(at("link"));
+    // The program that the first one started is ours to end.
+    writeFileSync(at("log.go"), "go\n");
+    await first.ended;
+  });
+
   test("nbd.run-dir names the manager", async () => {
     program("mount", "");
     const fake = await withManager();
-    const env = {
-      PATH: `${at("bin")}:${process.env["PATH"]}`,
-      LOG: at("log"),
-      EROFS_NBD_RUN_DIR: at("other"),
-    };
     const words = [at("image"), at("mnt point"), "-o", `nbd.run-dir=${at("run")}`];
-    expect(await helper(words, { env })).toMatchObject({ code: 0 });
+    expect(await helper(words, { env: environment(at("other")) })).toMatchObject({ code: 0 });
     expect(fake.requests).toHaveLength(2);
     expect(existsSync(at("other"))).toBe(false);
   });
