@@ -11,6 +11,7 @@ import type { Log } from "../log.ts";
 import { ControlClient } from "../manager/control-client.ts";
 import type { AttachParams, DeviceStatus } from "../manager/control-protocol.ts";
 import { runDaemon } from "../manager/daemon.ts";
+import { takeServiceEnvironment } from "../manager/notify.ts";
 import { runDirOf } from "./connection.ts";
 import type { CliContext } from "./context.ts";
 import { watchEnd } from "./device-end.ts";
@@ -29,6 +30,8 @@ export async function attachInForeground(
 ): Promise<void> {
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
   const runDir = runDirOf(context);
+  // Workers are not to speak for a service that this command may be.
+  takeServiceEnvironment();
   const daemon = await runDaemon({ runDir, auto: true, log: logFor(context), replaceable: false });
   const client = await ControlClient.connect(runDir);
   try {

@@ -14,6 +14,8 @@ import type { LoopbackAddress } from "./metrics-address.ts";
 import { MetricsServer } from "./metrics-server.ts";
 import { renderMetrics } from "./metrics-text.ts";
 import { lockRunDir, prepareRunDir, type RunDir } from "./run-dir.ts";
+import type { Service } from "./service.ts";
+import { lockInsteadOfOther } from "./take-over.ts";
 
 export interface DaemonOptions {
   readonly runDir: RunDir;
@@ -28,6 +30,10 @@ export interface DaemonOptions {
   readonly replaceable?: boolean;
   /** The process is somebody's program: its priority is not ours to change. */
   readonly isGuest?: boolean;
+  /** A manager that runs there steps down for this one. */
+  readonly takeOver?: boolean;
+  /** The service that this manager is, where it is one. */
+  readonly service?: Service | undefined;
 }
 
 export interface Daemon {
@@ -63,7 +69,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   const { runDir, auto } = options;
   const log = options.log ?? createLog({ level: options.logLevel, file: runDir });
   prepareRunDir(runDir);
-  const lock = lockRunDir(runDir);
+  const lock = options.takeOver === true ? await lockInsteadOfOther(runDir, log) : lockRunDir(runDir);
   if ("heldBy" in lock) {
     throw new ErofsNbdError(
       "ERR_CONTROL",
@@ -107,6 +113,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     let stopping: Promise<void> | undefined;
     stop = (): Promise<void> => {
       stopping ??= (async () => {
+        options.service?.stopping();
         clearInterval(idle);
         guardian?.retire();
         server.close();
@@ -127,6 +134,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
         patienceMs = IDLE_MS;
       } else if (auto && performance.now() - idleSince >= patienceMs) void stop();
     }, IDLE_MS / 4);
+    options.service?.started(manager);
     log.info("The manager is ready", { runDir: runDir.path, auto });
     return { manager, ended, stop };
   } catch (error) {

@@ -16,6 +16,7 @@ import type { Log } from "../log.ts";
 import { openImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
+import type { DeviceState } from "../supervisor/device-state.ts";
 import { DeviceSupervisor } from "../supervisor/device-supervisor.ts";
 import { IoctlDevice } from "../supervisor/ioctl-device.ts";
 import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
@@ -48,6 +49,8 @@ interface ManagerEvents {
   event: (event: DeviceEvent) => void;
   /** The last device has gone. */
   idle: () => void;
+  /** A replacement of all workers has begun, or is over. */
+  renewing: (isUnderWay: boolean) => void;
 }
 
 const STEP_DOWN_PATIENCE_MS = 10_000;
@@ -118,6 +121,24 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   get deviceCount(): number {
     return this.#devices.size;
+  }
+
+  /** Every device with its state, without a look at the system. */
+  get overview(): Array<{ readonly name: string; readonly state: DeviceState; readonly silentMs: number }> {
+    return [...this.#devices.values()].map(({ index, state, silentMs }) => ({
+      name: index === undefined ? "a device in the making" : `nbd${index}`,
+      state,
+      silentMs,
+    }));
+  }
+
+  /** For how long nobody has looked after the workers. */
+  get unwatchedMs(): number {
+    return this.#pool.unwatchedMs;
+  }
+
+  get workerPids(): readonly number[] {
+    return this.#pool.pids;
   }
 
   /** Lines that a start left for the user; asking takes them. */
@@ -283,8 +304,13 @@ export class Manager extends EventEmitter<ManagerEvents> {
   }
 
   /** Replaces every worker by one of the installed program. @throws ErofsNbdError ERR_WORKER: the old ones serve on */
-  renewWorkers(): Promise<Renewal> {
-    return this.#pool.renew();
+  async renewWorkers(): Promise<Renewal> {
+    this.emit("renewing", true);
+    try {
+      return await this.#pool.renew();
+    } finally {
+      this.emit("renewing", false);
+    }
   }
 
   /**

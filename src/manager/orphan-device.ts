@@ -47,6 +47,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   readonly lastFailover: FailoverOutcome | null = null;
   readonly stalledReason = null;
   readonly waitingMs = 0;
+  readonly silentMs = 0;
   readonly history: DeviceHistory;
   readonly #record: DeviceRecord;
   readonly #nbd: () => Promise<NbdControl>;

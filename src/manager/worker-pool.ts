@@ -97,6 +97,11 @@ export class WorkerPool implements LinkServer {
     return { workers, oldestRequestMs, strikes, exits: { ...this.#exits } };
   }
 
+  /** See WorkerSet. */
+  get unwatchedMs(): number {
+    return this.#workers.unwatchedMs;
+  }
+
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
     if (request.spread) await this.#idleWorker(signal);
     const link = createLink(this.#nextLink++, request, observer, this.#journals);

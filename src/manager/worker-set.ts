@@ -49,6 +49,7 @@ export class WorkerSet {
   #lastDeath = "none has started yet";
   #restart: NodeJS.Timeout | undefined;
   #stopped = false;
+  #tickedAt = performance.now();
   /** Nobody is dismissed for being one too many. */
   keepAll = false;
 
@@ -64,6 +65,11 @@ export class WorkerSet {
 
   get ready(): WorkerProcess[] {
     return this.all.filter((worker) => worker.isReady);
+  }
+
+  /** For how long nobody has looked after the workers; some 250 ms at most while all is well. */
+  get unwatchedMs(): number {
+    return this.#stopped ? 0 : performance.now() - this.#tickedAt;
   }
 
   get isStopped(): boolean {
@@ -242,6 +248,7 @@ export class WorkerSet {
       for (const { link, answered, waiting } of links)
         worker.links.get(link)?.trouble.served({ nowMs, answered, waiting });
     }
+    this.#tickedAt = nowMs;
   }
 
   /** One that was started to keep links apart is not needed for ever. */

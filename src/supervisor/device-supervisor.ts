@@ -30,6 +30,7 @@ import type { DeviceView, FoundLink, Image, LinkRequest, LinkServer, NbdControl 
 import { waitUntilReadable } from "./readiness.ts";
 import { causeClassOf, RunningFailover } from "./running-failover.ts";
 import { StallMeter } from "./stall-meter.ts";
+import { Vigil } from "./vigil.ts";
 
 /** What tests replace. */
 export interface SupervisorSurroundings {
@@ -56,6 +57,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   readonly clientPid = undefined;
   readonly settings: DeviceSettings;
   readonly image: Image;
+  readonly #vigil = new Vigil();
   readonly #nbd: NbdControl;
   readonly #view: DeviceView;
   readonly #timing: FailoverTiming;
@@ -100,7 +102,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     super();
     this.settings = settings;
     this.image = image;
-    this.#nbd = nbd;
+    this.#nbd = this.#vigil.watch(nbd);
     this.#view = surroundings.view ?? SYSFS_VIEW;
     this.#timing = surroundings.timing ?? FAILOVER_TIMING;
     this.#readyDeadlineMs = surroundings.readyDeadlineMs ?? READY_DEADLINE_MS;
@@ -144,6 +146,10 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     return { ...this.#links.counters, ...this.#counters };
   }
 
+  get silentMs(): number {
+    return this.#state === "serving" || this.#state === "detached" ? 0 : this.#vigil.silentMs;
+  }
+
   describeLinks(): LinkDescription[] {
     return this.#links.describe();
   }
@@ -172,6 +178,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       // From here on a dying link is a failover: nothing below may be what that failover waits for.
       this.#dispatch("connected");
       await this.#persist();
+      this.#vigil.step();
       await this.#view.setIoTimeout(index, this.settings.ioTimeoutMs);
       const wanted = { index, sizeBytes: this.settings.sizeBytes, deadlineMs: this.#readyDeadlineMs };
       await waitUntilReadable(wanted, this.#view, this.#life.signal);
@@ -277,6 +284,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   #dispatch(event: DeviceEvent): void {
     const before = this.#state;
     const { next, effects } = transition(before, event);
+    this.#vigil.step();
     this.#state = next;
     if (next !== before) this.emit("state", next, before);
     for (const effect of effects) this.#effects[effect]();
@@ -308,6 +316,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   async #connect(requestedIndex: number | undefined): Promise<number> {
     const sockets: number[] = [];
     for (const slot of this.#links.deadSlots) {
+      this.#vigil.step();
       const request = { ...this.#linkRequest(slot), spread: slot > 0 };
       sockets.push(await this.#links.replace(slot, request, AbortSignal.timeout(READY_DEADLINE_MS)));
     }
@@ -452,6 +461,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
       settings: () => this.#kernelSettings(),
       linkRequest: (slot: number) => this.#linkRequest(slot),
       linkDeadCount: () => this.#linkDeadCount,
+      step: () => this.#vigil.step(),
       beforeHandover: () => this.#persistIfPossible(),
       tookOver: (unanswered: number) => running.found(unanswered),
       waiting: (why: string) => this.#announceStall(why),

@@ -25,6 +25,8 @@ export interface FailoverContext {
   readonly linkRequest: (slot: number) => LinkRequest;
   /** How many LINK_DEAD messages have come for this device since its links were last restored. */
   readonly linkDeadCount: () => number;
+  /** Something with a deadline of its own begins: a watchdog wants to know that the work goes on. */
+  readonly step: () => void;
   /** Notes the workers that are about to serve, before the kernel gets their sockets. Never rejects: reads wait. */
   readonly beforeHandover: () => Promise<void>;
   /** A takeover has found so many reads unanswered. */
@@ -86,6 +88,7 @@ export async function restoreLinks(
   const attempt = async (): Promise<void> => {
     try {
       const { links } = context;
+      context.step();
       while (links.orphanedSlots.length + links.deadSlots.length > 0) {
         for (const slot of links.orphanedSlots) await takeOver(context, slot, signal);
         if (links.deadSlots.length > 0) await replaceDeadLinks(context, signal);
@@ -109,6 +112,7 @@ export async function restoreLinks(
 
 /** Another worker goes on with the same socket; a link that cannot be taken over safely is a dead one afterwards. */
 async function takeOver(context: FailoverContext, slot: number, signal: AbortSignal): Promise<void> {
+  context.step();
   const taken = await withDeadline(context.timing.workerDeadlineMs, signal, (patience) =>
     context.links.takeOver(slot, patience, context.waiting),
   );
@@ -117,6 +121,7 @@ async function takeOver(context: FailoverContext, slot: number, signal: AbortSig
 
 async function replaceDeadLinks(context: FailoverContext, signal: AbortSignal): Promise<void> {
   const { links } = context;
+  context.step();
   const dead = await settleDead(context, signal);
   try {
     await handOver(context, dead, signal);

@@ -39,6 +39,8 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   readonly interface = "ioctl";
   readonly stalledReason = null;
   readonly waitingMs = 0;
+  /** Its steps have deadlines, but for the takeover, which is the pool's to repeat. */
+  readonly silentMs = 0;
   readonly settings: DeviceSettings;
   readonly image: Image;
   readonly #server: LinkServer;

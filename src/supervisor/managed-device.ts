@@ -96,6 +96,11 @@ export interface ManagedDevice extends EventEmitter<DeviceEvents> {
   /** Why nobody serves, where that is so. */
   readonly stalledReason: string | null;
   readonly history: DeviceHistory;
+  /**
+   * For how long nothing was done about a change that is under way, in milliseconds: 0 in a state that lasts, and while the
+   * kernel has the word. More than a minute is a bug of ours.
+   */
+  readonly silentMs: number;
   describeLinks(): LinkDescription[];
   /** Adds what its requests took to a total; see OpenLink. */
   addLatenciesTo(total: number[]): void;

@@ -5,9 +5,11 @@
  */
 import type { Command } from "commander";
 import { Option } from "commander";
-import { LOG_LEVELS, type LogLevel } from "../../log.ts";
+import { createLog, LOG_LEVELS, type LogLevel } from "../../log.ts";
 import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
+import { takeServiceEnvironment } from "../../manager/notify.ts";
+import { Service } from "../../manager/service.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { requireRoot } from "../preconditions.ts";
@@ -16,6 +18,7 @@ interface Options {
   readonly auto?: true;
   readonly metricsListen?: string;
   readonly logLevel?: LogLevel;
+  readonly takeOver?: true;
 }
 
 const HELP = `
@@ -25,6 +28,8 @@ Example:
 Its log goes to stderr: JSON lines, text with priorities for the journal, or text on a terminal. Of lines that differ in figures alone,
 ten are written in ten seconds, and one that says how many more there were. An automatic manager's log is manager.log in the run
 directory; at 1 MiB it becomes manager.log.1. SIGTERM or Ctrl-C ends it; devices stay attached and are served on without it.
+As a service of systemd (see install-units) it says when it is ready, how its devices are, and that it is alive; SIGHUP
+replaces its workers then, as «upgrade --workers-only» does.
 
 Metrics for Prometheus are at metrics.sock in the run directory, and with --metrics-listen at a loopback address:
   curl --unix-socket /run/erofs-nbd/metrics.sock http://localhost/metrics`;
@@ -45,6 +50,7 @@ export function define(command: Command, context: CliContext): void {
         "what is below it is not logged (default: $EROFS_NBD_LOG, or info)",
       ).choices(LOG_LEVELS),
     )
+    .option("--take-over", "a manager that runs there already steps down for this one")
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options));
 }
@@ -56,11 +62,23 @@ async function run(context: CliContext, options: Options): Promise<void> {
   requireRoot("run the manager");
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
+  const runDir = runDirOf(context);
+  const log = createLog({ level: options.logLevel, file: runDir });
+  // A command that started us may be a service itself: what it was told is not for us, and not for our workers.
+  const environment = takeServiceEnvironment();
+  const service = auto || environment === undefined ? undefined : new Service(environment, log);
+  const takeOver = options.takeOver === true;
   const daemon = await runDaemon({
-    runDir: runDirOf(context),
+    runDir,
     auto,
+    log,
     metricsAddress,
-    logLevel: options.logLevel,
+    takeOver,
+    service,
   });
+  // A service has no terminal that could hang up.
+  const renew = (): void =>
+    void daemon.manager.renewWorkers().catch((error: Error) => log.error(error.message));
+  if (service !== undefined) process.on("SIGHUP", renew);
   await Promise.race([daemon.ended, stopped.then(() => daemon.stop())]);
 }

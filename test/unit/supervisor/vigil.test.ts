@@ -1,0 +1,76 @@
+/** silentMs, the proof behind the watchdog: it grows only while nobody works on a device that is between two states. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, expect, test } from "vitest";
+import { Bench, noSocketsSince } from "./bench.ts";
+import { openSockets, until } from "./waiting.ts";
+
+const baseline = openSockets();
+afterAll(() => noSocketsSince(baseline));
+
+/** Longer than any single step of the bench's quick timing. */
+const LONG_MS = 400;
+
+test("a device that serves is never silent", async () => {
+  const bench = await Bench.attached();
+  await sleep(30);
+  expect(bench.device.silentMs).toBe(0);
+  await bench.close();
+  expect(bench.device.silentMs).toBe(0);
+});
+
+test("a failover that fails again and again works: no request arrives, and the silence stays short", async () => {
+  const bench = await Bench.attached();
+  let longest = 0;
+  bench.kernel.readsArrive = false;
+  bench.server.last.kill();
+  for (let n = 0; n < 100 && bench.said.length < 6; n += 1) {
+    await sleep(10);
+    longest = Math.max(longest, bench.device.silentMs);
+  }
+  await until("some attempts", () => bench.said.filter((line) => line.startsWith("attempt")).length >= 4);
+  expect(longest).toBeGreaterThan(0);
+  expect(longest).toBeLessThan(LONG_MS);
+  bench.kernel.readsArrive = true;
+  await bench.outcome();
+  expect(bench.device.silentMs).toBe(0);
+  await bench.close();
+});
+
+test("a failover that hangs is silent: a worker that is never found, past its deadline", async () => {
+  const bench = await Bench.attached();
+  let finish = (): void => {};
+  const hangs = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  bench.server.plan.push(async (open) => {
+    await hangs;
+    return open();
+  });
+  bench.server.last.kill();
+  await until("a long silence", () => bench.device.silentMs > LONG_MS);
+  expect(bench.device.state).toBe("reconnecting");
+  finish();
+  await bench.outcome();
+  expect(bench.device.silentMs).toBe(0);
+  await bench.close();
+});
+
+test("a kernel that does not answer is not held against the manager", async () => {
+  const bench = await Bench.attached();
+  let answer = (): void => {};
+  let asked = false;
+  bench.kernel.hooks.beforeReconfigure = () => {
+    asked = true;
+    return new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+  };
+  bench.server.last.kill();
+  await until("the command is there", () => asked);
+  await sleep(LONG_MS);
+  expect(bench.device.silentMs).toBe(0);
+  delete bench.kernel.hooks.beforeReconfigure;
+  answer();
+  await bench.outcome();
+  await bench.close();
+});
