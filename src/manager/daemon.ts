@@ -81,7 +81,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   }
   if (options.isGuest !== true) hurry();
   // systemd starts its services again itself, and a program that has a manager of its own does so, too.
-  const needsGuardian = process.env["NOTIFY_SOCKET"] === undefined && options.isGuest !== true;
+  const needsGuardian = options.service === undefined && options.isGuest !== true;
   const guardian = needsGuardian ? new Guardian({ runDir, auto }) : undefined;
   const manager = new Manager({ runDir, log, workerStderr: "inherit" });
   const stepDown = async (): Promise<{ auto: boolean }> => {
