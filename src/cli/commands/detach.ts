@@ -10,6 +10,7 @@ import { ControlError } from "../../manager/control-client.ts";
 import type { DetachResult, Target } from "../../manager/control-protocol.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
+import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
 import { formatError } from "../report.ts";
 import { readTarget } from "../values.ts";
@@ -17,6 +18,7 @@ import { readTarget } from "../values.ts";
 interface Options {
   readonly all?: true;
   readonly force?: true;
+  readonly json?: true;
 }
 
 const HELP = `
@@ -28,13 +30,15 @@ Examples:
   sudo erofs-nbd detach --all
 
 Ends with 3 where something was not attached, 2 where the detach was refused, 64 where some of several were detached.
---all with nothing attached is no error.`;
+--all with nothing attached is no error. --json prints an array with target, device, detached and error (null, or code, message,
+hint and exitCode) for each; errors are told on stderr as well.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("[TARGET...]", "devices, images or mount points")
     .option("--all", "every device")
     .option("--force", "even while mounted: what is mounted there gets I/O errors")
+    .option("--json", "print what became of each as an array")
     .addHelpText("after", HELP)
     .action((targets: string[], options: Options) => run(context, targets, options));
 }
@@ -49,13 +53,11 @@ async function run(context: CliContext, words: readonly string[], options: Optio
   requireRoot(all ? "detach" : `detach ${words.join(" ")}`);
   const client = await findManager(context);
   if (client === undefined) {
-    if (all) return context.note("no devices attached");
-    return report(context, targets.map(notAttached), words);
+    return report(context, all ? [] : targets.map(notAttached), words, options.json === true);
   }
   try {
     const { results } = await client.request("detach", { targets, all, force: options.force === true });
-    if (results.length === 0) context.note("no devices attached");
-    await report(context, results, words);
+    await report(context, results, words, options.json === true);
   } finally {
     client.close();
   }
@@ -72,10 +74,13 @@ async function report(
   context: CliContext,
   results: readonly DetachResult[],
   words: readonly string[],
+  json: boolean,
 ): Promise<void> {
+  if (json) await context.print(formatJson(results.map((one) => ({ ...one, detached: one.error === null }))));
+  else if (results.length === 0) context.note("no devices attached");
   for (const { device, error, target } of results) {
     if (error !== null) process.stderr.write(formatError(new ControlError(error), context.isVerbose));
-    else await context.print(`detached ${device ?? nameOf(target) ?? words.join(" ")}`);
+    else if (!json) await context.print(`detached ${device ?? nameOf(target) ?? words.join(" ")}`);
   }
   context.exitCode = exitCodeOfResults(results);
 }

@@ -10,8 +10,10 @@ import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
 import { takeServiceEnvironment } from "../../manager/notify.ts";
 import { Service } from "../../manager/service.ts";
+import { VERSION } from "../../version.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
+import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
 
 interface Options {
@@ -19,6 +21,7 @@ interface Options {
   readonly metricsListen?: string;
   readonly logLevel?: LogLevel;
   readonly takeOver?: true;
+  readonly json?: true;
 }
 
 const HELP = `
@@ -51,6 +54,7 @@ export function define(command: Command, context: CliContext): void {
       ).choices(LOG_LEVELS),
     )
     .option("--take-over", "a manager that runs there already steps down for this one")
+    .option("--json", "print who and where it is, once it is ready, as an object")
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options));
 }
@@ -80,5 +84,20 @@ async function run(context: CliContext, options: Options): Promise<void> {
   const renew = (): void =>
     void daemon.manager.renewWorkers().catch((error: Error) => log.error(error.message));
   if (service !== undefined) process.on("SIGHUP", renew);
+  if (options.json) {
+    const { path, controlSocket, metricsSocket } = runDir;
+    const address = metricsListen ?? null;
+    const { pid } = process;
+    await context.print(
+      formatJson({
+        pid,
+        version: VERSION,
+        runDir: path,
+        controlSocket,
+        metricsSocket,
+        metricsListen: address,
+      }),
+    );
+  }
   await Promise.race([daemon.ended, stopped.then(() => daemon.stop())]);
 }

@@ -1,15 +1,21 @@
 /**
- * `mount`: the options read, and mountImage() asked; prints nothing.
+ * `mount`: the options read, and mountImage() asked; prints nothing but, if asked for, the device's status.
  *
  * The same as the mount helper does, which is for mount(8) and fstab; but here a second mount of the same goes on top.
  */
+import { realpath } from "node:fs/promises";
 import type { Command } from "commander";
+import { indexMountedAt } from "../../supervisor/sysfs.ts";
+import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
+import { statusOf } from "../device-end.ts";
 import { mountImage } from "../mount-image.ts";
 import { readMountOptions } from "../mount-options.ts";
+import { formatJson } from "../output.ts";
 
 interface Options {
   readonly options?: string;
+  readonly json?: true;
 }
 
 const HELP = `
@@ -19,17 +25,31 @@ Examples:
   sudo erofs-nbd mount -o nbd.connections=2,nbd.dead-timeout=3600 image.erofs /mnt
 
 Options of attach are written nbd.NAME=VALUE; all others are for mount(8) and the kernel. Nothing is printed (with -v the
-device). A plain umount ends everything: mount, device and workers.`;
+device, with --json its status object). A plain umount ends everything: mount, device and workers.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("<IMAGE>", "path of the EROFS image")
     .argument("<DIR>", "directory to mount at")
     .option("-o, --options <OPTIONS>", "mount options, comma-separated; ro is always there")
+    .option("--json", "print the device's status object")
     .addHelpText("after", HELP)
     .action((image: string, directory: string, options: Options) => run(context, image, directory, options));
 }
 
 async function run(context: CliContext, image: string, directory: string, options: Options): Promise<void> {
   await mountImage(context, { image, directory, options: readMountOptions(options.options ?? "", false) });
+  if (options.json) await printMounted(context, directory);
+}
+
+/** What serves the directory now, whether it was mounted, or mounted with other options. */
+async function printMounted(context: CliContext, directory: string): Promise<void> {
+  const index = await indexMountedAt(await realpath(directory));
+  const client = await findManager(context);
+  try {
+    const device = index === undefined || client === undefined ? undefined : await statusOf(client, index);
+    await context.print(formatJson(device ?? null));
+  } finally {
+    client?.close();
+  }
 }

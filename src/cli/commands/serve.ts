@@ -14,6 +14,7 @@ import { close } from "../../sys/libc.ts";
 import { isListening, listenTcp, listenUnix } from "../../sys/listen.ts";
 import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../worker/nbd-server.ts";
 import type { CliContext } from "../context.ts";
+import { formatJson } from "../output.ts";
 import { badValue, type ListenAddress, readListenAddress, readWhole } from "../values.ts";
 
 interface Options {
@@ -21,6 +22,7 @@ interface Options {
   readonly listen?: string;
   readonly name?: string;
   readonly maxConnections: string;
+  readonly json?: true;
 }
 
 const MAX_EXPORT_NAME_BYTES = 4096;
@@ -54,6 +56,7 @@ export function define(command: Command, context: CliContext): void {
         String(DEFAULT_MAX_CLIENTS),
       ),
     )
+    .option("--json", "print what is served, once clients can connect, as an object")
     .addHelpText("after", HELP)
     .action((image: string, options: Options) => run(context, image, options));
 }
@@ -80,6 +83,17 @@ async function run(context: CliContext, path: string, options: Options): Promise
   };
   const server = new NbdServer(listening.fd, source, name, { log }, maxClients);
   process.stderr.write(`serving ${path} at ${listening.uri}\n`);
+  if (options.json) {
+    const { uri } = listening;
+    const served = {
+      uri,
+      image: image.spec.path,
+      sizeBytes: source.sizeBytes,
+      export: name,
+      pid: process.pid,
+    };
+    await context.print(formatJson(served));
+  }
   await stopped;
   server.close();
   source.close();

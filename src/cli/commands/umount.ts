@@ -16,7 +16,12 @@ import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { sameDevice, statusOf, watchEnd } from "../device-end.ts";
 import { programError, runProgram } from "../mount-program.ts";
+import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
+
+interface Options {
+  readonly json?: true;
+}
 
 /** A device with autoclear ends within milliseconds of its last close, unless udev looks at it just then. */
 const AUTOCLEAR_MS = 2000;
@@ -26,16 +31,18 @@ const HELP = `
 Example:
   sudo erofs-nbd umount /mnt
 
-Returns when the device is gone. Ends with 3 when nothing of erofs-nbd is mounted at DIR, 32 when umount fails.`;
+Returns when the device is gone. Ends with 3 when nothing of erofs-nbd is mounted at DIR, 32 when umount fails. --json
+prints mountPoint, device and detached, which is false where the device is mounted elsewhere, too.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("<DIR>", "the mount point")
+    .option("--json", "print what was unmounted as an object")
     .addHelpText("after", HELP)
-    .action((directory: string) => run(context, directory));
+    .action((directory: string, options: Options) => run(context, directory, options));
 }
 
-async function run(context: CliContext, directory: string): Promise<void> {
+async function run(context: CliContext, directory: string, options: Options): Promise<void> {
   const act = `unmount ${directory}`;
   requireRoot(act);
   const { index, path } = await findMount(directory);
@@ -52,6 +59,9 @@ async function run(context: CliContext, directory: string): Promise<void> {
     const end = await runProgram("umount", [path]);
     if (end.exitCode !== 0) throw programError(act, "umount", end);
     await endDevice(context, client, device, gone, act);
+    if (!options.json) return;
+    const detached = (await sameDevice(client, device)) === undefined;
+    await context.print(formatJson({ mountPoint: path, device: device.device, detached }));
   } finally {
     client.close();
   }

@@ -234,6 +234,26 @@ describe("detach", () => {
       if (error !== null) expect(result.stderr).toContain(`erofs-nbd: ${error.message}\n`);
   });
 
+  test("--json prints what became of each, errors among them, and nothing where nothing was attached", async () => {
+    await withManager({
+      detach: async ({ all }) => ({
+        results: all
+          ? []
+          : [
+              { target: { index: 0 }, device: "/dev/nbd0", error: null },
+              { target: { index: 1 }, device: "/dev/nbd1", error: mounted },
+            ],
+      }),
+    });
+    const result = await run("--json", "nbd0", "nbd1");
+    expect(result).toMatchObject({ code: 64, stderr: expect.stringContaining(mounted.message) });
+    expect(JSON.parse(result.stdout)).toEqual([
+      { target: { index: 0 }, device: "/dev/nbd0", error: null, detached: true },
+      { target: { index: 1 }, device: "/dev/nbd1", error: mounted, detached: false },
+    ]);
+    expect(await run("--json", "--all")).toEqual({ code: 0, stdout: "[]\n", stderr: "" });
+  });
+
   test("--all and --force are handed on; nothing attached is no error", async () => {
     const { requests } = await withManager({ detach: async () => ({ results: [] }) });
     expect(await run("--all", "--force")).toEqual({

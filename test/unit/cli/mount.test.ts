@@ -79,6 +79,12 @@ test("attaches for a mount, mounts read-only, tells the manager and prints nothi
   ]);
 });
 
+test("--json prints an object, or null where the kernel shows no mount", async () => {
+  program("mount", "exit 0");
+  await withManager();
+  expect(await mount("--json")).toEqual({ code: 0, stdout: "null\n", stderr: "" });
+});
+
 test("the node is held open until the manager has answered", async () => {
   program("mount", "exit 0");
   let holders = 0;

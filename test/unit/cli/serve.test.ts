@@ -49,6 +49,21 @@ function listening(options: { path: string } | { host: string; port: number }): 
   return new Promise((resolve) => server.listen(options, () => resolve(server)));
 }
 
+test("--json says what is served as soon as clients can connect", async () => {
+  const command = startCli(["serve", "--json", "--socket", at("s"), "--name", "x", image]);
+  const [text] = await command.until("stdout", /^\{[^}]+\}\n/);
+  expect(JSON.parse(text)).toEqual({
+    uri: `nbd+unix:///x?socket=${at("s")}`,
+    image,
+    sizeBytes: BYTES.length,
+    export: "x",
+    pid: expect.any(Number),
+  });
+  await expectBytes({ path: at("s") }, "x");
+  command.child.kill("SIGTERM");
+  expect((await command.ended).code).toBe(0);
+});
+
 describe("on a unix socket", () => {
   test.each(["SIGINT", "SIGTERM"] as const)(
     "serves the image as it is; %s stops it and removes the socket",

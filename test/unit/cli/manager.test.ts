@@ -1,0 +1,84 @@
+/** The manager command as a service would start it: what it says when it is ready, where it offers metrics, how it logs. */
+import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { get } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { freePort } from "../../helpers/free-port.ts";
+import { parsePrometheusText } from "../../helpers/prometheus-text.ts";
+import { runCli, startCli } from "./run-cli.ts";
+
+let directory = "";
+let runDir = "";
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "cli-manager-"));
+  runDir = join(directory, "run");
+});
+afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+const scrape = (where: { socketPath: string } | { host: string; port: number }): Promise<string> =>
+  new Promise((resolve, reject) => {
+    get({ ...where, path: "/metrics", agent: false }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (part: string) => {
+        text += part;
+      });
+      response.once("end", () => resolve(text));
+    }).once("error", reject);
+  });
+
+test("--json names it when it is ready; metrics are at its socket and where it was asked for", async () => {
+  const port = await freePort();
+  const command = startCli(["--run-dir", runDir, "manager", "--json"], {
+    env: { EROFS_NBD_METRICS_LISTEN: `localhost:${port}`, EROFS_NBD_LOG: "debug" },
+  });
+  const [text] = await command.until("stdout", /^\{[^}]+\}\n/);
+  const ready = JSON.parse(text) as Record<string, unknown>;
+  expect(ready).toEqual({
+    pid: expect.any(Number),
+    version: expect.stringMatching(/^\d+\.\d+\.\d+/),
+    runDir,
+    controlSocket: join(runDir, "control.sock"),
+    metricsSocket: join(runDir, "metrics.sock"),
+    metricsListen: `localhost:${port}`,
+  });
+  await command.until("stderr", /Metrics are offered at 127\.0\.0\.1/);
+  for (const where of [{ socketPath: join(runDir, "metrics.sock") }, { host: "127.0.0.1", port }]) {
+    const families = parsePrometheusText(await scrape(where));
+    const memory = families.get("erofs_nbd_resident_memory_bytes")?.samples ?? [];
+    expect(memory[0]?.value).toBeGreaterThan(10e6);
+    expect(families.get("erofs_nbd_devices")?.samples.map(({ value }) => value)).toEqual(Array(7).fill(0));
+  }
+  await command.until("stderr", /"level":20.*"msg":"Rendered metrics"/);
+  command.child.kill("SIGTERM");
+  expect((await command.ended).code).toBe(0);
+  expect(existsSync(join(runDir, "metrics.sock"))).toBe(false);
+});
+
+test.each([
+  ["--metrics-listen", "0.0.0.0:9809", /it is not a loopback address/],
+  ["--metrics-listen", "9809", /it must be HOST:PORT/],
+  ["--log-level", "loud", /debug, info, warn, error/],
+])("%s %s is refused before anything is there", async (option, value, message) => {
+  const result = await runCli(["--run-dir", runDir, "manager", option, value]);
+  expect(result).toMatchObject({ code: 1, stdout: "" });
+  expect(result.stderr).toMatch(message);
+  expect(existsSync(runDir)).toBe(false);
+});
+
+test("a run directory that others may enter is taken with all that a manager leaves in it", async () => {
+  const first = startCli(["--run-dir", runDir, "manager", "--json"]);
+  await first.until("stdout", /\}\n/);
+  first.child.kill("SIGKILL");
+  await first.ended;
+  writeFileSync(join(runDir, "manager.log"), "");
+  writeFileSync(join(runDir, "manager.log.1"), "");
+  expect(readdirSync(runDir)).toContain("metrics.sock");
+  chmodSync(runDir, 0o755);
+  const second = startCli(["--run-dir", runDir, "manager", "--json"]);
+  await second.until("stdout", /\}\n/);
+  await scrape({ socketPath: join(runDir, "metrics.sock") });
+  second.child.kill("SIGTERM");
+  expect((await second.ended).code).toBe(0);
+});
