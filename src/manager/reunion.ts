@@ -5,7 +5,7 @@
  * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end. A worker
  * has fewer rights than we have: what it says of itself is checked before anything is done about it.
  */
-import { readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { readdirSync, readlinkSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Channel } from "../sys/channel.ts";
 import { SystemError } from "../sys/errno.ts";
@@ -60,8 +60,9 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
     let said: { pid: number; links: number } | undefined;
     const patience = setTimeout(() => resolve(undefined), PATIENCE_MS);
     const channel = new Channel<FromWorker, ToWorker>(fd, {
-      message: (message, fds) => {
-        if (!isFromWorker(message)) {
+      message: (message, fds, senderPid) => {
+        // Its pid will be sent signals to: the kernel's word counts.
+        if (!isFromWorker(message) || (message.type === "reunion" && message.pid !== senderPid)) {
           for (const one of fds) close(one);
           return;
         }
@@ -78,7 +79,7 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
       end: () => resolve(undefined),
     });
   });
-  if (pid !== undefined && listensOn(pid, socketPath)) return { pid, socketPath, channelFd, links };
+  if (pid !== undefined) return { pid, socketPath, channelFd, links };
   close(channelFd);
   for (const link of links) for (const one of link.fds) close(one);
   return undefined;
@@ -87,21 +88,4 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
 /** A journal is removed by its path in the end, with our rights: it must be one of this run directory. */
 function isJournal(fd: number, journals: string): boolean {
   return dirname(readlinkSync(`/proc/self/fd/${fd}`)) === journals;
-}
-
-/** Whether the process has the socket: its pid will be sent signals to. */
-function listensOn(pid: number, socketPath: string): boolean {
-  try {
-    // As its own network namespace shows it, which need not be ours.
-    const line = readFileSync(`/proc/${pid}/net/unix`, "utf8")
-      .split("\n")
-      .find((one) => one.endsWith(` ${socketPath}`));
-    const inode = line?.trim().split(/\s+/)[6];
-    return readdirSync(`/proc/${pid}/fd`).some(
-      (fd) => readlinkSync(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`,
-    );
-  } catch {
-    // No such process, or it is just ending.
-    return false;
-  }
 }

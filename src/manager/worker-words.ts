@@ -22,6 +22,7 @@ const schema = z.discriminatedUnion("type", [
     slot: link.max(MAX_CONNECTIONS - 1),
     copyOnly: z.boolean(),
     counted: z.boolean(),
+    confirmed: z.boolean(),
   }),
   z.object({ type: z.literal("pong") }),
   z.object({

@@ -27,13 +27,16 @@ const MAX_MESSAGE_BYTES = 64 * 1024;
 /** Descriptors in one message; the kernel's own limit (SCM_MAX_FD) is 253. */
 const MAX_FDS = 16;
 const SCM_RIGHTS = 1;
+const SCM_CREDENTIALS = 2;
 const CMSG_HEADER_BYTES = 16;
+/** `struct ucred` (pid, uid, gid), rounded up to whole words. */
+const CREDENTIALS_BYTES = 16;
 const RETRY_MS = 5;
 
 /** `struct msghdr` with one iovec, laid out by hand for 64-bit (sys/socket.h): the buffers stay referenced. */
 class MessageHeader {
   readonly header = new Uint8Array(56);
-  readonly control: Uint8Array = new Uint8Array(CMSG_HEADER_BYTES + MAX_FDS * 4);
+  readonly control: Uint8Array = new Uint8Array(2 * CMSG_HEADER_BYTES + CREDENTIALS_BYTES + MAX_FDS * 4);
   readonly #iovec = new BigUint64Array(2);
   readonly #words = new BigUint64Array(this.header.buffer);
 
@@ -67,8 +70,11 @@ interface Outgoing {
 }
 
 export interface ChannelEvents<In> {
-  /** A message has arrived; its descriptors now belong to the handler, which closes them. */
-  message(message: In, fds: readonly number[]): void;
+  /**
+   * A message has arrived; its descriptors now belong to the handler, which closes them. `senderPid` is the kernel's word,
+   * on a socket with SO_PASSCRED.
+   */
+  message(message: In, fds: readonly number[], senderPid: number | undefined): void;
   /** The peer has closed its end, or the channel broke (`error`). Called once; the channel is closed by then. */
   end(error: Error | null): void;
 }
@@ -153,10 +159,16 @@ export class Channel<In, Out> {
   }
 
   #drain(): void {
+    let wasReset = false;
     while (this.#open) {
       const header = this.#receiveHeader.point(this.#incoming, this.#receiveHeader.control.length);
       const received = recvmsg(this.fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
       if (received === -ERRNO.EAGAIN || received === -ERRNO.EINTR) return;
+      // A peer that left without reading all it was told: what it said before comes after this.
+      if (received === -ERRNO.ECONNRESET && !wasReset) {
+        wasReset = true;
+        continue;
+      }
       if (received <= 0) {
         this.#finish(
           received === 0 || received === -ERRNO.ECONNRESET
@@ -166,7 +178,7 @@ export class Channel<In, Out> {
         );
         return;
       }
-      const fds = this.#takeFds();
+      const { fds, senderPid } = this.#takeControl();
       if ((this.#receiveHeader.flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0) {
         for (const fd of fds) close(fd);
         this.#finish(new Error("Cannot receive a control message: it was cut short"), true);
@@ -178,17 +190,27 @@ export class Channel<In, Out> {
         this.#finish(new Error("Cannot understand a control message: it is no object in JSON"), true);
         return;
       }
-      this.#events.message(message, fds);
+      this.#events.message(message, fds, senderPid);
     }
   }
 
-  #takeFds(): number[] {
+  /** What came beside the bytes: control messages one behind the other, each beginning with a `struct cmsghdr` (cmsg(3)). */
+  #takeControl(): { fds: number[]; senderPid: number | undefined } {
     const { control, controlBytes } = this.#receiveHeader;
-    if (controlBytes < CMSG_HEADER_BYTES) return [];
     const view = new DataView(control.buffer);
-    if (view.getInt32(8, true) !== SOL_SOCKET || view.getInt32(12, true) !== SCM_RIGHTS) return [];
-    const count = (Number(view.getBigUint64(0, true)) - CMSG_HEADER_BYTES) >> 2;
-    return Array.from({ length: count }, (_, index) => view.getInt32(CMSG_HEADER_BYTES + index * 4, true));
+    const fds: number[] = [];
+    let senderPid: number | undefined;
+    for (let at = 0; at + CMSG_HEADER_BYTES <= controlBytes; ) {
+      const lengthBytes = Number(view.getBigUint64(at, true));
+      const isSocketLevel = view.getInt32(at + 8, true) === SOL_SOCKET;
+      const type = view.getInt32(at + 12, true);
+      const data = at + CMSG_HEADER_BYTES;
+      if (isSocketLevel && type === SCM_CREDENTIALS) senderPid = view.getInt32(data, true);
+      if (isSocketLevel && type === SCM_RIGHTS)
+        for (let fd = data; fd < at + lengthBytes; fd += 4) fds.push(view.getInt32(fd, true));
+      at += Math.max(CMSG_HEADER_BYTES, (lengthBytes + 7) & ~7);
+    }
+    return { fds, senderPid };
   }
 
   #finish(error: Error | null, tell: boolean): void {

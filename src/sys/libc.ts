@@ -79,6 +79,7 @@ export const SOL_SOCKET = 1;
 export const SO_REUSEADDR = 2;
 export const SO_SNDBUF = 7;
 export const SO_KEEPALIVE = 9;
+export const SO_PASSCRED = 16;
 export const SO_PEERCRED = 17;
 export const SO_SNDBUFFORCE = 32;
 export const IPPROTO_TCP = 6;

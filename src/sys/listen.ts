@@ -15,6 +15,7 @@ import {
   close,
   connectTo,
   listen,
+  SO_PASSCRED,
   SO_REUSEADDR,
   SOCK_NONBLOCK,
   SOCK_SEQPACKET,
@@ -81,9 +82,11 @@ export function listenUnix(path: string, type: number = SOCK_STREAM): number {
   return listening(AF_UNIX, type, unixAddress(path), path);
 }
 
-/** A connected SOCK_SEQPACKET socket. @throws SystemError ECONNREFUSED where nobody listens, RangeError */
+/** A connected SOCK_SEQPACKET socket, on which each message brings its sender's pid along (see Channel). @throws SystemError ECONNREFUSED where nobody listens, RangeError */
 export function connectMessages(path: string): number {
   const fd = check("open a socket", socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK), path);
+  // Before the peer can send anything.
+  setSocketOption(fd, SOL_SOCKET, SO_PASSCRED, 1);
   const result = connectTo(fd, unixAddress(path));
   if (result === 0) return fd;
   close(fd);

@@ -6,7 +6,17 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { createReadStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  createReadStream,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -22,12 +32,21 @@ const LIBRARY = new URL("../../../dist/src/index.js", import.meta.url).href;
 let directory: string;
 let image: string;
 let parts: string[];
+/** A copy where workers may read it, which run as nobody: the project may lie where only root may. */
+let source: string;
 
 beforeAll(async () => {
   directory = mkdtempSync("/tmp/examples-");
   image = join(directory, "image.erofs");
   fillDirectory(join(directory, "tree"), 20, 6 << 20);
   await makeImage(image, join(directory, "tree"));
+  chmodSync(directory, 0o755);
+  for (const name of ["split-image.mjs", "attach-split-image.mjs"])
+    copyFileSync(example(name), join(directory, name));
+  // What it imports is found from where it lies.
+  mkdirSync(join(directory, "node_modules"));
+  symlinkSync(fileURLToPath(new URL("../../..", import.meta.url)), join(directory, "node_modules/erofs-nbd"));
+  source = join(directory, "split-image.mjs");
   const bytes = readFileSync(image);
   // Ends that fall inside blocks, and one part of a few bytes.
   const cuts = [0, 1_000_001, 1_000_008, 3 << 20, bytes.length];
@@ -95,7 +114,7 @@ describe("examples", () => {
 
   test("attach-split-image: a source of one's own, served byte for byte", async () => {
     const managers = managerPids();
-    const result = await run(process.execPath, [example("attach-split-image.mjs"), ...parts]);
+    const result = await run(process.execPath, [join(directory, "attach-split-image.mjs"), ...parts]);
     expect(result, result.stdout + result.stderr).toMatchObject({ code: 0, stderr: "" });
     expect(result.stdout).toMatch(/^\/dev\/nbd\d+: module:\S+split-image\.mjs, 4 parts, \d+ bytes\n/);
     expect(result.stdout).toContain("the device holds what the parts hold\n");
@@ -104,24 +123,25 @@ describe("examples", () => {
 
   test("a source of one's own goes on where manager and worker die together, and the program is told", async () => {
     const { attach } = (await import(LIBRARY)) as typeof import("../../../src/index.ts");
-    const device = await attach({ module: example("split-image.mjs"), options: { parts } });
+    const device = await attach({ module: source, options: { parts } });
     const heard: string[] = [];
     device.on("managerLost", () => heard.push("lost"));
     device.on("managerFound", (pid) => heard.push(`found ${pid}`));
     const before = await device.status();
-    const { managerPid, source } = before;
-    expect(source).toMatchObject({ type: "module", sizeBytes: readFileSync(image).length });
-    expect(await hash(device.device, source.sizeBytes)).toBe(await hash(image, source.sizeBytes));
+    const { managerPid } = before;
+    const { length } = readFileSync(image);
+    expect(before.source).toEqual({ type: "module", uri: `module:${source}`, sizeBytes: length });
+    expect(await hash(device.device, length)).toBe(await hash(image, length));
     // A manager that saw its worker die would have begun to do something about it.
     process.kill(managerPid, "SIGSTOP");
     for (const pid of [workerOf(before), managerPid]) process.kill(pid, "SIGKILL");
     await until("the next manager", () => heard.length >= 2, 60_000);
     const now = await device.status();
     expect(heard).toEqual(["lost", `found ${now.managerPid}`]);
-    expect(now).toMatchObject({ identifier: device.identifier, source });
+    expect(now).toMatchObject({ identifier: device.identifier, source: before.source });
     // Past the page cache: what was read before must not be the answer.
     writeFileSync("/proc/sys/vm/drop_caches", "3");
-    expect(await hash(device.device, source.sizeBytes)).toBe(await hash(image, source.sizeBytes));
+    expect(await hash(device.device, length)).toBe(await hash(image, length));
     const { counters } = await device.status();
     expect(counters.takeovers + counters.reconnects).toBe(1);
     expect([counters.failedFailovers, counters.readErrors]).toEqual([0, 0]);

@@ -45,6 +45,7 @@ const held = (link: number): object => ({
   blockSizeBytes: 512,
   copyOnly: false,
   counted: true,
+  confirmed: true,
 });
 
 /** A worker, in this process, that says these things to whoever connects. */

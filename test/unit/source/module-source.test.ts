@@ -3,6 +3,7 @@
  * or hang the worker. Tests with a device of a kernel are in test/kernel/guest/examples.test.ts.
  */
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -61,7 +62,11 @@ const expected = (offsetBytes: number, lengthBytes: number): Buffer =>
 beforeAll(() => {
   if (!existsSync(WORKER_PATH)) throw new Error(`${WORKER_PATH} is missing: build first (npm run build)`);
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-source-"));
+  // For workers, who are nobody where we are root; and a file that they may write into.
+  chmodSync(directory, 0o755);
   for (const name of ["workers", "journals"]) mkdirSync(join(directory, name));
+  writeFileSync(join(directory, "log"), "");
+  chmodSync(join(directory, "log"), 0o666);
 });
 afterEach(async () => {
   for (const link of open.splice(0)) link.close();
@@ -230,6 +235,42 @@ describe("a source module", () => {
     expect((await client.read(250, 4)).equals(Buffer.from([250 % 7, 251 % 7, 0, 1]))).toBe(true);
   });
 });
+
+test.runIf(process.getuid?.() === 0)(
+  "a module runs without root's rights, and cannot get them back",
+  async () => {
+    const found = await inspect(
+      write(`
+      import { readFileSync } from "node:fs";
+      const say = (act) => { try { act(); return "allowed"; } catch (error) { return error.code; } };
+      export const open = () => ({
+        sizeBytes: 1,
+        read() {},
+        identity: [
+          process.getuid() !== 0, process.geteuid() !== 0, process.getgroups().includes(0),
+          say(() => readFileSync("/etc/shadow")), say(() => process.setuid(0)),
+          /^CapEff:\\s+0+$/m.test(readFileSync("/proc/thread-self/status", "utf8")),
+          /^NoNewPrivs:\\s+1$/m.test(readFileSync("/proc/thread-self/status", "utf8")),
+        ].join(" "),
+      });`),
+    );
+    expect(found.identity).toBe("true true false EACCES EPERM true true");
+  },
+);
+
+test.runIf(process.getuid?.() === 0)(
+  "a module that workers may not read is refused with what to do",
+  async () => {
+    const path = write(SOURCE, "secret.mjs");
+    chmodSync(path, 0o600);
+    await expect(inspectModule(path, {}, 16, options())).rejects.toMatchObject({
+      code: "ERR_SOURCE",
+      message: expect.stringMatching(
+        /secret\.mjs: permission denied: user \d+, which workers run as, may not read/,
+      ),
+    });
+  },
+);
 
 describe("an attach is refused, in one line, when the module", () => {
   const bad: Record<string, [text: string, words: string]> = {

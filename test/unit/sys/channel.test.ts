@@ -68,6 +68,17 @@ describe("a channel", () => {
     expect(a.got).toEqual([{ n: 3 }]);
   });
 
+  test("hears what a peer said before it left, also when the peer left without listening", async () => {
+    // Both in one turn: nothing is read in between.
+    void b.channel.send({ n: 1 });
+    void a.channel.send({ n: 2 });
+    void a.channel.send({ n: 3 });
+    a.channel.close();
+    await until("the end", () => b.ends.length === 1);
+    expect(b.got).toEqual([{ n: 2 }, { n: 3 }]);
+    expect(b.ends).toEqual([null]);
+  });
+
   test("carries descriptors: the peer's are duplicates of the same file, close-on-exec, ours stay ours", async () => {
     const path = join(directory, "file");
     writeFileSync(path, "the bytes");
