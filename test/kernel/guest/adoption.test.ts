@@ -61,7 +61,9 @@ function disarm(): string | undefined {
   return existsSync(DIED) ? readFileSync(DIED, "utf8") : undefined;
 }
 
-const records = (): string[] => (existsSync(RECORDS) ? readdirSync(RECORDS) : []);
+/** Whole ones: one that is just being written has another name until then. */
+const records = (): string[] =>
+  existsSync(RECORDS) ? readdirSync(RECORDS).filter((name) => name.endsWith(".json")) : [];
 
 /** A manager that answers, and it is not that one: nobody has given a command. */
 async function successorOf(managerPid: number): Promise<void> {
