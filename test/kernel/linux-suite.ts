@@ -52,6 +52,7 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
     "ioctl.test.ts",
     "many-devices.test.ts",
     "mount-helper.test.ts",
+    "observability.test.ts",
     "takeover-crash-loop.test.ts",
     "takeover-ends.test.ts",
   ],
@@ -62,6 +63,7 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
     "ioctl.test.ts",
     "many-devices.test.ts",
     "mount-helper.test.ts",
+    "observability.test.ts",
     "takeover-crash-loop.test.ts",
   ],
 };
