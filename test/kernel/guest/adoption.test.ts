@@ -111,6 +111,12 @@ async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promis
 const isServing = async (node: string): Promise<boolean> =>
   (await statuses().catch(() => [])).some(({ device, state }) => device === node && state === "serving");
 
+/** It died at these instants, among others. */
+function expectDeaths(deaths: readonly string[], ...names: readonly string[]): void {
+  const all = deaths.join("; ");
+  for (const name of names) expect(all).toContain(name);
+}
+
 /** An attach without a command's start, which would be most of the time here. Starts the manager if need be. */
 async function attachHere(path: string): Promise<DeviceStatus> {
   const client = await ControlClient.connectOrStart(chooseRunDir(undefined), CLI);
@@ -154,9 +160,7 @@ describe("a manager that is killed at every step", () => {
       next.close();
       await until("the end of all", () => managerPids().length === 0);
     }
-    expect(deaths).toEqual(
-      expect.arrayContaining(["after writing a record", "before CONNECT", "after CONNECT"]),
-    );
+    expectDeaths(deaths, "after writing a record", "before CONNECT", "after CONNECT");
     await detachAll();
   }, 400_000);
 
@@ -168,9 +172,7 @@ describe("a manager that is killed at every step", () => {
         async () => workerOf(await status(device.device ?? "")) !== workerOf(device),
       );
     });
-    expect(deaths).toEqual(
-      expect.arrayContaining(["before settling a journal", "before giving a link to a worker"]),
-    );
+    expectDeaths(deaths, "before settling a journal", "before giving a link to a worker");
   }, 400_000);
 
   test("of a reconnect: the same", async () => {
@@ -181,14 +183,12 @@ describe("a manager that is killed at every step", () => {
         async () => (await status(device.device ?? "")).links[0]?.generation !== 1,
       );
     });
-    expect(deaths).toEqual(expect.arrayContaining(["before RECONFIGURE", "after RECONFIGURE"]));
+    expectDeaths(deaths, "before RECONFIGURE", "after RECONFIGURE");
   }, 400_000);
 
   test("of an upgrade of its workers: the same", async () => {
     const deaths = await atEveryStep(async () => void (await ask("renew", {})));
-    expect(deaths).toEqual(
-      expect.arrayContaining(["after taking a link from a worker", "before giving a link to a worker"]),
-    );
+    expectDeaths(deaths, "after taking a link from a worker", "before giving a link to a worker");
   }, 400_000);
 
   test("of a detach: the device goes, and so do its record and its journal", async () => {
@@ -208,7 +208,7 @@ describe("a manager that is killed at every step", () => {
       if (death === undefined) break;
       deaths.push(death);
     }
-    expect(deaths).toEqual(expect.arrayContaining(["before DISCONNECT", "after DISCONNECT"]));
+    expectDeaths(deaths, "before DISCONNECT", "after DISCONNECT");
   }, 400_000);
 
   test("together with its guardian: the next command finds the device", async () => {
