@@ -32,7 +32,11 @@ export default defineConfig({
       {
         test: {
           name: "kernel",
-          include: filesOf(kernels.filter((name) => !name.endsWith("-smp"))),
+          include: [
+            ...filesOf(kernels.filter((name) => !name.endsWith("-smp"))),
+            // A boot of its own: systemd wants to be process 1.
+            ...(kernels.includes("6.12") ? ["test/kernel/systemd.test.ts"] : []),
+          ],
           globalSetup: ["test/kernel/global-setup.ts"],
         },
       },

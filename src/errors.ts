@@ -30,6 +30,7 @@ export type ErrorCode =
   | "ERR_SOURCE"
   | "ERR_NO_NBD"
   | "ERR_NO_NETLINK"
+  | "ERR_NO_SYSTEMD"
   | "ERR_DEVICE_BUSY"
   | "ERR_DEVICE_MOUNTED"
   | "ERR_NOT_ATTACHED"
@@ -54,6 +55,7 @@ const EXIT_OF: Record<ErrorCode, ExitCode> = {
   ERR_RUN_DIR: EXIT.usage,
   ERR_NO_NBD: EXIT.system,
   ERR_NO_NETLINK: EXIT.system,
+  ERR_NO_SYSTEMD: EXIT.system,
   ERR_DEVICE_BUSY: EXIT.system,
   ERR_DEVICE_MOUNTED: EXIT.system,
   ERR_KERNEL: EXIT.system,

@@ -68,6 +68,11 @@ const COMMANDS: readonly Entry[] = [
     load: () => import("./commands/chaos.ts"),
   },
   {
+    name: "install-units",
+    summary: "install the service, the mount helper and the module's settings",
+    load: () => import("./commands/install-units.ts"),
+  },
+  {
     name: "doctor",
     summary: "say what this machine needs to attach images",
     load: () => import("./commands/doctor.ts"),

@@ -2,9 +2,11 @@
 /**
  * Reads a device past the page cache, several reads at a time, and compares each with the image.
  *
- *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES[-MAX_BYTES] [BUCKET_MS [random|sequential]]
+ *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES[-MAX_BYTES]
+ *     [BUCKET_MS [random|sequential [PAUSE_MS]]]
  *
- * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length.
+ * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length;
+ * with PAUSE_MS, each slot rests between two reads.
  * Prints «reading» once reads are on their way, reads until its stdin ends, then prints one JSON line: how many reads,
  * errors and wrong blocks, and how long the slowest took. A process of its own, because its reads may wait in the
  * kernel where no signal reaches them.
@@ -12,9 +14,10 @@
 import { closeSync, constants, openSync, read, readFileSync } from "node:fs";
 import koffi from "koffi";
 
-const [, , device = "", image = "", depthText, blockText, bucketText, order] = process.argv;
+const [, , device = "", image = "", depthText, blockText, bucketText, order, pauseText] = process.argv;
 const depth = Number(depthText ?? 8);
 const bucketMs = Number(bucketText ?? 1000);
+const pauseMs = Number(pauseText ?? 0);
 const [blockBytes = 4096, maxBytes = blockBytes] = (blockText ?? "4096").split("-").map(Number);
 /** Lengths are multiples of this, as O_DIRECT wants them. */
 const GRAIN_BYTES = 4096;
@@ -72,7 +75,8 @@ function readOne(buffer) {
         Buffer.compare(buffer.subarray(0, lengthBytes), wanted.subarray(at, at + lengthBytes)) === 0;
       if (got !== lengthBytes || !same) mismatches += 1;
     }
-    setImmediate(readOne, buffer);
+    if (pauseMs > 0) setTimeout(readOne, pauseMs, buffer);
+    else setImmediate(readOne, buffer);
   });
 }
 

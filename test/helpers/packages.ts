@@ -20,6 +20,7 @@ const PROGRAM_OF = {
   zsh: "zsh",
   fish: "fish",
   "groff-base": "groff",
+  systemd: "systemd-analyze",
 } as const;
 
 /** A package that tests may ask for. */

@@ -103,6 +103,7 @@ function writeJob(share, kernel, options, timeoutMs) {
     lab_version: kernel.version,
     lab_modules: kernel.modulesPath,
     lab_load: (options.modules ?? ["nbd", "erofs"]).join(" "),
+    lab_init: options.asInit === true ? "1" : "",
     lab_last_words_seconds: String(Math.max(1, Math.floor((timeoutMs / 1000) * 0.8) - 3)),
   };
   const lines = Object.entries(settings).map(([name, value]) => `${name}=${quote(value)}`);

@@ -1,0 +1,130 @@
+/**
+ * `install-units`: makes this installation a service of systemd, and a file system type that mount(8) and fstab know.
+ *
+ * Says what it did, file by file; a second run changes nothing. It starts and enables nothing: that is one line, which it
+ * prints. Its files are in service-files.ts.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Command } from "commander";
+import { ErofsNbdError } from "../../errors.ts";
+import { VERSION } from "../../version.ts";
+import type { CliContext } from "../context.ts";
+import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
+import { formatJson } from "../output.ts";
+import { requireRoot } from "../preconditions.ts";
+import {
+  MOUNT_HELPER_LINK,
+  SERVICE,
+  SYSUSERS_FILE,
+  type SystemFile,
+  serviceFiles,
+} from "../service-files.ts";
+import { hasSystemd, systemctl } from "../system-service.ts";
+
+interface Options {
+  readonly prefix?: string;
+  readonly remove?: true;
+  readonly dryRun?: true;
+  readonly json?: true;
+}
+
+/** A program that was run to make the system take notice. */
+interface Told {
+  readonly command: string;
+  readonly ok: boolean;
+}
+
+const PROGRAM_DIRECTORY = fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, "");
+
+const HELP = `
+Examples:
+  sudo erofs-nbd install-units && sudo systemctl enable --now erofs-nbd
+  erofs-nbd install-units --dry-run
+  erofs-nbd install-units --prefix ./image      for an image of a system that does not run
+
+Writes erofs-nbd.service (the manager), erofs-nbd@.service (an image attached at boot), the nbd module's settings, the
+workers' user, and mount.erofs.nbd for mount(8) and fstab. Files that somebody else has written are not touched.`;
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .option("--prefix <DIR>", "write below DIR, and leave the running system alone")
+    .option("--remove", "remove what was written")
+    .option("--dry-run", "change nothing, say what would be done")
+    .option("--json", "print what was done as an object")
+    .addHelpText("after", HELP)
+    .action((options: Options) => run(context, options));
+}
+
+async function run(context: CliContext, options: Options): Promise<void> {
+  const { prefix, json } = options;
+  const dryRun = options.dryRun === true;
+  const remove = options.remove === true;
+  if (prefix === "")
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot use --prefix: it is empty", {
+      hint: "--prefix / writes into this system without telling it",
+    });
+  if (prefix === undefined && !dryRun) requireSystem(remove ? "remove the units" : "install the units");
+  const files = installedFiles();
+  const told: Told[] = [];
+  // Before its unit is gone; its devices stay, served by their workers.
+  if (remove && prefix === undefined && !dryRun && isThere(files))
+    told.push(await tell("systemctl", ["disable", "--now", SERVICE]));
+  const actions = (remove ? removeFiles : writeFiles)(resolve(prefix ?? "/"), files, dryRun);
+  const changed = actions.some(({ action }) => action === "written" || action === "removed");
+  if (changed && prefix === undefined && !dryRun) {
+    if (!remove) told.push(await tell("systemd-sysusers", [SYSUSERS_FILE]));
+    told.push(await tell("systemctl", ["daemon-reload"]));
+  }
+  if (json)
+    return context.print(formatJson({ prefix: resolve(prefix ?? "/"), dryRun, files: actions, told }));
+  await context.print([...actions.map((one) => describe(one, dryRun)), ...told.map(describeTold)].join("\n"));
+  for (const { command, ok } of told) if (!ok) context.note(`${command} failed`);
+  if (prefix === undefined && !dryRun && !remove) context.note(`now: systemctl enable --now ${SERVICE}`);
+}
+
+/** @throws ErofsNbdError ERR_PERMISSION, ERR_NO_SYSTEMD */
+function requireSystem(act: string): void {
+  requireRoot(act);
+  if (hasSystemd()) return;
+  throw new ErofsNbdError("ERR_NO_SYSTEMD", `Cannot ${act}: systemd does not run this machine`, {
+    hint: "--prefix DIR writes the files for another machine; commands start a manager by themselves anyway",
+  });
+}
+
+function installedFiles(): SystemFile[] {
+  const installation = {
+    nodePath: process.execPath,
+    programDirectory: PROGRAM_DIRECTORY,
+    systemdVersion: systemdVersion(),
+    version: VERSION,
+  };
+  const hasHelper = existsSync(`${PROGRAM_DIRECTORY}/mount-helper.js`);
+  return serviceFiles(installation).filter(({ path }) => path !== MOUNT_HELPER_LINK || hasHelper);
+}
+
+const isThere = (files: readonly SystemFile[]): boolean =>
+  files.some(({ path }) => path.endsWith(`/${SERVICE}`) && existsSync(path));
+
+/** «systemd 252 (252.38-1)»; 0 where there is no systemctl. */
+function systemdVersion(): number {
+  const { stdout } = spawnSync("systemctl", ["--version"], { encoding: "utf8" });
+  return Number(/^systemd (\d+)/.exec(stdout ?? "")?.[1] ?? 0);
+}
+
+async function tell(program: string, words: readonly string[]): Promise<Told> {
+  const command = [program, ...words].join(" ");
+  if (program === "systemctl") return { command, ok: (await systemctl(words))?.exitCode === 0 };
+  return { command, ok: spawnSync(program, words, { stdio: "ignore" }).status === 0 };
+}
+
+function describe({ path, action, reason }: FileAction, dryRun: boolean): string {
+  const words = { written: "write", removed: "remove" } as const;
+  const isChange = action === "written" || action === "removed";
+  const what = dryRun && isChange ? `would ${words[action]}` : action;
+  return `${what}: ${path}${reason === null ? "" : ` (${reason})`}`;
+}
+
+const describeTold = ({ command, ok }: Told): string => `${ok ? "ran" : "failed"}: ${command}`;

@@ -1,0 +1,163 @@
+/**
+ * What `install-units` writes: the units, and the files by which the kernel module, the workers' user and mount(8)'s helper
+ * are found. Pure: paths and texts for an installation; installation.ts writes them.
+ *
+ * Each directive that is not plain has its reason beside it, in the unit: that is where administrators look.
+ */
+
+/** Where Node and the program are, and what the service manager understands. */
+export interface Installation {
+  /** Absolute. */
+  readonly nodePath: string;
+  /** The directory of main.js and mount-helper.js, absolute. */
+  readonly programDirectory: string;
+  /** As `systemctl --version` says; 0: not known. */
+  readonly systemdVersion: number;
+  readonly version: string;
+}
+
+/** One file; `path` is absolute within the system it is written for. */
+export interface SystemFile {
+  readonly path: string;
+  readonly mode: number;
+  readonly text: string;
+}
+
+export const SERVICE = "erofs-nbd.service";
+export const UNIT_DIRECTORY = "/etc/systemd/system";
+export const SYSUSERS_FILE = "/etc/sysusers.d/erofs-nbd.conf";
+export const MOUNT_HELPER_LINK = "/usr/sbin/mount.erofs.nbd";
+/** The text that says a file is ours: only such a file is written over, or removed. */
+export const MARK = "Written by «erofs-nbd install-units»";
+/** SurviveFinalKillSignal= came with it; older ones would warn. */
+const SURVIVES_FINAL_KILL = 255;
+
+/** All of them. */
+export function serviceFiles(installation: Installation): SystemFile[] {
+  const { nodePath, programDirectory } = installation;
+  const unit = (text: string): string => `${header(installation)}${text}`;
+  return [
+    { path: `${UNIT_DIRECTORY}/${SERVICE}`, mode: 0o644, text: unit(managerUnit(installation)) },
+    { path: `${UNIT_DIRECTORY}/erofs-nbd@.service`, mode: 0o644, text: unit(imageUnit(installation)) },
+    { path: SYSUSERS_FILE, mode: 0o644, text: unit('u erofs-nbd - "Workers of erofs-nbd"\n') },
+    { path: "/etc/modules-load.d/erofs-nbd.conf", mode: 0o644, text: unit("nbd\n") },
+    { path: "/etc/modprobe.d/erofs-nbd.conf", mode: 0o644, text: unit(MODPROBE) },
+    {
+      path: MOUNT_HELPER_LINK,
+      mode: 0o755,
+      // No link: it names the Node that was chosen, whatever PATH mount(8) gives.
+      text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(`${programDirectory}/mount-helper.js`)} "$@"\n`,
+    },
+  ];
+}
+
+function header({ version }: Installation): string {
+  return `# ${MARK}, version ${version}; the next run writes it anew.\n`;
+}
+
+const MODPROBE = `# Opening a device reads no partition table: images have none, and reading it costs time.
+options nbd max_part=0
+`;
+
+function managerUnit({ nodePath, programDirectory, systemdVersion }: Installation): string {
+  const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.js`)}`;
+  return `# Change it with «systemctl edit ${SERVICE}».
+
+[Unit]
+Description=erofs-nbd: keeps EROFS images attached to /dev/nbdN readable
+Documentation=man:erofs-nbd(8)
+# As early as storage goes, and mounts of any kind come after it: at a shutdown they go before it. For systemd a mounted image
+# is a local file system, with _netdev or without. Where Node is on a file system of its own, the restarts wait for that.
+DefaultDependencies=no
+Conflicts=shutdown.target
+Wants=modprobe@nbd.service local-fs-pre.target remote-fs-pre.target
+After=modprobe@nbd.service systemd-modules-load.service systemd-sysusers.service
+Before=local-fs-pre.target remote-fs-pre.target shutdown.target
+# Somebody may be waiting for a read: never give up.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart=${program} manager --take-over
+ExecReload=${program} upgrade --workers-only
+Restart=always
+RestartSec=250ms
+WatchdogSec=30s
+TimeoutStartSec=3min
+TimeoutStopSec=30s
+TimeoutAbortSec=5s
+
+# Workers serve on while the manager is restarted, and the next one meets them again.
+KillMode=process
+${systemdVersion >= SURVIVES_FINAL_KILL ? "# And until what could not be unmounted is done with, at a shutdown.\nSurviveFinalKillSignal=yes\n" : ""}RuntimeDirectory=erofs-nbd
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
+
+# Every process that reads from a device waits for these.
+OOMPolicy=continue
+OOMScoreAdjust=-900
+LimitNOFILE=524288
+LimitMEMLOCK=infinity
+TasksMax=infinity
+UMask=0077
+
+# No mount namespace (ProtectSystem=, PrivateTmp=, PrivateDevices= …): workers would keep a copy of every mount in the one they
+# were started in, images in /tmp could not be found, and which mounts a device has could not be told. No network namespace:
+# the kernel's nbd events reach the first one alone. No MemoryDenyWriteExecute=: Node compiles to machine code.
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL CAP_SETUID CAP_SETGID CAP_SETPCAP
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_IPC_LOCK CAP_SYS_NICE CAP_SYS_RESOURCE
+NoNewPrivileges=yes
+DevicePolicy=closed
+DeviceAllow=block-* rw
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target remote-fs.target
+`;
+}
+
+function imageUnit({ nodePath, programDirectory }: Installation): string {
+  const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.js`)}`;
+  return `# For an image that is to be attached and not mounted: erofs-nbd@$(systemd-escape --path /srv/a.erofs).service
+# Options of «attach» go into OPTIONS, with «systemctl edit»: Environment=OPTIONS="--device 5".
+
+[Unit]
+Description=erofs-nbd: %f attached
+Documentation=man:erofs-nbd(8)
+# Not Requires=: a restart of the manager is none of this.
+Wants=${SERVICE}
+After=${SERVICE}
+RequiresMountsFor=%f
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Environment=OPTIONS=
+ExecStart=${program} attach $OPTIONS -- %f
+ExecStop=${program} detach -- %f
+# Not attached any more: somebody has detached it.
+SuccessExitStatus=3
+TimeoutStartSec=2min
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+`;
+}
+
+/** A word of a unit's command line: systemd takes quotes, and «%» and «$» for its own (systemd.service(5)). */
+export function unitWord(word: string): string {
+  const escaped = word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%").replaceAll("$", "$$$$");
+  return /^[\w@%+=:,./-]+$/.test(word) ? escaped : `"${escaped}"`;
+}
+
+function shellWord(word: string): string {
+  return `'${word.replaceAll("'", "'\\''")}'`;
+}

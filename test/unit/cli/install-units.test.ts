@@ -1,0 +1,229 @@
+/**
+ * install-units: what it writes and takes back under a prefix, whose files it leaves alone, and what systemd itself says of
+ * the units. Nothing here touches the machine's own units.
+ */
+import { spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { removeFiles, writeFiles } from "../../../src/cli/installation.ts";
+import { MARK, serviceFiles, unitWord } from "../../../src/cli/service-files.ts";
+import { runCli } from "./run-cli.ts";
+
+const INSTALLATION = {
+  nodePath: "/opt/node 20/bin/node",
+  programDirectory: "/usr/lib/node_modules/erofs-nbd/dist/src/cli",
+  systemdVersion: 252,
+  version: "1.2.3",
+};
+const FILES = serviceFiles(INSTALLATION);
+const UNIT = "/etc/systemd/system/erofs-nbd.service";
+
+let prefix: string;
+beforeEach(() => {
+  prefix = mkdtempSync(join(tmpdir(), "install-units-"));
+});
+afterEach(() => rmSync(prefix, { recursive: true, force: true }));
+
+const at = (path: string): string => join(prefix, path);
+const filesBelow = (): string[] =>
+  readdirSync(prefix, { recursive: true, withFileTypes: true })
+    .filter((entry) => !entry.isDirectory())
+    .map((entry) => join(entry.parentPath ?? entry.path, entry.name).slice(prefix.length))
+    .sort();
+
+describe("files", () => {
+  test("are written with their modes, a second time unchanged, and taken back", () => {
+    const paths = FILES.map(({ path }) => path).sort();
+    expect(writeFiles(prefix, FILES, false).map(({ action }) => action)).toEqual(FILES.map(() => "written"));
+    expect(filesBelow()).toEqual(paths);
+    for (const { path, mode, text } of FILES) {
+      expect(statSync(at(path)).mode & 0o777).toBe(mode);
+      expect(readFileSync(at(path), "utf8")).toBe(text);
+      expect(text).toContain(MARK);
+    }
+    expect(writeFiles(prefix, FILES, false).map(({ action }) => action)).toEqual(
+      FILES.map(() => "unchanged"),
+    );
+    expect(removeFiles(prefix, FILES, false).map(({ action }) => action)).toEqual(FILES.map(() => "removed"));
+    expect(filesBelow()).toEqual([]);
+    expect(removeFiles(prefix, FILES, false).map(({ action }) => action)).toEqual(FILES.map(() => "absent"));
+  });
+
+  test("of another version, or with another mode, are written anew", () => {
+    writeFiles(prefix, serviceFiles({ ...INSTALLATION, nodePath: "/usr/bin/node" }), false);
+    chmodSync(at("/etc/modprobe.d/erofs-nbd.conf"), 0o600);
+    const actions = new Map(writeFiles(prefix, FILES, false).map(({ path, action }) => [path, action]));
+    expect(actions.get(at(UNIT))).toBe("written");
+    expect(actions.get(at("/etc/modprobe.d/erofs-nbd.conf"))).toBe("written");
+    expect(actions.get(at("/etc/modules-load.d/erofs-nbd.conf"))).toBe("unchanged");
+    expect(statSync(at("/etc/modprobe.d/erofs-nbd.conf")).mode & 0o777).toBe(0o644);
+  });
+
+  test("a dry run says the same and changes nothing", () => {
+    expect(writeFiles(prefix, FILES, true).map(({ action }) => action)).toEqual(FILES.map(() => "written"));
+    expect(filesBelow()).toEqual([]);
+    writeFiles(prefix, FILES, false);
+    expect(removeFiles(prefix, FILES, true).map(({ action }) => action)).toEqual(FILES.map(() => "removed"));
+    expect(filesBelow()).toHaveLength(FILES.length);
+  });
+
+  const foreign: Array<[what: string, make: (path: string) => void, why: string]> = [
+    ["another file", (path) => writeFileSync(path, "[Unit]\n"), "somebody else has written it"],
+    ["a mask", (path) => symlinkSync("/dev/null", path), "it is masked"],
+    ["a directory", (path) => mkdirSync(path), "somebody else has written it"],
+    ["a link that leads nowhere", (path) => symlinkSync("/nowhere", path), "somebody else has written it"],
+  ];
+  test.each(foreign)(
+    "%s in their place: refused before anything is written, and left alone by --remove",
+    (_, make, why) => {
+      mkdirSync(at("/etc/modprobe.d"), { recursive: true });
+      make(at("/etc/modprobe.d/erofs-nbd.conf"));
+      const before = filesBelow();
+      expect(() => writeFiles(prefix, FILES, false)).toThrow(
+        expect.objectContaining({
+          code: "ERR_BAD_ARGUMENT",
+          message: `Cannot write ${at("/etc/modprobe.d/erofs-nbd.conf")}: ${why}`,
+        }),
+      );
+      expect(filesBelow()).toEqual(before);
+      const removed = removeFiles(prefix, FILES, false).find(({ path }) => path.includes("modprobe"));
+      expect(removed).toMatchObject({ action: "left alone" });
+      expect(filesBelow()).toEqual(before);
+    },
+  );
+
+  test("a link of npm's to the mount helper will do", () => {
+    mkdirSync(at("/usr/sbin"), { recursive: true });
+    writeFileSync(at("/mount-helper.js"), "");
+    symlinkSync(at("/mount-helper.js"), at("/usr/sbin/mount.erofs.nbd"));
+    const helper = writeFiles(prefix, FILES, false).find(({ path }) => path.endsWith("mount.erofs.nbd"));
+    expect(helper).toMatchObject({ action: "left alone", reason: expect.stringContaining("leads to") });
+  });
+
+  test("a place that cannot be written: an error that names it, and no draft is left", () => {
+    mkdirSync(at("/etc"), { recursive: true });
+    writeFileSync(at("/etc/systemd"), "in the way");
+    expect(() => writeFiles(prefix, FILES, false)).toThrow(
+      /^Cannot look at .*erofs-nbd\.service: a part of the path is not a directory$/,
+    );
+    expect(filesBelow()).toEqual(["/etc/systemd"]);
+  });
+});
+
+describe("texts", () => {
+  const text = (path: string, more = {}): string =>
+    serviceFiles({ ...INSTALLATION, ...more }).find((file) => file.path === path)?.text ?? "";
+
+  test("words of a unit: blanks, quotes, percent and dollar signs are systemd's own", () => {
+    expect(unitWord("/usr/bin/node")).toBe("/usr/bin/node");
+    expect(unitWord("/opt/a b")).toBe('"/opt/a b"');
+    expect(unitWord('/opt/100%/"$x"\\')).toBe('"/opt/100%%/\\"$$x\\"\\\\"');
+    expect(unitWord("/opt/100%")).toBe("/opt/100%%");
+  });
+
+  test("the mount helper runs with the Node that was chosen, with any path, and passes words on", () => {
+    const node = at('/a node\'s "$(path)"');
+    writeFileSync(node, '#!/bin/sh\nprintf "<%s>" "$@"\n', { mode: 0o755 });
+    const helper = at("/helper");
+    writeFileSync(helper, text("/usr/sbin/mount.erofs.nbd", { nodePath: node, programDirectory: "/p q" }), {
+      mode: 0o755,
+    });
+    const { stdout } = spawnSync(helper, ["/an image", "/mnt", "-o", "ro"], { encoding: "utf8" });
+    expect(stdout).toBe("</p q/mount-helper.js></an image></mnt><-o><ro>");
+  });
+
+  test("what an older systemd does not know is not written", () => {
+    expect(text(UNIT)).not.toContain("SurviveFinalKillSignal");
+    expect(text(UNIT, { systemdVersion: 255 })).toContain("\nSurviveFinalKillSignal=yes\n");
+  });
+
+  test("systemd has nothing to say against the units, with blanks in paths or without", (context) => {
+    if (spawnSync("systemd-analyze", ["--version"]).status !== 0)
+      context.skip("systemd-analyze is not on this machine");
+    const node = at("/usr/bin/a node");
+    mkdirSync(at("/usr/bin"), { recursive: true });
+    writeFileSync(node, "", { mode: 0o755 });
+    for (const nodePath of [process.execPath, node]) {
+      const files = serviceFiles({ ...INSTALLATION, nodePath }).filter(({ path }) =>
+        path.endsWith(".service"),
+      );
+      writeFiles(prefix, files, false);
+      const units = files.map(({ path }) => at(path));
+      const verify = (): string => {
+        const { stdout, stderr } = spawnSync("systemd-analyze", ["verify", "--man=no", ...units], {
+          encoding: "utf8",
+        });
+        const own = (stdout + stderr).split("\n").filter((line) => line.includes("erofs-nbd"));
+        return own.join("\n");
+      };
+      expect(verify()).toBe("");
+      // It would have said so.
+      writeFileSync(
+        at(UNIT),
+        `${readFileSync(at(UNIT), "utf8").replace("KillMode=process", "KillMode=gently")}Nonsense=1\n`,
+      );
+      expect(verify()).toMatch(/KillMode.*gently|gently/);
+      writeFiles(prefix, files, false);
+    }
+  });
+
+  test("systemd-sysusers understands the user, sysv's own words aside", (context) => {
+    if (spawnSync("systemd-sysusers", ["--version"]).status !== 0)
+      context.skip("systemd-sysusers is not on this machine");
+    writeFiles(prefix, FILES, false);
+    writeFileSync(at("/etc/passwd"), "root:x:0:0::/root:/bin/sh\n");
+    writeFileSync(at("/etc/group"), "root:x:0:\n");
+    const { status, stderr } = spawnSync("systemd-sysusers", [`--root=${prefix}`, "erofs-nbd.conf"], {
+      encoding: "utf8",
+    });
+    expect(status, stderr).toBe(0);
+    expect(readFileSync(at("/etc/passwd"), "utf8")).toMatch(
+      /^erofs-nbd:x:\d+:\d+:Workers of erofs-nbd:\/:.*nologin$/m,
+    );
+  });
+});
+
+describe("the command", () => {
+  test("writes below a prefix, says what it did, and is done", async () => {
+    const first = await runCli(["install-units", "--prefix", prefix]);
+    expect(first, first.stderr).toMatchObject({ code: 0, stderr: "" });
+    expect(first.stdout).toContain(`written: ${at(UNIT)}\n`);
+    const unit = readFileSync(at(UNIT), "utf8");
+    const [, program = ""] = /^ExecStart=(.*)$/m.exec(unit) ?? [];
+    expect(program).toBe(
+      `${process.execPath} ${join(import.meta.dirname, "../../../dist/src/cli/main.js")} manager --take-over`,
+    );
+    const again = await runCli(["install-units", "--prefix", prefix, "--json"]);
+    const told = JSON.parse(again.stdout) as { files: Array<{ action: string }>; told: unknown[] };
+    expect(new Set(told.files.map(({ action }) => action))).toEqual(new Set(["unchanged"]));
+    expect(told).toMatchObject({ prefix, dryRun: false, told: [] });
+    const removed = await runCli(["install-units", "--prefix", prefix, "--remove"]);
+    expect(removed.stdout).toContain(`removed: ${at(UNIT)}`);
+    expect(filesBelow()).toEqual([]);
+  });
+
+  test("refuses where systemd does not run, or the user is not root, and says what would do", async () => {
+    const denied = await runCli(["install-units"], { unprivileged: true });
+    expect(denied).toMatchObject({ code: 1, stdout: "" });
+    expect(denied.stderr).toContain("Cannot install the units: only root may");
+    expect(await runCli(["install-units", "--prefix", ""])).toMatchObject({ code: 1 });
+    if (existsSync("/run/systemd/system")) return;
+    const refused = await runCli(["install-units", "--remove"]);
+    expect(refused).toMatchObject({ code: 2, stdout: "" });
+    expect(refused.stderr).toContain("Cannot remove the units: systemd does not run this machine");
+    expect(refused.stderr).toContain("hint: --prefix DIR");
+  });
+});
