@@ -61,6 +61,10 @@ options nbd max_part=0
 
 function managerUnit({ nodePath, programDirectory, systemdVersion }: Installation): string {
   const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.js`)}`;
+  const survival =
+    systemdVersion >= SURVIVES_FINAL_KILL
+      ? "# Workers outlive the last SIGKILL of a shutdown: something that could not be unmounted may still read.\nSurviveFinalKillSignal=yes\n"
+      : "";
   return `# Change it with «systemctl edit ${SERVICE}».
 
 [Unit]
@@ -75,7 +79,7 @@ After=modprobe@nbd.service systemd-modules-load.service systemd-sysusers.service
 Before=local-fs-pre.target remote-fs-pre.target shutdown.target
 # Somebody may be waiting for a read: never give up.
 StartLimitIntervalSec=0
-
+${survival}
 [Service]
 Type=notify
 ExecStart=${program} manager --take-over
@@ -89,7 +93,7 @@ TimeoutAbortSec=5s
 
 # Workers serve on while the manager is restarted, and the next one meets them again.
 KillMode=process
-${systemdVersion >= SURVIVES_FINAL_KILL ? "# And until what could not be unmounted is done with, at a shutdown.\nSurviveFinalKillSignal=yes\n" : ""}RuntimeDirectory=erofs-nbd
+RuntimeDirectory=erofs-nbd
 RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes
 
