@@ -8,20 +8,19 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "no
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {
+  allWorkers,
   ask,
   attach,
-  CLI,
   cleanUpAfterFailure,
   detachAll,
   erofsNbd,
   expectFlawless,
   isAlive,
   managerPids,
+  reach,
   readsInFlight,
   startReader,
   status,
@@ -30,7 +29,7 @@ import {
   untilAsync,
   workerOf,
 } from "./product.ts";
-import { attachParams, journalFiles, useImage, warm } from "./takeover-rig.ts";
+import { attachParams, journalFiles, useImage } from "./takeover-rig.ts";
 
 const DEADLY = fileURLToPath(new URL("../../helpers/deadly-manager.mjs", import.meta.url));
 const STEPS = "/run/deadly-steps";
@@ -84,7 +83,8 @@ async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promis
   for (let step = 1; ; step += 1) {
     expect(step).toBeLessThan(MOST_STEPS);
     const device = await status(node);
-    await warm(device.managerPid).catch(() => {});
+    // Some of them another manager has started.
+    await until("a warm spare", () => allWorkers().length >= 2, 60_000);
     await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
     arm(step);
     await act(device).catch(() => {});
@@ -95,6 +95,11 @@ async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promis
     deaths.push(death);
     await successorOf(device.managerPid);
     await untilAsync("the device", () => isServing(node), 60_000);
+    // For whoever wants to know what each death cost.
+    const { counters, lastFailover } = await status(node);
+    const found =
+      counters.reconnects > device.counters.reconnects ? "reconnected" : "served on, or taken over";
+    process.stderr.write(`${death}: ${found}, last stall ${lastFailover?.stallMs ?? 0} ms\n`);
   }
   expectFlawless(await reader.stop());
   const after = await status(node);
@@ -119,7 +124,7 @@ function expectDeaths(deaths: readonly string[], ...names: readonly string[]): v
 
 /** An attach without a command's start, which would be most of the time here. Starts the manager if need be. */
 async function attachHere(path: string): Promise<DeviceStatus> {
-  const client = await ControlClient.connectOrStart(chooseRunDir(undefined), CLI);
+  const client = await reach();
   try {
     return (await client.request("attach", attachParams(path))).device;
   } finally {
@@ -150,7 +155,7 @@ describe("a manager that is killed at every step", () => {
       deaths.push(death);
       expect(error?.message).toContain("the manager went away");
       // Adopted whole or gone: nothing in between, and no record without a device.
-      const next = await ControlClient.connectOrStart(chooseRunDir(undefined), CLI);
+      const next = await reach();
       const { devices } = await next.request("status", { target: null });
       expect(records()).toHaveLength(devices.length);
       for (const { state } of devices) expect(["serving", "reconnecting"]).toContain(state);
@@ -199,7 +204,7 @@ describe("a manager that is killed at every step", () => {
       arm(step);
       await ask("detach", { targets: [], all: true, force: false }).catch(() => {});
       const death = disarm();
-      const next = await ControlClient.connectOrStart(chooseRunDir(undefined), CLI);
+      const next = await reach();
       await next.request("detach", { targets: [], all: true, force: false });
       expect((await next.request("status", { target: null })).devices).toEqual([]);
       next.close();

@@ -77,7 +77,7 @@ describe("workers", () => {
     for (const pid of workers) {
       const text = readFileSync(`/proc/${pid}/status`, "utf8");
       const field = (name: string): string =>
-        new RegExp(`^${name}:\\s*(.*)$`, "m").exec(text)?.[1]?.trim() ?? "?";
+        new RegExp(`^${name}:[ \\t]*(.*)$`, "m").exec(text)?.[1]?.trim() ?? "?";
       expect(field("Uid")).toMatch(/^65534\s+65534\s+65534\s+65534$/);
       expect(field("Gid")).toMatch(/^65534\s+65534\s+65534\s+65534$/);
       expect(field("Groups")).toBe("");

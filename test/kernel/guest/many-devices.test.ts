@@ -7,17 +7,15 @@ import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   allGone,
   allWorkers,
-  CLI,
   cleanUpAfterFailure,
   erofsNbdOk,
   expectFlawless,
+  reach,
   startReader,
   until,
   workersOf,
@@ -77,7 +75,7 @@ describe(`${DEVICES} devices`, () => {
   test("on two workers: each reads its own image, a killed worker's links all move, and all can be detached", async () => {
     const said: string[] = [];
     for (const number of range(0, DEVICES)) copyFileSync(image, pathOf(number));
-    const client = await ControlClient.connectOrStart(chooseRunDir(undefined), CLI);
+    const client = await reach();
     const { pid: managerPid } = await client.request("hello", {});
     const devices = new Map<number, DeviceStatus>();
     const attach = async (number: number): Promise<void> => {

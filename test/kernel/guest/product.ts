@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect } from "vitest";
 import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceStatus, Method, Requests } from "../../../src/manager/control-protocol.ts";
+import { greet } from "../../../src/manager/reach-manager.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { endObservers } from "./observers.ts";
 
@@ -83,6 +84,14 @@ export async function ask<M extends Method>(
     return await client.request(method, params);
   } finally {
     client.close();
+  }
+}
+
+/** A manager that stays as long as the connection: the one that runs, or one that is started. One that is just ending will not do. */
+export async function reach(): Promise<ControlClient> {
+  for (;;) {
+    const client = await greet(await ControlClient.connectOrStart(chooseRunDir(undefined), CLI));
+    if (client !== undefined) return client;
   }
 }
 
