@@ -13,7 +13,8 @@ import { Manager } from "./manager.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";
 import { MetricsServer } from "./metrics-server.ts";
 import { renderMetrics } from "./metrics-text.ts";
-import { lockRunDir, prepareRunDir, type RunDir } from "./run-dir.ts";
+import { prepareRunDir, type RunDir } from "./run-dir.ts";
+import { lockRunDir } from "./run-lock.ts";
 import type { Service } from "./service.ts";
 import { lockInsteadOfOther } from "./take-over.ts";
 

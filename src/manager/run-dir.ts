@@ -1,26 +1,20 @@
 /**
- * The run directory: where it is, who may use it, and the lock that makes a manager the only one in it.
+ * The run directory: where it is, who may use it, and who has it.
  *
- * The lock is flock(2) on a file that is never removed: it ends with the process that holds it, however that dies,
- * so a dead manager's socket never locks anybody out.
+ * Used by managers and by whoever talks to them. The lock itself is in run-lock.ts.
  */
 import {
   chmodSync,
-  closeSync,
   constants,
   existsSync,
-  ftruncateSync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
-  writeSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
-import { ERRNO, errnoName } from "../sys/errno.ts";
-import { effectiveUid, flock, LOCK_EX, LOCK_NB } from "../sys/libc.ts";
 
 export const DEFAULT_RUN_DIR = "/run/erofs-nbd";
 
@@ -75,6 +69,9 @@ export function checkSocketPath(runDir: RunDir): void {
     { hint: "name one with a shorter path with --run-dir" },
   );
 }
+
+/** As libc says it, which is not loaded for this: most commands do without. */
+const effectiveUid = (): number => process.geteuid?.() ?? -1;
 
 /**
  * Makes the directory (0700) if need be, and refuses one that others could tamper with: it, what is in it, or the way to
@@ -169,7 +166,7 @@ export function explainFileError(error: unknown): string {
 }
 
 /** An error about the run directory, in one line. */
-function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
+export function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   if (error instanceof ErofsNbdError) return error;
   return new ErofsNbdError(
     "ERR_RUN_DIR",
@@ -181,38 +178,8 @@ function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   );
 }
 
-/** A held lock; `release` gives it up, and so does the end of the process. */
-export interface RunDirLock {
-  release(): void;
-}
-
-/** Becomes the only manager of the run directory, or says who is: undefined and its pid. @throws ErofsNbdError */
-export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: number } {
-  let fd: number;
-  try {
-    fd = openSync(runDir.lockFile, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
-  } catch (error) {
-    throw asRunDirError(runDir, error);
-  }
-  const result = flock(fd, LOCK_EX | LOCK_NB);
-  if (result === 0) {
-    try {
-      ftruncateSync(fd);
-      writeSync(fd, `${process.pid}\n`, 0);
-    } catch (error) {
-      closeSync(fd);
-      throw asRunDirError(runDir, error);
-    }
-    return { release: () => closeSync(fd) };
-  }
-  closeSync(fd);
-  if (result !== -ERRNO.EWOULDBLOCK) {
-    throw new ErofsNbdError("ERR_RUN_DIR", `Cannot lock ${runDir.lockFile}: ${errnoName(-result)}`);
-  }
-  return { heldBy: holderPid(runDir) };
-}
-
-function holderPid(runDir: RunDir): number {
+/** The pid that the lock file names; 0: none. Takes no lock. */
+export function holderPid(runDir: RunDir): number {
   try {
     return Number(readFileSync(runDir.lockFile, "utf8").trim()) || 0;
   } catch {

@@ -7,7 +7,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
 import { ControlClient, ControlError } from "./control-client.ts";
-import { lockRunDir, type RunDir, type RunDirLock } from "./run-dir.ts";
+import type { RunDir } from "./run-dir.ts";
+import { lockRunDir, type RunDirLock } from "./run-lock.ts";
 
 /** Longer than a manager waits for its devices to settle before it steps down. */
 const PATIENCE_MS = 15_000;

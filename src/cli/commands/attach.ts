@@ -9,7 +9,6 @@ import { type AttachWords, DEFAULTS, readAttachParams } from "../attach-params.t
 import { startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { printAttached } from "../output.ts";
-import { checkImage, requireRoot } from "../preconditions.ts";
 
 interface Options extends AttachWords {
   readonly foreground?: true;
@@ -63,6 +62,8 @@ function withDefault(flags: string, description: string, value: string): Option 
 
 async function run(context: CliContext, path: string, options: Options): Promise<void> {
   const wanted = readAttachParams(options);
+  // Looking into images loads libc's bindings, which --help can do without.
+  const { checkImage, requireRoot } = await import("../preconditions.ts");
   requireRoot(`attach ${path}`);
   const params = { ...wanted, image: checkImage(path, wanted.blockSizeBytes, false), forMount: false };
   if (params.interface === "ioctl") {

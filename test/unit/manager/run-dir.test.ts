@@ -20,11 +20,11 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import {
   chooseRunDir,
   lockHolder,
-  lockRunDir,
   openLog,
   prepareRunDir,
   type RunDir,
 } from "../../../src/manager/run-dir.ts";
+import { lockRunDir } from "../../../src/manager/run-lock.ts";
 import { until } from "../supervisor/waiting.ts";
 
 let base: string;

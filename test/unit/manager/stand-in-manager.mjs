@@ -10,7 +10,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const dist = new URL("../../../dist/src/", import.meta.url);
 /** @type {typeof import("../../../src/manager/run-dir.ts")} */
-const { chooseRunDir, lockRunDir, prepareRunDir } = await import(new URL("manager/run-dir.js", dist).href);
+const { chooseRunDir, prepareRunDir } = await import(new URL("manager/run-dir.js", dist).href);
+const { lockRunDir } = await import(new URL("manager/run-lock.js", dist).href);
 /** @type {typeof import("../../../src/manager/control-server.ts")} */
 const { ControlServer } = await import(new URL("manager/control-server.js", dist).href);
 
