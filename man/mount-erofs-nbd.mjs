@@ -13,6 +13,8 @@ lead there from where the package was installed:
 
   ln -s "$(command -v mount.erofs.nbd)" /sbin/
 
+erofs-nbd install-units makes it, together with what systemd needs.
+
 EROFS is read-only, and so is every mount; rw is not an error.
 `;
 
