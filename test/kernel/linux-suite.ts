@@ -48,6 +48,7 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
     "adoption.test.ts",
     "chaos.test.ts",
     "cli-mount.test.ts",
+    "cli.test.ts",
     "examples.test.ts",
     "ioctl.test.ts",
     "many-devices.test.ts",
@@ -59,6 +60,7 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
   "7.2": [
     "adoption.test.ts",
     "chaos.test.ts",
+    "cli-mount.test.ts",
     "examples.test.ts",
     "ioctl.test.ts",
     "many-devices.test.ts",
