@@ -53,7 +53,7 @@ export function describeFound(
       const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const };
       const link = new HeldLink(number, request, observer, ends, journalPath);
       link.workerPid = pid;
-      link.confirmed = description.confirmed;
+      link.confirmed = description.confirmed === true;
       if (worker?.isAlive === true) worker.adopt(link);
       else setImmediate(() => observer.orphaned(`worker ${pid} ended while nobody was its manager`, 0));
       return own(link);

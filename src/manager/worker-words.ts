@@ -22,7 +22,8 @@ const schema = z.discriminatedUnion("type", [
     slot: link.max(MAX_CONNECTIONS - 1),
     copyOnly: z.boolean(),
     counted: z.boolean(),
-    confirmed: z.boolean(),
+    // A worker of a former version does not know: its requests tell.
+    confirmed: z.boolean().optional(),
   }),
   z.object({ type: z.literal("pong") }),
   z.object({

@@ -134,3 +134,9 @@ describe("meeting a worker", () => {
     expect(nonsense.filter(isFromWorker)).toEqual([{ type: "reunion", pid: process.pid, links: 1e9 }]);
   });
 });
+
+test("a link of a worker of a former version, which has not heard of confirming, is understood", () => {
+  const { confirmed: _, ...former } = held(1) as Record<string, unknown>;
+  expect(former).not.toHaveProperty("confirmed");
+  expect(isFromWorker(former)).toBe(true);
+});
