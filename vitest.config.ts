@@ -15,8 +15,9 @@ function filesOf(names: readonly string[]): string[] {
 // biome-ignore lint/style/noDefaultExport: vitest reads its configuration from the default export
 export default defineConfig({
   test: {
-    // A kernel test mostly waits for its guest, which is one process: two at a time suit two processors.
-    minWorkers: 1,
+    // A kernel test mostly waits for its guest, which is one process: two at a time suit two processors. Fewer than that at
+    // least, and the pool leaves a last file waiting while one of two places is free.
+    minWorkers: 2,
     maxWorkers: 2,
     projects: [
       { test: { name: "unit", include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts"] } },
