@@ -58,13 +58,7 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
     "takeover-crash-loop.test.ts",
     "takeover-ends.test.ts",
   ],
-  "6.12": [
-    "cli.test.ts",
-    "mount-helper.test.ts",
-    "mount.test.ts",
-    "takeover-links.test.ts",
-    "takeover.test.ts",
-  ],
+  "6.12": ["cli.test.ts", "mount.test.ts", "takeover-links.test.ts", "takeover.test.ts"],
   "7.2": [
     "adoption.test.ts",
     "chaos.test.ts",
@@ -73,6 +67,7 @@ const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly strin
     "ioctl.test.ts",
     "manager.test.ts",
     "many-devices.test.ts",
+    "mount-helper.test.ts",
     "observability.test.ts",
     "takeover-crash-loop.test.ts",
   ],

@@ -63,7 +63,8 @@ const withFstab = (program: string, ...words: string[]): Promise<CommandResult> 
   run(program, words, { LIBMOUNT_FSTAB: files.at("fstab") });
 
 describe("mount(8)", () => {
-  const guard = guarded();
+  // A last close that meets another one just behind it: the kernel says goodbye twice, to a socket that has heard it.
+  const guard = guarded([/^block nbd\d+: Send disconnect failed -32$/]);
   cleanUpAfterFailure();
 
   test("mounts with our options and the kernel's, findmnt finds it, a plain umount ends everything", async () => {
