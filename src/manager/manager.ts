@@ -383,6 +383,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
       this.#log.warn(`${name()}: attempt ${attempt} failed: ${message}`);
       this.#tell(device, { event: "attempt-failed", message });
     });
+    device.on("timerFailed", (why) =>
+      this.#log.error(`${name()}: its request timer could not be set: ${why}`),
+    );
     device.on("recordFailed", (why) => this.#log.error(`${name()}: its record could not be written: ${why}`));
     device.on("moved", (workerPid, stallMs) => {
       this.#log.info(`${name()}: worker ${workerPid} serves it now`, { workerPid, stallMs });

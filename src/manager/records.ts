@@ -12,6 +12,7 @@ import { ErofsNbdError } from "../errors.ts";
 import type { JsonValue, SourceSpec } from "../source/source-spec.ts";
 import type { DeviceHistory, DeviceSettings } from "../supervisor/managed-device.ts";
 import { effectiveUid } from "../sys/libc.ts";
+import { processStat } from "../sys/process-stat.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
 import { DEFAULT_HANG_TIMEOUT_MS, MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "./limits.ts";
 import { explainFileError } from "./run-dir.ts";
@@ -278,24 +279,12 @@ function currentBootId(): string {
 
 /** A process as it is now, or undefined when there is none of that pid. */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The command in parentheses may hold anything; fields are counted after its end. Start time is field 22.
-    const startTime = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
-    return startTime === undefined ? undefined : { pid, startTime };
-  } catch {
-    return undefined;
-  }
+  const stat = processStat(pid);
+  return stat === undefined ? undefined : { pid, startTime: stat.startTime };
 }
 
 /** Whether exactly that process is still there (a zombie counts as gone). */
 export function isAlive(identity: ProcessIdentity): boolean {
-  const found = identifyProcess(identity.pid);
-  if (found?.startTime !== identity.startTime) return false;
-  try {
-    const stat = readFileSync(`/proc/${identity.pid}/stat`, "utf8");
-    return stat.charAt(stat.lastIndexOf(")") + 2) !== "Z";
-  } catch {
-    return false;
-  }
+  const stat = processStat(identity.pid);
+  return stat?.startTime === identity.startTime && stat.state !== "Z";
 }

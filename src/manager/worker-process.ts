@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { readFileSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { JsonValue } from "../source/source-spec.ts";
@@ -14,6 +14,7 @@ import { Channel } from "../sys/channel.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
 import { check, close, pidfdOpen, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
 import { listenUnix } from "../sys/listen.ts";
+import { processStat } from "../sys/process-stat.ts";
 import { watchReadable } from "../sys/watch.ts";
 import { describeEnd } from "../worker/link-end.ts";
 import {
@@ -306,7 +307,7 @@ export class WorkerProcess {
   /** A process inside an uninterruptible wait ignores SIGKILL until that ends, and never runs its own code again. */
   #checkStuck(): void {
     if (!this.#alive) return;
-    if (stateOf(this.pid) === "D")
+    if (processStat(this.pid)?.state === "D")
       this.#exited(`worker ${this.pid} was ended, and waits in the kernel for what it was reading`);
     else setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
   }
@@ -396,16 +397,6 @@ function spawnWorker(options: WorkerOptions, controlFd: number, reunionFd: numbe
 
 function describeExit(pid: number | undefined, code: number | null, signal: NodeJS.Signals | null): string {
   return signal === null ? `worker ${pid} exited with ${code}` : `worker ${pid} was killed by ${signal}`;
-}
-
-/** The state of a process's main thread, as a letter; undefined when there is none. */
-function stateOf(pid: number): string | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return stat.charAt(stat.lastIndexOf(")") + 2);
-  } catch {
-    return undefined;
-  }
 }
 
 /** Whether a message could not be sent because there is nobody at the other end. */

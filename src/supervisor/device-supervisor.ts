@@ -214,7 +214,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
     this.#links.condemn(strangers, cause);
     this.#firstWord = { cause, witness: WITNESS.exit, causeClass: "manager" };
     this.#dispatch("connected");
-    void this.#finishIoTimeout(index).catch((error: unknown) => this.emit("recordFailed", String(error)));
+    void this.#finishIoTimeout(index).catch((error: unknown) => this.emit("timerFailed", String(error)));
   }
 
   /** The manager before may have died before it came to set the timer, which has to wait for a calm moment now. */

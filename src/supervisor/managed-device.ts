@@ -80,6 +80,8 @@ export interface DeviceEvents {
   readErrors: (message: string, count: number) => void;
   /** The record could not be written; the failover went on without. */
   recordFailed: (why: string) => void;
+  /** The block layer's request timer could not be set: reads of a lost socket wait longer. */
+  timerFailed: (why: string) => void;
   /** The device is gone and everything of it let go. */
   released: (why: string) => void;
 }
