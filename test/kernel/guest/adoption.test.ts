@@ -18,7 +18,9 @@ import {
   detachAll,
   erofsNbd,
   expectFlawless,
+  guardiansOf,
   isAlive,
+  killTogether,
   managerPids,
   reach,
   readsInFlight,
@@ -224,27 +226,10 @@ describe("a manager that is killed at every step", () => {
       guardians = guardiansOf(device.managerPid);
       return guardians.length === 1;
     });
-    for (const pid of [...guardians, device.managerPid]) process.kill(pid, "SIGKILL");
-    await until("both deaths", () => ![...guardians, device.managerPid].some(isAlive));
+    await killTogether(...guardians, device.managerPid);
     const seen = await erofsNbd("status", "--json");
     expect(seen.stderr).toContain("going on");
     expectFlawless(await reader.stop());
     await detachAll();
   });
 });
-
-/** Shells that wait for the end of a manager. */
-function guardiansOf(managerPid: number): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-        const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-        return words.includes("erofs-nbd guardian") && stat.includes(`) S ${managerPid} `);
-      } catch {
-        return false;
-      }
-    });
-}

@@ -30,6 +30,7 @@ import {
   cutUnderLoad,
   detachAll,
   expectFlawless,
+  killTogether,
   run,
   startReader,
   status,
@@ -102,7 +103,7 @@ describe("a link that dies", () => {
     await cutUnderLoad(device, reader.depth);
     await reconnecting;
     // Whoever is to serve the fresh link dies before it can have proven itself.
-    for (const pid of victims) process.kill(pid, "SIGKILL");
+    await killTogether(...victims);
     const after = await statusWhen(
       device.device ?? "",
       "another worker",

@@ -13,6 +13,8 @@ import {
   detachAll,
   erofsNbd,
   expectFlawless,
+  guardiansOf,
+  killTogether,
   killUnderLoad,
   readsInFlight,
   startReader,
@@ -99,11 +101,12 @@ describe("the end of a link attached by ioctl", () => {
     const device = await attach("--ioctl", image);
     const reader = await startReader(device.device ?? "", image);
     const workers = workersOf(device.managerPid);
+    await until("a guardian", () => guardiansOf(device.managerPid).length === 1);
     // Stopped first: the spare would leave on seeing its manager gone.
     for (const pid of workers) process.kill(pid, "SIGSTOP");
-    process.kill(device.managerPid, "SIGKILL");
+    await killTogether(...guardiansOf(device.managerPid), device.managerPid);
     await killUnderLoad(device, reader.depth, workers);
-    await allGone([device.managerPid, ...workers]);
+    await allGone(workers);
     const report = await reader.stop();
     expect(report.errors + report.mismatches).toBeGreaterThan(0);
     const seen = await erofsNbd("status");

@@ -28,6 +28,7 @@ import {
   erofsNbdOk,
   expectFlawless,
   isAlive,
+  killTogether,
   killUnderLoad,
   managerPids,
   readsInFlight,
@@ -53,11 +54,6 @@ beforeAll(async () => {
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 const records = (): string[] => (existsSync(`${RUN_DIR}/devices`) ? readdirSync(`${RUN_DIR}/devices`) : []);
-
-async function kill(...pids: number[]): Promise<void> {
-  for (const pid of pids) process.kill(pid, "SIGKILL");
-  await allGone(pids);
-}
 
 /** Changes an image's path to another file with other bytes. */
 function replace(path: string): void {
@@ -99,7 +95,7 @@ describe("a manager that dies", () => {
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
     await until("reads in flight", () => readsInFlight(device.index ?? -1) > 0);
-    await kill(device.managerPid);
+    await killTogether(device.managerPid);
     const alone = await startReader(device.device ?? "", image, 1);
     expectFlawless(await alone.stop());
     const seen = await erofsNbd("status", "--json");
@@ -121,7 +117,7 @@ describe("a manager that dies", () => {
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
     const old = workersOf(device.managerPid);
-    await kill(device.managerPid);
+    await killTogether(device.managerPid);
     await erofsNbdOk("status");
     await killUnderLoad(device, reader.depth, [workerOf(device)]);
     const once = await afterFailovers(device.device ?? "", 1);
@@ -143,7 +139,7 @@ describe("a manager that dies", () => {
     for (let round = 0; round < 3; round += 1) {
       const { managerPid } = await status(device.device ?? "");
       await until("reads in flight", () => readsInFlight(device.index ?? -1) > 0);
-      await kill(managerPid);
+      await killTogether(managerPid);
       await erofsNbdOk("status");
     }
     expect(words()).toEqual([]);
@@ -159,7 +155,7 @@ describe("a manager that dies", () => {
     writeFileSync(copy, readFileSync(image));
     const device = await attach(...PATIENT, copy);
     const reader = await startReader(device.device ?? "", image, 2);
-    await kill(device.managerPid);
+    await killTogether(device.managerPid);
     replace(copy);
     const seen = await erofsNbd("status");
     expect(seen.stderr).toContain("going on");
@@ -210,7 +206,7 @@ describe("a manager that dies with what it needs", () => {
     writeFileSync(copy, readFileSync(image));
     const device = await attach(copy);
     const victims = workersOf(device.managerPid);
-    await kill(device.managerPid, ...victims);
+    await killTogether(device.managerPid, ...victims);
     replace(copy);
     const seen = await erofsNbd("status");
     expect(seen.stderr).toContain("is not what was attached");
@@ -225,11 +221,11 @@ describe("a manager that died", () => {
 
   test("does not lock its user out: attach and detach work at once, and touch only what is ours", async () => {
     const first = await attach(image);
-    await kill(first.managerPid);
+    await killTogether(first.managerPid);
     const second = await attach(image);
     expect(second.index).not.toBe(first.index);
     expect((await status(first.device ?? "")).identifier).toBe(first.identifier);
-    await kill(second.managerPid);
+    await killTogether(second.managerPid);
     expect(await erofsNbd("detach", first.device ?? "")).toMatchObject({ code: 0 });
     expect(await erofsNbd("detach", `${second.index}`)).toMatchObject({ code: 0 });
     await until("no record", () => records().length === 0);

@@ -18,6 +18,8 @@ import {
   erofsNbd,
   erofsNbdOk,
   expectFlawless,
+  guardiansOf,
+  killTogether,
   managerPids,
   readsInFlight,
   run,
@@ -93,10 +95,10 @@ describe("a mount", () => {
     await erofsNbdOk("mount", image, mountPoint);
     const [device] = await statuses();
     if (device === undefined) throw new Error("nothing is attached");
-    const pids = workersOf(device.managerPid);
-    process.kill(device.managerPid, "SIGKILL");
-    for (const pid of pids) process.kill(pid, "SIGKILL");
-    await allGone([device.managerPid, ...pids]);
+    const { managerPid } = device;
+    // With its guardian, too: what is seen is then what the next command does.
+    await until("a guardian", () => guardiansOf(managerPid).length === 1);
+    await killTogether(...guardiansOf(managerPid), managerPid, ...workersOf(managerPid));
     expect(await run("umount", [mountPoint])).toMatchObject({ code: 0 });
     await until("the device's end", () => !existsSync(`/sys/block/nbd${device.index}/pid`));
     const seen = await erofsNbd("status");

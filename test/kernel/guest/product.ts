@@ -199,6 +199,16 @@ export async function killUnderLoad(
   return inFlight;
 }
 
+/**
+ * Kills processes as if all died at one instant: none ends by itself because another is gone, as a spare does without its
+ * manager, and none begins to mend what is being broken. Returns when they are gone.
+ */
+export async function killTogether(...pids: number[]): Promise<void> {
+  for (const pid of pids) process.kill(pid, "SIGSTOP");
+  for (const pid of pids) process.kill(pid, "SIGKILL");
+  await allGone(pids);
+}
+
 /** Waits until no manager, worker or client of ours runs any more: an automatic manager leaves with its last device. */
 export async function allGone(pids: readonly number[]): Promise<void> {
   await until(`the end of ${pids.join(", ")}`, () => pids.every((pid) => !isAlive(pid)));
@@ -238,6 +248,22 @@ export function managerPids(): number[] {
         // Not the shell that would start the next one.
         const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
         return words.includes("cli/main.js\0manager\0") && !words.startsWith("/bin/sh");
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** Shells that wait for the end of a manager. */
+export function guardiansOf(managerPid: number): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+        const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+        return words.includes("erofs-nbd guardian") && stat.includes(`) S ${managerPid} `);
       } catch {
         return false;
       }

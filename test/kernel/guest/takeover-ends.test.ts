@@ -16,6 +16,7 @@ import {
   cleanUpAfterFailure,
   erofsNbdOk,
   expectFlawless,
+  killTogether,
   killUnderLoad,
   run,
   startReader,
@@ -38,7 +39,7 @@ async function orphan(device: DeviceStatus): Promise<void> {
     "the takeover",
     (event) => event.event === "state" && event.state === "taking-over",
   );
-  for (const pid of workersOf(device.managerPid)) process.kill(pid, "SIGKILL");
+  await killTogether(...workersOf(device.managerPid));
   await begun;
   expect((await status(device.device ?? "")).state).toBe("taking-over");
   void watcher.stop();
