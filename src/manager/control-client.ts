@@ -20,6 +20,8 @@ const START_DEADLINE_MS = 20_000;
 const POLL_MS = 20;
 /** A manager that was just ending holds its directory for a moment more: the one started then gives up at once. */
 const MAX_STARTS = 3;
+/** The last one: there was a listener, and it died before it accepted us (net/unix/af_unix.c, unix_release_sock). */
+const NOBODY_LISTENS: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ECONNREFUSED", "ECONNRESET"]);
 
 export { ControlError };
 
@@ -55,7 +57,7 @@ export class ControlClient {
       });
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
-      if (code === "ENOENT" || code === "ECONNREFUSED" || code === "ENOTDIR") return undefined;
+      if (code !== undefined && NOBODY_LISTENS.has(code)) return undefined;
       const denied = code === "EACCES" || code === "EPERM";
       throw new ErofsNbdError(
         denied ? "ERR_PERMISSION" : "ERR_CONTROL",

@@ -38,6 +38,11 @@ async function connected(): Promise<ControlClient> {
   return client;
 }
 
+/** The kernel's letter for it: T is stopped, Z is dead and not yet waited for. */
+function processState(pid: number | undefined): string | undefined {
+  return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)?.[0];
+}
+
 function serve(): { manager: FakeManager; server: ControlServer } {
   prepareRunDir(runDir);
   const manager = new FakeManager();
@@ -72,6 +77,18 @@ describe("connect", () => {
     expect(existsSync(runDir.controlSocket)).toBe(true);
     expect(await ControlClient.connect(runDir)).toBeUndefined();
     expect(await ControlClient.connect(chooseRunDir(join(runDir.controlSocket, "x")))).toBeUndefined();
+  });
+
+  test("nobody there: a manager that dies between the kernel's accept and its own", async () => {
+    prepareRunDir(runDir);
+    const script = `require("net").createServer().listen(${JSON.stringify(runDir.controlSocket)}, () => process.kill(process.pid, "SIGSTOP"))`;
+    const listener = spawn(process.execPath, ["-e", script], { stdio: "ignore" });
+    await until("the stop", () => processState(listener.pid) === "T");
+    const connecting = ControlClient.connect(runDir);
+    listener.kill("SIGKILL");
+    // Without a turn of our loop, which would call the connection made.
+    while (processState(listener.pid) !== "Z") {}
+    expect(await connecting).toBeUndefined();
   });
 
   test("a path that is too long for a socket is refused: it would be cut off, and lead to another's", async () => {
