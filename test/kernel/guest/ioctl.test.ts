@@ -48,7 +48,7 @@ describe("a device attached by ioctl", () => {
     for (let kill = 1; kill <= 3; kill += 1) {
       await warm(device.managerPid);
       const victim = workerOf(now);
-      const onTheWire = await killUnderLoad(now, reader.depth);
+      const onTheWire = await killUnderLoad(now);
       now = await afterFailovers(device.device ?? "", kill);
       expect(now.lastFailover).toMatchObject({
         cause: `worker ${victim} was killed by SIGKILL`,
@@ -65,7 +65,7 @@ describe("a device attached by ioctl", () => {
     const device = await attach("--ioctl", ...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    await killUnderLoad(device, reader.depth, workersOf(device.managerPid));
+    await killUnderLoad(device, workersOf(device.managerPid));
     const after = await afterFailovers(device.device ?? "", 1);
     expect(words()).toEqual([]);
     expectFlawless(await reader.stop());
@@ -105,7 +105,7 @@ describe("the end of a link attached by ioctl", () => {
     // Stopped first: the spare would leave on seeing its manager gone.
     for (const pid of workers) process.kill(pid, "SIGSTOP");
     await killTogether(...guardiansOf(device.managerPid), device.managerPid);
-    await killUnderLoad(device, reader.depth, workers);
+    await killUnderLoad(device, workers);
     await allGone(workers);
     const report = await reader.stop();
     expect(report.errors + report.mismatches).toBeGreaterThan(0);

@@ -34,8 +34,8 @@ export interface Guard {
 export const ORDINARY_LINES: readonly RegExp[] = [
   /^block nbd\d+: (NBD_DISCONNECT|shutting down sockets|Disconnected due to user request\.)$/,
   /^nbd\d+: detected capacity change from \d+ to \d+$/,
-  // Many devices came and went within seconds: the lines above are rationed.
-  /^set_capacity_and_notify: \d+ callbacks suppressed$/,
+  // More of the same within seconds. The lines that were let through before it are judged as any other.
+  /^\w+: \d+ callbacks suppressed$/,
   /^nbd: registered device at major \d+$/,
   // A machine that is short of processors, nothing of ours.
   /^hrtimer: interrupt took \d+ ns$/,
@@ -53,7 +53,6 @@ export const LINK_DEATH_LINES: readonly RegExp[] = [
 /** What it logs beside when reads fail that were bound to: for tests of ends that nothing can mend. */
 export const READ_FAILURE_LINES: readonly RegExp[] = [
   /I\/O error,? (on )?dev nbd\d+/i,
-  /^blk_print_req_error: \d+ callbacks suppressed$/,
   /^block nbd\d+: Attempted send on invalid socket$/,
 ];
 

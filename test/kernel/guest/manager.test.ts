@@ -119,11 +119,11 @@ describe("a manager that dies", () => {
     const old = workersOf(device.managerPid);
     await killTogether(device.managerPid);
     await erofsNbdOk("status");
-    await killUnderLoad(device, reader.depth, [workerOf(device)]);
+    await killUnderLoad(device, [workerOf(device)]);
     const once = await afterFailovers(device.device ?? "", 1);
     expectTakeovers(once, 1);
     const rest = old.filter((pid) => isAlive(pid));
-    await killUnderLoad(once, reader.depth, [...new Set([...rest, workerOf(once)])]);
+    await killUnderLoad(once, [...new Set([...rest, workerOf(once)])]);
     const twice = await afterFailovers(device.device ?? "", 2);
     expectTakeovers(twice, 2);
     expect(old).not.toContain(workerOf(twice));
@@ -159,7 +159,7 @@ describe("a manager that dies", () => {
     replace(copy);
     const seen = await erofsNbd("status");
     expect(seen.stderr).toContain("going on");
-    await killUnderLoad(device, reader.depth);
+    await killUnderLoad(device);
     expectTakeovers(await afterFailovers(device.device ?? "", 1), 1);
     expectFlawless(await reader.stop());
     await detachAll();
@@ -177,7 +177,7 @@ describe("a manager that dies with what it needs", () => {
     // The manager dies before it can mend what is being broken, and while its workers cannot see that: the spare would leave.
     for (const pid of victims) process.kill(pid, "SIGSTOP");
     process.kill(device.managerPid, "SIGKILL");
-    await killUnderLoad(device, reader.depth, victims);
+    await killUnderLoad(device, victims);
     await allGone([device.managerPid, ...victims]);
     await erofsNbdOk("status");
     const after = await afterFailovers(device.device ?? "", 1);
@@ -192,7 +192,7 @@ describe("a manager that dies with what it needs", () => {
     const reader = await startReader(device.device ?? "", image);
     const victim = workerOf(device);
     process.kill(device.managerPid, "SIGKILL");
-    await killUnderLoad(device, reader.depth, [victim]);
+    await killUnderLoad(device, [victim]);
     await allGone([device.managerPid, victim]);
     await erofsNbdOk("status");
     const after = await afterFailovers(device.device ?? "", 1);

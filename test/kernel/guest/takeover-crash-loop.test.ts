@@ -159,7 +159,7 @@ describe("somebody who kills every worker as soon as it appears", () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    await killUnderLoad(device, reader.depth, workersOf(device.managerPid));
+    await killUnderLoad(device, workersOf(device.managerPid));
     for (let killed = 0; killed < SPREE; ) {
       await until("a fresh worker", () => workersOf(device.managerPid).length > 0, 60_000);
       for (const pid of workersOf(device.managerPid)) {

@@ -67,7 +67,7 @@ describe("while a takeover is under way", () => {
       "the takeover",
       (event) => event.event === "state" && event.state === "taking-over",
     );
-    await killUnderLoad(device, reader.depth, workersOf(device.managerPid));
+    await killUnderLoad(device, workersOf(device.managerPid));
     await begun;
     const answer = ask("detach", { targets: [{ index: device.index ?? -1 }], all: false, force: true });
     expect(await outcomes(watcher, 1)).toMatchObject([{ result: "failed", level: "takeover" }]);

@@ -60,12 +60,12 @@ describe("a device with two links", () => {
     const words = kernelWords(guard);
     const [first = -1, second = -1] = ownWorkers(device);
     await warm(device.managerPid);
-    await killUnderLoad(device, 1, [first]);
+    await killUnderLoad(device, [first]);
     const between = await afterFailovers(device.device ?? "", 1);
     expectTakeovers(between, 1);
     expect(ownWorkers(between)).toEqual([second, second]);
     await warm(device.managerPid);
-    await killUnderLoad(device, 1, [second]);
+    await killUnderLoad(device, [second]);
     const after = await afterFailovers(device.device ?? "", 2);
     expect(words()).toEqual([]);
     expectFlawless(await reader.stop());
@@ -78,7 +78,7 @@ describe("a device with two links", () => {
     const watcher = await watchEvents();
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    await killUnderLoad(device, reader.depth, ownWorkers(device));
+    await killUnderLoad(device, ownWorkers(device));
     await statusWhen(
       device.device ?? "",
       "both links up",
@@ -184,7 +184,7 @@ describe("devices that share their workers", () => {
     const [first] = devices;
     if (first === undefined) throw new Error("nothing was attached");
     await warm(first.managerPid);
-    await killUnderLoad(first, 4, workersOf(first.managerPid));
+    await killUnderLoad(first, workersOf(first.managerPid));
     for (const { device } of devices) expectTakeovers(await afterFailovers(device ?? "", 1), 1);
     for (const reader of readers) expectFlawless(await reader.stop());
     expect(words()).toEqual([]);

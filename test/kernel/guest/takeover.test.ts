@@ -92,7 +92,7 @@ describe("a takeover", () => {
     const words = kernelWords(guard);
     const victims = workersOf(device.managerPid);
     expect(victims).toHaveLength(2);
-    const onTheWire = await killUnderLoad(device, reader.depth, victims);
+    const onTheWire = await killUnderLoad(device, victims);
     const after = await afterFailovers(device.device ?? "", 1);
     expect(words()).toEqual([]);
     expectFlawless(await reader.stop());
