@@ -1,25 +1,34 @@
 // @ts-check
 /**
- * Loaded into a manager with NODE_OPTIONS=--import: a manager that is killed at its k-th step.
+ * Loaded into a manager with NODE_OPTIONS=--import: a manager that is killed at the first step where none was killed yet.
  *
  * A step is an instant between two things that outlive a manager: a record written, a link given to a worker or taken from it,
  * a dead worker's journal settled, a command given to the kernel (before it, and when the kernel has done it but nobody has heard).
- * The file DEADLY_STEPS holds k, and for how many steps it still counts; without the file nothing happens. The manager that dies
- * removes it and leaves the step's name in its place, with «.died» behind it: its successor lives.
+ * The file DEADLY_STEPS holds the round's number and the steps that are to be survived; without the file nothing happens. The manager
+ * that dies removes it and leaves the step's name in its place, with «.died» behind it: its successor lives.
+ *
+ * By name and not by number, because what goes on at the same time does so in another order each time.
  */
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
 const [, program = "", command] = process.argv;
 const file = process.env["DEADLY_STEPS"] ?? "";
+let countedRound = 0;
+/** @type {Map<string, number>} How often each was reached in that round. */
+const reached = new Map();
 
 /** @param {string} name */
 function step(name) {
   if (!existsSync(file)) return;
-  const left = Number(readFileSync(file, "utf8")) - 1;
-  writeFileSync(file, `${left}`);
-  if (left > 0) return;
-  writeFileSync(file, name);
+  const { round, survived } = JSON.parse(readFileSync(file, "utf8"));
+  if (round !== countedRound) reached.clear();
+  countedRound = round;
+  const times = (reached.get(name) ?? 0) + 1;
+  reached.set(name, times);
+  const step = times === 1 ? name : `${name}, time ${times}`;
+  if (survived.includes(step)) return;
+  writeFileSync(file, step);
   renameSync(file, `${file}.died`);
   process.kill(process.pid, "SIGKILL");
 }
