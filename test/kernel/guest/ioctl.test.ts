@@ -3,6 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {
   afterFailovers,
@@ -17,6 +18,7 @@ import {
   killTogether,
   killUnderLoad,
   readsInFlight,
+  run,
   startReader,
   status,
   statusWhen,
@@ -74,6 +76,12 @@ describe("a device attached by ioctl", () => {
   });
 });
 
+/** Its reader may have had all its answers before the end: that it ends says that none waits. */
+async function expectNothingToRead({ device }: DeviceStatus): Promise<void> {
+  const block = [`if=${device}`, "of=/dev/null", "bs=4096", "count=1", "iflag=direct"];
+  expect((await run("dd", block)).stderr).not.toContain("1+0 records in");
+}
+
 describe("the end of a link attached by ioctl", () => {
   // A reply that was on its way still comes through, after the kernel has failed its request.
   guarded([...LINK_DEATH_LINES, ...READ_FAILURE_LINES, /^block nbd\d+: Unexpected reply \(\d+\)/]);
@@ -90,8 +98,8 @@ describe("the end of a link attached by ioctl", () => {
     expect(after.counters).toMatchObject({ takeovers: 0, reconnects: 0, failedFailovers: 1 });
     expect(after.lastFailover).toMatchObject({ result: "failed" });
     expect(after.lastFailover?.cause).toContain("the ioctl path cannot reconnect, the device is lost");
-    const report = await reader.stop();
-    expect(report.errors + report.mismatches).toBeGreaterThan(0);
+    await expectNothingToRead(device);
+    await reader.stop();
     await detachAll();
     expect(await status(device.device ?? "").catch((error: Error) => error.message)).toContain(
       "not attached",
@@ -108,8 +116,8 @@ describe("the end of a link attached by ioctl", () => {
     await killTogether(...guardiansOf(device.managerPid), device.managerPid);
     await killUnderLoad(device, workers);
     await allGone(workers);
-    const report = await reader.stop();
-    expect(report.errors + report.mismatches).toBeGreaterThan(0);
+    await expectNothingToRead(device);
+    await reader.stop();
     const seen = await erofsNbd("status");
     expect(seen).toMatchObject({ code: 0 });
     expect(seen.stderr).toContain("no longer attached");
