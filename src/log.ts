@@ -56,7 +56,7 @@ export function createLog(options: LogOptions = {}): Log {
   const say = (of: LogLevel, message: string, fields: Record<string, unknown> = {}): void => {
     if (!logger.isLevelEnabled(of)) return;
     summarise(performance.now());
-    if (limiter.admit(of, message)) return logger[of](fields, message);
+    if (limiter.admit(of, message)) return logger[of](apart(fields), message);
     if (isDue) return;
     isDue = true;
     setTimeout(() => {
@@ -77,6 +77,17 @@ export function createLog(options: LogOptions = {}): Log {
   )
     log.warn(`EROFS_NBD_LOG is none of ${LOG_LEVELS.join(", ")}`, { value: fromEnvironment });
   return log;
+}
+
+/** A line's own words, which a field of the same name would overwrite. */
+const OWN_KEYS = ["level", "time", "msg"];
+
+function apart(fields: Record<string, unknown>): Record<string, unknown> {
+  const renamed = ([key, value]: [string, unknown]): [string, unknown] => [
+    OWN_KEYS.includes(key) ? `${key}_` : key,
+    value,
+  ];
+  return Object.fromEntries(Object.entries(fields).map(renamed));
 }
 
 function chooseFormat(): Format {

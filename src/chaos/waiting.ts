@@ -41,7 +41,11 @@ export function withDeadline<T>(
       leave();
       reject(new OverdueError(what, deadlineMs));
     }, deadlineMs);
-    if (signal?.aborted) return onAbort();
+    if (signal?.aborted) {
+      // Nobody waits for it any more, and its failure is nobody's surprise.
+      promise.catch(() => {});
+      return onAbort();
+    }
     signal?.addEventListener("abort", onAbort, { once: true });
     promise.then(
       (value) => {

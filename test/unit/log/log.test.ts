@@ -60,6 +60,11 @@ describe("formats", () => {
     expect(Date.parse(String(line?.["time"]))).toBeGreaterThan(Date.now() - 60_000);
   });
 
+  test("a field that is called as a part of the line does not take its place", () => {
+    const [line] = parsed(run('log.warn("nbd0: recovered", { level: "takeover", time: 3 });'));
+    expect(line).toMatchObject({ level: 40, level_: "takeover", time_: 3, msg: "nbd0: recovered" });
+  });
+
   test("for the journal a priority, the words and the fields, in one line each", () => {
     const fd = openSync(logFile, "a");
     fds.push(fd);
