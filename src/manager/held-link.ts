@@ -95,7 +95,7 @@ export class HeldLink {
   get counters(): Readonly<LinkCounters> {
     if (this.#last !== undefined) return this.#last;
     const { requests, readBytes, readErrors } = this.#journal;
-    return { requests, readBytes, readErrors };
+    return { requests: sane(requests), readBytes: sane(readBytes), readErrors: sane(readErrors) };
   }
 
   /** Whether the worker is inside this link's code; see Journal. */
@@ -208,6 +208,9 @@ export class HeldLink {
     return { inFlight, unread, allRead: unsentBytes(this.#serverFd) === 0 };
   }
 }
+
+/** The journal is the worker's to write, and what it says goes into sums and records. */
+const sane = (count: number): number => (Number.isFinite(count) && count >= 0 ? count : 0);
 
 /** A link that nobody serves yet. @throws SystemError, or an error of the file system when the journal cannot be made */
 export function createLink(

@@ -8,7 +8,12 @@ import { z } from "zod";
 import type { FromWorker } from "../worker/worker-protocol.ts";
 import { MAX_CONNECTIONS } from "./limits.ts";
 
-const link = z.number().int().nonnegative();
+/** Far more than there can have been, and far from where counting on stops counting. */
+const link = z
+  .number()
+  .int()
+  .nonnegative()
+  .max(2 ** 40);
 const count = z.number().nonnegative();
 const words = z.string().max(65_536);
 

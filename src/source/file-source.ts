@@ -50,7 +50,14 @@ export class FileSource implements Source {
   verify(): void {
     if (this.#identity.kind === "block-device") return;
     const stat = this.#stat;
-    stat.refresh(this.#fd);
+    try {
+      stat.refresh(this.#fd);
+    } catch (error) {
+      // A file system that has gone away: of no concern to who reads other images.
+      throw new SourceError(
+        `Cannot look at ${this.#path}: ${error instanceof Error ? error.message : error}`,
+      );
+    }
     const same =
       stat.sizeBytes === this.#identity.sizeBytes &&
       stat.mtimeNanoseconds === this.#mtimeNanoseconds &&

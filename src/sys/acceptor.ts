@@ -16,6 +16,8 @@ export interface AcceptorEvents {
   trouble(message: string): void;
 }
 
+const CONNECTIONS_AT_ONCE = 64;
+
 export class Acceptor {
   readonly #listenFd: number;
   readonly #events: AcceptorEvents;
@@ -42,7 +44,8 @@ export class Acceptor {
   }
 
   #acceptAll(): void {
-    for (;;) {
+    // The rest is told of again.
+    for (let left = CONNECTIONS_AT_ONCE; left > 0; left -= 1) {
       const fd = accept(this.#listenFd);
       if (fd >= 0) this.#events.connection(fd);
       else if (fd === -ERRNO.EMFILE || fd === -ERRNO.ENFILE) {

@@ -32,6 +32,7 @@ const CMSG_HEADER_BYTES = 16;
 /** `struct ucred` (pid, uid, gid), rounded up to whole words. */
 const CREDENTIALS_BYTES = 16;
 const RETRY_MS = 5;
+const MESSAGES_AT_ONCE = 64;
 
 /** `struct msghdr` with one iovec, laid out by hand for 64-bit (sys/socket.h): the buffers stay referenced. */
 class MessageHeader {
@@ -160,7 +161,8 @@ export class Channel<In, Out> {
 
   #drain(): void {
     let wasReset = false;
-    while (this.#open) {
+    // The rest is told of again: a peer that never stops talking is not the only one to be listened to.
+    for (let left = MESSAGES_AT_ONCE; this.#open && left > 0; left -= 1) {
       const header = this.#receiveHeader.point(this.#incoming, this.#receiveHeader.control.length);
       const received = recvmsg(this.fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
       if (received === -ERRNO.EAGAIN || received === -ERRNO.EINTR) return;
