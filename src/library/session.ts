@@ -72,11 +72,16 @@ export class Session extends EventEmitter<SessionEvents> {
 
   async #open(): Promise<ControlClient> {
     const client = await this.#connect();
+    // One that ends before that was never had, and its failure is told to who asked for it.
+    let isOpen = false;
     try {
       await client.watch(
         (event) => this.emit("event", event),
-        () => this.#lost(),
+        () => {
+          if (isOpen) this.#lost();
+        },
       );
+      isOpen = true;
       return client;
     } catch (error) {
       client.close();

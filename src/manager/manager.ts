@@ -7,7 +7,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
 import { SUPERBLOCK_HEAD_BYTES } from "../erofs/superblock.ts";
@@ -561,10 +561,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
 /** Journals of links that are no more: their manager died before it could remove them. */
 function clearJournals(directory: string, links: readonly PooledFoundLink[]): void {
-  const used = new Set(links.map(({ journalPath }) => journalPath));
+  const used = new Set(links.map(({ journalPath }) => basename(journalPath)));
   for (const name of readdirSync(directory)) {
-    const path = join(directory, name);
-    if (!used.has(path)) rmSync(path, { force: true });
+    if (!used.has(name)) rmSync(join(directory, name), { force: true });
   }
 }
 

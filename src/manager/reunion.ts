@@ -5,7 +5,7 @@
  * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end. A worker
  * has fewer rights than we have: what it says of itself is checked before anything is done about it.
  */
-import { readdirSync, readlinkSync, rmSync } from "node:fs";
+import { readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Channel } from "../sys/channel.ts";
 import { SystemError } from "../sys/errno.ts";
@@ -35,7 +35,9 @@ const PATIENCE_MS = 3000;
 /** Every worker that answers. Dead ones' sockets are removed. */
 export async function meetWorkers(directory: string, journals: string): Promise<Acquaintance[]> {
   const names = readdirSync(directory).filter((name) => name.endsWith(".sock"));
-  const met = await Promise.all(names.map((name) => meet(join(directory, name), journals)));
+  // As the kernel names them: the way to the run directory may go over a symbolic link.
+  const real = realpathSync(journals);
+  const met = await Promise.all(names.map((name) => meet(join(directory, name), real)));
   return met.filter((one) => one !== undefined);
 }
 
