@@ -61,6 +61,9 @@ function replace(path: string): void {
   renameSync(`${path}.new`, path);
 }
 
+const uidOf = (pid: number): number =>
+  Number(/^Uid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+
 describe("workers", () => {
   guarded();
   cleanUpAfterFailure();
@@ -70,6 +73,9 @@ describe("workers", () => {
     await warm(device.managerPid);
     const workers = workersOf(device.managerPid);
     expect(workers).toHaveLength(2);
+    // A spare is there before its code is loaded, which may take root.
+    const isReady = (pid: number): boolean => uidOf(pid) !== 0;
+    await until("workers that have let go of root", () => workers.every(isReady), 60_000);
     // Rights are a thread's: a module's own code may run on any.
     const threads = workers.flatMap((pid) =>
       readdirSync(`/proc/${pid}/task`).map((tid) => `/proc/${pid}/task/${tid}`),
