@@ -4,58 +4,137 @@
  * A read from a device whose links are dead waits in the kernel, unkillable, for as long as the dead-connection
  * timeout; whatever touches the device must therefore never be this process. The read is O_DIRECT, so that it
  * reaches the link and not the page cache; opening the device also makes the kernel read its partition table.
+ *
+ * The readers are started by a shell that waits for orders: this process may be large, with the memory of hundreds of links
+ * mapped, and would stand still for many milliseconds in each fork of its own. The shell ends with us, at its pipe's end.
  */
-import { spawn } from "node:child_process";
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import type { Readable, Writable } from "node:stream";
 import { devicePath } from "./sysfs.ts";
 
 export type ProbeResult = { readonly ok: true } | { readonly ok: false; readonly why: string };
 
 const PROBE_BYTES = 4096;
+/** A shell that has had no orders for so long is let go. */
+const IDLE_MS = 3000;
+/** What a shell says in place of a program that it does not find. */
+const NOT_FOUND = "127";
 
 /**
- * Reads the first block. Waits for the read's end or the signal; the process may outlive the signal. Never rejects.
- * `path` is for tests.
+ * An order is «NUMBER PATH», an answer «NUMBER STATUS FIRST-LINE-OF-COMPLAINT», in any order: each reader is a process of its
+ * own. It is not a child of this shell, which would collect the dead only when it starts the next one.
  */
-export async function probeDevice(
-  index: number,
-  signal: AbortSignal,
-  path: string = devicePath(index),
-): Promise<ProbeResult> {
-  if (signal.aborted) return { ok: false, why: "aborted" };
-  try {
-    return await readFirstBlock(path, signal);
-  } catch (error) {
-    // Some failures to start a process are thrown, not reported (ENOMEM).
-    return { ok: false, why: error instanceof Error ? error.message : String(error) };
+const SCRIPT = `
+newline='
+'
+while read -r number path; do
+  (
+    {
+      said=$(dd "if=$path" of=/dev/null bs=${PROBE_BYTES} count=1 iflag=direct status=none 2>&1)
+      echo "$number $? \${said%%"$newline"*}"
+    } &
+  )
+done
+`;
+
+type Shell = ChildProcessByStdio<Writable, Readable, null>;
+
+export class Prober {
+  /** What is waited for, by number. */
+  readonly #pending = new Map<number, (result: ProbeResult) => void>();
+  #shell: Shell | undefined;
+  #idle: NodeJS.Timeout | undefined;
+  #next = 0;
+
+  /** Of the shell, where one runs. */
+  get pid(): number | undefined {
+    return this.#shell?.pid;
+  }
+
+  /**
+   * Reads the first block. Waits for the read's end or the signal; the reader may outlive the signal, as nothing ends a
+   * process inside such a read. Never rejects. `path` is for tests.
+   */
+  probe(index: number, signal: AbortSignal, path: string = devicePath(index)): Promise<ProbeResult> {
+    if (signal.aborted) return Promise.resolve({ ok: false, why: "aborted" });
+    const number = this.#next++;
+    return new Promise((resolve) => {
+      const settle = (result: ProbeResult): void => {
+        signal.removeEventListener("abort", onAbort);
+        if (this.#pending.delete(number)) resolve(result);
+        if (this.#pending.size === 0) this.#rest();
+      };
+      const onAbort = (): void => settle({ ok: false, why: "the read did not come back in time" });
+      this.#pending.set(number, settle);
+      signal.addEventListener("abort", onAbort, { once: true });
+      clearTimeout(this.#idle);
+      try {
+        this.#shell ??= this.#start();
+        ref(this.#shell.stdout);
+        this.#shell.stdin.write(`${number} ${path}\n`);
+      } catch (error) {
+        // Some failures to start a process are thrown, not reported (ENOMEM).
+        settle({ ok: false, why: error instanceof Error ? error.message : String(error) });
+      }
+    });
+  }
+
+  /** Ends the shell; readers end with their reads. */
+  close(): void {
+    clearTimeout(this.#idle);
+    this.#lose(this.#shell, "the device is not asked any more");
+  }
+
+  #start(): Shell {
+    const shell = spawn("/bin/sh", ["-c", SCRIPT, "erofs-nbd prober"], {
+      stdio: ["pipe", "pipe", "ignore"],
+      env: { ...process.env, LC_ALL: "C" },
+      cwd: "/",
+    });
+    shell.once("error", (error) => this.#lose(shell, error.message));
+    shell.once("exit", () => this.#lose(shell, "the shell that starts readers has ended"));
+    // EPIPE: it has just died, which `exit` tells as well.
+    shell.stdin.on("error", () => {});
+    createInterface({ input: shell.stdout }).on("line", (line) => this.#hear(line));
+    shell.unref();
+    unref(shell.stdin);
+    unref(shell.stdout);
+    return shell;
+  }
+
+  #rest(): void {
+    if (this.#shell !== undefined) unref(this.#shell.stdout);
+    clearTimeout(this.#idle);
+    this.#idle = setTimeout(() => this.close(), IDLE_MS).unref();
+  }
+
+  #hear(line: string): void {
+    const [, number, status, complaint = ""] = /^(\d+) (\d+) ?(.*)$/.exec(line) ?? [];
+    const why =
+      status === NOT_FOUND
+        ? "there is no dd on this machine"
+        : complaint.startsWith("dd:")
+          ? complaint
+          : `dd ended with ${status}`;
+    this.#pending.get(Number(number))?.(status === "0" ? { ok: true } : { ok: false, why });
+  }
+
+  #lose(shell: Shell | undefined, why: string): void {
+    if (shell === undefined || this.#shell !== shell) return;
+    this.#shell = undefined;
+    shell.stdin.destroy();
+    shell.stdout.destroy();
+    for (const settle of [...this.#pending.values()]) settle({ ok: false, why });
   }
 }
 
-function readFirstBlock(path: string, signal: AbortSignal): Promise<ProbeResult> {
-  const argv = [`if=${path}`, "of=/dev/null", `bs=${PROBE_BYTES}`, "count=1", "iflag=direct"];
-  const child = spawn("dd", argv, {
-    stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, LC_ALL: "C" },
-  });
-  let complaint = "";
-  child.stderr.setEncoding("utf8").on("data", (text: string) => {
-    complaint += text;
-  });
-  return new Promise((resolve) => {
-    const settle = (result: ProbeResult): void => {
-      signal.removeEventListener("abort", onAbort);
-      resolve(result);
-    };
-    const onAbort = (): void => {
-      child.kill("SIGKILL");
-      child.unref();
-      child.stderr.destroy();
-      settle({ ok: false, why: "the read did not come back in time" });
-    };
-    signal.addEventListener("abort", onAbort, { once: true });
-    child.once("error", (error) => settle({ ok: false, why: error.message }));
-    child.once("close", (code) => {
-      const why = complaint.split("\n").find((line) => line.startsWith("dd:")) ?? `dd ended with ${code}`;
-      settle(code === 0 ? { ok: true } : { ok: false, why });
-    });
-  });
-}
+/** Pipes of a child are sockets to Node: they keep a program running only while an answer is waited for. */
+const ref = (stream: Readable | Writable): void => (stream as Partial<{ ref(): void }>).ref?.();
+const unref = (stream: Readable | Writable): void => (stream as Partial<{ unref(): void }>).unref?.();
+
+const PROBER = new Prober();
+
+/** See Prober. */
+export const probeDevice = (index: number, signal: AbortSignal): Promise<ProbeResult> =>
+  PROBER.probe(index, signal);
