@@ -13,7 +13,14 @@ import { ErofsNbdError } from "../errors.ts";
 import { ControlError } from "./control-fault.ts";
 import type { DeviceEvent, Method, Requests, ServerLine } from "./control-protocol.ts";
 import { LineSplitter } from "./lines.ts";
-import { checkSocketPath, lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
+import {
+  checkSocketPath,
+  lockHolder,
+  openLog,
+  prepareRunDir,
+  type RunDir,
+  refuseForeignManager,
+} from "./run-dir.ts";
 
 const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
 const START_DEADLINE_MS = 20_000;
@@ -46,9 +53,10 @@ export class ControlClient {
     socket.once("close", () => this.#ended());
   }
 
-  /** A connection to the manager that runs, or undefined when none does. @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR */
+  /** A connection to the manager that runs, or undefined when none does. @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR: nobody there is to be trusted */
   static async connect(runDir: RunDir): Promise<ControlClient | undefined> {
     checkSocketPath(runDir);
+    refuseForeignManager(runDir);
     const socket = createConnection(runDir.controlSocket);
     try {
       await new Promise<void>((resolve, reject) => {

@@ -12,6 +12,8 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
+  type Stats,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
@@ -82,11 +84,17 @@ export function prepareRunDir(runDir: RunDir): void {
   try {
     refuseForeignWay(runDir);
     mkdirSync(runDir.path, { recursive: true, mode: 0o700 });
+    // Where a part of the way was missing, somebody may have made it meanwhile.
+    refuseForeignWay(runDir);
     const found = lstatSync(runDir.path);
     if (!found.isDirectory() || found.uid !== effectiveUid())
       throw refused(runDir, "it belongs to somebody else");
-    if ((found.mode & 0o022) !== 0) refusePlanted(runDir);
-    if ((found.mode & 0o077) !== 0) closeToOthers(runDir);
+    // Whatever its mode is now: it may have been another one.
+    refusePlanted(runDir);
+    if ((found.mode & 0o077) !== 0) {
+      closeToOthers(runDir);
+      refusePlanted(runDir);
+    }
     for (const path of [runDir.devices, runDir.journals, runDir.workers]) {
       mkdirSync(path, { recursive: true, mode: 0o700 });
       const made = lstatSync(path);
@@ -99,6 +107,30 @@ export function prepareRunDir(runDir: RunDir): void {
   }
 }
 
+/**
+ * For whoever talks to a manager: refuses a directory in which somebody else could answer in its place, and have root mount
+ * what they like. One that is not there is nobody's. @throws ErofsNbdError
+ */
+export function refuseForeignManager(runDir: RunDir): void {
+  try {
+    refuseForeignWay(runDir);
+    const found = look(runDir.path);
+    if (found === undefined) return;
+    if (found.isSymbolicLink()) throw refused(runDir, "it is a symbolic link");
+    if (!isTrusted(found)) throw refused(runDir, "it belongs to somebody else");
+    if (found.isDirectory() && (found.mode & 0o022) !== 0)
+      throw refused(runDir, "others may write into it, and what answers there could be anybody's");
+    // From a time when others could write there.
+    const socket = look(runDir.controlSocket);
+    if (socket !== undefined && !isTrusted(socket))
+      throw refused(runDir, `somebody else has left «${basename(runDir.controlSocket)}» there`);
+  } catch (error) {
+    // Not for us to look into: connecting will say so, and to whom it is open.
+    if ((error as NodeJS.ErrnoException).code === "EACCES") return;
+    throw asRunDirError(runDir, error);
+  }
+}
+
 function refused(runDir: RunDir, why: string): ErofsNbdError {
   return new ErofsNbdError("ERR_RUN_DIR", `Cannot use run directory ${runDir.path}: ${why}`, {
     hint: "name another one with --run-dir",
@@ -106,31 +138,53 @@ function refused(runDir: RunDir, why: string): ErofsNbdError {
 }
 
 const STICKY = 0o1000;
+/** As many as the kernel follows (path_resolution(7)). */
+const MOST_LINKS = 40;
+
+const isTrusted = ({ uid }: Stats): boolean => uid === 0 || uid === effectiveUid();
 
 /**
  * Whoever may rename a directory above could put another one in its place, at any time. So each belongs to root or to us, and
- * where anybody may write, entries are protected from each other (sticky); a symbolic link on the way likewise.
+ * where others may write, entries are protected from each other (sticky); so does each symbolic link, and the way to where it leads.
  */
-function refuseForeignWay(runDir: RunDir): void {
-  const ours = [0, effectiveUid()];
-  for (let path = dirname(resolve(runDir.path)); ; path = dirname(path)) {
-    const found = lstatSync(path, { throwIfNoEntry: false });
-    if (found !== undefined && !ours.includes(found.uid))
-      throw refused(runDir, `${path} above it belongs to somebody else`);
-    if (found?.isDirectory() === true && (found.mode & 0o002) !== 0 && (found.mode & STICKY) === 0)
-      throw refused(runDir, `anybody may write ${path} above it`);
+function refuseForeignWay(runDir: RunDir, from: string = dirname(resolve(runDir.path)), links = 0): void {
+  if (links > MOST_LINKS) throw refused(runDir, "too many symbolic links lead there");
+  for (let path = from; ; path = dirname(path)) {
+    const found = look(path);
+    if (found !== undefined) {
+      if (!isTrusted(found)) throw refused(runDir, `${path} above it belongs to somebody else`);
+      if (found.isSymbolicLink())
+        refuseForeignWay(runDir, resolve(dirname(path), readlinkSync(path)), links + 1);
+      else if ((found.mode & STICKY) === 0) refuseWritable(runDir, path, found);
+    }
     if (path === dirname(path)) return;
   }
 }
 
-/** While others could write into it they may have left what we would take for ours. */
+function refuseWritable(runDir: RunDir, path: string, { mode, gid }: Stats): void {
+  if ((mode & 0o002) !== 0) throw refused(runDir, `anybody may write ${path} above it`);
+  const isOurGroup = gid === 0 || gid === process.getegid?.();
+  if ((mode & 0o020) !== 0 && !isOurGroup) throw refused(runDir, `group ${gid} may write ${path} above it`);
+}
+
+/** What is at a path, not followed; undefined: nothing, or no directory leads there. */
+function look(path: string): Stats | undefined {
+  try {
+    return lstatSync(path);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw error;
+  }
+}
+
+/** While others could write into it, now or once, they may have left what we would take for ours. */
 function refusePlanted(runDir: RunDir): void {
   const planted = readdirSync(runDir.path).find((name) => {
     const found = lstatSync(join(runDir.path, name));
     return found.uid !== effectiveUid() || found.isSymbolicLink();
   });
   if (planted !== undefined)
-    throw refused(runDir, `others may write into it, and somebody has left «${planted}» there`);
+    throw refused(runDir, `somebody has left «${planted}» there, which is no manager's`);
 }
 
 /** Takes the rights of others away, but never from a directory that serves somebody else too, such as /tmp. */

@@ -2,12 +2,15 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
+  chmodSync,
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
@@ -103,6 +106,36 @@ describe("connect", () => {
     while (!isGone(listener.pid)) {}
     expect(await connecting).toBeUndefined();
   });
+
+  test("a directory that others may write into, or change the way to: nobody there is believed", async () => {
+    const { manager } = serve();
+    chmodSync(runDir.path, 0o733);
+    await expect(ControlClient.connect(runDir)).rejects.toMatchObject({
+      code: "ERR_RUN_DIR",
+      message: expect.stringContaining("others may write into it"),
+    });
+    chmodSync(runDir.path, 0o700);
+    chmodSync(base, 0o777);
+    await expect(ControlClient.connectOrStart(runDir)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+    chmodSync(base, 0o700);
+    symlinkSync(runDir.path, join(base, "link"));
+    await expect(ControlClient.connect(chooseRunDir(join(base, "link")))).rejects.toThrow(
+      "it is a symbolic link",
+    );
+    expect(manager.calls).toEqual([]);
+  });
+
+  test.runIf(process.getuid?.() === 0)(
+    "somebody else's directory: its owner may answer what he likes",
+    async () => {
+      serve();
+      chownSync(runDir.path, 65534, 65534);
+      await expect(ControlClient.connect(runDir)).rejects.toMatchObject({
+        code: "ERR_RUN_DIR",
+        message: `Cannot use run directory ${runDir.path}: it belongs to somebody else`,
+      });
+    },
+  );
 
   test("a path that is too long for a socket is refused: it would be cut off, and lead to another's", async () => {
     const long = chooseRunDir(join(base, "x".repeat(200)));

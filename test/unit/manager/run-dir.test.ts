@@ -8,6 +8,7 @@ import {
   lchownSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -23,6 +24,7 @@ import {
   openLog,
   prepareRunDir,
   type RunDir,
+  refuseForeignManager,
 } from "../../../src/manager/run-dir.ts";
 import { lockRunDir } from "../../../src/manager/run-lock.ts";
 import { until } from "../supervisor/waiting.ts";
@@ -131,6 +133,8 @@ describe("what others may have planted", () => {
       symlinkSync(target, join(runDir.path, name));
       expect(() => prepareRunDir(runDir)).toThrow(refusal(`somebody has left «${name}» there`));
       expect(mode(runDir.path)).toBe(0o777);
+      if (name === "devices") expect(readdirSync(target)).toEqual([]);
+      else expect(readFileSync(target, "utf8")).toBe("precious");
       rmSync(runDir.path, { recursive: true });
     }
   });
@@ -144,9 +148,11 @@ describe("what others may have planted", () => {
     expect(() => openLog(runDir)).toThrow(refusal("a symbolic link is in the way"));
     expect(() => lockRunDir(runDir)).toThrow(refusal("a symbolic link is in the way"));
     expect(readFileSync(target, "utf8")).toBe("precious");
+    rmSync(runDir.logFile);
+    rmSync(runDir.lockFile);
     rmSync(runDir.devices, { recursive: true });
     symlinkSync(base, runDir.devices);
-    expect(() => prepareRunDir(runDir)).toThrow(refusal("«devices» in it is no directory of ours"));
+    expect(() => prepareRunDir(runDir)).toThrow(refusal("somebody has left «devices» there"));
   });
 
   test("a way to it that anybody may change: refused; a sticky one is none", () => {
@@ -160,6 +166,29 @@ describe("what others may have planted", () => {
     prepareRunDir(inside);
     expect(mode(inside.path)).toBe(0o700);
   });
+
+  test.runIf(process.getuid?.() === 0)(
+    "a way that a group of others may change, or a link of ours into one",
+    () => {
+      const groups = join(base, "groups");
+      mkdirSync(groups);
+      chownSync(groups, 0, 65534);
+      chmodSync(groups, 0o775);
+      const expected = refusal(`group 65534 may write ${groups} above it`);
+      expect(() => prepareRunDir(chooseRunDir(join(groups, "run")))).toThrow(expected);
+      mkdirSync(join(groups, "ours"), { mode: 0o700 });
+      symlinkSync("groups/ours", join(base, "link"));
+      const overLink = chooseRunDir(join(base, "link", "run"));
+      expect(() => prepareRunDir(overLink)).toThrow(expected);
+      expect(() => refuseForeignManager(overLink)).toThrow(expected);
+      chmodSync(groups, 0o1775);
+      prepareRunDir(overLink);
+      symlinkSync("loop", join(base, "loop"));
+      expect(() => prepareRunDir(chooseRunDir(join(base, "loop", "run")))).toThrow(
+        refusal("too many symbolic links"),
+      );
+    },
+  );
 
   test.runIf(process.getuid?.() === 0)(
     "somebody else's directory, or link, on the way to it: refused",
@@ -178,7 +207,6 @@ describe("what others may have planted", () => {
       prepareRunDir(runDir);
       writeFileSync(join(runDir.path, "manager.log"), "");
       chownSync(join(runDir.path, "manager.log"), 65534, 65534);
-      chmodSync(runDir.path, 0o770);
       expect(() => prepareRunDir(runDir)).toThrow(refusal("somebody has left «manager.log» there"));
     },
   );
