@@ -30,10 +30,9 @@ type LinkFds = [
   kernelFd: number,
 ];
 
-/** `worker` is undefined when it has died since; `own` makes a link one that its supervisor can use. */
+/** `own` makes a link one that its supervisor can use. */
 export function describeFound(
-  pid: number,
-  worker: WorkerProcess | undefined,
+  worker: WorkerProcess,
   { description, fds }: ToldLink,
   own: (link: HeldLink) => OpenLink,
 ): PooledFoundLink {
@@ -52,17 +51,18 @@ export function describeFound(
     open: (request: LinkRequest, observer: LinkObserver) => {
       const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const };
       const link = new HeldLink(number, request, observer, ends, journalPath);
-      link.workerPid = pid;
+      link.workerPid = worker.pid;
       link.confirmed = description.confirmed === true;
-      if (worker?.isAlive === true) worker.adopt(link);
-      else setImmediate(() => observer.orphaned(`worker ${pid} ended while nobody was its manager`, 0));
+      if (worker.isAlive) worker.adopt(link);
+      else
+        setImmediate(() => observer.orphaned(`worker ${worker.pid} ended while nobody was its manager`, 0));
       return own(link);
     },
     leave,
     close: () => {
       leave();
       rmSync(journalPath, { force: true });
-      worker?.giveUp(number);
+      worker.giveUp(number);
     },
   };
 }

@@ -28,6 +28,8 @@ import { LinkTrouble } from "./crash-loop.ts";
 import { RequestAges } from "./request-ages.ts";
 import type { WorkerProcess } from "./worker-process.ts";
 
+/** Many of these can be added up, and the sum is still a number that a record may hold. */
+const MAX_COUNT = 2 ** 80;
 /** How long a death's books may take to stand still. */
 const SETTLE_PATIENCE_MS = 1000;
 
@@ -210,7 +212,7 @@ export class HeldLink {
 }
 
 /** The journal is the worker's to write, and what it says goes into sums and records. */
-const sane = (count: number): number => (Number.isFinite(count) && count >= 0 ? count : 0);
+const sane = (count: number): number => (count >= 0 ? Math.min(count, MAX_COUNT) : 0);
 
 /** A link that nobody serves yet. @throws SystemError, or an error of the file system when the journal cannot be made */
 export function createLink(

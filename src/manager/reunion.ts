@@ -5,11 +5,12 @@
  * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end. A worker
  * has fewer rights than we have: what it says of itself is checked before anything is done about it.
  */
-import { readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
+import { fstatSync, readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { JOURNAL_BYTES } from "../journal/journal.ts";
 import { Channel } from "../sys/channel.ts";
 import { SystemError } from "../sys/errno.ts";
-import { close, duplicate, effectiveUid, peerCredentials } from "../sys/libc.ts";
+import { close, duplicate, effectiveUid, peerCredentials, pidfdOpen } from "../sys/libc.ts";
 import { connectMessages } from "../sys/listen.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker/worker-protocol.ts";
 import { LINK_FDS } from "../worker/worker-protocol.ts";
@@ -23,6 +24,8 @@ export interface ToldLink {
 
 export interface Acquaintance {
   readonly pid: number;
+  /** pidfd_open(2); whoever gets it closes it. */
+  readonly pidFd: number;
   readonly socketPath: string;
   /** The connection, for a WorkerProcess to go on with. */
   readonly channelFd: number;
@@ -58,36 +61,54 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
   // The channel takes its descriptor over and will close it; the connection itself goes on with this one.
   const channelFd = duplicate(fd);
   const links: ToldLink[] = [];
-  const pid = await new Promise<number | undefined>((resolve) => {
-    let said: { pid: number; links: number } | undefined;
-    const patience = setTimeout(() => resolve(undefined), PATIENCE_MS);
+  let said: { pidFd: number; pid: number; links: number } | undefined;
+  const told = await new Promise<boolean>((resolve) => {
+    // Nothing is heard any more after that: a duplicate of a socket that nobody closes would keep it from ever dying.
+    const finish = (toldAll: boolean): void => {
+      clearTimeout(patience);
+      channel.close();
+      resolve(toldAll);
+    };
+    const patience = setTimeout(() => finish(false), PATIENCE_MS);
     const channel = new Channel<FromWorker, ToWorker>(fd, {
       message: (message, fds, senderPid) => {
-        // Its pid will be sent signals to: the kernel's word counts.
-        if (!isFromWorker(message) || (message.type === "reunion" && message.pid !== senderPid)) {
-          for (const one of fds) close(one);
-          return;
+        const link = isFromWorker(message) ? toldLink(message, fds, journals) : undefined;
+        if (link !== undefined) links.push(link);
+        else for (const one of fds) close(one);
+        // Its pid will be sent signals to: the kernel's word counts, and only while it is that process's.
+        if (
+          isFromWorker(message) &&
+          message.type === "reunion" &&
+          message.pid === senderPid &&
+          said === undefined
+        ) {
+          const pidFd = pidfdOpen(message.pid);
+          if (pidFd < 0) return finish(false);
+          said = { pidFd, pid: message.pid, links: message.links };
         }
-        if (message.type === "reunion") said = message;
-        if (message.type === "held" && fds.length === LINK_FDS && isJournal(fds[2] as number, journals)) {
-          const { type: _, ...description } = message;
-          links.push({ description, fds });
-        } else for (const one of fds) close(one);
-        if (said === undefined || links.length < said.links) return;
-        clearTimeout(patience);
-        channel.close();
-        resolve(said.pid);
+        if (said !== undefined && links.length >= said.links) finish(true);
       },
-      end: () => resolve(undefined),
+      end: () => finish(false),
     });
   });
-  if (pid !== undefined) return { pid, socketPath, channelFd, links };
+  if (told && said !== undefined) return { pid: said.pid, pidFd: said.pidFd, socketPath, channelFd, links };
   close(channelFd);
+  if (said !== undefined) close(said.pidFd);
   for (const link of links) for (const one of link.fds) close(one);
   return undefined;
 }
 
-/** A journal is removed by its path in the end, with our rights: it must be one of this run directory. */
+function toldLink(message: FromWorker, fds: readonly number[], journals: string): ToldLink | undefined {
+  if (message.type !== "held" || fds.length !== LINK_FDS || !isJournal(fds[2] as number, journals))
+    return undefined;
+  const { type: _, ...description } = message;
+  return { description, fds };
+}
+
+/**
+ * A journal is removed by its path in the end, with our rights: it must be one of this run directory. And it is mapped: one that
+ * was cut short would end us, and every manager after us.
+ */
 function isJournal(fd: number, journals: string): boolean {
-  return dirname(readlinkSync(`/proc/self/fd/${fd}`)) === journals;
+  return dirname(readlinkSync(`/proc/self/fd/${fd}`)) === journals && fstatSync(fd).size >= JOURNAL_BYTES;
 }

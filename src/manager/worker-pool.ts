@@ -122,12 +122,13 @@ export class WorkerPool implements LinkServer {
   }
 
   /** Makes a worker of a former manager one of ours, and returns what it serves. */
-  adopt({ pid, channelFd, socketPath, links }: Acquaintance): PooledFoundLink[] {
-    const worker = this.#workers.meet(pid, channelFd, socketPath);
+  adopt(acquaintance: Acquaintance): PooledFoundLink[] {
+    const { pid, links } = acquaintance;
+    const worker = this.#workers.meet(acquaintance);
     this.#events.log("info", `Met worker ${pid} again`, { workerPid: pid, links: links.length });
     return links.map((told) => {
       this.#nextLink = Math.max(this.#nextLink, told.description.link + 1);
-      return describeFound(pid, worker, told, (link) => this.#handle(link));
+      return describeFound(worker, told, (link) => this.#handle(link));
     });
   }
 

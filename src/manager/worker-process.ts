@@ -7,12 +7,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { JsonValue } from "../source/source-spec.ts";
 import { Channel } from "../sys/channel.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
-import { check, close, pidfdOpen, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
+import { close, pidfdSendSignal, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
 import { listenUnix } from "../sys/listen.ts";
 import { processStat } from "../sys/process-stat.ts";
 import { watchReadable } from "../sys/watch.ts";
@@ -25,6 +26,7 @@ import {
   type ToWorker,
 } from "../worker/worker-protocol.ts";
 import type { HeldLink } from "./held-link.ts";
+import type { Acquaintance } from "./reunion.ts";
 import { isFromWorker } from "./worker-words.ts";
 
 export interface WorkerOptions {
@@ -355,17 +357,14 @@ export function startWorker(options: WorkerOptions, events: WorkerEvents): Worke
   );
 }
 
-/** A worker of a former manager, over the socket that it listens on. `pid` is what it says of itself. */
+/** A worker of a former manager, over the socket that it listens on. */
 export function meetWorker(
-  pid: number,
-  channelFd: number,
-  socketPath: string,
+  { pid, pidFd, channelFd, socketPath }: Omit<Acquaintance, "links">,
   options: WorkerOptions,
   events: WorkerEvents,
 ): WorkerProcess {
   return new WorkerProcess(
     (exited) => {
-      const pidFd = check("pidfd_open", pidfdOpen(pid));
       const watch = watchReadable(pidFd, () => {
         end();
         exited(`worker ${pid} has ended`);
@@ -374,13 +373,8 @@ export function meetWorker(
         watch.close();
         close(pidFd);
       };
-      const kill = (): void => {
-        try {
-          process.kill(pid, "SIGKILL");
-        } catch {
-          // ESRCH: it has just ended by itself.
-        }
-      };
+      // ESRCH: it has just ended by itself.
+      const kill = (): void => void pidfdSendSignal(pidFd, constants.signals.SIGKILL);
       return { process: { pid, kill, unref: () => watch.unref() }, channelFd, socketPath };
     },
     options,

@@ -4,13 +4,11 @@
  * Knows processes, not where links go: the pool does, and is told when a worker is ready or dead. Workers that die of
  * themselves are started again ever more slowly (crash-loop.ts); one that hangs is ended (hang-watch.ts).
  */
-import { rmSync } from "node:fs";
 import { getPriority, setPriority } from "node:os";
 import { withDeadline } from "../supervisor/deadline.ts";
-import { ERRNO, SystemError } from "../sys/errno.ts";
-import { close } from "../sys/libc.ts";
 import { RestartBackoff } from "./crash-loop.ts";
 import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./hang-watch.ts";
+import type { Acquaintance } from "./reunion.ts";
 import {
   meetWorker,
   startWorker,
@@ -122,24 +120,15 @@ export class WorkerSet {
     }
   }
 
-  /** A worker of a former manager is one of ours from now on; undefined when it has died meanwhile. @throws SystemError */
-  meet(pid: number, channelFd: number, socketPath: string): WorkerProcess | undefined {
-    try {
-      const worker: WorkerProcess = meetWorker(
-        pid,
-        channelFd,
-        socketPath,
-        this.#options,
-        this.#eventsOf(() => worker),
-      );
-      this.#workers.set(worker, undefined);
-      return worker;
-    } catch (error) {
-      if (!(error instanceof SystemError && error.errno === ERRNO.ESRCH)) throw error;
-      close(channelFd);
-      rmSync(socketPath, { force: true });
-      return undefined;
-    }
+  /** A worker of a former manager is one of ours from now on. One that has died meanwhile is reported as any is. */
+  meet(acquaintance: Acquaintance): WorkerProcess {
+    const worker: WorkerProcess = meetWorker(
+      acquaintance,
+      this.#options,
+      this.#eventsOf(() => worker),
+    );
+    this.#workers.set(worker, undefined);
+    return worker;
   }
 
   /** A worker that is not needed any more; it leaves after its last link. */

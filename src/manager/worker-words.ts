@@ -14,7 +14,10 @@ const link = z
   .int()
   .nonnegative()
   .max(2 ** 40);
-const count = z.number().nonnegative();
+const count = z
+  .number()
+  .nonnegative()
+  .max(2 ** 80);
 const words = z.string().max(65_536);
 
 const schema = z.discriminatedUnion("type", [

@@ -48,7 +48,7 @@ const c = {
   epollWait: bind("int epoll_wait(int, void *, int, int)"),
   getuid: bind("uint32_t geteuid()"),
   prctl: bind("int prctl(int, uint64_t, uint64_t, uint64_t, uint64_t)"),
-  syscall: bind("int64_t syscall(int64_t, int64_t, int64_t)"),
+  syscall: bind("int64_t syscall(int64_t, int64_t, int64_t, int64_t, int64_t)"),
 };
 
 /** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
@@ -268,9 +268,13 @@ export const epollCtl = (epollFd: number, operation: number, fd: number, event: 
 export const epollWait = (epollFd: number, events: Uint8Array, count: number, timeoutMs: number): number =>
   result(c.epollWait(epollFd, events, count, timeoutMs));
 
+const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 /** A descriptor that becomes readable when a process has ended, whoever's child it is (pidfd_open(2), Linux 5.3). Close-on-exec. */
-export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPEN, pid, 0));
+export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0));
+/** Sends a signal to exactly the process behind such a descriptor (pidfd_send_signal(2), Linux 5.1). */
+export const pidfdSendSignal = (pidFd: number, signal: number): number =>
+  result(c.syscall(SYS_PIDFD_SEND_SIGNAL, pidFd, signal, 0, 0));
 
 /** The effective user id of this process. */
 /** Neither this process nor what it starts can gain rights by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */

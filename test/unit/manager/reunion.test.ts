@@ -1,10 +1,20 @@
 /** reunion.ts: what a worker says of itself is believed only where it can be checked. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, realpathSync, rmSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  realpathSync,
+  rmSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { JOURNAL_BYTES } from "../../../src/journal/journal.ts";
 import { meetWorkers } from "../../../src/manager/reunion.ts";
 import { isFromWorker } from "../../../src/manager/worker-words.ts";
 import { Acceptor } from "../../../src/sys/acceptor.ts";
@@ -73,6 +83,7 @@ async function meet(): ReturnType<typeof meetWorkers> {
 describe("meeting a worker", () => {
   test("one that says who it is, and what it serves", async () => {
     const journal = openSync(join(journals, "a.journal"), "w+");
+    ftruncateSync(journal, JOURNAL_BYTES);
     worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [journal, 0, journal, 0, 0, 0]]]);
     const [met, ...others] = await meet();
     closeSync(journal);
@@ -82,6 +93,7 @@ describe("meeting a worker", () => {
       links: [{ description: { link: 7, device: "a device" } }],
     });
     close(met?.channelFd ?? -1);
+    close(met?.pidFd ?? -1);
     for (const link of met?.links ?? []) for (const fd of link.fds) close(fd);
   });
 
@@ -105,6 +117,22 @@ describe("meeting a worker", () => {
     expect(await meet()).toEqual([]);
     closeSync(precious);
     expect(existsSync(join(directory, "precious"))).toBe(true);
+  });
+
+  test("a journal that was cut short is not taken: whoever maps it dies of that, and so would every manager after it", async () => {
+    const cut = openSync(join(journals, "a.journal"), "w+");
+    ftruncateSync(cut, JOURNAL_BYTES - 1);
+    worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [0, 0, cut, 0, 0, 0]]]);
+    expect(await meet()).toEqual([]);
+    closeSync(cut);
+  });
+
+  test("an answer after our patience: nobody listens any more, so that no descriptor of a link stays with us", async () => {
+    worker([[{ type: "reunion", pid: process.pid, links: 1 }]]);
+    expect(await meet()).toEqual([]);
+    vi.useRealTimers();
+    await channels[0]?.send(held(7), [0, 0, 0, 0, 0, 0]).catch(() => {});
+    await until("the end of the connection", () => channels[0]?.isOpen === false);
   });
 
   test("nonsense of any kind, or nothing at all", async () => {
