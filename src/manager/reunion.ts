@@ -34,6 +34,8 @@ export interface Acquaintance {
 
 /** A worker in the middle of a long read answers after it. */
 const PATIENCE_MS = 3000;
+/** The smallest there are: a file that fills these fills larger ones, too. */
+const PAGE_BYTES = 4096;
 
 /** Every worker that answers. Dead ones' sockets are removed. */
 export async function meetWorkers(directory: string, journals: string): Promise<Acquaintance[]> {
@@ -107,8 +109,12 @@ function toldLink(message: FromWorker, fds: readonly number[], journals: string)
 
 /**
  * A journal is removed by its path in the end, with our rights: it must be one of this run directory. And it is mapped: one that
- * was cut short would end us, and every manager after us.
+ * was cut short would end us, and every manager after us. (A former version's ends a little earlier, within the last page.)
  */
 function isJournal(fd: number, journals: string): boolean {
-  return dirname(readlinkSync(`/proc/self/fd/${fd}`)) === journals && fstatSync(fd).size >= JOURNAL_BYTES;
+  const pages = (sizeBytes: number): number => Math.ceil(sizeBytes / PAGE_BYTES);
+  return (
+    dirname(readlinkSync(`/proc/self/fd/${fd}`)) === journals &&
+    pages(fstatSync(fd).size) >= pages(JOURNAL_BYTES)
+  );
 }

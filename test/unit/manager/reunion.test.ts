@@ -121,7 +121,7 @@ describe("meeting a worker", () => {
 
   test("a journal that was cut short is not taken: whoever maps it dies of that, and so would every manager after it", async () => {
     const cut = openSync(join(journals, "a.journal"), "w+");
-    ftruncateSync(cut, JOURNAL_BYTES - 1);
+    ftruncateSync(cut, JOURNAL_BYTES - 4096);
     worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [0, 0, cut, 0, 0, 0]]]);
     expect(await meet()).toEqual([]);
     closeSync(cut);
