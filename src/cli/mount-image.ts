@@ -184,9 +184,10 @@ function mountWords(
 
 async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
   const { client, interrupted, request, act } = job;
-  const { index } = device;
-  if (index === null) throw new ErofsNbdError("ERR_INTERNAL", `Cannot ${act}: the manager named no device`);
-  const node = devicePath(index);
+  const { device: node, index } = device;
+  if (node === null || index === null) {
+    throw new ErofsNbdError("ERR_INTERNAL", `Cannot ${act}: the manager named no device`);
+  }
   let isMounted = false;
   try {
     interrupted.check(act);
