@@ -11,7 +11,6 @@ import { ControlClient } from "../manager/control-client.ts";
 import { greet, reachManager } from "../manager/reach-manager.ts";
 import { chooseRunDir, type RunDir } from "../manager/run-dir.ts";
 import type { CliContext } from "./context.ts";
-import { startService } from "./system-service.ts";
 
 /** `sun_path` without its terminating NUL (unix(7)). */
 const MAX_SOCKET_PATH_BYTES = 107;
@@ -57,9 +56,5 @@ export async function findManager(context: CliContext): Promise<ControlClient | 
 
 /** The manager, started if need be: the machine's service where there is one, else one of our own. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
 export async function startManager(context: CliContext): Promise<ControlClient> {
-  const runDir = runDirOf(context);
-  const running = await greet(await ControlClient.connect(runDir));
-  if (running !== undefined) return running;
-  await startService(context, runDir);
-  return reachManager(runDir);
+  return reachManager(runDirOf(context), context);
 }

@@ -4,6 +4,7 @@
  *
  * Each directive that is not plain has its reason beside it, in the unit: that is where administrators look.
  */
+import { SERVICE, UNIT_DIRECTORY } from "../manager/system-service.ts";
 
 /** Where Node and the program are, and what the service manager understands. */
 export interface Installation {
@@ -23,8 +24,6 @@ export interface SystemFile {
   readonly text: string;
 }
 
-export const SERVICE = "erofs-nbd.service";
-export const UNIT_DIRECTORY = "/etc/systemd/system";
 export const SYSUSERS_FILE = "/etc/sysusers.d/erofs-nbd.conf";
 export const MOUNT_HELPER_LINK = "/usr/sbin/mount.erofs.nbd";
 /** The text that says a file is ours: only such a file is written over, or removed. */

@@ -1,17 +1,24 @@
 /**
  * A connection to a manager that stays: started where none runs, and asked once, so that it counts us.
  *
- * Used by the command line and the library. Starting is the only thing it does beside talking.
+ * Used by the command line and the library alike: the machine's service is started where it is installed, for a manager of our own
+ * would live, and end, with the session or the unit that it was started from.
  */
 import { ErofsNbdError } from "../errors.ts";
 import { ControlClient } from "./control-client.ts";
 import type { RunDir } from "./run-dir.ts";
+import { type StartTeller, startService } from "./system-service.ts";
 
 /** How many managers may end under our hands. */
 const MAX_ATTEMPTS = 3;
 
+const SILENT: StartTeller = { detail: () => {}, note: () => {} };
+
 /** The manager, started if need be. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
-export async function reachManager(runDir: RunDir): Promise<ControlClient> {
+export async function reachManager(runDir: RunDir, tell: StartTeller = SILENT): Promise<ControlClient> {
+  const running = await greet(await ControlClient.connect(runDir));
+  if (running !== undefined) return running;
+  await startService(runDir, tell);
   for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
     const client = await greet(await ControlClient.connectOrStart(runDir));
     if (client !== undefined) return client;

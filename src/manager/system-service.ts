@@ -1,18 +1,33 @@
 /**
- * The machine's service manager, as far as a command needs it: is there one, is the manager's unit installed, start it.
+ * The machine's service manager, as far as we need it: is there one, is the manager's unit installed, start it.
  *
- * connection.ts asks before it starts a manager of its own, install-units before it writes. Only systemd.
+ * reach-manager.ts asks before it starts a manager of its own, install-units before it writes. Only systemd.
  */
+import { execFile } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
-import { DEFAULT_RUN_DIR, type RunDir } from "../manager/run-dir.ts";
-import type { CliContext } from "./context.ts";
-import { type ProgramEnd, runProgram } from "./mount-program.ts";
-import { SERVICE, UNIT_DIRECTORY } from "./service-files.ts";
+import { DEFAULT_RUN_DIR, type RunDir } from "./run-dir.ts";
+
+export const SERVICE = "erofs-nbd.service";
+export const UNIT_DIRECTORY = "/etc/systemd/system";
 
 /** Where a unit may be, in the order of systemd.unit(5). */
 const UNIT_DIRECTORIES = [UNIT_DIRECTORY, "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
 /** Longer than a manager takes that has hundreds of devices to look after; then we start one ourselves. */
 const START_PATIENCE_MS = 30_000;
+
+/** What is worth telling whoever waits for a manager. */
+export interface StartTeller {
+  /** For those who asked for more. */
+  detail(text: string): void;
+  note(text: string): void;
+}
+
+/** How systemctl ended. */
+export interface SystemctlEnd {
+  readonly exitCode: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stderr: string;
+}
 
 /** Whether systemd runs this machine (sd_booted(3)). */
 export function hasSystemd(): boolean {
@@ -23,29 +38,24 @@ export function hasSystemd(): boolean {
  * Starts the service, if it is what would manage this run directory, and returns when it is ready. False where it is not
  * installed, masked, or does not start: then the caller starts a manager.
  */
-export async function startService(context: CliContext, runDir: RunDir): Promise<boolean> {
+export async function startService(runDir: RunDir, tell: StartTeller): Promise<boolean> {
   if (runDir.path !== DEFAULT_RUN_DIR || !hasSystemd() || !isInstalled()) return false;
-  context.detail(`no manager runs: starting ${SERVICE}`);
-  const patience = new AbortController();
-  const timer = setTimeout(() => patience.abort(), START_PATIENCE_MS);
-  const end = await systemctl(["--no-ask-password", "start", SERVICE], patience.signal);
-  clearTimeout(timer);
+  tell.detail(`no manager runs: starting ${SERVICE}`);
+  const end = await systemctl(["--no-ask-password", "start", SERVICE], START_PATIENCE_MS);
   if (end?.exitCode === 0) return true;
   const why = end?.stderr.trim().split("\n")[0] || `systemctl ended with ${end?.signal ?? end?.exitCode}`;
-  context.note(`${SERVICE} does not start (${why}): starting a manager without it`);
+  tell.note(`${SERVICE} does not start (${why}): starting a manager without it`);
   return false;
 }
 
-/** Runs systemctl to its end; undefined where there is none. */
-export async function systemctl(
-  words: readonly string[],
-  stop?: AbortSignal,
-): Promise<ProgramEnd | undefined> {
-  try {
-    return await runProgram("systemctl", words, stop);
-  } catch {
-    return undefined;
-  }
+/** Runs systemctl to its end, or until the patience (ms, 0 is endless) is over; undefined where it cannot be run. */
+export function systemctl(words: readonly string[], patienceMs = 0): Promise<SystemctlEnd | undefined> {
+  return new Promise((resolve) => {
+    const child = execFile("systemctl", [...words], { timeout: patienceMs }, (error, _, stderr) => {
+      if (typeof error?.code === "string") resolve(undefined);
+      else resolve({ exitCode: child.exitCode, signal: child.signalCode, stderr });
+    });
+  });
 }
 
 function isInstalled(): boolean {

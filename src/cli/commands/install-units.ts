@@ -10,19 +10,13 @@ import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
+import { hasSystemd, SERVICE, systemctl } from "../../manager/system-service.ts";
 import { VERSION } from "../../version.ts";
 import type { CliContext } from "../context.ts";
 import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
-import {
-  MOUNT_HELPER_LINK,
-  SERVICE,
-  SYSUSERS_FILE,
-  type SystemFile,
-  serviceFiles,
-} from "../service-files.ts";
-import { hasSystemd, systemctl } from "../system-service.ts";
+import { MOUNT_HELPER_LINK, SYSUSERS_FILE, type SystemFile, serviceFiles } from "../service-files.ts";
 
 interface Options {
   readonly prefix?: string;

@@ -25,6 +25,9 @@ const { ControlClient } = await import(
 /** @type {typeof import("../../../src/manager/run-dir.ts")} */
 const { chooseRunDir } = await import(new URL("../../../dist/src/manager/run-dir.js", import.meta.url).href);
 
+/** @type {typeof import("../../../src/index.ts")} */
+const { attach } = await import(new URL("../../../dist/src/index.js", import.meta.url).href);
+
 /**
  * Runs a program to its end.
  * @param {string} program
@@ -240,6 +243,18 @@ const STEPS = [
       assert.equal(code, 0, output);
       assert.equal(await property("ActiveState"), "active");
       assert.equal((await mounted()).managerPid, await mainPid());
+    },
+  ],
+  [
+    "a program that attaches starts the service, and its device is like any other",
+    async () => {
+      await systemctl("stop", UNIT);
+      const device = await attach("/srv/other.erofs");
+      assert.equal(await property("ActiveState"), "active");
+      const { managerPid, source } = await device.status();
+      assert.equal(managerPid, await mainPid());
+      assert.equal(source.uri, "/srv/other.erofs");
+      await device.detach();
     },
   ],
   [
