@@ -7,7 +7,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
 import type { DeviceStatus } from "../manager/control-protocol.ts";
-import { identifyProcess, isAlive, type ProcessIdentity } from "../manager/records.ts";
+import { identifyProcess, isAlive, type ProcessIdentity } from "../manager/process-identity.ts";
 
 const LOOK_AGAIN_MS = 2;
 

@@ -4,12 +4,11 @@
  * Looking never starts a manager where there is nothing for it to do: only an attach, or records that a dead manager
  * left behind, are reasons to.
  */
-import { readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { ControlClient } from "../manager/control-client.ts";
 import { greet, reachManager } from "../manager/reach-manager.ts";
-import { chooseRunDir, type RunDir } from "../manager/run-dir.ts";
+import { chooseRunDir, hasRecords, type RunDir } from "../manager/run-dir.ts";
 import type { CliContext } from "./context.ts";
 
 /** `sun_path` without its terminating NUL (unix(7)). */
@@ -29,20 +28,6 @@ export function runDirOf(context: CliContext): RunDir {
     );
   }
   return runDir;
-}
-
-/** Whether a manager, alive or dead, has noted devices there. @throws ErofsNbdError ERR_RUN_DIR */
-export function hasRecords(runDir: RunDir): boolean {
-  try {
-    return readdirSync(runDir.devices).some((name) => name.endsWith(".json"));
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOENT" || code === "ENOTDIR") return false;
-    throw new ErofsNbdError("ERR_RUN_DIR", `Cannot read ${runDir.devices}: ${code ?? String(error)}`, {
-      hint: "run as root, or name the run directory of your own manager with --run-dir",
-      cause: error,
-    });
-  }
 }
 
 /** The manager that runs, or one that is started to take over a dead one's devices; undefined: nothing is attached. */

@@ -8,9 +8,9 @@ import { accessSync, constants, readdirSync, readFileSync, readlinkSync, statSyn
 import { release } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { ControlClient } from "../manager/control-client.ts";
-import type { RunDir } from "../manager/run-dir.ts";
+
+import { hasRecords, type RunDir } from "../manager/run-dir.ts";
 import { VERSION } from "../version.ts";
-import { hasRecords } from "./connection.ts";
 import { probeFamily } from "./family-probe.ts";
 
 /** `warn`: attaching works, with a limit. `fail`: it does not. */

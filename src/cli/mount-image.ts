@@ -14,7 +14,7 @@ import type { DeviceStatus } from "../manager/control-protocol.ts";
 import { devicePath, indexMountedAt } from "../supervisor/sysfs.ts";
 import { findManager, startManager } from "./connection.ts";
 import type { CliContext } from "./context.ts";
-import { statusOf } from "./device-end.ts";
+import { sameDevice, statusOf } from "./device-end.ts";
 import type { Remembered } from "./interrupts.ts";
 import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
@@ -200,18 +200,39 @@ async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
       interrupted.check(act);
       if (!isMounted) throw programError(act, "mount", end);
       if (end.stderr !== "") process.stderr.write(end.stderr);
-      await client.request("mounted", { index });
+      await client.request("mounted", { index }).catch((error: unknown) =>
+        // Its successor has the device, and the loan.
+        askSuccessor(job, device, error, (next) => next.request("mounted", { index })),
+      );
     } finally {
       await held.close();
     }
   } catch (error) {
-    await undo(job, index, isMounted);
+    await undo(job, device, isMounted);
     throw error;
   }
 }
 
+/** Asks the next manager what the one before could not be asked any more, if it has the very same device. @throws `error` when not */
+async function askSuccessor<T>(
+  { context }: Job,
+  device: DeviceStatus,
+  error: unknown,
+  ask: (client: ControlClient) => Promise<T>,
+): Promise<T> {
+  if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
+  const next = await startManager(context);
+  try {
+    if ((await sameDevice(next, device)) === undefined) throw error;
+    return await ask(next);
+  } finally {
+    next.close();
+  }
+}
+
 /** Best effort: the first error is the one to tell, and the manager cleans up behind us when we are gone. */
-async function undo({ context, client, request }: Job, index: number, isMounted: boolean): Promise<void> {
+async function undo(job: Job, device: DeviceStatus, isMounted: boolean): Promise<void> {
+  const { context, client, request } = job;
   const { namespace } = request;
   const directory = resolve(request.directory);
   try {
@@ -220,7 +241,10 @@ async function undo({ context, client, request }: Job, index: number, isMounted:
       const end = await runProgram("umount", words);
       if (end.exitCode !== 0) throw programError(`unmount ${directory}`, "umount", end);
     }
-    const { results } = await client.request("detach", { targets: [{ index }], all: false, force: false });
+    const params = { targets: [{ index: device.index ?? -1 }], all: false, force: false };
+    const { results } = await client
+      .request("detach", params)
+      .catch((error: unknown) => askSuccessor(job, device, error, (next) => next.request("detach", params)));
     const error = results[0]?.error ?? null;
     if (error !== null && error.code !== "ERR_NOT_ATTACHED") throw new Error(error.message);
   } catch (error) {

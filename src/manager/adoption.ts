@@ -18,7 +18,8 @@ import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
 import { close } from "../sys/libc.ts";
 import type { PooledFoundLink } from "./found-link.ts";
 import { OrphanDevice } from "./orphan-device.ts";
-import { type DeviceRecord, isAlive, type ProcessIdentity, type RecordStore } from "./records.ts";
+import { isAlive, type ProcessIdentity } from "./process-identity.ts";
+import type { DeviceRecord, RecordStore } from "./records.ts";
 
 export interface AdoptionContext {
   readonly log: Log;
@@ -27,6 +28,8 @@ export interface AdoptionContext {
   readonly links: readonly PooledFoundLink[];
   /** Those workers: they are ours now, and not to be ended. */
   readonly metPids: readonly number[];
+  /** Workers that are there and did not answer. */
+  readonly silent: readonly ProcessIdentity[];
   /** Go on with a netlink device, with those links or with none. Takes the image's descriptor over. */
   readonly adopt: (
     record: DeviceRecord,
@@ -72,7 +75,6 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
     note(`${record.image.path} was attached before the machine was booted: its record is cleared`);
     await records.remove(record.identifier);
   }
-  const { findByBackend } = context.view ?? SYSFS_VIEW;
   const found: Found[] = [];
   const unclaimed = new Set(context.links);
   const linksOf = ({ identifier }: DeviceRecord): PooledFoundLink[] => {
@@ -85,12 +87,13 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
   for (const record of loaded.records) {
     if (record.interface === "ioctl") {
       const links = linksOf(record);
-      const isThere = await takeIoctl(record, records, context, note);
-      if (isThere) needed.push(...record.workers);
+      const servers = serversOf(record, links, context);
+      const isThere = await takeIoctl(record, servers, records, context, note);
+      if (isThere) needed.push(...servers);
       for (const link of links) isThere ? link.leave() : link.close();
       continue;
     }
-    const index = findByBackend(record.identifier);
+    const index = indexOf(record, context.view ?? SYSFS_VIEW);
     if (index === undefined) {
       note(`${record.image.path} is no longer attached: its record is cleared`);
       await records.remove(record.identifier);
@@ -104,10 +107,44 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
       );
     else found.push({ record, index, image: reopen(record, note) });
   }
-  // Of a device that is no more, or never came to be.
-  for (const link of unclaimed) link.close();
+  for (const link of unclaimed) letGo(link, loaded.unreadable.length > 0, context, note);
   await takeNetlink(found, needed, context, note);
   return notes;
+}
+
+/**
+ * A link that no record speaks of. Mostly its device is no more, or never came to be; but whoever reads a device that is there
+ * must not lose it because its record cannot be read.
+ */
+function letGo(
+  link: PooledFoundLink,
+  someUnreadable: boolean,
+  { view = SYSFS_VIEW }: AdoptionContext,
+  note: (message: string) => void,
+): void {
+  const index = view.findByBackend(link.device);
+  if (index === undefined && !someUnreadable) return link.close();
+  if (index !== undefined)
+    note(`nbd${index} is served by a worker of ours, and no record tells how: left alone`);
+  link.leave();
+}
+
+/** Where the kernel has the record's device. All indexes are looked at only if the one in the record is not it. */
+function indexOf(
+  { index, identifier }: DeviceRecord,
+  view: Pick<DeviceView, "backendOf" | "findByBackend">,
+): number | undefined {
+  return index !== null && view.backendOf(index) === identifier ? index : view.findByBackend(identifier);
+}
+
+/** Which processes may serve a record's device: those that have told so, or any that have not been heard. */
+function serversOf(
+  { workers }: DeviceRecord,
+  links: readonly PooledFoundLink[],
+  { metPids }: AdoptionContext,
+): ProcessIdentity[] {
+  const told = new Set(links.map(({ workerPid }) => workerPid));
+  return workers.filter(({ pid }) => (told.size > 0 ? told.has(pid) : !metPids.includes(pid)));
 }
 
 /** Its workers serve it: the image is the one they have open, whatever lies at its path by now. */
@@ -150,7 +187,7 @@ function chooseMendable(
   found: readonly Found[],
   needed: readonly ProcessIdentity[],
   met: readonly number[],
-): Found[] {
+): { readonly mendable: readonly Found[]; readonly taken: ReadonlySet<number> } {
   // Those that have answered are not ended, so nobody has to be spared for them.
   const alive = (workers: readonly ProcessIdentity[]): number[] =>
     workers.filter((worker) => !met.includes(worker.pid) && isAlive(worker)).map(({ pid }) => pid);
@@ -160,7 +197,7 @@ function chooseMendable(
     const left = mendable.filter(
       ({ image, record }) => image === undefined || alive(record.workers).some((pid) => taken.has(pid)),
     );
-    if (left.length === 0) return mendable;
+    if (left.length === 0) return { mendable, taken };
     for (const { record } of left) for (const pid of alive(record.workers)) taken.add(pid);
     mendable = mendable.filter((one) => !left.includes(one));
   }
@@ -187,10 +224,12 @@ async function takeNetlink(
   context: AdoptionContext,
   note: (message: string) => void,
 ): Promise<void> {
-  if (found.length === 0) return;
-  const mendable = chooseMendable(found, needed, context.metPids);
-  const silent = mendable.flatMap(({ record }) => record.workers);
-  if (!(await endWorkers(silent.filter(({ pid }) => !context.metPids.includes(pid)))))
+  const { mendable, taken } = chooseMendable(found, needed, context.metPids);
+  // The records' workers, too: a manager of a former version named its sockets otherwise.
+  const silent = [...mendable.flatMap(({ record }) => record.workers), ...context.silent].filter(
+    ({ pid }) => !context.metPids.includes(pid) && !taken.has(pid),
+  );
+  if (silent.length > 0 && !(await endWorkers(silent)))
     note("an old worker could not be ended: reads of its devices wait until it is gone");
 
   for (const one of found) {
@@ -199,17 +238,24 @@ async function takeNetlink(
     if (image !== undefined && mendable.includes(one)) {
       note(`${name} was left by manager ${record.manager.pid}, which is dead: taken over`);
       const { spec, fd } = image;
-      await context.adopt(record, { spec, fd, blockSizeBytes: record.blockSizeBytes }, index, []);
+      await context
+        .adopt(record, { spec, fd, blockSizeBytes: record.blockSizeBytes }, index, [])
+        .catch((error: unknown) => note(`${name} cannot be gone on with: ${String(error)}`));
       continue;
     }
+    const why =
+      image === undefined
+        ? "its image is no longer what was attached"
+        : "it may share its worker with a device that needs that one";
     note(
-      `${name} was left by manager ${record.manager.pid}, which is dead: its old worker, if any, serves on; detach it and attach it again`,
+      `${name} was left by manager ${record.manager.pid}, which is dead, and ${why}: its old worker, if any, serves on; detach it and attach it again`,
     );
     context.keep(
       new OrphanDevice(
         record,
         index,
         { spec: record.image, fd: image?.fd ?? -1, blockSizeBytes: record.blockSizeBytes },
+        { servers: serversOf(record, [], context), why },
         context.nbd,
         context.view,
       ),
@@ -220,6 +266,7 @@ async function takeNetlink(
 /** The legacy path cannot be reconnected: while its process lives the device is shown and can be detached (true). */
 async function takeIoctl(
   record: DeviceRecord,
+  servers: readonly ProcessIdentity[],
   records: RecordStore,
   context: AdoptionContext,
   note: (message: string) => void,
@@ -235,6 +282,7 @@ async function takeIoctl(
         record,
         index,
         { spec: record.image, fd: -1, blockSizeBytes: record.blockSizeBytes },
+        { servers, why: "it is attached by ioctl, where no other can go on" },
         context.nbd,
         context.view,
       ),

@@ -132,7 +132,7 @@ export class ControlServer {
       return;
     }
     const socket = new Socket({ fd, readable: true, writable: true });
-    const connection = new ControlConnection(socket, this, this.#manager, this.#log, this.#stepDown);
+    const connection = new ControlConnection(socket, pid, this, this.#manager, this.#log, this.#stepDown);
     this.#connections.add(connection);
     connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
   }
@@ -142,6 +142,7 @@ export class ControlServer {
 class ControlConnection {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
+  readonly #peerPid: number;
   readonly #server: ControlServer;
   readonly #manager: ControlledManager;
   readonly #log: Log;
@@ -156,12 +157,14 @@ class ControlConnection {
 
   constructor(
     socket: Socket,
+    peerPid: number,
     server: ControlServer,
     manager: ControlledManager,
     log: Log,
     stepDown: StepDown,
   ) {
     this.#socket = socket;
+    this.#peerPid = peerPid;
     this.#server = server;
     this.#stepDown = stepDown;
     this.#manager = manager;
@@ -302,7 +305,7 @@ class ControlConnection {
   }
 
   async #attach(params: Requests["attach"]["params"]): Promise<Requests["attach"]["result"]> {
-    const { device, notes } = await this.#manager.attach(params);
+    const { device, notes } = await this.#manager.attach(params, this.#peerPid);
     if (params.forMount && device.index !== undefined) {
       this.#loans.set(device.index, device.settings.identifier);
       // The peer may have gone while the device was being attached.

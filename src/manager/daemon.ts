@@ -13,7 +13,7 @@ import { Manager } from "./manager.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";
 import { MetricsServer } from "./metrics-server.ts";
 import { renderMetrics } from "./metrics-text.ts";
-import { prepareRunDir, type RunDir } from "./run-dir.ts";
+import { hasRecords, prepareRunDir, type RunDir } from "./run-dir.ts";
 import { lockRunDir } from "./run-lock.ts";
 import type { Service } from "./service.ts";
 import { lockInsteadOfOther } from "./take-over.ts";
@@ -98,6 +98,8 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     finish = resolve;
   });
   try {
+    // Whoever dies of what it finds here is to have a successor, too.
+    guardian?.keep(hasRecords(runDir));
     await manager.start();
     const server = new ControlServer(
       runDir.controlSocket,
@@ -139,7 +141,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     log.info("The manager is ready", { runDir: runDir.path, auto });
     return { manager, ended, stop };
   } catch (error) {
-    await manager.stop();
+    await manager.abandon();
     lock.release();
     throw error;
   }

@@ -12,6 +12,7 @@ import type { WorkerProcess } from "./worker-process.ts";
 export interface PooledFoundLink extends FoundLink {
   /** The device's identifier. */
   readonly device: string;
+  readonly workerPid: number;
   /** Belongs to whoever has the device, once the link is opened. */
   readonly imageFd: number;
   readonly journalPath: string;
@@ -39,11 +40,12 @@ export function describeFound(
   const { link: number, device, slot, copyOnly } = description;
   const [serverFd, imageFd, journalFd, readFd, writeFd, kernelFd] = fds as LinkFds;
   const journalPath = readlinkSync(`/proc/self/fd/${journalFd}`);
-  const leave = (): void => {
+  const closeOurs = (): void => {
     for (const fd of fds) close(fd);
   };
   return {
     device,
+    workerPid: worker.pid,
     slot,
     copyOnly,
     imageFd,
@@ -58,9 +60,12 @@ export function describeFound(
         setImmediate(() => observer.orphaned(`worker ${worker.pid} ended while nobody was its manager`, 0));
       return own(link);
     },
-    leave,
+    leave: () => {
+      closeOurs();
+      worker.leaveLink();
+    },
     close: () => {
-      leave();
+      closeOurs();
       rmSync(journalPath, { force: true });
       worker.giveUp(number);
     },

@@ -39,7 +39,8 @@ import type { PooledFoundLink } from "./found-link.ts";
 import { type Inspection, inspectHead, inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
 import { type Figures, type ManagerVitals, Observatory } from "./observatory.ts";
-import { identifyProcess, type NewRecord, RecordStore, settingsOf } from "./records.ts";
+import { identifyProcess, isAlive, type ProcessIdentity } from "./process-identity.ts";
+import { type NewRecord, RecordStore, settingsOf } from "./records.ts";
 import { meetWorkers } from "./reunion.ts";
 import type { RunDir } from "./run-dir.ts";
 import { inspectModule } from "./source-inspector.ts";
@@ -55,6 +56,10 @@ interface ManagerEvents {
 
 const STEP_DOWN_PATIENCE_MS = 10_000;
 const STEP_DOWN_POLL_MS = 20;
+const BORROWER_POLL_MS = 250;
+
+/** A record waits no longer than this for other devices to be served again. */
+const UNREST_MS = 1000;
 
 /** Two: the links of a dead worker have somewhere to go at once. */
 const POOL_SIZE = 2;
@@ -86,6 +91,13 @@ export class Manager extends EventEmitter<ManagerEvents> {
   readonly #observatory: Observatory;
   /** Devices on their way out: resolved when descriptor and record are gone. */
   readonly #leaving = new Map<string, Promise<void>>();
+  /** Who is about to mount a device, by its identifier, until that is done. */
+  readonly #loans = new Map<string, ProcessIdentity>();
+  /** What is not done yet is the next manager's to do. */
+  #isLeaving = false;
+  /** Devices whose records are behind, and the end of the waiting for a calm moment. */
+  readonly #changed = new Set<ManagedDevice>();
+  #unrest: NodeJS.Timeout | undefined;
   /** What a start has found and done, for the next `status`. */
   #notes: string[] = [];
 
@@ -148,7 +160,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Meets the workers of a former manager, starts what is missing, and goes on with the devices that it left. */
   async start(): Promise<void> {
-    const met = await meetWorkers(this.#runDir.workers, this.#runDir.journals);
+    const { met, silent } = await meetWorkers(this.#runDir.workers, this.#runDir.journals);
     const links = met.flatMap((acquaintance) => this.#pool.adopt(acquaintance));
     this.#pool.fill();
     clearJournals(this.#runDir.journals, links);
@@ -157,20 +169,33 @@ export class Manager extends EventEmitter<ManagerEvents> {
       nbd: () => this.#kernel.family(),
       links,
       metPids: met.map(({ pid }) => pid),
+      silent,
       adopt: async (record, image, index, found) => {
         const device = new DeviceSupervisor(settingsOf(record), image, this.#lazyNbd(), this.#pool, () =>
           this.#persist(device),
         );
         this.#own(device);
-        await device.adopt(index, found, "a dead manager left it behind", record.history);
+        if (record.lentTo !== null) void this.#awaitBorrower(device, record.lentTo);
+        try {
+          await device.adopt(index, found, "a dead manager left it behind", record.history);
+        } catch (error) {
+          this.#forget(device);
+          throw error;
+        }
         await this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
       },
       keep: (device) => this.#own(device),
     });
   }
 
-  /** Attaches an image and returns the device when it can be read. @throws ErofsNbdError, NetlinkError */
-  async attach(params: AttachParams): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+  /**
+   * Attaches an image and returns the device when it can be read. Where it is to be mounted, `borrowerPid` is who will say that it is.
+   * @throws ErofsNbdError, NetlinkError
+   */
+  async attach(
+    params: AttachParams,
+    borrowerPid?: number,
+  ): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
     const opened = await this.#openSource(params);
     let device: ManagedDevice | undefined;
     try {
@@ -179,6 +204,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
       const settings = toSettings(params, opened.spec, blockSizeBytes);
       const how = await this.#chooseInterface(params);
       this.#log.debug?.(`Attaching ${opened.spec.path}`, { interface: how.interface, ...settings });
+      const borrower =
+        params.forMount && borrowerPid !== undefined ? identifyProcess(borrowerPid) : undefined;
+      if (borrower !== undefined) this.#loans.set(settings.identifier, borrower);
       device = this.#create(how.interface, settings, { spec: opened.spec, fd: opened.fd, blockSizeBytes });
       const index = await device.attach(params.index ?? undefined);
       this.#log.info(`Attached ${opened.spec.path} to nbd${index}`, {
@@ -213,18 +241,35 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Sets autoclear on a device that has been mounted. @throws ErofsNbdError ERR_NOT_ATTACHED */
   async mounted(index: number): Promise<void> {
-    await this.#byIndex(index).enableAutoclear();
+    const device = this.#byIndex(index);
+    await device.enableAutoclear();
+    this.#loans.delete(device.settings.identifier);
+    this.#persistLater(device);
   }
 
   /** A mount was begun on a device, and whoever was at it has gone: keep the device if the mount is there. */
   async settleLoan(identifier: string): Promise<void> {
     const device = this.#devices.get(identifier);
-    if (device?.index === undefined) return;
+    // One that makes way leaves this to the next: the record says to whom it was lent.
+    if (device?.index === undefined || this.#isLeaving) return;
+    this.#loans.delete(identifier);
     const mounted = (await mountPointsOf(device.index)).length > 0 || (await isExclusivelyHeld(device.index));
     this.#log.warn(
       `The mount of nbd${device.index} was not finished: ${mounted ? "it is there, kept" : "detaching"}`,
     );
     await (mounted ? device.enableAutoclear() : device.detach());
+  }
+
+  /** A mount was begun under another manager: whoever is at it may still say that it is done, or end without. */
+  async #awaitBorrower(device: ManagedDevice, borrower: ProcessIdentity): Promise<void> {
+    const { identifier } = device.settings;
+    this.#loans.set(identifier, borrower);
+    const isLent = (): boolean => this.#loans.get(identifier) === borrower && !this.#isLeaving;
+    // Whether it is mounted may have to be asked of the device itself.
+    while (isLent() && (isAlive(borrower) || device.state !== "serving"))
+      await sleep(BORROWER_POLL_MS, undefined, { ref: false });
+    if (isLent())
+      await this.settleLoan(identifier).catch((error: unknown) => this.#log.error(faultOf(error).message));
   }
 
   /** Detaches what the targets name; each has its own result. */
@@ -333,14 +378,26 @@ export class Manager extends EventEmitter<ManagerEvents> {
       }
       await sleep(STEP_DOWN_POLL_MS);
     }
+    this.#isLeaving = true;
+    this.#pool.leave();
+    await this.#persistChanged();
+    await this.#kernel.close();
+  }
+
+  /** Ends at once, as if it had been killed, but in order: for a start that did not come to its end. */
+  async abandon(): Promise<void> {
+    this.#isLeaving = true;
+    this.#observatory.close();
     this.#pool.leave();
     await this.#kernel.close();
   }
 
   /** Lets go of workers and netlink. Devices stay as they are: their workers serve on without a manager. */
   async stop(): Promise<void> {
+    this.#isLeaving = true;
     this.#observatory.close();
     this.#pool.stop();
+    await this.#persistChanged();
     await this.#kernel.close();
   }
 
@@ -364,6 +421,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     this.#observatory.own(device);
     const name = (): string => (device.index === undefined ? "a device in the making" : `nbd${device.index}`);
     device.on("state", (state, before) => {
+      if (state === "serving") this.#persistWhenCalm();
       this.#log.info(`${name()} is ${state}`, { state, before });
       this.#tell(device, { event: "state", state, before });
     });
@@ -373,7 +431,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
         { ...outcome },
       );
       this.#tell(device, { event: "failover", ...outcome });
-      void this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
+      this.#persistLater(device);
     });
     device.on("stalled", (message) => {
       this.#log.error(`${name()}: nobody serves it: ${message}`);
@@ -390,7 +448,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     device.on("moved", (workerPid, stallMs) => {
       this.#log.info(`${name()}: worker ${workerPid} serves it now`, { workerPid, stallMs });
       this.#tell(device, { event: "moved", workerPid, stallMs });
-      void this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
+      this.#persistLater(device);
     });
     device.on("revived", () => this.#tell(device, { event: "revived" }));
     device.on("readErrors", (message, count) => {
@@ -404,16 +462,46 @@ export class Manager extends EventEmitter<ManagerEvents> {
     });
   }
 
-  async #disown(device: ManagedDevice, why: string): Promise<void> {
+  #forget(device: ManagedDevice): void {
     this.#devices.delete(device.settings.identifier);
+    this.#loans.delete(device.settings.identifier);
     this.#observatory.disown(device);
     close(device.image.fd);
+  }
+
+  async #disown(device: ManagedDevice, why: string): Promise<void> {
+    this.#forget(device);
     await this.#records
       .remove(device.settings.identifier)
       .catch((error: unknown) => this.#log.error(String(error)));
     this.#log.info(`${device.index === undefined ? "A device" : `nbd${device.index}`} ended: ${why}`);
     this.#tell(device, { event: "detached", message: why });
     if (this.#devices.size === 0) this.emit("idle");
+  }
+
+  /** Notes what has come of a device, when no reads of others wait: hundreds of records take longer than their takeovers. */
+  #persistLater(device: ManagedDevice): void {
+    this.#changed.add(device);
+    this.#persistWhenCalm();
+  }
+
+  #persistWhenCalm(): void {
+    if (this.#changed.size === 0) return;
+    const isBusy = [...this.#devices.values()].some(
+      ({ state }) => state === "taking-over" || state === "reconnecting",
+    );
+    if (!isBusy) void this.#persistChanged();
+    else this.#unrest ??= setTimeout(() => void this.#persistChanged(), UNREST_MS).unref();
+  }
+
+  /** Brings the records up to date; a manager that ends by plan waits for that. */
+  async #persistChanged(): Promise<void> {
+    clearTimeout(this.#unrest);
+    this.#unrest = undefined;
+    for (const device of this.#changed)
+      void this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
+    this.#changed.clear();
+    await this.#records.settled();
   }
 
   async #persist(device: ManagedDevice): Promise<void> {
@@ -426,6 +514,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       image: image.spec,
       blockSizeBytes: image.blockSizeBytes,
       workers: this.#pool.pids.map(identifyProcess).filter((found) => found !== undefined),
+      lentTo: this.#loans.get(settings.identifier) ?? null,
       history: device.history,
       client: (device.clientPid === undefined ? undefined : identifyProcess(device.clientPid)) ?? null,
     };
@@ -563,7 +652,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
 function clearJournals(directory: string, links: readonly PooledFoundLink[]): void {
   const used = new Set(links.map(({ journalPath }) => basename(journalPath)));
   for (const name of readdirSync(directory)) {
-    if (!used.has(name)) rmSync(join(directory, name), { force: true });
+    if (!used.has(name)) rmSync(join(directory, name), { force: true, recursive: true });
   }
 }
 

@@ -22,11 +22,18 @@ import type {
 } from "../supervisor/managed-device.ts";
 import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
-import { type DeviceRecord, isAlive, settingsOf } from "./records.ts";
+import { isAlive, type ProcessIdentity } from "./process-identity.ts";
+import { type DeviceRecord, settingsOf } from "./records.ts";
 
 const WATCH_MS = 1000;
 const GONE_DEADLINE_MS = 5000;
 const POLL_MS = 20;
+
+/** Who may still serve an orphan, and why nobody else can be made to. */
+export interface OrphanService {
+  readonly servers: readonly ProcessIdentity[];
+  readonly why: string;
+}
 
 /** How an orphan sees whether its device is still there. */
 export type OrphanView = Pick<DeviceView, "backendOf" | "configuringThread">;
@@ -50,6 +57,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   readonly silentMs = 0;
   readonly history: DeviceHistory;
   readonly #record: DeviceRecord;
+  readonly #service: OrphanService;
   readonly #nbd: () => Promise<NbdControl>;
   readonly #view: OrphanView;
   readonly #watch: NodeJS.Timeout;
@@ -59,6 +67,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     record: DeviceRecord,
     index: number,
     image: Image,
+    service: OrphanService,
     nbd: () => Promise<NbdControl>,
     view: OrphanView = SYSFS_VIEW,
   ) {
@@ -69,6 +78,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     this.index = index;
     this.clientPid = record.client?.pid;
     this.#record = record;
+    this.#service = service;
     this.history = record.history;
     this.#nbd = nbd;
     this.#view = view;
@@ -80,7 +90,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   }
 
   describeLinks(): LinkDescription[] {
-    const serving = this.#record.workers.find(isAlive);
+    const serving = this.#service.servers.find(isAlive);
     return serving === undefined ? [] : [{ index: 0, state: "up", workerPid: serving.pid, generation: 1 }];
   }
 
@@ -106,8 +116,10 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     const before = this.#state;
     this.#become("detaching");
     try {
+      // The index may be somebody else's by now.
+      if (!this.#exists()) return this.#release("detached");
       if (this.interface === "ioctl") disconnectByIoctl(this.index);
-      else if (this.#exists()) await (await this.#nbd()).disconnect(this.index);
+      else await (await this.#nbd()).disconnect(this.index);
     } catch (error) {
       this.#become(before);
       throw error;
@@ -128,10 +140,9 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   #look(): void {
     if (this.#state === "detaching") return;
     if (!this.#exists()) return this.#release("it ended while no manager had it");
-    const served = this.#record.workers.some(isAlive);
-    if (!served && this.#state === "serving") {
+    if (this.#state === "serving" && !this.#service.servers.some(isAlive)) {
       this.#become("failed");
-      this.emit("stalled", "its worker died, and its image is no longer what was attached: detach it");
+      this.emit("stalled", `its worker died, and ${this.#service.why}: detach it`);
     }
   }
 

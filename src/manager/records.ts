@@ -12,21 +12,14 @@ import { ErofsNbdError } from "../errors.ts";
 import type { JsonValue, SourceSpec } from "../source/source-spec.ts";
 import type { DeviceHistory, DeviceSettings } from "../supervisor/managed-device.ts";
 import { effectiveUid } from "../sys/libc.ts";
-import { processStat } from "../sys/process-stat.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
 import { DEFAULT_HANG_TIMEOUT_MS, MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "./limits.ts";
+import { identifyProcess, type ProcessIdentity } from "./process-identity.ts";
 import { explainFileError } from "./run-dir.ts";
 
 const RECORD_VERSION = 1;
 /** Room for the longest path and options, many times over. */
 const MAX_RECORD_BYTES = 1 << 20;
-
-/** A process, safe against reuse of its pid. */
-export interface ProcessIdentity {
-  readonly pid: number;
-  /** Field 22 of /proc/PID/stat: a reused pid has another one. */
-  readonly startTime: string;
-}
 
 export interface DeviceRecord {
   readonly version: typeof RECORD_VERSION;
@@ -49,6 +42,8 @@ export interface DeviceRecord {
   readonly workers: readonly ProcessIdentity[];
   /** The process inside NBD_DO_IT, for ioctl devices. */
   readonly client: ProcessIdentity | null;
+  /** Who is about to mount it, and has not said yet that it is done. */
+  readonly lentTo: ProcessIdentity | null;
   /** As of the last failover. */
   readonly history: DeviceHistory;
 }
@@ -147,6 +142,8 @@ const recordSchema: z.ZodType<DeviceRecord> = z.object({
   manager: processSchema,
   workers: z.array(processSchema),
   client: processSchema.nullable(),
+  // Former versions did not note it.
+  lentTo: processSchema.nullable().default(null),
   history: historySchema.default(NO_HISTORY),
 });
 
@@ -173,6 +170,11 @@ export class RecordStore {
     return this.#inTurn(identifier, async () => {
       await rm(this.#path(identifier), { force: true });
     });
+  }
+
+  /** Waits for all writes and removals that were asked for; what failed of them is told to who asked. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#turns.values());
   }
 
   async #inTurn(identifier: string, work: () => Promise<void>): Promise<void> {
@@ -275,16 +277,4 @@ async function syncDirectory(path: string): Promise<void> {
 
 function currentBootId(): string {
   return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-}
-
-/** A process as it is now, or undefined when there is none of that pid. */
-export function identifyProcess(pid: number): ProcessIdentity | undefined {
-  const stat = processStat(pid);
-  return stat === undefined ? undefined : { pid, startTime: stat.startTime };
-}
-
-/** Whether exactly that process is still there (a zombie counts as gone). */
-export function isAlive(identity: ProcessIdentity): boolean {
-  const stat = processStat(identity.pid);
-  return stat?.startTime === identity.startTime && stat.state !== "Z";
 }

@@ -6,14 +6,15 @@
  * has fewer rights than we have: what it says of itself is checked before anything is done about it.
  */
 import { fstatSync, readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { JOURNAL_BYTES } from "../journal/journal.ts";
 import { Channel } from "../sys/channel.ts";
-import { SystemError } from "../sys/errno.ts";
+import { ERRNO, SystemError } from "../sys/errno.ts";
 import { close, duplicate, effectiveUid, peerCredentials, pidfdOpen } from "../sys/libc.ts";
 import { connectMessages } from "../sys/listen.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker/worker-protocol.ts";
 import { LINK_FDS } from "../worker/worker-protocol.ts";
+import { isAlive, type ProcessIdentity } from "./process-identity.ts";
 import { isFromWorker } from "./worker-words.ts";
 
 /** A link as its worker has described it, with our duplicates of its descriptors in the order of LINK_FDS. */
@@ -37,13 +38,34 @@ const PATIENCE_MS = 3000;
 /** The smallest there are: a file that fills these fills larger ones, too. */
 const PAGE_BYTES = 4096;
 
-/** Every worker that answers. Dead ones' sockets are removed. */
-export async function meetWorkers(directory: string, journals: string): Promise<Acquaintance[]> {
-  const names = readdirSync(directory).filter((name) => name.endsWith(".sock"));
+export interface Reunion {
+  readonly met: readonly Acquaintance[];
+  /** Workers that are there and do not answer. */
+  readonly silent: readonly ProcessIdentity[];
+}
+
+/** The file name of a worker's socket. */
+export const workerSocketName = ({ pid, startTime }: ProcessIdentity): string => `${pid}-${startTime}.sock`;
+
+/** Every worker that answers, and who does not. Dead ones' sockets are removed. */
+export async function meetWorkers(directory: string, journals: string): Promise<Reunion> {
+  // A manager that died in a worker's start may have left one without its name: its worker has a link to nobody.
+  const names = readdirSync(directory).filter((name) => /^new-|\.sock$/.test(name));
   // As the kernel names them: the way to the run directory may go over a symbolic link.
   const real = realpathSync(journals);
-  const met = await Promise.all(names.map((name) => meet(join(directory, name), real)));
-  return met.filter((one) => one !== undefined);
+  const all = await Promise.all(names.map((name) => meet(join(directory, name), real)));
+  const met = all.filter((one) => one !== undefined);
+  const answered = new Set(met.map(({ socketPath }) => basename(socketPath)));
+  const silent = names
+    .filter((name) => !answered.has(name))
+    .map(identityIn)
+    .filter((one) => one !== undefined && isAlive(one)) as ProcessIdentity[];
+  return { met, silent };
+}
+
+function identityIn(socketName: string): ProcessIdentity | undefined {
+  const [, pid, startTime] = /^([1-9]\d*)-(\d+)\.sock$/.exec(socketName) ?? [];
+  return pid === undefined || startTime === undefined ? undefined : { pid: Number(pid), startTime };
 }
 
 async function meet(socketPath: string, journals: string): Promise<Acquaintance | undefined> {
@@ -52,7 +74,8 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
     fd = connectMessages(socketPath);
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
-    rmSync(socketPath, { force: true });
+    // Only where nobody listens: without a descriptor to spare we are the one who is at fault.
+    if (error.errno === ERRNO.ECONNREFUSED) rmSync(socketPath, { force: true });
     return undefined;
   }
   // Whoever made the socket was a manager of ours; its worker has it since.

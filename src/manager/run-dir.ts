@@ -59,8 +59,8 @@ export function chooseRunDir(
 
 /** `sun_path` holds 107 bytes and a NUL (unix(7)); Node cuts a longer path off in silence. */
 const MAX_SOCKET_PATH_BYTES = 107;
-/** Workers' sockets are named by eight hexadecimal digits. */
-const LONGEST_WORKER_SOCKET = "01234567.sock";
+/** Workers' sockets are named by pid and start time, which is in hundredths of seconds since the boot: of thirty years here. */
+const LONGEST_WORKER_SOCKET = "4194304-99999999999.sock";
 
 /** @throws ErofsNbdError when the control socket's path is too long for a socket */
 export function checkSocketPath(runDir: RunDir): void {
@@ -230,6 +230,20 @@ export function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
       cause: error,
     },
   );
+}
+
+/** Whether a manager, alive or dead, has noted devices there. @throws ErofsNbdError */
+export function hasRecords(runDir: RunDir): boolean {
+  try {
+    return readdirSync(runDir.devices).some((name) => name.endsWith(".json"));
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "ENOTDIR") return false;
+    throw new ErofsNbdError("ERR_RUN_DIR", `Cannot read ${runDir.devices}: ${explainFileError(error)}`, {
+      hint: "run as root, or name the run directory of your own manager with --run-dir",
+      cause: error,
+    });
+  }
 }
 
 /** The pid that the lock file names; 0: none. Takes no lock. */

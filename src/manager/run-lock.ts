@@ -27,8 +27,10 @@ export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: numb
   const result = flock(fd, LOCK_EX | LOCK_NB);
   if (result === 0) {
     try {
-      ftruncateSync(fd);
-      writeSync(fd, `${process.pid}\n`, 0);
+      // Written over before it is cut to length: on a full file system there is room for what was there.
+      const text = `${process.pid}\n`;
+      writeSync(fd, text, 0);
+      ftruncateSync(fd, text.length);
     } catch (error) {
       closeSync(fd);
       throw asRunDirError(runDir, error);

@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { rmSync } from "node:fs";
+import { renameSync, rmSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -26,7 +26,8 @@ import {
   type ToWorker,
 } from "../worker/worker-protocol.ts";
 import type { HeldLink } from "./held-link.ts";
-import type { Acquaintance } from "./reunion.ts";
+import { identifyProcess } from "./process-identity.ts";
+import { type Acquaintance, workerSocketName } from "./reunion.ts";
 import { isFromWorker } from "./worker-words.ts";
 
 export interface WorkerOptions {
@@ -82,6 +83,7 @@ export class WorkerProcess {
   #killedFor: string | undefined;
   #silentMs = 0;
   #served = 0;
+  #serves = 0;
 
   constructor(
     start: (exited: (how: string) => void) => {
@@ -157,10 +159,15 @@ export class WorkerProcess {
     setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
   }
 
+  /** It serves a link that is not one of ours, and that nobody else could. */
+  leaveLink(): void {
+    this.#serves += 1;
+  }
+
   /** One that serves leaves after its last link; one that does not is ended, or it would stay if it hangs. */
   stop(): void {
     // A link that was given up and is still here: it hangs, and would never hear of its end.
-    if (![...this.links.values()].some((link) => link.isOpen && !link.hasEnded)) {
+    if (this.#serves === 0 && ![...this.links.values()].some((link) => link.isOpen && !link.hasEnded)) {
       this.kill();
       rmSync(this.#socketPath, { force: true });
     } else this.#channel.send({ type: "stop" }).catch(() => {});
@@ -330,11 +337,12 @@ export function startWorker(options: WorkerOptions, events: WorkerEvents): Worke
   return new WorkerProcess(
     (exited) => {
       const [ours, theirs] = socketPair(SOCK_SEQPACKET);
-      const socketPath = join(options.directory, `${randomBytes(4).toString("hex")}.sock`);
+      let socketPath = join(options.directory, `new-${randomBytes(4).toString("hex")}`);
       let listenFd: number | undefined;
       try {
         listenFd = listenUnix(socketPath, SOCK_SEQPACKET);
         const child = spawnWorker(options, theirs, listenFd);
+        socketPath = nameSocket(socketPath, options.directory, child.pid);
         child.once("error", (error) => exited(`A worker could not be started: ${error.message}`));
         child.once("exit", (code, signal) => exited(describeExit(child.pid, code, signal)));
         const process = {
@@ -380,6 +388,15 @@ export function meetWorker(
     options,
     events,
   );
+}
+
+/** Named by its worker: a manager after this one has to know which process it is that does not answer. */
+function nameSocket(path: string, directory: string, pid: number | undefined): string {
+  const identity = pid === undefined ? undefined : identifyProcess(pid);
+  if (identity === undefined) return path;
+  const named = join(directory, workerSocketName(identity));
+  renameSync(path, named);
+  return named;
 }
 
 function spawnWorker(options: WorkerOptions, controlFd: number, reunionFd: number): ChildProcess {

@@ -52,7 +52,7 @@ export class Worker {
   readonly #pump = new Pump();
   readonly #links = new Map<number, Held>();
   /** Links whose sources are still being opened. */
-  readonly #opening = new Set<number>();
+  readonly #opening = new Map<number, readonly number[]>();
   readonly #leave: () => void;
   readonly #managerUid: number;
   #channel: Channel<ToWorker, FromWorker>;
@@ -93,6 +93,8 @@ export class Worker {
     }
     this.#channel.close();
     this.#stopping = false;
+    // It would begin to serve a link of which nobody has heard: the new manager is to give it anew.
+    for (const link of [...this.#opening.keys()]) this.#dropOpening(link);
     this.#channel = this.#open(fd);
     this.#tell({ type: "reunion", pid: process.pid, links: this.#links.size });
     for (const { description, fds } of this.#links.values())
@@ -112,8 +114,14 @@ export class Worker {
   }
 
   #close(link: number): void {
-    this.#opening.delete(link);
+    if (this.#dropOpening(link)) this.#refuse(link, [], new Error("it was given up"));
     this.#links.get(link)?.link.close();
+  }
+
+  /** Lets go of a link whose source is still opening, and with it of its socket, at once. */
+  #dropOpening(link: number): boolean {
+    for (const fd of this.#opening.get(link) ?? []) close(fd);
+    return this.#opening.delete(link);
   }
 
   #serve(message: ServeMessage, fds: readonly number[]): void {
@@ -126,18 +134,22 @@ export class Worker {
       return this.#refuse(link, fds, error);
     }
     if (!(source instanceof Promise)) return this.#begin(message, fds, source);
-    this.#opening.add(link);
+    const held = withoutImage(fds);
+    this.#opening.set(link, held);
+    // A source may take its time: the link may have been given up meanwhile, and given anew.
+    const isStillWanted = (): boolean => this.#opening.get(link) === held;
     void source.then(
-      (opened) => this.#beginLate(message, fds, opened),
-      (error: unknown) => this.#refuse(link, fds, error),
+      (opened) => {
+        if (isStillWanted()) {
+          this.#opening.delete(link);
+          this.#begin(message, fds, opened);
+        } else opened.close();
+      },
+      (error: unknown) => {
+        if (isStillWanted()) this.#refuse(link, fds, error);
+        else close(fds[1] as number);
+      },
     );
-  }
-
-  /** A source that took its time: the manager may have given the link up meanwhile. */
-  #beginLate(message: ServeMessage, fds: readonly number[], source: Source): void {
-    if (this.#opening.delete(message.link)) return this.#begin(message, fds, source);
-    source.close();
-    this.#refuse(message.link, withoutImage(fds), new Error("it was given up"));
   }
 
   #begin(message: ServeMessage, fds: readonly number[], source: Source): void {

@@ -39,6 +39,7 @@ const RECORD: NewRecord = {
   autoclear: false,
   workers: [{ pid: 10, startTime: "77" }],
   client: null,
+  lentTo: null,
   history: {
     past: { requests: 0, readBytes: 0, readErrors: 0 },
     failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },

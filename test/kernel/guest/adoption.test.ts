@@ -19,7 +19,6 @@ import {
   erofsNbd,
   expectFlawless,
   guardiansOf,
-  isAlive,
   killTogether,
   managerPids,
   reach,
@@ -27,6 +26,7 @@ import {
   startReader,
   status,
   statuses,
+  successorOf,
   until,
   untilAsync,
   workerOf,
@@ -68,16 +68,6 @@ function disarm(): string | undefined {
 /** Whole ones: one that is just being written has another name until then. */
 const records = (): string[] =>
   existsSync(RECORDS) ? readdirSync(RECORDS).filter((name) => name.endsWith(".json")) : [];
-
-/** A manager that answers, and it is not that one: nobody has given a command. */
-async function successorOf(managerPid: number): Promise<void> {
-  await until("the death", () => !isAlive(managerPid));
-  await untilAsync(
-    "a successor",
-    async () => ((await ask("hello", {}).catch(() => undefined))?.pid ?? managerPid) !== managerPid,
-    60_000,
-  );
-}
 
 /** Does something again and again while readers read, and kills the manager at another step each time. Returns where it died. */
 async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promise<string[]> {

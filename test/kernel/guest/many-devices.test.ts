@@ -1,5 +1,6 @@
 /**
- * Five hundred devices on one manager and two workers: attached, read, moved when a worker dies, detached.
+ * Five hundred devices on one manager and two workers: attached, read, moved when a worker dies, found again by the next manager,
+ * reconnected when all die together, detached.
  *
  * Prints what it took. Times are not asserted, because this machine's kernel is slow by an unknown factor; memory is.
  */
@@ -15,9 +16,14 @@ import {
   cleanUpAfterFailure,
   erofsNbdOk,
   expectFlawless,
+  guardiansOf,
+  killTogether,
   reach,
   startReader,
+  statuses,
+  successorOf,
   until,
+  untilAsync,
   workersOf,
 } from "./product.ts";
 import { attachParams, useImage, warm } from "./takeover-rig.ts";
@@ -68,11 +74,13 @@ function memoryOf(managerPid: number): { rssBytes: number; pssBytes: number } {
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
+const secondsSince = (then: number): string => `${((performance.now() - then) / 1000).toFixed(1)} s`;
+
 describe(`${DEVICES} devices`, () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("on two workers: each reads its own image, a killed worker's links all move, and all can be detached", async () => {
+  test("on two workers: each reads its own image, outlives worker and manager, alone and together, and can be detached", async () => {
     const said: string[] = [];
     for (const number of range(0, DEVICES)) copyFileSync(image, pathOf(number));
     const client = await reach();
@@ -81,7 +89,8 @@ describe(`${DEVICES} devices`, () => {
     const attach = async (number: number): Promise<void> => {
       const { device } = await client.request("attach", {
         ...attachParams(pathOf(number)),
-        ioTimeoutMs: 30_000,
+        // The last one is read all the time, and its reads are to come back soon; others would only log that this is a slow machine.
+        ioTimeoutMs: number === DEVICES - 1 ? 1000 : 30_000,
         hangTimeoutMs: 60_000,
       });
       devices.set(number, device);
@@ -91,7 +100,7 @@ describe(`${DEVICES} devices`, () => {
     await warm(managerPid);
     const few = memoryOf(managerPid);
     await forEach(range(FIRST, DEVICES), attach);
-    said.push(`attached ${DEVICES} in ${((performance.now() - since) / 1000).toFixed(1)} s`);
+    said.push(`attached ${DEVICES} in ${secondsSince(since)}`);
     expect(new Set([...devices.values()].map(({ index }) => index)).size).toBe(DEVICES);
     const many = memoryOf(managerPid);
     const perDevice = (many.rssBytes - few.rssBytes) / (DEVICES - FIRST);
@@ -131,16 +140,43 @@ describe(`${DEVICES} devices`, () => {
     said.push(`${served} links of a killed worker moved in ${Math.round(lastAt - since)} ms`);
     expect(outcomes).toHaveLength(served);
     for (const outcome of outcomes) expect(outcome).toMatchObject({ result: "recovered", level: "takeover" });
+    client.close();
+
+    // Its successor finds all of them served, and no read waits.
+    since = performance.now();
+    process.kill(managerPid, "SIGKILL");
+    const second = await successorOf(managerPid, 240_000);
+    said.push(`found all again ${secondsSince(since)} after their manager was killed`);
+    const found = await statuses();
+    expect(found).toHaveLength(DEVICES);
+    for (const { state, counters } of found) {
+      expect(state).toBe("serving");
+      expect(counters).toMatchObject({ reconnects: 0, failedFailovers: 0 });
+    }
+
+    // Every link is dead, and most devices are quiet: each is to be reconnected and proven.
+    since = performance.now();
+    const [guardian = -1] = guardiansOf(second);
+    expect(guardian).toBeGreaterThan(0);
+    await killTogether(second, ...allWorkers());
+    const third = await successorOf(second, 240_000);
+    said.push(`the manager after one that died with all workers: there after ${secondsSince(since)}`);
+    await untilAsync(
+      "every reconnect",
+      async () =>
+        (await statuses()).every(({ state, counters }) => state === "serving" && counters.reconnects > 0),
+      240_000,
+    );
+    said.push(`all reconnected after ${secondsSince(since)}`);
     expectFlawless(await reader.stop());
 
     since = performance.now();
-    const pids = [managerPid, ...allWorkers()];
-    client.close();
+    const pids = [third, ...allWorkers()];
     await erofsNbdOk("detach", "--all");
-    said.push(`detached all in ${((performance.now() - since) / 1000).toFixed(1)} s`);
+    said.push(`detached all in ${secondsSince(since)}`);
     await allGone(pids);
     process.stderr.write(`${DEVICES} devices: ${said.join("; ")}\n`);
     expect(many.rssBytes).toBeLessThan(MOST_BYTES);
     expect(perDevice).toBeLessThan(MOST_BYTES_PER_DEVICE);
-  }, 600_000);
+  }, 900_000);
 });

@@ -278,6 +278,21 @@ export function guardiansOf(managerPid: number): number[] {
     });
 }
 
+/** Waits for a manager that answers and is not that one, which dies: nobody gives a command. Returns its pid. */
+export async function successorOf(managerPid: number, deadlineMs = 60_000): Promise<number> {
+  await until("the death", () => !isAlive(managerPid));
+  let pid = managerPid;
+  await untilAsync(
+    "a successor",
+    async () => {
+      pid = (await ask("hello", {}).catch(() => undefined))?.pid ?? managerPid;
+      return pid !== managerPid;
+    },
+    deadlineMs,
+  );
+  return pid;
+}
+
 /** Detaches everything and waits until nothing of ours runs any more. */
 export async function detachAll(): Promise<void> {
   const managers = new Set((await statuses()).map((device) => device.managerPid));

@@ -4,6 +4,7 @@ import { once } from "node:events";
 import {
   appendFileSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -15,14 +16,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { adoptDevices } from "../../../src/manager/adoption.ts";
 import type { PooledFoundLink } from "../../../src/manager/found-link.ts";
-import {
-  type DeviceRecord,
-  identifyProcess,
-  isAlive,
-  type NewRecord,
-  type ProcessIdentity,
-  RecordStore,
-} from "../../../src/manager/records.ts";
+import { identifyProcess, isAlive, type ProcessIdentity } from "../../../src/manager/process-identity.ts";
+import { type DeviceRecord, type NewRecord, RecordStore } from "../../../src/manager/records.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
 import { close } from "../../../src/sys/libc.ts";
@@ -90,6 +85,7 @@ async function leave(
     autoclear: false,
     workers,
     client: null,
+    lentTo: null,
     history: {
       past: { requests: 0, readBytes: 0, readErrors: 0 },
       failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
@@ -101,7 +97,11 @@ async function leave(
 }
 
 /** Starts with links that workers have told of, and the pids of those workers. */
-function adopt(links: readonly PooledFoundLink[] = [], metPids: readonly number[] = []): Promise<string[]> {
+function adopt(
+  links: readonly PooledFoundLink[] = [],
+  metPids: readonly number[] = [],
+  silent: readonly ProcessIdentity[] = [],
+): Promise<string[]> {
   return adoptDevices(store, {
     log: { info: () => {}, warn: () => {}, error: () => {} },
     nbd: async () => ({
@@ -115,6 +115,7 @@ function adopt(links: readonly PooledFoundLink[] = [], metPids: readonly number[
     }),
     links,
     metPids,
+    silent,
     adopt: async (record, image, index, found) => {
       adopted.push({ record, fd: image.fd, index, links: found });
     },
@@ -193,6 +194,68 @@ describe("a netlink device", () => {
     );
     expect(adoptedNames()).toEqual(["a"]);
     expect(records()).toEqual(["a.json", "future.json"]);
+  });
+});
+
+/** A link that a worker has told of, and what became of it. */
+function told(device: string, workerPid: number): PooledFoundLink & { readonly fates: string[] } {
+  const fates: string[] = [];
+  return {
+    device,
+    workerPid,
+    slot: 0,
+    copyOnly: false,
+    imageFd: openSync("/dev/null", "r"),
+    journalPath: "/nowhere",
+    fates,
+    open: () => {
+      throw new Error("not to be opened here");
+    },
+    leave: () => fates.push("left"),
+    close: () => fates.push("closed"),
+  };
+}
+
+describe("a link that no record speaks of", () => {
+  test("of a device that never came to be is closed", async () => {
+    const link = told("nothing", 1);
+    await adopt([link]);
+    close(link.imageFd);
+    expect(link.fates).toEqual(["closed"]);
+  });
+
+  test("of a device that is there, whose record cannot be read: it is served on", async () => {
+    const link = told("a", 1);
+    await leave("a", []);
+    const file = join(directory, "a.json");
+    writeFileSync(file, readFileSync(file, "utf8").replace(/"version": 1/, '"version": 2'));
+    kernel.devices.set("a", 3);
+    expect((await adopt([link])).join("\n")).toContain(
+      "nbd3 is served by a worker of ours, and no record tells how",
+    );
+    close(link.imageFd);
+    expect(link.fates).toEqual(["left"]);
+    expect(records()).toEqual(["a.json"]);
+  });
+});
+
+describe("a worker that does not answer", () => {
+  test("is ended though no record names it, and though its device has another link", async () => {
+    const [answers, hangs] = [await worker(), await worker()];
+    await leave("a", [answers], { connections: 2 });
+    kernel.devices.set("a", 1);
+    const link = told("a", answers.pid);
+    await adopt([link], [answers.pid], [hangs]);
+    expect(adopted).toMatchObject([{ links: [link] }]);
+    expect([answers, hangs].map(isAlive)).toEqual([true, false]);
+  });
+
+  test("is left alone where it may serve what nobody else could", async () => {
+    const one = await worker();
+    rmSync(await leave("changed", [one]));
+    kernel.devices.set("changed", 1);
+    await adopt([], [], [one]);
+    expect(isAlive(one)).toBe(true);
   });
 });
 
@@ -279,6 +342,28 @@ describe("an orphan", () => {
     kernel.devices.clear();
     await until("the release", () => released.length > 0);
     expect(released).toEqual(["it ended while no manager had it"]);
+  });
+
+  test("is not said to be served because some other worker lives", async () => {
+    const [own, other] = [await worker(), await worker()];
+    rmSync(await leave("a", [own, other]));
+    kernel.devices.set("a", 2);
+    await adopt([], [other.pid]);
+    expect(kept[0]?.describeLinks()).toMatchObject([{ workerPid: own.pid }]);
+    process.kill(own.pid, "SIGKILL");
+    await until("failed", () => kept[0]?.state === "failed");
+    expect(isAlive(other)).toBe(true);
+  });
+
+  test("by ioctl whose index somebody else has by now is not disconnected from under them", async () => {
+    const client = await worker();
+    await leave("a", [await worker()], { interface: "ioctl", client, index: 1 });
+    kernel.threads.set(1, client.pid);
+    await adopt();
+    kernel.threads.set(1, client.pid + 1);
+    await kept[0]?.detach();
+    expect(kept[0]?.state).toBe("detached");
+    expect(isAlive(client)).toBe(true);
   });
 
   test("that nobody serves any more is failed, and can still be detached", async () => {

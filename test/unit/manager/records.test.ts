@@ -5,13 +5,8 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import {
-  identifyProcess,
-  isAlive,
-  type NewRecord,
-  RecordStore,
-  settingsOf,
-} from "../../../src/manager/records.ts";
+import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
+import { type NewRecord, RecordStore, settingsOf } from "../../../src/manager/records.ts";
 import { until } from "../supervisor/waiting.ts";
 
 let directory: string;
@@ -48,6 +43,7 @@ const record = (identifier: string, changes: Partial<NewRecord> = {}): NewRecord
   autoclear: false,
   workers: [{ pid: 10, startTime: "77" }],
   client: null,
+  lentTo: null,
   history: NO_HISTORY,
   ...changes,
 });

@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { JOURNAL_BYTES } from "../../../src/journal/journal.ts";
-import { meetWorkers } from "../../../src/manager/reunion.ts";
+import { type Acquaintance, meetWorkers } from "../../../src/manager/reunion.ts";
 import { isFromWorker } from "../../../src/manager/worker-words.ts";
 import { Acceptor } from "../../../src/sys/acceptor.ts";
 import { Channel } from "../../../src/sys/channel.ts";
@@ -72,12 +72,12 @@ function worker(says: ReadonlyArray<readonly [message: unknown, fds?: readonly n
 }
 
 /** Meets it; one that does not say all it announced is given up as its patience passes. */
-async function meet(): ReturnType<typeof meetWorkers> {
+async function meet(): Promise<readonly Acquaintance[]> {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   const met = meetWorkers(workers, journals);
   for (let turn = 0; turn < 50; turn += 1) await new Promise((resolve) => setImmediate(resolve));
   await vi.advanceTimersByTimeAsync(3000);
-  return met;
+  return (await met).met;
 }
 
 describe("meeting a worker", () => {

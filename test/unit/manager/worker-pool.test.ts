@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { MIN_DELAY_MS, RESTART_BUDGET } from "../../../src/manager/crash-loop.ts";
-import { identifyProcess, isAlive } from "../../../src/manager/records.ts";
+import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
 import { type PoolOptions, WorkerPool } from "../../../src/manager/worker-pool.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink, Takeover } from "../../../src/supervisor/ports.ts";

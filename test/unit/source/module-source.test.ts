@@ -17,7 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { identifyProcess, isAlive } from "../../../src/manager/records.ts";
+import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
 import { inspectModule } from "../../../src/manager/source-inspector.ts";
 import { WorkerPool } from "../../../src/manager/worker-pool.ts";
 import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
