@@ -28,7 +28,7 @@ const FILES = [
 
 const ENVIRONMENT = [
   ["EROFS_NBD_RUN_DIR", "the run directory, where --run-dir does not name one"],
-  ["RUNTIME_DIRECTORY", "the same, set by systemd, where neither names one"],
+  ["RUNTIME_DIRECTORY", "the same, set by systemd for a manager's own unit, where neither names one"],
 ];
 
 const EXIT_STATUS = [

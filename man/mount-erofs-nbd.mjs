@@ -46,6 +46,10 @@ umount DIR waits until the device is gone as well.
 What is mounted from IMAGE at DIR already is left alone, and this is no failure: mount -a compares IMAGE with the device's name
 and cannot know. remount changes what is mounted at DIR and attaches nothing.
 
+With systemd a line of fstab waits for the file system that holds IMAGE, and comes after the manager's unit, by itself. With _netdev it
+does not wait for that file system: add x-systemd.requires-mounts-for=DIRECTORY. Never write x-systemd.requires=erofs-nbd.service: systemd
+would unmount IMAGE whenever the manager is restarted.
+
 findmnt --verify complains of a type that the kernel does not know; mount(8) does not mind.
 
 Another package's mount.erofs is what mount(8) runs for the type erofs.nbd where this program is not in /sbin.
@@ -54,7 +58,7 @@ Another package's mount.erofs is what mount(8) runs for the type erofs.nbd where
 const EXAMPLES = `
 A line of fstab; a space is written \\040:
 
-  /srv/my\\040image.erofs  /srv/www  erofs.nbd  _netdev,nofail,noatime,nbd.dead-timeout=3600  0 0
+  /srv/my\\040image.erofs  /srv/www  erofs.nbd  nofail,noatime,nbd.dead-timeout=3600  0 0
 
 By hand:
 

@@ -15,11 +15,11 @@ import type { CliContext } from "./context.ts";
 const MAX_SOCKET_PATH_BYTES = 107;
 
 /** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
-export function runDirOf(context: CliContext): RunDir {
+export function runDirOf(context: CliContext, role: "manager" | "client" = "client"): RunDir {
   if (context.runDirOption === "") {
     throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot use --run-dir: it is empty");
   }
-  const runDir = chooseRunDir(resolve(chooseRunDir(context.runDirOption).path));
+  const runDir = chooseRunDir(resolve(chooseRunDir(context.runDirOption, process.env, role).path));
   if (Buffer.byteLength(runDir.controlSocket) > MAX_SOCKET_PATH_BYTES) {
     throw new ErofsNbdError(
       "ERR_RUN_DIR",

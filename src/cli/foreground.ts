@@ -29,7 +29,7 @@ export async function attachInForeground(
   json: boolean,
 ): Promise<void> {
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
-  const runDir = runDirOf(context);
+  const runDir = runDirOf(context, "manager");
   // Workers are not to speak for a service that this command may be.
   takeServiceEnvironment();
   const daemon = await runDaemon({ runDir, auto: true, log: logFor(context), replaceable: false });

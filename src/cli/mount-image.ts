@@ -12,7 +12,7 @@ import { ErofsNbdError } from "../errors.ts";
 import type { ControlClient } from "../manager/control-client.ts";
 import type { DeviceStatus } from "../manager/control-protocol.ts";
 import { devicePath, indexMountedAt } from "../supervisor/sysfs.ts";
-import { findManager, startManager } from "./connection.ts";
+import { findManager, runDirOf, startManager } from "./connection.ts";
 import type { CliContext } from "./context.ts";
 import { sameDevice, statusOf } from "./device-end.ts";
 import type { Remembered } from "./interrupts.ts";
@@ -60,11 +60,12 @@ export async function mountImage(context: CliContext, request: MountRequest): Pr
   const act = `${options.isRemount ? "remount" : "mount"} ${path} at ${directory}`;
   requireRoot(act);
   if (options.runDir !== undefined) context.useRunDir(options.runDir);
-  if (request.namespace === undefined) await checkDirectory(act, directory);
+  if (request.namespace === undefined) await checkDirectory(act, directory, mayMakeDirectory(options));
   else checkNamespace(request.namespace);
   if (options.isRemount) return remount(context, request, act);
-  if (!request.keepMounted || request.namespace !== undefined) return mountOnTop(context, request, act);
-  const unlock = await lockMountPoint(directory, () =>
+  const mayBeThere = request.keepMounted && request.namespace === undefined && !request.isFake;
+  if (!mayBeThere || findImage(context, request) === undefined) return mountOnTop(context, request, act);
+  const unlock = await lockMountPoint(runDirOf(context), directory, () =>
     context.detail(`another mount at ${directory} is waited for`),
   );
   try {
@@ -95,12 +96,17 @@ async function mountOnTop(context: CliContext, request: MountRequest, act: strin
   }
 }
 
-async function checkDirectory(act: string, directory: string): Promise<void> {
+/** mount(8) makes the mount point itself then (X-mount.mkdir in mount(8)). */
+const mayMakeDirectory = ({ forMount }: MountOptions): boolean =>
+  forMount.some((option) => /^x-mount\.mkdir(=|$)/i.test(option));
+
+async function checkDirectory(act: string, directory: string, mayBeMissing: boolean): Promise<void> {
   let why: string | undefined;
   try {
     if (!(await stat(directory)).isDirectory()) why = `${directory} is not a directory`;
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" && mayBeMissing) return;
     why = code === "ENOENT" ? `there is no directory ${directory}` : `${directory}: ${code}`;
   }
   if (why === undefined) return;

@@ -69,7 +69,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
         import("../manager/run-dir.ts"),
         import("../manager/control-client.ts"),
       ]);
-      const runDir = chooseRunDir(this.#runDir);
+      const runDir = chooseRunDir(this.#runDir, process.env, "manager");
       const daemon = await runDaemon({
         runDir,
         auto: false,

@@ -20,6 +20,8 @@ import { ErofsNbdError } from "../errors.ts";
 
 export const DEFAULT_RUN_DIR = "/run/erofs-nbd";
 
+const LOCK_FILE = "manager.lock";
+
 export interface RunDir {
   readonly path: string;
   readonly controlSocket: string;
@@ -35,25 +37,34 @@ export interface RunDir {
   readonly journals: string;
   /** One socket per worker, for the manager after this one. */
   readonly workers: string;
+  /** Locks of mounts in the making; see cli/mount-lock.ts. */
+  readonly mounts: string;
 }
 
-/** `--run-dir`, EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or the default, in this order. */
+/**
+ * `--run-dir`, EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or the default, in this order. The third is a manager's; where a
+ * command finds it, it may as well be that of the service which the command is run by: that counts if a manager has been there.
+ */
 export function chooseRunDir(
   option: string | undefined,
   environment: NodeJS.ProcessEnv = process.env,
+  role: "manager" | "client" = "client",
 ): RunDir {
-  const fromSystemd = environment["RUNTIME_DIRECTORY"]?.split(":")[0];
-  const path = option ?? environment["EROFS_NBD_RUN_DIR"] ?? (fromSystemd || undefined) ?? DEFAULT_RUN_DIR;
+  const ofService = environment["RUNTIME_DIRECTORY"]?.split(":")[0] || undefined;
+  const isManagers =
+    ofService !== undefined && (role === "manager" || existsSync(join(ofService, LOCK_FILE)));
+  const path = option ?? environment["EROFS_NBD_RUN_DIR"] ?? (isManagers ? ofService : DEFAULT_RUN_DIR);
   return {
     path,
     controlSocket: join(path, "control.sock"),
-    lockFile: join(path, "manager.lock"),
+    lockFile: join(path, LOCK_FILE),
     metricsSocket: join(path, "metrics.sock"),
     logFile: join(path, "manager.log"),
     oldLogFile: join(path, "manager.log.1"),
     devices: join(path, "devices"),
     journals: join(path, "journals"),
     workers: join(path, "workers"),
+    mounts: join(path, "mounts"),
   };
 }
 
@@ -95,7 +106,7 @@ export function prepareRunDir(runDir: RunDir): void {
       closeToOthers(runDir);
       refusePlanted(runDir);
     }
-    for (const path of [runDir.devices, runDir.journals, runDir.workers]) {
+    for (const path of [runDir.devices, runDir.journals, runDir.workers, runDir.mounts]) {
       mkdirSync(path, { recursive: true, mode: 0o700 });
       const made = lstatSync(path);
       if (!made.isDirectory() || made.uid !== effectiveUid())

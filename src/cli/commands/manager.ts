@@ -67,7 +67,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
   requireRoot("run the manager");
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
-  const runDir = runDirOf(context);
+  const runDir = runDirOf(context, "manager");
   // For workers to be born with: they could only make up for it on the thread that they begin with.
   check("prctl(PR_SET_NO_NEW_PRIVS)", setNoNewPrivileges());
   const log = createLog({ level: options.logLevel, file: runDir });

@@ -4,7 +4,9 @@
  * The steps are deadly-manager.mjs's: records, commands to the kernel, links on their way from worker to worker. Each round kills the
  * manager at the first one where none has died yet, until it gets through. What comes after it was started by the guardian that it left.
  */
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -14,6 +16,7 @@ import {
   allWorkers,
   ask,
   attach,
+  CLI,
   cleanUpAfterFailure,
   detachAll,
   erofsNbd,
@@ -23,6 +26,7 @@ import {
   managerPids,
   reach,
   readsInFlight,
+  run,
   startReader,
   status,
   statuses,
@@ -223,6 +227,91 @@ describe("a manager that is killed at every step", () => {
     await killTogether(...guardians, device.managerPid);
     const seen = await erofsNbd("status", "--json");
     expect(seen.stderr).toContain("going on");
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+});
+
+describe("a manager that is killed while a mount is made", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+  const place = join(directory, "mnt");
+  const bin = join(directory, "bin");
+  const [begun, go] = [join(directory, "begun"), join(directory, "go")];
+
+  /** `erofs-nbd mount` whose mount(8) waits for a word before it begins. */
+  function slowMount(): ChildProcess {
+    for (const path of [begun, go]) rmSync(path, { force: true });
+    for (const path of [place, bin]) mkdirSync(path, { recursive: true });
+    const script = `#!/bin/sh\n: > ${begun}\nwhile [ ! -e ${go} ]; do sleep 0.1; done\nPATH=$REAL_PATH exec mount "$@"\n`;
+    writeFileSync(join(bin, "mount"), script, { mode: 0o755 });
+    const env = { ...process.env, REAL_PATH: process.env["PATH"], PATH: `${bin}:${process.env["PATH"]}` };
+    return spawn(process.execPath, [CLI, "mount", image, place], {
+      stdio: ["ignore", "ignore", "inherit"],
+      env,
+    });
+  }
+
+  test("the command goes on with its successor, and umount ends the device", async () => {
+    const mounting = slowMount();
+    const ended = once(mounting, "exit");
+    await until("mount(8)", () => existsSync(begun));
+    const [{ managerPid = -1 } = {}] = await statuses();
+    process.kill(managerPid, "SIGKILL");
+    await successorOf(managerPid);
+    writeFileSync(go, "");
+    expect(await ended).toEqual([0, null]);
+    expect(await statuses()).toMatchObject([{ state: "serving", mountPoints: [place] }]);
+    expect(await run("umount", [place])).toMatchObject({ code: 0 });
+    await until("the end of all", () => managerPids().length === 0 && allWorkers().length === 0);
+    expect(records()).toEqual([]);
+  });
+
+  test("together with the command: its successor sees that nobody mounts it any more, and detaches", async () => {
+    const mounting = slowMount();
+    await until("mount(8)", () => existsSync(begun));
+    const [{ managerPid = -1 } = {}] = await statuses();
+    await killTogether(mounting.pid ?? -1, managerPid);
+    await successorOf(managerPid);
+    await until("the end of all", () => managerPids().length === 0 && allWorkers().length === 0, 60_000);
+    expect(records()).toEqual([]);
+    writeFileSync(go, "");
+    await until(
+      "mount(8) to give up",
+      () => !readdirSync("/proc").some((pid) => commandOf(pid).includes(`${bin}/mount`)),
+    );
+  });
+});
+
+const commandOf = (pid: string): string => {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch {
+    return "";
+  }
+};
+
+describe("managers that are killed one after the other", () => {
+  guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+
+  test("the second as soon as it has the run directory: a third one comes, without a command", async () => {
+    const device = await attach(image);
+    const reader = await startReader(device.device ?? "", image, 4);
+    await until("the guardian", () => guardiansOf(device.managerPid).length === 1);
+    process.kill(device.managerPid, "SIGKILL");
+    let second = 0;
+    await until(
+      "the second manager",
+      () => {
+        second = Number(readFileSync("/run/erofs-nbd/manager.lock", "utf8"));
+        return second > 0 && second !== device.managerPid && guardiansOf(second).length === 1;
+      },
+      60_000,
+    );
+    process.kill(second, "SIGKILL");
+    await successorOf(second);
+    expect((await status(device.device ?? "")).counters).toMatchObject({ reconnects: 0, failedFailovers: 0 });
     expectFlawless(await reader.stop());
     await detachAll();
   });

@@ -45,7 +45,13 @@ describe("chooseRunDir", () => {
     const all = { EROFS_NBD_RUN_DIR: "/variable", RUNTIME_DIRECTORY: "/run/one:/run/two" };
     expect(chooseRunDir("/option", all).path).toBe("/option");
     expect(chooseRunDir(undefined, all).path).toBe("/variable");
-    expect(chooseRunDir(undefined, { RUNTIME_DIRECTORY: "/run/one:/run/two" }).path).toBe("/run/one");
+    const ofService = { RUNTIME_DIRECTORY: `${runDir.path}:/run/two` };
+    expect(chooseRunDir(undefined, ofService, "manager").path).toBe(runDir.path);
+    // That of the service by which a command is run, until a manager has been there.
+    expect(chooseRunDir(undefined, ofService).path).toBe("/run/erofs-nbd");
+    prepareRunDir(runDir);
+    writeFileSync(runDir.lockFile, "");
+    expect(chooseRunDir(undefined, ofService).path).toBe(runDir.path);
     expect(chooseRunDir(undefined, { RUNTIME_DIRECTORY: "" }).path).toBe("/run/erofs-nbd");
     expect(chooseRunDir(undefined, {}).controlSocket).toBe("/run/erofs-nbd/control.sock");
   });
