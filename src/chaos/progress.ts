@@ -5,6 +5,8 @@
  * nothing; `now` is asked for the present line once a second.
  */
 
+import { printable } from "../printable.ts";
+
 export interface ProgressOutput {
   readonly isTTY?: boolean | undefined;
   readonly columns?: number | undefined;
@@ -32,13 +34,13 @@ export class Progress {
 
   /** A line that stays. */
   say(line: string): void {
-    this.#out.write(this.#timer === undefined ? `${line}\n` : `${REWRITE}${line}\n`);
+    this.#out.write(`${this.#timer === undefined ? "" : REWRITE}${printable(line)}\n`);
     this.#draw();
   }
 
   /** A line that stays where the present line is not shown. */
   step(line: string): void {
-    if (this.#timer === undefined) this.#out.write(`${line}\n`);
+    if (this.#timer === undefined) this.#out.write(`${printable(line)}\n`);
     else this.#draw();
   }
 
@@ -50,7 +52,7 @@ export class Progress {
 
   #draw(): void {
     if (this.#timer === undefined) return;
-    const text = this.#now();
+    const text = printable(this.#now());
     if (text !== "")
       this.#out.write(`${REWRITE}${text.slice(0, Math.max(20, (this.#out.columns ?? 80) - 1))}`);
   }

@@ -4,6 +4,7 @@
  * Called by the other report-*.ts files. `formatMs` and `formatClock` also run in the reader's browser: their source is
  * put into the page as it is, so they may use nothing from outside their own bodies. Pure; does no I/O.
  */
+import { printable } from "../printable.ts";
 
 /** «0.42 ms», «3.4 ms», «124 ms», «1.05 s», «12.3 s»; an en dash for what is not a number. */
 export function formatMs(milliseconds: number | null | undefined): string {
@@ -62,16 +63,6 @@ export function formatSpan(milliseconds: number): string {
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes}\u00a0min${seconds % 60 === 0 ? "" : ` ${seconds % 60}\u00a0s`}`;
   return `${Math.floor(minutes / 60)}\u00a0h ${minutes % 60}\u00a0min`;
-}
-
-const UNPRINTABLE = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
-
-/** A text in one line: control characters and what turns the direction of writing show as «\x0a», «\u202e». */
-export function printable(text: string): string {
-  return text.replace(UNPRINTABLE, (found) => {
-    const digits = (found.codePointAt(0) ?? 0).toString(16);
-    return digits.length <= 2 ? `\\x${digits.padStart(2, "0")}` : `\\u${digits.padStart(4, "0")}`;
-  });
 }
 
 /** Any text as HTML text or as an attribute's value. */

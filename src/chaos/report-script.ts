@@ -7,7 +7,8 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { ErofsNbdError } from "../errors.ts";
-import { codeForScript, formatClock, formatMs, jsonForScript, logRange, printable } from "./report-format.ts";
+import { printable } from "../printable.ts";
+import { codeForScript, formatClock, formatMs, jsonForScript, logRange } from "./report-format.ts";
 import { KIND_LOOKS, type KindLook } from "./report-kinds.ts";
 import { linkFaults, linkKinds, linkPaper, startPage } from "./report-page.ts";
 import * as marks from "./report-page-marks.ts";

@@ -1,6 +1,7 @@
 /**
  * A run in words: the line of one fault, and the table at the end. Pure.
  */
+import { printable } from "../printable.ts";
 import type { ChaosRun, FaultOutcome, KindSummary } from "./run.ts";
 import type { LoggedFault } from "./run-log.ts";
 
@@ -38,7 +39,7 @@ const HEADS = ["KIND", "FAULTS", "TAKEOVERS", "RECONNECTS", "P50", "P99", "LONGE
 export function formatSummary(run: ChaosRun, isInterrupted: boolean): string {
   return [
     formatVerdict(run, isInterrupted),
-    ...run.problems.map((line) => `  ${line}`),
+    ...run.problems.map((line) => `  ${printable(line)}`),
     "",
     ...formatKinds(run.kinds),
     "P50, P99 and LONGEST: the longest read after each fault; none: the longest of each 0.2 s before the first.",

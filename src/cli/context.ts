@@ -4,6 +4,7 @@
  * Made once by main.ts. stdout carries results only; everything else goes to stderr.
  */
 import { EXIT, type ExitCode } from "../errors.ts";
+import { printable } from "../printable.ts";
 import type { ProgramShape } from "./command-shapes.ts";
 import { Interrupts } from "./interrupts.ts";
 
@@ -71,9 +72,9 @@ export class CliContext {
     });
   }
 
-  /** Something worth knowing that is no result and no error. */
+  /** Something worth knowing that is no result and no error; in one line, whatever names are in it. */
   note(text: string): void {
-    process.stderr.write(`note: ${text}\n`);
+    process.stderr.write(`note: ${printable(text)}\n`);
   }
 
   /** A note for those who asked for more. */

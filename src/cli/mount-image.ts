@@ -166,8 +166,13 @@ async function remount(context: CliContext, request: MountRequest, act: string):
   if (request.isFake) return;
   const end = await runProgram("mount", mountWords(request, node, directory));
   if (!hasMounted(end)) throw programError(act, "mount", end);
-  if (end.stderr !== "") process.stderr.write(end.stderr);
+  relay(context, end);
   context.detail(`${node} at ${directory} is remounted; nbd.* options stay as they were at the mount`);
+}
+
+/** What mount(8) said although it mounted; names are in it as they are. */
+function relay(context: CliContext, { stderr }: ProgramEnd): void {
+  for (const line of stderr.split("\n")) if (line.trim() !== "") context.note(line.trim());
 }
 
 const hasMounted = ({ exitCode }: ProgramEnd): boolean => exitCode === 0 || exitCode === TABLE_FAILED;
@@ -189,7 +194,7 @@ function mountWords(
 }
 
 async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
-  const { client, interrupted, request, act } = job;
+  const { context, client, interrupted, request, act } = job;
   const { device: node, index } = device;
   if (node === null || index === null) {
     throw new ErofsNbdError("ERR_INTERNAL", `Cannot ${act}: the manager named no device`);
@@ -205,7 +210,7 @@ async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
       isMounted = hasMounted(end);
       interrupted.check(act);
       if (!isMounted) throw programError(act, "mount", end);
-      if (end.stderr !== "") process.stderr.write(end.stderr);
+      relay(context, end);
       await client.request("mounted", { index }).catch((error: unknown) =>
         // Its successor has the device, and the loan.
         askSuccessor(job, device, error, (next) => next.request("mounted", { index })),

@@ -4,6 +4,7 @@
  * Pure but for `printAttached`. The JSON objects are the manager's own and pass through unchanged.
  */
 import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
+import { printable } from "../printable.ts";
 import type { CliContext } from "./context.ts";
 
 /** The node alone, or the status object. */
@@ -30,7 +31,7 @@ const COLUMNS = [
 
 /** The table of `status`: a line of heads and one per device, columns separated by two spaces. */
 export function formatTable(devices: readonly DeviceStatus[]): string {
-  const rows = [[...COLUMNS], ...devices.map(toRow)];
+  const rows = [[...COLUMNS], ...devices.map((device) => toRow(device).map(printable))];
   const widths = COLUMNS.map((_, at) => Math.max(...rows.map((row) => row[at]?.length ?? 0)));
   return rows
     .map((row) =>
@@ -51,8 +52,8 @@ function toRow(device: DeviceStatus): string[] {
     device.device ?? "-",
     device.interface === "ioctl" ? `${device.state} (ioctl)` : device.state,
     formatSize(device.source.sizeBytes),
-    printable(device.source.uri),
-    device.mountPoints.map(printable).join(" ") || "-",
+    device.source.uri,
+    device.mountPoints.join(" ") || "-",
     formatLinks(links),
     `${counters.requests}`,
     failed,
@@ -85,26 +86,24 @@ export function formatDuration(milliseconds: number): string {
 
 /** One event of `status --watch`, for people. */
 export function formatEvent(event: DeviceEvent): string {
-  const head = `${event.at}  ${event.device ?? "-"}  `;
-  switch (event.event) {
-    case "attached":
-      return `${head}attached: ${printable(event.image)}`;
-    case "state":
-      return `${head}${event.state} (was ${event.before})`;
-    case "failover":
-      return `${head}failover ${event.result} by ${event.level} after ${formatDuration(event.stallMs)}: ${printable(event.cause)}`;
-    case "revived":
-      return `${head}revived: reads are answered again`;
-    case "moved":
-      return `${head}worker ${event.workerPid} serves it now: reads waited ${formatDuration(event.stallMs)}`;
-    case "read-errors":
-      return `${head}${event.count} read(s) failed: ${printable(event.message)}`;
-    default:
-      return `${head}${event.event}: ${printable(event.message)}`;
-  }
+  return printable(`${event.at}  ${event.device ?? "-"}  ${whatHappened(event)}`);
 }
 
-/** File names may hold anything; a terminal and a table may not. */
-export function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, "?");
+function whatHappened(event: DeviceEvent): string {
+  switch (event.event) {
+    case "attached":
+      return `attached: ${event.image}`;
+    case "state":
+      return `${event.state} (was ${event.before})`;
+    case "failover":
+      return `failover ${event.result} by ${event.level} after ${formatDuration(event.stallMs)}: ${event.cause}`;
+    case "revived":
+      return "revived: reads are answered again";
+    case "moved":
+      return `worker ${event.workerPid} serves it now: reads waited ${formatDuration(event.stallMs)}`;
+    case "read-errors":
+      return `${event.count} read(s) failed: ${event.message}`;
+    default:
+      return `${event.event}: ${event.message}`;
+  }
 }

@@ -6,6 +6,7 @@
  * a bug of ours and is shown with its stack.
  */
 import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
+import { printable } from "../printable.ts";
 
 interface ErrorShape {
   readonly code?: unknown;
@@ -43,7 +44,7 @@ export function formatError(error: unknown, isVerbose: boolean, commandName?: st
     : shape.hint;
   const lines = [`erofs-nbd: ${oneLine(message)}`];
   if (typeof hint === "string") lines.push(`hint: ${oneLine(hint)}`);
-  if (isVerbose && typeof shape.code === "string") lines.push(`code: ${shape.code}`);
+  if (isVerbose && typeof shape.code === "string") lines.push(`code: ${printable(shape.code)}`);
   if (isVerbose || isBug) lines.push(...stacksOf(known));
   return `${lines.join("\n")}\n`;
 }
@@ -56,9 +57,12 @@ function isCommanderError(error: unknown): error is CommanderShape {
 /** commander's «error: unknown option '--foo'», with its suggestion on a second line, in our words. */
 function formatUsage(error: CommanderShape, commandName: string | undefined): string {
   if (error.exitCode === 0 || error.code === "commander.help") return "";
-  const [first = "", ...more] = error.message.replace(/^error: /, "").split("\n");
-  const hint = more.join(" ").replace(/^\((.*)\)$/, "$1") || helpHint(commandName);
-  return `erofs-nbd: Cannot understand the command line: ${first}\nhint: ${hint}\n`;
+  const message = error.message.replace(/^error: /, "");
+  // Other line breaks are those of a word that was not understood.
+  const suggestion = /\n\((Did you mean [^\n]*)\)$/.exec(message);
+  const why = message.slice(0, suggestion?.index);
+  const hint = suggestion?.[1] ?? helpHint(commandName);
+  return `erofs-nbd: Cannot understand the command line: ${oneLine(why)}\nhint: ${oneLine(hint)}\n`;
 }
 
 function helpHint(commandName: string | undefined): string {
@@ -86,18 +90,24 @@ function readable(error: Error): string {
   return `Cannot ${syscall}${typeof path === "string" ? ` ${path}` : ""}: ${String(code)}`;
 }
 
-/** A file name may hold a line break; our messages may not. */
+/** A file name may hold line breaks and what a terminal obeys; our messages may not. */
 function oneLine(text: string): string {
-  return text.trim().replace(/[\r\n]+/g, "\\n");
+  return printable(text.trim());
 }
 
 function stacksOf(error: Error): string[] {
-  const lines = [error.stack ?? error.message];
+  const lines = [stackOf(error)];
   const seen = new Set<unknown>([error]);
   for (let cause = error.cause; cause !== undefined && !seen.has(cause); ) {
     seen.add(cause);
-    lines.push(`caused by: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`);
+    lines.push(`caused by: ${cause instanceof Error ? stackOf(cause) : oneLine(String(cause))}`);
     cause = cause instanceof Error ? cause.cause : undefined;
   }
   return lines;
+}
+
+/** With the lines of its message indented as its frames are: none can pass for one of ours. */
+function stackOf(error: Error): string {
+  const [first = "", ...more] = (error.stack ?? error.message).split("\n").map(printable);
+  return [first, ...more.map((line) => `    ${line.trimStart()}`)].join("\n");
 }

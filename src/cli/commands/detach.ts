@@ -8,6 +8,7 @@ import type { Command } from "commander";
 import { ErofsNbdError, EXIT, type ExitCode } from "../../errors.ts";
 import { ControlError } from "../../manager/control-client.ts";
 import type { DetachResult, Target } from "../../manager/control-protocol.ts";
+import { printable } from "../../printable.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
@@ -80,7 +81,7 @@ async function report(
   else if (results.length === 0) context.note("no devices attached");
   for (const { device, error, target } of results) {
     if (error !== null) process.stderr.write(formatError(new ControlError(error), context.isVerbose));
-    else if (!json) await context.print(`detached ${device ?? nameOf(target) ?? words.join(" ")}`);
+    else if (!json) await context.print(printable(`detached ${device ?? nameOf(target) ?? words.join(" ")}`));
   }
   context.exitCode = exitCodeOfResults(results);
 }

@@ -3,6 +3,7 @@
  */
 import type { Command } from "commander";
 import { EXIT } from "../../errors.ts";
+import { printable } from "../../printable.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { type Check, runChecks } from "../doctor-checks.ts";
@@ -32,8 +33,8 @@ function formatChecks(checks: readonly Check[]): string {
   const width = Math.max(...checks.map((check) => check.name.length));
   return checks
     .map(({ name, state, detail, hint }) => {
-      const line = `${state.padEnd(4)}  ${name.padEnd(width)}  ${detail}`;
-      return hint === null ? line : `${line}\n${" ".repeat(width + 8)}→ ${hint}`;
+      const line = `${state.padEnd(4)}  ${name.padEnd(width)}  ${printable(detail)}`;
+      return hint === null ? line : `${line}\n${" ".repeat(width + 8)}→ ${printable(hint)}`;
     })
     .join("\n");
 }

@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
 import { hasSystemd, SERVICE, systemctl } from "../../manager/system-service.ts";
+import { printable } from "../../printable.ts";
 import { VERSION } from "../../version.ts";
 import type { CliContext } from "../context.ts";
 import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
@@ -118,7 +119,7 @@ function describe({ path, action, reason }: FileAction, dryRun: boolean): string
   const words = { written: "write", removed: "remove" } as const;
   const isChange = action === "written" || action === "removed";
   const what = dryRun && isChange ? `would ${words[action]}` : action;
-  return `${what}: ${path}${reason === null ? "" : ` (${reason})`}`;
+  return printable(`${what}: ${path}${reason === null ? "" : ` (${reason})`}`);
 }
 
 const describeTold = ({ command, ok }: Told): string => `${ok ? "ran" : "failed"}: ${command}`;

@@ -8,6 +8,7 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
 import { inspectImage } from "../../manager/image-inspection.ts";
+import { printable } from "../../printable.ts";
 import { type OpenImage, openImage } from "../../source/open-image.ts";
 import { openSource } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc.ts";
@@ -79,10 +80,10 @@ async function run(context: CliContext, path: string, options: Options): Promise
   const listening = await listenAt(image, address, socket, name);
   const source = openSource(image.spec, image.fd);
   const log = (level: "info" | "warn" | "error", message: string): void => {
-    if (level !== "info" || context.isVerbose) process.stderr.write(`${level}: ${message}\n`);
+    if (level !== "info" || context.isVerbose) process.stderr.write(`${level}: ${printable(message)}\n`);
   };
   const server = new NbdServer(listening.fd, source, name, { log }, maxClients);
-  process.stderr.write(`serving ${path} at ${listening.uri}\n`);
+  process.stderr.write(`serving ${printable(path)} at ${printable(listening.uri)}\n`);
   if (options.json) {
     const { uri } = listening;
     const served = {

@@ -1,7 +1,7 @@
 /**
  * Text for table cells: how wide it is on a terminal, shortened so that it fits, figures in few characters, colours.
  *
- * Pure. What comes from outside (paths, messages) must have gone through `printable` of output.ts before.
+ * Pure. What comes from outside (paths, messages) must have gone through `printable` before.
  */
 
 /** SGR codes; a style is applied by `paint`. */

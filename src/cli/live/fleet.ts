@@ -4,6 +4,7 @@
  * Fed by live.ts with answers and events, asked by frame.ts. Pure: no clock, no terminal.
  */
 import type { DeviceEvent, DeviceStatus, Requests } from "../../manager/control-protocol.ts";
+import { printable } from "../../printable.ts";
 import { formatEvent } from "../output.ts";
 
 type StatusAnswer = Requests["status"]["result"];
@@ -83,7 +84,7 @@ export class Fleet {
 
   note(text: string, at: string): void {
     const time = new Date(at).toTimeString().slice(0, 8);
-    this.#events.push(`${time}  ${text.replaceAll("/dev/", "")}`);
+    this.#events.push(`${time}  ${printable(text).replaceAll("/dev/", "")}`);
     if (this.#events.length > MAX_EVENTS) this.#events.shift();
   }
 

@@ -5,7 +5,8 @@
  * narrower; devices that do not fit are summed up in a line.
  */
 import type { DeviceStatus } from "../../manager/control-protocol.ts";
-import { formatSize, printable } from "../output.ts";
+import { printable } from "../../printable.ts";
+import { formatSize } from "../output.ts";
 import { age, count, latency, pad, paint, type Style, shorten, span } from "./cells.ts";
 import { CALM, type Fleet, type Row } from "./fleet.ts";
 import { layOut, type TableRow } from "./layout.ts";

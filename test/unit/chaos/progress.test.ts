@@ -44,3 +44,15 @@ test("on a terminal: one line a second in the same place, cut to its width; what
   vi.advanceTimersByTime(5000);
   expect(written).toBe("\r\u001b[K");
 });
+
+test("names in a line do nothing to the terminal, and begin no other line", () => {
+  const hostile = "a\u001b[2J\nb";
+  const here = new Progress(output(true));
+  here.now = () => hostile;
+  here.say(hostile);
+  expect(written).toBe("\r\u001b[Ka\\x1b[2J\\nb\n\r\u001b[Ka\\x1b[2J\\nb");
+  here.close();
+  written = "";
+  new Progress(output(false)).step(hostile);
+  expect(written).toBe("a\\x1b[2J\\nb\n");
+});

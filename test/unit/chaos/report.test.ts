@@ -6,10 +6,10 @@
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { renderReport } from "../../../src/chaos/report.ts";
-import { printable } from "../../../src/chaos/report-format.ts";
 import type { PageData } from "../../../src/chaos/report-page-types.ts";
 import { pageScript } from "../../../src/chaos/report-script.ts";
 import type { ChaosRun } from "../../../src/chaos/run.ts";
+import { printable } from "../../../src/printable.ts";
 import { runPage } from "./report-browser.ts";
 import { sampleRun } from "./report-sample.ts";
 

@@ -58,6 +58,7 @@ test("formatSummary: problems follow the verdict, an interruption is said", () =
   const failed = formatSummary({ ...RUN, verdict: "failed", problems: ["one", "two"] }, true).split("\n");
   expect(failed[0]).toMatch(/^failed, interrupted: 0 faults, /);
   expect(failed.slice(1, 4)).toEqual(["  one", "  two", ""]);
+  expect(formatSummary({ ...RUN, problems: ["a\nb\u001b[2J"] }, false)).toContain("\n  a\\nb\\x1b[2J\n");
 });
 
 test.each([

@@ -209,6 +209,26 @@ describe("a frame", () => {
   });
 });
 
+test("names and words of others do nothing to the terminal", () => {
+  const hostile = "a\u001b[2J\u009b2J\r\nb\u202e";
+  const fleet = new Fleet();
+  const named = device(0, {
+    source: { ...device(0).source, uri: `/${hostile}` },
+    mountPoints: [`/${hostile}`],
+  });
+  fleet.heard({ devices: [named], notes: [], manager }, NOW_MS);
+  fleet.note(hostile, new Date(NOW_MS).toISOString());
+  fleet.happened({
+    at: new Date(NOW_MS).toISOString(),
+    device: "/dev/nbd0",
+    event: "stalled",
+    message: hostile,
+  });
+  const text = renderFrame(fleet, { columns: 200, rows: 20, isColoured: false, nowMs: NOW_MS }).join("|");
+  expect(text).not.toMatch(/[\p{Cc}\p{Bidi_Control}]/u);
+  expect(text.split("a\\x1b[2J\\x9b2J\\x0d\\nb\\u202e")).toHaveLength(5);
+});
+
 test("rates are of what came between two answers, and a manager begun anew makes none negative", () => {
   const fleet = new Fleet();
   const at = (requests: number): { devices: DeviceStatus[]; notes: string[] } => ({

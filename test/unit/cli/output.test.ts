@@ -37,8 +37,23 @@ test("the table has a line of heads and one per device, its columns aligned", ()
   expect(table.split("\n")).toEqual([
     "DEVICE      STATE                 SIZE       IMAGE               MOUNTED ON     LINKS              REQUESTS  FAILOVERS     LAST FAILOVER",
     "/dev/nbd0   serving               107.8 MiB  /images/tree.erofs  /mnt/a /mnt/b  1/1 (worker 4712)  12        0             -",
-    "/dev/nbd12  reconnecting (ioctl)  512 B      /x?y                -              0/1                9         3 (1 failed)  recovered in 1.06 s, 2026-01-02T03:04:05.678Z: worker 5 was killed by SIGKILL",
+    "/dev/nbd12  reconnecting (ioctl)  512 B      /x\\ny               -              0/1                9         3 (1 failed)  recovered in 1.06 s, 2026-01-02T03:04:05.678Z: worker 5 was killed by SIGKILL",
   ]);
+});
+
+test("a cause forges no device", () => {
+  const lastFailover = {
+    result: "recovered",
+    level: "takeover",
+    cause: "x\n/dev/nbd9  serving\u001b[2K\u009b2J\u202e",
+    causeClass: "worker-exit",
+    stallMs: 1,
+    at: "2026-01-02T03:04:05.678Z",
+    strandedReads: 0,
+  } as const;
+  const lines = formatTable([deviceStatus({ lastFailover })]).split("\n");
+  expect(lines).toHaveLength(2);
+  expect(lines[1]).toContain(": x\\n/dev/nbd9  serving\\x1b[2K\\x9b2J\\u202e");
 });
 
 test("sizes and durations", () => {
@@ -75,7 +90,7 @@ describe("events", () => {
     [{ ...head, event: "revived" } as const, "revived: reads are answered again"],
     [
       { ...head, event: "read-errors", message: "no\u001b[31m", count: 2 } as const,
-      "2 read(s) failed: no?[31m",
+      "2 read(s) failed: no\\x1b[31m",
     ],
     [{ ...head, event: "detached", message: "asked for" } as const, "detached: asked for"],
   ])("%j", (event, text) => {

@@ -63,6 +63,32 @@ describe("lines", () => {
     expect(text).toBe("erofs-nbd: Cannot open a\\nb: it is empty\n");
   });
 
+  test("what a terminal obeys is shown and not sent, in message, hint and code", () => {
+    const fault = { code: "ERR_\u001b[2J", message: "Cannot x: \u009b2J\r\u202ey", hint: "a\u2028\u0007" };
+    const text = formatError(new ControlError({ ...fault, exitCode: 2 }), true);
+    expect(text.split("\n").slice(0, 3)).toEqual([
+      "erofs-nbd: Cannot x: \\x9b2J\\x0d\\u202ey",
+      "hint: a\\u2028\\x07",
+      "code: ERR_\\x1b[2J",
+    ]);
+    const unknown = new CommanderError(1, "commander.unknownOption", "error: unknown option '--\u001b[2J'");
+    expect(formatError(unknown, false)).toContain("unknown option '--\\x1b[2J'\n");
+  });
+
+  test("no line of a stack or a cause passes for a line of ours", () => {
+    const forged = "x\nerofs-nbd: all is well\u001b[2J\nhint: sleep";
+    const cause = new Error(forged);
+    const texts = [
+      formatError(new ErofsNbdError("ERR_IMAGE", `Cannot ${forged}`, { cause }), true),
+      formatError(new ErofsNbdError("ERR_IMAGE", "Cannot x: y", { cause: forged }), true),
+      formatError(new TypeError(forged), false),
+    ];
+    for (const text of texts) {
+      expect(text).not.toMatch(/^(erofs-nbd: all|hint: sleep)/m);
+      expect(text).not.toContain("\u001b");
+    }
+  });
+
   test("a bug shows its stack unasked and asks for a report", () => {
     const text = formatError(new TypeError("x is not a function"), false);
     expect(text).toMatch(/^erofs-nbd: Cannot go on: x is not a function$/m);
