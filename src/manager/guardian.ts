@@ -14,7 +14,9 @@ const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
 
 /**
  * A line is a new delay in seconds, or «bye». At the pipe's end: wait, leave if somebody else was quicker, or become the
- * next manager. (`sleep` of a system that knows no fractions ends at once, which will do.)
+ * next manager. (`sleep` of a system that knows no fractions ends at once, which will do.) The lock file's pid is a hint, which
+ * saves a start: where it is the dead manager's own ($2), whoever has that pid now (a process that came later, or what nobody
+ * has waited for) holds no lock. The next manager asks the lock itself.
  */
 const SCRIPT = `
 delay=0
@@ -23,8 +25,8 @@ while read -r word; do
   delay=$word
 done
 sleep "$delay"
-read -r pid < "$1" && kill -0 "$pid" 2>/dev/null && exit 0
-shift
+read -r pid < "$1" && [ "$pid" != "$2" ] && kill -0 "$pid" 2>/dev/null && exit 0
+shift 2
 exec "$@" < /dev/null
 `;
 
@@ -100,8 +102,9 @@ export class Guardian {
     const manager = command ?? [process.execPath, CLI_PATH, "manager", "--auto", "--run-dir", runDir.path];
     const logFd = openLog(runDir);
     const revivals = this.#isCalm ? 1 : this.#revivals + 1;
+    const words = ["erofs-nbd guardian", runDir.lockFile, String(process.pid), ...manager];
     // A session of its own: what ends the manager's process group or terminal is not to end it.
-    const child = spawn("/bin/sh", ["-c", SCRIPT, "erofs-nbd guardian", runDir.lockFile, ...manager], {
+    const child = spawn("/bin/sh", ["-c", SCRIPT, ...words], {
       stdio: ["pipe", "ignore", logFd],
       detached: true,
       cwd: "/",

@@ -29,22 +29,26 @@ afterEach(() => {
   rmSync(runDir.path, { recursive: true });
 });
 
-/** A process that has a guardian; resolves with it and the guardian's pid. */
-async function guarded(env: NodeJS.ProcessEnv = {}): Promise<{ manager: ChildProcess; guardianPid: number }> {
-  const program = `
+/** The code of a manager that has a guardian, and names both pids. */
+function managerProgram(): string {
+  return `
     const { Guardian } = await import(${JSON.stringify(BUILT)});
     const guardian = new Guardian(${JSON.stringify({ runDir, auto: true, command })});
     guardian.keep(true);
-    console.log(guardian.pid);
+    console.log(guardian.pid, process.pid);
     process.stdin.once("data", () => { guardian.retire(); guardian.keep(true); });
     setInterval(() => {}, 1000);`;
-  const manager = spawn(process.execPath, ["--input-type=module", "-e", program], {
+}
+
+/** A process that has a guardian; resolves with it and the guardian's pid. */
+async function guarded(env: NodeJS.ProcessEnv = {}): Promise<{ manager: ChildProcess; guardianPid: number }> {
+  const manager = spawn(process.execPath, ["--input-type=module", "-e", managerProgram()], {
     stdio: ["pipe", "pipe", "inherit"],
     env: { ...process.env, ...env },
   });
   children.push(manager);
   const [line] = (await once(manager.stdout as NodeJS.ReadableStream, "data")) as [Buffer];
-  return { manager, guardianPid: Number(line.toString()) };
+  return { manager, guardianPid: Number.parseInt(line.toString(), 10) };
 }
 
 const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}`);
@@ -79,6 +83,21 @@ describe("a guardian", () => {
     manager.kill("SIGKILL");
     await until("its end", () => !isAlive(guardianPid));
     expect(existsSync(started)).toBe(false);
+  });
+
+  test("takes its manager's own pid for nobody, even where a process has it by then", async () => {
+    // Its parent waits for nobody, so that the pid goes on answering to kill -0, as one that is given anew would.
+    const words = [process.execPath, "--input-type=module", "-e", managerProgram()];
+    const parent = spawn("/bin/sh", ["-c", '"$@" & exec sleep 600', "sh", ...words], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    children.push(parent);
+    const [line] = (await once(parent.stdout as NodeJS.ReadableStream, "data")) as [Buffer];
+    const managerPid = Number(line.toString().split(" ")[1]);
+    writeFileSync(runDir.lockFile, `${managerPid}\n`);
+    process.kill(managerPid, "SIGKILL");
+    await until("the successor", () => existsSync(started));
+    expect(isAlive(managerPid)).toBe(true);
   });
 
   test("is replaced when it dies, there is none while there is nothing to guard, and one at most", async () => {
