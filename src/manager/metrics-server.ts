@@ -1,8 +1,8 @@
 /**
  * Serves `/metrics` on a unix socket in the run directory and, where it was asked for, on a loopback address.
  *
- * Made by daemon.ts. One answer per connection, a few connections at once, each with a deadline; the unix socket asks who
- * it is as the control socket does. HTTP itself (metrics-http.ts) is loaded with the first connection. Nothing that goes
+ * Made by daemon.ts. One answer per connection, a few connections at once of each listener, each with a deadline; the unix
+ * socket asks who it is as the control socket does. HTTP itself (metrics-http.ts) is loaded with the first connection. Nothing that goes
  * wrong here keeps a manager from its devices: an address that is in use is tried again later.
  */
 import { chmodSync, rmSync } from "node:fs";
@@ -13,6 +13,7 @@ import { close, effectiveUid, peerCredentials } from "../sys/libc.ts";
 import { listenTcp, listenUnix } from "../sys/listen.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";
 
+/** Of each listener: any local user may fill the loopback address, and root's socket is to answer all the same. */
 const MAX_CONNECTIONS = 16;
 /** From accepting to the end, whatever the peer does. */
 const CONNECTION_MS = 10_000;
@@ -31,7 +32,8 @@ export interface MetricsOptions {
 export class MetricsServer {
   readonly #options: MetricsOptions;
   readonly #acceptors: Acceptor[] = [];
-  readonly #sockets = new Set<Socket>();
+  /** The open connections of each listener. */
+  readonly #connections: Array<Set<Socket>> = [];
   #again: NodeJS.Timeout | undefined;
   #complained = false;
   #closed = false;
@@ -49,7 +51,7 @@ export class MetricsServer {
     clearTimeout(this.#again);
     for (const acceptor of this.#acceptors) acceptor.close();
     rmSync(this.#options.socketPath, { force: true });
-    for (const socket of this.#sockets) socket.destroy();
+    for (const sockets of this.#connections) for (const socket of sockets) socket.destroy();
   }
 
   /** Whatever is at the path belongs to a dead manager: its lock is ours. */
@@ -86,14 +88,16 @@ export class MetricsServer {
   }
 
   #accept(listenFd: number, isAllowed: (fd: number) => boolean): void {
+    const sockets = new Set<Socket>();
     const acceptor = new Acceptor(listenFd, {
       connection: (fd) => {
-        if (this.#sockets.size < MAX_CONNECTIONS && isAllowed(fd)) this.#open(fd);
+        if (sockets.size < MAX_CONNECTIONS && isAllowed(fd)) this.#open(fd, sockets);
         else close(fd);
       },
       trouble: (message) => this.#options.log.error(message),
     });
     this.#acceptors.push(acceptor);
+    this.#connections.push(sockets);
   }
 
   #isAllowed(fd: number): boolean {
@@ -103,14 +107,14 @@ export class MetricsServer {
     return false;
   }
 
-  #open(fd: number): void {
+  #open(fd: number, sockets: Set<Socket>): void {
     const socket = new Socket({ fd, readable: true, writable: true });
-    this.#sockets.add(socket);
+    sockets.add(socket);
     socket.on("error", () => {});
     const deadline = setTimeout(() => socket.destroy(), CONNECTION_MS).unref();
     socket.once("close", () => {
       clearTimeout(deadline);
-      this.#sockets.delete(socket);
+      sockets.delete(socket);
     });
     import("./metrics-http.ts").then(
       ({ answerScrape }) => answerScrape(socket, () => this.#render()),

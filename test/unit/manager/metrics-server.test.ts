@@ -175,6 +175,26 @@ describe("a loopback address", () => {
     expect((await ask()).status).toBe(200);
   });
 
+  test("whose every place is taken leaves those of the socket", async () => {
+    const port = await freePort();
+    server.close();
+    server = new MetricsServer({ socketPath, address: { host: "127.0.0.1", port }, log, render });
+    await until("it listens", () => lines.some((line) => line.includes("offered at 127.0.0.1")));
+    let closed = 0;
+    const silent = Array.from({ length: 20 }, () =>
+      createConnection({ host: "127.0.0.1", port })
+        .on("error", () => {})
+        .once("close", () => {
+          closed += 1;
+        }),
+    );
+    await until("four are turned away", () => closed === 4);
+    await expect(scrape(port)).rejects.toThrow();
+    expect((await ask()).status).toBe(200);
+    for (const socket of silent) socket.destroy();
+    await until("there is room again", async () => (await scrape(port).catch(() => 0)) === 200);
+  });
+
   test("that is in use is no obstacle to the rest, said once, and taken when it is free", {
     timeout: 20_000,
   }, async () => {
