@@ -1,10 +1,19 @@
 /**
  * Writing and removing the files of `install-units`: all of them or none, whole or not at all, and never anybody else's.
  *
- * Looks at every place before it touches the first. Under a prefix nothing of the running system is asked or told.
+ * Looks at every place before it touches the first. Under a prefix nothing of the running system is asked, told or touched.
  */
-import { lstatSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import {
+  chmodSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { explainFileError } from "../manager/run-dir.ts";
 import { MARK, type SystemFile } from "./service-files.ts";
@@ -19,9 +28,12 @@ export interface FileAction {
 
 type Plan = FileAction & { readonly file: SystemFile };
 
+/** Of every directory that is made, whatever the umask: what is in them is for all to read and for root to write. */
+const DIRECTORY_MODE = 0o755;
+
 /** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
-  const plans = files.map((file) => planWriting(join(prefix, file.path), file));
+  const plans = files.map((file) => planWriting(placeOf(prefix, file, "write"), file));
   if (!dryRun) {
     for (const { action, path, file } of plans)
       if (action === "written") attempt("write", path, () => put(path, file));
@@ -29,14 +41,43 @@ export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun:
   return plans.map(({ file: _, ...action }) => action);
 }
 
-/** Removes what we wrote. @throws ErofsNbdError ERR_PERMISSION, ERR_SYSCALL */
+/** Removes what we wrote. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function removeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
-  const actions = files.map((file) => planRemoval(join(prefix, file.path)));
+  const actions = files.map((file) => planRemoval(placeOf(prefix, file, "remove")));
   if (!dryRun) {
     for (const { action, path } of actions)
       if (action === "removed") attempt("remove", path, () => rmSync(path));
   }
   return actions;
+}
+
+/** The path of a file under the prefix. A link of a machine's image (etc -> /etc) may lead into this one. */
+function placeOf(prefix: string, file: SystemFile, what: string): string {
+  const top = resolve(prefix);
+  const place = join(top, file.path);
+  let above = dirname(place);
+  while (above !== top && !isThere(above)) above = dirname(above);
+  if (above === top) return place;
+  const real = targetOf(above);
+  const inside = join(realpathSync(top), "/");
+  if (join(real, "/").startsWith(inside)) return place;
+  throw new ErofsNbdError(
+    "ERR_BAD_ARGUMENT",
+    `Cannot ${what} ${place}: ${above} leads to ${real}, out of ${top}`,
+    {
+      hint: "put a directory there, or a relative link that stays inside",
+    },
+  );
+}
+
+function isThere(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch {
+    // Whatever else it is shows when the file is looked at.
+    return false;
+  }
 }
 
 function planWriting(path: string, file: SystemFile): Plan {
@@ -91,15 +132,24 @@ function targetOf(path: string): string {
 
 /** Whole under another name first: a service manager may be reading it just now. */
 function put(path: string, { text, mode }: SystemFile): void {
-  mkdirSync(dirname(path), { recursive: true });
+  makeDirectory(dirname(path));
   const draft = `${path}.${process.pid}~`;
   try {
     writeFileSync(draft, text, { mode, flag: "wx" });
+    // What the umask took away.
+    chmodSync(draft, mode);
     renameSync(draft, path);
   } catch (error) {
     rmSync(draft, { force: true });
     throw error;
   }
+}
+
+/** With those above it. A umask of 0 must leave none of them to everybody, one of 077 none to root alone. */
+function makeDirectory(path: string): void {
+  const first = mkdirSync(path, { recursive: true, mode: DIRECTORY_MODE });
+  if (first === undefined) return;
+  for (let made = path; made.length >= first.length; made = dirname(made)) chmodSync(made, DIRECTORY_MODE);
 }
 
 function attempt<T>(what: string, path: string, act: () => T): T {

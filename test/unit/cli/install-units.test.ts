@@ -16,7 +16,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { removeFiles, writeFiles } from "../../../src/cli/installation.ts";
 import { MARK, serviceFiles, unitWord } from "../../../src/cli/service-files.ts";
@@ -72,6 +72,32 @@ describe("files", () => {
     expect(statSync(at("/etc/modprobe.d/erofs-nbd.conf")).mode & 0o777).toBe(0o644);
   });
 
+  test.each([0o000, 0o077])(
+    "have the same modes whatever the umask, and so have their directories: %o",
+    (mask) => {
+      const before = process.umask(mask);
+      try {
+        writeFiles(prefix, FILES, false);
+      } finally {
+        process.umask(before);
+      }
+      for (const { path, mode } of FILES) {
+        expect(statSync(at(path)).mode & 0o777).toBe(mode);
+        for (let above = dirname(path); above !== "/"; above = dirname(above))
+          expect(statSync(at(above)).mode & 0o7777, above).toBe(0o755);
+      }
+    },
+  );
+
+  test("directories that are there keep their modes", () => {
+    mkdirSync(at("/etc/systemd"), { recursive: true });
+    chmodSync(at("/etc"), 0o700);
+    chmodSync(at("/etc/systemd"), 0o711);
+    writeFiles(prefix, FILES, false);
+    expect(statSync(at("/etc")).mode & 0o777).toBe(0o700);
+    expect(statSync(at("/etc/systemd")).mode & 0o777).toBe(0o711);
+  });
+
   test("a dry run says the same and changes nothing", () => {
     expect(writeFiles(prefix, FILES, true).map(({ action }) => action)).toEqual(FILES.map(() => "written"));
     expect(filesBelow()).toEqual([]);
@@ -111,6 +137,58 @@ describe("files", () => {
     symlinkSync(at("/mount-helper.js"), at("/usr/sbin/mount.erofs.nbd"));
     const helper = writeFiles(prefix, FILES, false).find(({ path }) => path.endsWith("mount.erofs.nbd"));
     expect(helper).toMatchObject({ action: "left alone", reason: expect.stringContaining("leads to") });
+  });
+
+  const ways: Array<[where: string, link: string, to: (outside: string) => string]> = [
+    ["by the whole way", "/etc", (outside) => outside],
+    ["by a relative link", "/etc", (outside) => relative(prefix, outside)],
+    ["in the middle", "/etc/modprobe.d", (outside) => outside],
+    ["to a place that is not there", "/etc", () => "/nowhere"],
+  ];
+  test.each(ways)(
+    "a link out of the prefix, %s: nothing is written or removed, here or there",
+    (_, link, to) => {
+      const outside = mkdtempSync(join(tmpdir(), "install-units-outside-"));
+      try {
+        for (const name of ["systemd/system", "sysusers.d", "modules-load.d", "modprobe.d"])
+          mkdirSync(join(outside, name), { recursive: true });
+        const theirs = [join(outside, "modprobe.d/erofs-nbd.conf"), join(outside, "erofs-nbd.conf")];
+        for (const path of theirs) writeFileSync(path, `# ${MARK}`);
+        mkdirSync(dirname(at(link)), { recursive: true });
+        symlinkSync(to(outside), at(link));
+        const before = [filesBelow(), readdirSync(outside, { recursive: true })];
+        for (const [what, act] of [
+          ["write", writeFiles],
+          ["remove", removeFiles],
+        ] as const) {
+          expect(() => act(prefix, FILES, false)).toThrow(
+            expect.objectContaining({
+              code: "ERR_BAD_ARGUMENT",
+              message: expect.stringMatching(
+                new RegExp(`^Cannot ${what} .*${link}.* leads to .*, out of ${prefix}$`),
+              ),
+            }),
+          );
+          expect([filesBelow(), readdirSync(outside, { recursive: true })]).toEqual(before);
+        }
+        expect(readFileSync(theirs[0] ?? "", "utf8")).toBe(`# ${MARK}`);
+      } finally {
+        rmSync(outside, { recursive: true });
+      }
+    },
+  );
+
+  test("a link that stays inside is followed, and so is one to the prefix itself", () => {
+    mkdirSync(at("/usr/bin"), { recursive: true });
+    mkdirSync(at("/etc"));
+    symlinkSync("bin", at("/usr/sbin"));
+    symlinkSync("..", at("/etc/modprobe.d"));
+    symlinkSync(".", at("/here"));
+    expect(writeFiles(at("/here"), FILES, false).map(({ action }) => action)).toEqual(
+      FILES.map(() => "written"),
+    );
+    expect(existsSync(at("/usr/bin/mount.erofs.nbd"))).toBe(true);
+    expect(existsSync(at("/erofs-nbd.conf"))).toBe(true);
   });
 
   test("a place that cannot be written: an error that names it, and no draft is left", () => {
