@@ -6,7 +6,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
@@ -18,10 +18,12 @@ import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
 import { MOUNT_HELPER_LINK, SYSUSERS_FILE, type SystemFile, serviceFiles } from "../service-files.ts";
+import { findWeakness } from "../who-may-write.ts";
 
 interface Options {
   readonly prefix?: string;
   readonly remove?: true;
+  readonly force?: true;
   readonly dryRun?: true;
   readonly json?: true;
 }
@@ -41,12 +43,16 @@ Examples:
   erofs-nbd install-units --prefix ./image      for an image of a system that does not run
 
 Writes erofs-nbd.service (the manager), erofs-nbd@.service (an image attached at boot), the nbd module's settings, the
-workers' user, and mount.erofs.nbd for mount(8) and fstab. Files that somebody else has written are not touched.`;
+workers' user, and mount.erofs.nbd for mount(8) and fstab. Files that somebody else has written are not touched.
+
+Root will run this Node and this program. Where others than root may change them or a directory above them, as in a home directory
+(nvm, a clone), nothing is written: install both where root alone may write. --force is for a machine whose users are root anyway.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .option("--prefix <DIR>", "write below DIR, and leave the running system alone")
     .option("--remove", "remove what was written")
+    .option("--force", "even where others than root may change what root is to run")
     .option("--dry-run", "change nothing, say what would be done")
     .option("--json", "print what was done as an object")
     .addHelpText("after", HELP)
@@ -62,6 +68,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
       hint: "--prefix / writes into this system without telling it",
     });
   if (prefix === undefined && !dryRun) requireSystem(remove ? "remove the units" : "install the units");
+  if (!remove) checkWhoMayWrite(context, resolve(prefix ?? "/"), options.force === true);
   const files = installedFiles();
   const told: Told[] = [];
   // Before its unit is gone; its devices stay, served by their workers.
@@ -87,6 +94,20 @@ function requireSystem(act: string): void {
   throw new ErofsNbdError("ERR_NO_SYSTEMD", `Cannot ${act}: systemd does not run this machine`, {
     hint: "--prefix DIR writes the files for another machine; commands start a manager by themselves anyway",
   });
+}
+
+/** Under a prefix only what is there: the rest is for whoever puts it there. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+function checkWhoMayWrite(context: CliContext, top: string, force: boolean): void {
+  for (const path of [process.execPath, `${PROGRAM_DIRECTORY}/main.js`]) {
+    const weakness = findWeakness(join(top, path), top);
+    if (weakness === undefined) continue;
+    const why = `root would run ${path}, and ${weakness.who} may change ${weakness.path}`;
+    if (!force)
+      throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot install the units: ${why}`, {
+        hint: `${weakness.remedy}; or use --force if who may do that is trusted with everything`,
+      });
+    context.note(why);
+  }
 }
 
 function installedFiles(): SystemFile[] {

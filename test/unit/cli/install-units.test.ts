@@ -294,6 +294,29 @@ describe("the command", () => {
     expect(filesBelow()).toEqual([]);
   });
 
+  const program = join(import.meta.dirname, "../../../dist/src/cli/main.js");
+  test.each([process.execPath, program])(
+    "refuses where others may change what root is to run, unless it is told to: %s",
+    async (path) => {
+      mkdirSync(dirname(at(path)), { recursive: true });
+      writeFileSync(at(path), "");
+      chmodSync(dirname(at(path)), 0o777);
+      const why = `root would run ${path}, and anybody may change ${dirname(at(path))}`;
+      for (const words of [[], ["--dry-run"]]) {
+        const refused = await runCli(["install-units", "--prefix", prefix, ...words]);
+        expect(refused).toMatchObject({ code: 1, stdout: "" });
+        expect(refused.stderr).toMatch(/^hint: .*chmod o-w .*--force/m);
+        expect(refused.stderr).toContain(`erofs-nbd: Cannot install the units: ${why}\n`);
+      }
+      expect(filesBelow()).toEqual([path]);
+      const forced = await runCli(["install-units", "--prefix", prefix, "--force"]);
+      expect(forced).toMatchObject({ code: 0, stderr: `note: ${why}\n` });
+      expect(filesBelow()).toHaveLength(FILES.length + 1);
+      expect(await runCli(["install-units", "--prefix", prefix, "--remove"])).toMatchObject({ code: 0 });
+      expect(filesBelow()).toEqual([path]);
+    },
+  );
+
   test("refuses where systemd does not run, or the user is not root, and says what would do", async () => {
     const denied = await runCli(["install-units"], { unprivileged: true });
     expect(denied).toMatchObject({ code: 1, stdout: "" });
