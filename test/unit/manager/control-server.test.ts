@@ -1,11 +1,14 @@
 /** control-server.ts over a real socket: hostile peers, loans, watchers. */
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { MAX_LINE_BYTES } from "../../../src/manager/control-protocol.ts";
 import { ControlServer } from "../../../src/manager/control-server.ts";
+import { SOCK_STREAM } from "../../../src/sys/libc.ts";
+import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
+import { connectUnix } from "../../helpers/connect-unix.ts";
 import { turns, until } from "../supervisor/waiting.ts";
 import { FakeManager } from "./fake-manager.ts";
 import { RawPeer } from "./raw-peer.ts";
@@ -82,6 +85,17 @@ describe("the socket", () => {
     await peer.answer(1);
     server.close();
     await peer.end();
+  });
+
+  test.runIf(canBeNobody)("another user is cut off unheard, even where the file lets it in", async () => {
+    chmodSync(directory, 0o755);
+    chmodSync(path, 0o666);
+    const peer = RawPeer.over(asNobody(() => connectUnix(path, SOCK_STREAM)));
+    peers.push(peer);
+    peer.send(line({ id: 1, method: "hello", params: {} }));
+    await peer.end();
+    expect(peer.answers).toEqual([]);
+    expect(logged).toEqual([`Refused a control connection of process ${process.pid}, user 65534`]);
   });
 
   test("257 peers: the last is refused, the others are served", async () => {

@@ -1,12 +1,15 @@
 /** metrics-server.ts over real sockets: who may ask, what is answered, and peers that mean no good. */
-import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { get, request as httpRequest, type RequestOptions } from "node:http";
-import { createConnection, createServer, type Socket } from "node:net";
+import { createConnection, createServer, Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { parseLoopbackAddress } from "../../../src/manager/metrics-address.ts";
 import { MetricsServer } from "../../../src/manager/metrics-server.ts";
+import { SOCK_STREAM } from "../../../src/sys/libc.ts";
+import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
+import { connectUnix } from "../../helpers/connect-unix.ts";
 import { freePort } from "../../helpers/free-port.ts";
 import { until } from "../../helpers/until.ts";
 
@@ -60,9 +63,8 @@ function ask(options: RequestOptions = {}): Promise<Answer> {
 }
 
 /** Sends bytes as they are and returns all that comes until the end. */
-function sendRaw(bytes: string | Buffer): Promise<string> {
+function sendRaw(bytes: string | Buffer, socket = createConnection(socketPath)): Promise<string> {
   return new Promise((resolve) => {
-    const socket = createConnection(socketPath);
     let text = "";
     socket.on("error", () => {});
     socket.setEncoding("utf8").on("data", (part: string) => {
@@ -118,6 +120,16 @@ describe("peers", () => {
     expect(statSync(socketPath).mode & 0o777).toBe(0o600);
     server.close();
     expect(() => statSync(socketPath)).toThrow("ENOENT");
+  });
+
+  test.runIf(canBeNobody)("another user is cut off unheard, even where the file lets it in", async () => {
+    chmodSync(directory, 0o755);
+    chmodSync(socketPath, 0o666);
+    const fd = asNobody(() => connectUnix(socketPath, SOCK_STREAM));
+    const peer = new Socket({ fd, readable: true, writable: true });
+    expect(await sendRaw("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", peer)).toBe("");
+    expect(rendered).toBe(0);
+    expect(lines).toEqual([`Refused a metrics connection of process ${process.pid}, user 65534`]);
   });
 
   test("a socket that a dead manager left is no obstacle", async () => {

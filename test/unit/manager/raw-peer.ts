@@ -1,6 +1,6 @@
 /** A peer of the control socket that sends any bytes it likes and keeps every line that comes back. */
 import { once } from "node:events";
-import { createConnection, type Socket } from "node:net";
+import { createConnection, Socket } from "node:net";
 import { until } from "../supervisor/waiting.ts";
 
 export interface RawAnswer {
@@ -30,6 +30,11 @@ export class RawPeer {
     const socket = createConnection(path);
     await once(socket, "connect");
     return new RawPeer(socket);
+  }
+
+  /** A peer at the end of a connected descriptor, which it takes over. */
+  static over(fd: number): RawPeer {
+    return new RawPeer(new Socket({ fd, readable: true, writable: true }));
   }
 
   /** Whole lines that have come, parsed. */

@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
+  chmodSync,
   closeSync,
   existsSync,
   ftruncateSync,
@@ -21,6 +22,7 @@ import { Acceptor } from "../../../src/sys/acceptor.ts";
 import { Channel } from "../../../src/sys/channel.ts";
 import { close, SOCK_SEQPACKET } from "../../../src/sys/libc.ts";
 import { listenUnix } from "../../../src/sys/listen.ts";
+import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
 import { openDescriptors } from "../../helpers/descriptors.ts";
 import { until } from "../../helpers/until.ts";
 
@@ -59,9 +61,12 @@ const held = (link: number): object => ({
 });
 
 /** A worker, in this process, that says these things to whoever connects. */
-function worker(says: ReadonlyArray<readonly [message: unknown, fds?: readonly number[]]>): void {
+function worker(
+  says: ReadonlyArray<readonly [message: unknown, fds?: readonly number[]]>,
+  listen = (path: string): number => listenUnix(path, SOCK_SEQPACKET),
+): void {
   const path = join(workers, "1.sock");
-  acceptor = new Acceptor(listenUnix(path, SOCK_SEQPACKET), {
+  acceptor = new Acceptor(listen(path), {
     connection: (fd) => {
       const channel = new Channel<unknown, unknown>(fd, { message: () => {}, end: () => {} });
       channels.push(channel);
@@ -110,6 +115,18 @@ describe("meeting a worker", () => {
     other.kill("SIGKILL");
     await once(other, "exit");
   });
+
+  test.runIf(canBeNobody)(
+    "a socket that another user listens on is nobody we know, whatever is said there",
+    async () => {
+      chmodSync(directory, 0o755);
+      chmodSync(workers, 0o777);
+      worker([[{ type: "reunion", pid: process.pid, links: 0 }]], (path) =>
+        asNobody(() => listenUnix(path, SOCK_SEQPACKET)),
+      );
+      expect(await meet()).toEqual([]);
+    },
+  );
 
   test("a journal that is none of ours is not taken: it would be removed in the end", async () => {
     const precious = openSync(join(directory, "precious"), "w+");

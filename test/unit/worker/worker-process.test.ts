@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
+  chmodSync,
   closeSync,
   mkdtempSync,
   openSync,
@@ -35,6 +36,7 @@ import {
 import { connectMessages, listenUnix } from "../../../src/sys/listen.ts";
 import type { LinkCounters } from "../../../src/worker/link-end.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../../../src/worker/worker-protocol.ts";
+import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
 import { openDescriptors } from "../../helpers/descriptors.ts";
 import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
 import { patternAt } from "../../helpers/sources.ts";
@@ -317,6 +319,34 @@ describe("a worker process", () => {
     next.close();
     expect(await exit).toEqual([0, null]);
   });
+
+  test.runIf(canBeNobody)(
+    "that another user connects to, another worker's too, keeps its manager",
+    async () => {
+      const client = await give(1);
+      chmodSync(directory, 0o755);
+      chmodSync(reunion, 0o666);
+      const said: unknown[] = [];
+      let isCut = false;
+      const fd = asNobody(() => connectMessages(reunion));
+      const stranger = new Channel<FromWorker, ToWorker>(fd, {
+        message: (message, fds) => {
+          said.push(message);
+          for (const one of fds) close(one);
+        },
+        end: () => {
+          isCut = true;
+        },
+      });
+      await until("it is cut off", () => isCut);
+      stranger.close();
+      expect(said).toEqual([]);
+      await channel.send({ type: "ping" });
+      await heard("pong");
+      expect(await client.read(8, 8)).toEqual(patternAt(8, 8));
+      await client.disconnect();
+    },
+  );
 
   test("that is killed leaves its clients with an end of file, and a request without a made-up reply", async () => {
     const client = await give(1);
