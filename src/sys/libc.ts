@@ -49,6 +49,7 @@ const c = {
   getuid: bind("uint32_t geteuid()"),
   prctl: bind("int prctl(int, uint64_t, uint64_t, uint64_t, uint64_t)"),
   syscall: bind("int64_t syscall(int64_t, int64_t, int64_t, int64_t, int64_t)"),
+  signal: bind("int64_t signal(int, int64_t)"),
 };
 
 /** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
@@ -276,13 +277,17 @@ export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPE
 export const pidfdSendSignal = (pidFd: number, signal: number): number =>
   result(c.syscall(SYS_PIDFD_SEND_SIGNAL, pidFd, signal, 0, 0));
 
-/** The effective user id of this process. */
 /** Neither this process nor what it starts can gain rights by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */
 export const setNoNewPrivileges = (): number => result(c.prctl(38, 1, 0, 0, 0));
 
 /** Others of our user may not trace this process, and it leaves no core (prctl(2), PR_SET_DUMPABLE). */
 export const setUndumpable = (): number => result(c.prctl(4, 0, 0, 0, 0));
 
+const SIG_IGN = 1;
+/** The kernel drops the signal from now on; what the process did about it before is forgotten (signal(2), SIG_IGN). */
+export const ignoreSignal = (signal: number): number => result(c.signal(signal, SIG_IGN));
+
+/** The effective user id of this process. */
 export const effectiveUid = (): number => c.getuid();
 
 const pollHandle = new Int16Array(4);

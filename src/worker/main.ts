@@ -2,14 +2,16 @@
  * Entry of a worker process, started by the manager with its end of the control channel as descriptor 3 and a
  * listening socket for later managers as 4.
  *
- * It installs no signal handlers: a worker may be killed at any instant, and that is all the ending it needs.
+ * It installs no signal handlers: a worker may be killed at any instant, and that is all the ending it needs. Only what Node
+ * itself does at a signal is taken from it.
  */
 import { effectiveUid } from "../sys/libc.ts";
-import { dropPrivileges } from "./privileges.ts";
+import { dropPrivileges, refuseInspector } from "./privileges.ts";
 import { Worker } from "./worker.ts";
 import { CONTROL_FD, REUNION_FD } from "./worker-protocol.ts";
 
 process.title = "erofs-nbd worker";
 const managerUid = effectiveUid();
+refuseInspector();
 dropPrivileges();
 new Worker({ controlFd: CONTROL_FD, reunionFd: REUNION_FD, managerUid }, () => process.exit(0));

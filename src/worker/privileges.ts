@@ -5,7 +5,8 @@
  * A manager that is not root has nothing to give up; its workers only promise not to gain anything.
  */
 import { readFileSync } from "node:fs";
-import { check, effectiveUid, setNoNewPrivileges, setUndumpable } from "../sys/libc.ts";
+import { constants } from "node:os";
+import { check, effectiveUid, ignoreSignal, setNoNewPrivileges, setUndumpable } from "../sys/libc.ts";
 
 /** The account that `install-units` makes; where it is missing, the kernel's own nobody (fs.overflowuid). */
 const ACCOUNT = "erofs-nbd";
@@ -24,6 +25,15 @@ export function chooseAccount(passwd: string): Account {
     if (Number(uid) > 0 && Number(gid) > 0) return { uid: Number(uid), gid: Number(gid) };
   }
   return { uid: NOBODY, gid: NOBODY };
+}
+
+/**
+ * Keeps Node from opening its inspector at SIGUSR1: a TCP port of the loopback through which any local user could run code in
+ * here. To be called while only root can send us signals. Ignored, and not heard: a flood of them wakes nobody.
+ * @throws SystemError
+ */
+export function refuseInspector(): void {
+  check("signal(SIGUSR1)", ignoreSignal(constants.signals.SIGUSR1));
 }
 
 /**

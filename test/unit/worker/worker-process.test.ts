@@ -10,12 +10,13 @@ import {
   mkdtempSync,
   openSync,
   readdirSync,
+  readFileSync,
   readlinkSync,
   rmSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
@@ -146,6 +147,18 @@ const workerDescriptors = (): string[] =>
     .map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`))
     .filter((target) => /^(socket|pipe):/.test(target) || target.startsWith(directory))
     .sort();
+
+/** Its listening TCP sockets, as lines of proc_net_tcp(5). */
+function tcpListeners(): string[] {
+  const LISTEN = "0A";
+  const owned = new Set(workerDescriptors());
+  return ["tcp", "tcp6"]
+    .flatMap((name) => readFileSync(`/proc/${child.pid}/net/${name}`, "utf8").split("\n"))
+    .filter((line) => {
+      const [, , , state, , , , , , inode] = line.trim().split(/\s+/);
+      return state === LISTEN && owned.has(`socket:[${inode}]`);
+    });
+}
 
 describe("a worker process", () => {
   test("takes links while it serves others, and journals what each has done", async () => {
@@ -280,6 +293,21 @@ describe("a worker process", () => {
   test("answers pings", async () => {
     await channel.send({ type: "ping" });
     await heard("pong");
+  });
+
+  test("opens no inspector when it is sent SIGUSR1, and serves on", async () => {
+    const client = await give(1);
+    for (let round = 1; round <= 20; round += 1) {
+      child.kill("SIGUSR1");
+      await channel.send({ type: "ping" });
+      await until("it answers", () => told.filter(({ type }) => type === "pong").length === round);
+      expect(tcpListeners()).toEqual([]);
+    }
+    // An inspector is opened by a thread of its own, and might only be late.
+    const ignored = /^SigIgn:\s*(\w+)$/m.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))?.[1];
+    expect(BigInt(`0x${ignored}`) & (1n << BigInt(constants.signals.SIGUSR1 - 1))).not.toBe(0n);
+    expect(await client.read(7, 7)).toEqual(patternAt(7, 7));
+    client.destroy();
   });
 
   test("tells the manager after this one every link, with its descriptors, and obeys that one", async () => {
