@@ -50,6 +50,8 @@ const c = {
   prctl: bind("int prctl(int, uint64_t, uint64_t, uint64_t, uint64_t)"),
   syscall: bind("int64_t syscall(int64_t, int64_t, int64_t, int64_t, int64_t)"),
   signal: bind("int64_t signal(int, int64_t)"),
+  capset: bind("int capset(void *, void *)"),
+  execv: bind("int execv(const char *, const char **)"),
 };
 
 /** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
@@ -282,6 +284,18 @@ export const setNoNewPrivileges = (): number => result(c.prctl(38, 1, 0, 0, 0));
 
 /** Others of our user may not trace this process, and it leaves no core (prctl(2), PR_SET_DUMPABLE). */
 export const setUndumpable = (): number => result(c.prctl(4, 0, 0, 0, 0));
+
+const LINUX_CAPABILITY_VERSION_3 = 0x2008_0522;
+/** Takes every capability from the calling thread: inheritable ones, and with them the ambient ones, too (capset(2)). */
+export const clearCapabilities = (): number =>
+  result(c.capset(Uint32Array.of(LINUX_CAPABILITY_VERSION_3, 0), new Uint32Array(6)));
+
+/** Runs another program in this process; returns only where that fails (execv(3)). The first word is its absolute path. */
+export const execute = (words: readonly string[]): number => result(c.execv(words[0], [...words, null]));
+
+const F_SETFD = 2;
+/** Lets a descriptor survive an exec. */
+export const keepAcrossExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, 0));
 
 const SIG_IGN = 1;
 /** The kernel drops the signal from now on; what the process did about it before is forgotten (signal(2), SIG_IGN). */
