@@ -7,7 +7,7 @@
  * calling thread only if their descriptor does.
  */
 import koffi from "koffi";
-import { SystemError } from "./errno.ts";
+import { ERRNO, SystemError } from "./errno.ts";
 
 const libc = koffi.load(null);
 const bind = (signature: string): ((...args: unknown[]) => number) => libc.func(signature);
@@ -278,6 +278,15 @@ export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPE
 /** Sends a signal to exactly the process behind such a descriptor (pidfd_send_signal(2), Linux 5.1). */
 export const pidfdSendSignal = (pidFd: number, signal: number): number =>
   result(c.syscall(SYS_PIDFD_SEND_SIGNAL, pidFd, signal, 0, 0));
+
+/** include/uapi/asm-generic/unistd.h has one number, x86 another (arch/x86/entry/syscalls/syscall_64.tbl). */
+const SYS_KEYCTL: Readonly<Record<string, number>> = { x64: 250, arm64: 219, riscv64: 219, loong64: 219 };
+const KEYCTL_JOIN_SESSION_KEYRING = 1;
+/** A session keyring of its own, without a name and empty, for the calling thread and what it starts (keyctl(2)). */
+export const joinSessionKeyring = (): number => {
+  const number = SYS_KEYCTL[process.arch];
+  return number === undefined ? -ERRNO.ENOSYS : result(c.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, 0));
+};
 
 /** Neither this process nor what it starts can gain rights by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */
 export const setNoNewPrivileges = (): number => result(c.prctl(38, 1, 0, 0, 0));

@@ -10,10 +10,10 @@ import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
 import { takeServiceEnvironment } from "../../manager/notify.ts";
 import { Service } from "../../manager/service.ts";
-import { check, setNoNewPrivileges } from "../../sys/libc.ts";
 import { VERSION } from "../../version.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
+import { renounceRights } from "../inheritance.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
 
@@ -68,8 +68,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
   const runDir = runDirOf(context, "manager");
-  // For workers to be born with: they could only make up for it on the thread that they begin with.
-  check("prctl(PR_SET_NO_NEW_PRIVS)", setNoNewPrivileges());
+  renounceRights();
   const log = createLog({ level: options.logLevel, file: runDir });
   // A command that started us may be a service itself: what it was told is not for us, and not for our workers.
   const environment = takeServiceEnvironment();

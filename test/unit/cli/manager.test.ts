@@ -1,12 +1,23 @@
 /** The manager command as a service would start it: what it says when it is ready, where it offers metrics, how it logs. */
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { get } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { freePort } from "../../helpers/free-port.ts";
 import { parsePrometheusText } from "../../helpers/prometheus-text.ts";
+import { until } from "../../helpers/until.ts";
 import { runCli, startCli } from "./run-cli.ts";
+
+const TELL_KEYRING = new URL("./tell-keyring.mjs", import.meta.url).href;
 
 let directory = "";
 let runDir = "";
@@ -81,4 +92,21 @@ test("a run directory that others may enter is taken with all that a manager lea
   await scrape({ socketPath: join(runDir, "metrics.sock") });
   second.child.kill("SIGTERM");
   expect((await second.ended).code).toBe(0);
+});
+
+test.runIf(existsSync("/proc/keys"))("its workers have no key of whoever started it", async () => {
+  const env = { NODE_OPTIONS: `--import ${TELL_KEYRING}`, TELL_KEYRING: directory };
+  const command = startCli(["--run-dir", runDir, "manager", "--json"], { env });
+  await command.until("stdout", /\}\n/);
+  const told = (program: string): string[] =>
+    readdirSync(directory)
+      .filter((name) => name.startsWith(program))
+      .map((name) => readFileSync(join(directory, name), "utf8"))
+      .filter((text) => text !== "");
+  await until("a worker has told", () => told("worker-").length > 0);
+  expect(told("cli-")).toEqual([expect.stringMatching(/^\d+$/)]);
+  expect(told("worker-")[0]).toMatch(/^\d+$/);
+  expect(told("cli-")).not.toContain(told("worker-")[0]);
+  command.child.kill("SIGTERM");
+  expect((await command.ended).code).toBe(0);
 });
