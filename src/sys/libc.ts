@@ -302,9 +302,12 @@ export const clearCapabilities = (): number =>
 /** Runs another program in this process; returns only where that fails (execv(3)). The first word is its absolute path. */
 export const execute = (words: readonly string[]): number => result(c.execv(words[0], [...words, null]));
 
+const F_GETFD = 1;
 const F_SETFD = 2;
 /** Lets a descriptor survive an exec. */
 export const keepAcrossExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, 0));
+/** False also where there is no such descriptor. */
+export const isKeptAcrossExec = (fd: number): boolean => c.fcntl(fd, F_GETFD, 0) === 0;
 
 const SIG_IGN = 1;
 /** The kernel drops the signal from now on; what the process did about it before is forgotten (signal(2), SIG_IGN). */

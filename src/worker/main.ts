@@ -5,6 +5,7 @@
  * It installs no signal handlers: a worker may be killed at any instant, and that is all the ending it needs. Only what Node
  * itself does at a signal is taken from it.
  */
+import { closeInherited } from "../sys/inherited.ts";
 import { effectiveUid } from "../sys/libc.ts";
 import { dropPrivileges, refuseInspector } from "./privileges.ts";
 import { Worker } from "./worker.ts";
@@ -12,6 +13,8 @@ import { CONTROL_FD, REUNION_FD } from "./worker-protocol.ts";
 
 process.title = "erofs-nbd worker";
 const managerUid = effectiveUid();
+// A program with an NbdManager may have opened some without care. Before a module's code can use them.
+closeInherited(REUNION_FD + 1);
 refuseInspector();
 dropPrivileges();
 new Worker({ controlFd: CONTROL_FD, reunionFd: REUNION_FD, managerUid }, () => process.exit(0));

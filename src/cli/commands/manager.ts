@@ -10,6 +10,7 @@ import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
 import { takeServiceEnvironment } from "../../manager/notify.ts";
 import { Service } from "../../manager/service.ts";
+import { closeInherited } from "../../sys/inherited.ts";
 import { VERSION } from "../../version.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
@@ -68,6 +69,8 @@ async function run(context: CliContext, options: Options): Promise<void> {
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
   const runDir = runDirOf(context, "manager");
+  // Nothing is given to us on purpose but stdio: systemd's own descriptors would have to be asked for (sd_listen_fds(3)).
+  closeInherited(3);
   renounceRights();
   const log = createLog({ level: options.logLevel, file: runDir });
   // A command that started us may be a service itself: what it was told is not for us, and not for our workers.

@@ -1,10 +1,13 @@
 /** The manager command as a service would start it: what it says when it is ready, where it offers metrics, how it logs. */
 import {
   chmodSync,
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -92,6 +95,22 @@ test("a run directory that others may enter is taken with all that a manager lea
   await scrape({ socketPath: join(runDir, "metrics.sock") });
   second.child.kill("SIGTERM");
   expect((await second.ended).code).toBe(0);
+});
+
+test("neither it nor its workers hold open what its shell had open, such as a lock's file", async () => {
+  const lock = join(directory, "lock");
+  const held = openSync(lock, "w");
+  const command = startCli(["--run-dir", runDir, "manager", "--json"], { held });
+  closeSync(held);
+  await command.until("stdout", /\}\n/);
+  const { pid } = command.child;
+  const workers = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+  expect(workers).toHaveLength(2);
+  const open = (of: string | number | undefined): string[] =>
+    readdirSync(`/proc/${of}/fd`).map((fd) => readlinkSync(`/proc/${of}/fd/${fd}`));
+  for (const process of [pid, ...workers]) expect(open(process)).not.toContain(lock);
+  command.child.kill("SIGTERM");
+  expect((await command.ended).code).toBe(0);
 });
 
 test.runIf(existsSync("/proc/keys"))("its workers have no key of whoever started it", async () => {

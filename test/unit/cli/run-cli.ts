@@ -43,7 +43,12 @@ export interface CliOptions {
   readonly unprivileged?: boolean;
   /** Default: erofs-nbd itself. */
   readonly program?: string;
+  /** An open descriptor that the command gets as HELD_FD, as if its shell had a file open there. */
+  readonly held?: number;
 }
+
+/** Above those that Node marks as close-on-exec by itself when it starts. */
+const HELD_FD = 200;
 
 export function startCli(args: readonly string[], options: CliOptions = {}): RunningCli {
   if (!existsSync(CLI)) throw new Error(`Cannot run the command line: ${CLI} is missing (npm run build)`);
@@ -52,12 +57,14 @@ export function startCli(args: readonly string[], options: CliOptions = {}): Run
   const unprivileged = options.unprivileged ?? false;
   const namespace = isRoot === unprivileged ? ["unshare", unprivileged ? "--user" : "--map-root-user"] : [];
   const [program = "", ...rest] = [...namespace, ...words];
-  const { cwd } = options;
+  const { cwd, held } = options;
+  const stdio: Array<"ignore" | "pipe" | number> = ["ignore", "pipe", "pipe"];
+  if (held !== undefined) stdio.push(...Array<"ignore">(HELD_FD - stdio.length).fill("ignore"), held);
   const child = spawn(program, rest, {
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio,
     env: { ...process.env, ...options.env },
     ...(cwd === undefined ? {} : { cwd }),
-  });
+  }) as RunningCli["child"];
   const said = { stdout: "", stderr: "" };
   const wakers = new Set<() => void>();
   for (const name of ["stdout", "stderr"] as const) {

@@ -48,6 +48,8 @@ vi.setConfig({ testTimeout: 30_000 });
 
 const MAIN = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
 const SIZE = 1 << 20;
+/** Of a file that a program has left open for its children, as no worker should have it. */
+const EXTRA_FD = 40;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-worker-"));
 const image = join(directory, "image");
 const reunion = join(directory, "reunion.sock");
@@ -65,9 +67,11 @@ beforeEach(async () => {
   const [ours, theirs] = socketPair(SOCK_SEQPACKET, SOCK_NONBLOCK);
   rmSync(reunion, { force: true });
   const listening = listenUnix(reunion, SOCK_SEQPACKET);
-  child = spawn(process.execPath, [MAIN], { stdio: ["ignore", "ignore", "inherit", theirs, listening] });
-  close(theirs);
-  close(listening);
+  const extra = openSync(image, "r");
+  const gap = Array<"ignore">(EXTRA_FD - 5).fill("ignore");
+  const stdio = ["ignore" as const, "ignore" as const, "inherit" as const, theirs, listening, ...gap, extra];
+  child = spawn(process.execPath, [MAIN], { stdio });
+  for (const fd of [theirs, listening, extra]) close(fd);
   channel = new Channel<FromWorker, ToWorker>(ours, {
     message: (message) => told.push(message),
     end: () => {},
@@ -293,6 +297,10 @@ describe("a worker process", () => {
   test("answers pings", async () => {
     await channel.send({ type: "ping" });
     await heard("pong");
+  });
+
+  test("keeps no file that its program had left open for its children", async () => {
+    expect(workerDescriptors().filter((target) => target.startsWith(directory))).toEqual([]);
   });
 
   test("opens no inspector when it is sent SIGUSR1, and serves on", async () => {
