@@ -12,9 +12,11 @@ import { ControlClient } from "../manager/control-client.ts";
 import type { AttachParams, DeviceStatus } from "../manager/control-protocol.ts";
 import { runDaemon } from "../manager/daemon.ts";
 import { takeServiceEnvironment } from "../manager/notify.ts";
+import { keepInherited } from "../sys/inherited.ts";
 import { runDirOf } from "./connection.ts";
 import type { CliContext } from "./context.ts";
 import { watchEnd } from "./device-end.ts";
+import { renounceRights } from "./inheritance.ts";
 import { printAttached } from "./output.ts";
 import { formatError } from "./report.ts";
 
@@ -30,6 +32,11 @@ export async function attachInForeground(
 ): Promise<void> {
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
   const runDir = runDirOf(context, "manager");
+  // As the manager command does, and for the same workers: nothing is started from here that needs to gain rights (dd, and the process
+  // of an ioctl device). What was open for us stays open, because somebody waits for our end and may see it by that; guardian
+  // and workers outlive us.
+  keepInherited(3);
+  renounceRights();
   // Workers are not to speak for a service that this command may be.
   takeServiceEnvironment();
   const daemon = await runDaemon({ runDir, auto: true, log: logFor(context), replaceable: false });

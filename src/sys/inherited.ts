@@ -6,11 +6,16 @@
  * be told apart: Node marks them when it starts (libuv, uv_disable_stdio_inheritance), and so they go no further.
  */
 import { readdirSync } from "node:fs";
-import { close, isKeptAcrossExec } from "./libc.ts";
+import { check, close, closeOnExec, isKeptAcrossExec } from "./libc.ts";
 
 /** Closes them from this number on. To be called before anybody else's code has run in this process. @throws Error where there is no /proc */
 export function closeInherited(from: number): void {
   for (const fd of inheritedDescriptors(from)) close(fd);
+}
+
+/** Keeps them, but for this process alone. @throws SystemError; Error where there is no /proc */
+export function keepInherited(from: number): void {
+  for (const fd of inheritedDescriptors(from)) check("fcntl F_SETFD", closeOnExec(fd));
 }
 
 function inheritedDescriptors(from: number): number[] {

@@ -304,8 +304,10 @@ export const execute = (words: readonly string[]): number => result(c.execv(word
 
 const F_GETFD = 1;
 const F_SETFD = 2;
+const FD_CLOEXEC = 1;
 /** Lets a descriptor survive an exec. */
 export const keepAcrossExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, 0));
+export const closeOnExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, FD_CLOEXEC));
 /** False also where there is no such descriptor. */
 export const isKeptAcrossExec = (fd: number): boolean => c.fcntl(fd, F_GETFD, 0) === 0;
 

@@ -5,13 +5,13 @@
  * Runs inside a guest (or with --host).
  */
 import { execFileSync } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import { cliFixture, expectNothingAttached, expectRefusal, mountsAt, RUN_DIR, start } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
-import { attach, erofsNbd, erofsNbdOk } from "./product.ts";
+import { attach, erofsNbd, erofsNbdOk, status, workersOf } from "./product.ts";
 
 const files = cliFixture();
 
@@ -104,6 +104,21 @@ describe("in the foreground", () => {
     execFileSync("umount", [files.mountPoint]);
     command.kill("SIGTERM");
     expect(await command.ended).toMatchObject({ code: 0, stdout: `${node}\n` });
+    await expectNothingAttached();
+  });
+
+  test("its workers can gain no rights, on any thread", async () => {
+    const command = start(["attach", "--foreground", files.image]);
+    const node = await command.next("stdout");
+    const { managerPid } = await status(node);
+    const threads = workersOf(managerPid).flatMap((pid) =>
+      readdirSync(`/proc/${pid}/task`).map((tid) => `/proc/${pid}/task/${tid}`),
+    );
+    expect(threads.length).toBeGreaterThan(1);
+    for (const thread of threads)
+      expect(readFileSync(`${thread}/status`, "utf8")).toMatch(/^NoNewPrivs:\s*1$/m);
+    command.kill("SIGTERM");
+    expect(await command.ended).toMatchObject({ code: 0 });
     await expectNothingAttached();
   });
 
