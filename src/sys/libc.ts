@@ -54,6 +54,10 @@ const c = {
   execv: bind("int execv(const char *, const char **)"),
 };
 
+/** syscall(2), for what libc has no function for in all its versions. */
+const systemCall = (number: number, ...words: readonly number[]): number =>
+  c.syscall(number, ...[0, 0, 0, 0].map((none, at) => words[at] ?? none));
+
 /** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
 function result(value: number): number {
   return value < 0 ? -koffi.errno() : value;
@@ -274,10 +278,10 @@ export const epollWait = (epollFd: number, events: Uint8Array, count: number, ti
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 /** A descriptor that becomes readable when a process has ended, whoever's child it is (pidfd_open(2), Linux 5.3). Close-on-exec. */
-export const pidfdOpen = (pid: number): number => result(c.syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0));
+export const pidfdOpen = (pid: number): number => result(systemCall(SYS_PIDFD_OPEN, pid));
 /** Sends a signal to exactly the process behind such a descriptor (pidfd_send_signal(2), Linux 5.1). */
 export const pidfdSendSignal = (pidFd: number, signal: number): number =>
-  result(c.syscall(SYS_PIDFD_SEND_SIGNAL, pidFd, signal, 0, 0));
+  result(systemCall(SYS_PIDFD_SEND_SIGNAL, pidFd, signal));
 
 /** include/uapi/asm-generic/unistd.h has one number, x86 another (arch/x86/entry/syscalls/syscall_64.tbl). */
 const SYS_KEYCTL: Readonly<Record<string, number>> = { x64: 250, arm64: 219, riscv64: 219, loong64: 219 };
@@ -285,7 +289,7 @@ const KEYCTL_JOIN_SESSION_KEYRING = 1;
 /** A session keyring of its own, without a name and empty, for the calling thread and what it starts (keyctl(2)). */
 export const joinSessionKeyring = (): number => {
   const number = SYS_KEYCTL[process.arch];
-  return number === undefined ? -ERRNO.ENOSYS : result(c.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, 0));
+  return number === undefined ? -ERRNO.ENOSYS : result(systemCall(number, KEYCTL_JOIN_SESSION_KEYRING, 0));
 };
 
 /** Neither this process nor what it starts can gain rights by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */
