@@ -67,6 +67,7 @@ async function settleSend(
 ): Promise<Settlement> {
   const pending = journal.slotsIn("received").length;
   const settled = { safe: true, unanswered: pending, sent: 0, freshPipe: true } as const;
+  if (sending.length + pending === 0) return settled;
   if (!witness.counted) {
     // It died between marking these and filling the pipe: nothing leaves such a link in another way.
     for (const slot of sending) journal.unsent(slot);

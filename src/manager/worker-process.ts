@@ -84,6 +84,9 @@ export class WorkerProcess {
   #silentMs = 0;
   #served = 0;
   #serves = 0;
+  /** Looks after what is asked of it; see #watchAnswers. */
+  #deadline: NodeJS.Timeout | undefined;
+  #answeredAt = 0;
 
   constructor(
     start: (exited: (how: string) => void) => {
@@ -258,12 +261,9 @@ export class WorkerProcess {
 
   async #ask(link: number, message: ToWorker, fds: readonly number[]): Promise<boolean> {
     if (!this.#alive) return false;
-    const answered = new Promise<boolean>((resolve) => this.#answers.set(link, resolve));
     // From before the sending: the channel of a worker that hangs may be full.
-    const deadline = setTimeout(
-      () => this.kill(`worker ${this.pid} did not take or give a link in time`, this.#servingDeadlineMs),
-      this.#servingDeadlineMs,
-    );
+    this.#watchAnswers();
+    const answered = new Promise<boolean>((resolve) => this.#answers.set(link, resolve));
     try {
       await this.#channel.send(message, fds);
       return await answered;
@@ -274,9 +274,28 @@ export class WorkerProcess {
       this.#deaf = true;
       return false;
     } finally {
-      clearTimeout(deadline);
       this.#answers.delete(link);
     }
+  }
+
+  /**
+   * Ends it if it answers nothing for too long while something is asked of it. One that has hundreds of links to take may be long about
+   * the last of them; what counts is that it goes on.
+   */
+  #watchAnswers(): void {
+    if (this.#answers.size === 0) this.#answeredAt = performance.now();
+    if (this.#deadline !== undefined) return;
+    const look = (): void => {
+      this.#deadline = undefined;
+      if (this.#answers.size === 0 || !this.#alive) return;
+      const silentMs = performance.now() - this.#answeredAt;
+      if (silentMs >= this.#servingDeadlineMs)
+        return this.kill(`worker ${this.pid} did not take or give a link in time`, silentMs);
+      this.#deadline = setTimeout(wake, this.#servingDeadlineMs - silentMs);
+    };
+    // What has come while this process itself stood still is heard first.
+    const wake = (): void => void setImmediate(look);
+    this.#deadline = setTimeout(wake, this.#servingDeadlineMs);
   }
 
   #hear(message: FromWorker): void {
@@ -296,6 +315,7 @@ export class WorkerProcess {
     if (message.type === "inspected") return this.#inspected?.(message);
     if (message.type === "uninspectable") return this.#inspected?.(new Error(message.message));
     const link = this.links.get(message.link);
+    if (this.#answers.has(message.link)) this.#answeredAt = performance.now();
     if (message.type === "serving" || message.type === "released") this.#answers.get(message.link)?.(true);
     else if (message.type === "refused") {
       if (link !== undefined) link.refusal = message.message;
@@ -324,6 +344,7 @@ export class WorkerProcess {
   #exited(how: string): void {
     if (!this.#alive) return;
     this.#alive = false;
+    clearTimeout(this.#deadline);
     this.#channel.close();
     rmSync(this.#socketPath, { force: true });
     for (const answer of [...this.#answers.values()]) answer(false);

@@ -394,10 +394,13 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   }
 
   #lookForLostReads(): void {
-    if (this.#state !== "serving") return;
+    if (this.#state !== "serving" || this.#index === undefined) return;
+    const quiet = this.#links.areQuiet;
+    // The rest is asked for only where the answer before it leaves a doubt: there may be hundreds of us.
+    const waits = quiet && this.#view.readsInFlight(this.#index) > 0;
     const look = {
-      inFlight: this.#readsInFlight(),
-      quiet: this.#links.areQuiet,
+      inFlight: waits ? this.#readsInFlight() : 0,
+      quiet,
       requests: this.#links.counters.requests,
     };
     if (!this.#lostReads.look(look)) return;

@@ -4,7 +4,7 @@
  * Reading these files touches neither the device nor what is mounted on it, so none of this can hang on a dead
  * link. (Writing a queue attribute can, while requests are in flight: see `setIoTimeout`.)
  */
-import { constants, readdirSync, readFileSync } from "node:fs";
+import { closeSync, constants, openSync, readdirSync, readSync } from "node:fs";
 import { open, readFile, writeFile } from "node:fs/promises";
 
 const SECTOR_BYTES = 512;
@@ -12,13 +12,23 @@ const SECTOR_BYTES = 512;
 export const devicePath = (index: number): string => `/dev/nbd${index}`;
 const sysfsPath = (index: number, name: string): string => `/sys/block/nbd${index}/${name}`;
 
-/** The first line of a sysfs file, or undefined when it does not exist (any more). */
+/** No attribute is longer than a page. */
+const page = Buffer.alloc(4096);
+
+/**
+ * The first line of a sysfs file, or undefined when it does not exist (any more). Three system calls: when a worker of hundreds of
+ * devices dies, reads wait for as many of these.
+ */
 function attribute(index: number, name: string): string | undefined {
+  let fd: number | undefined;
   try {
-    return readFileSync(sysfsPath(index, name), "utf8").split("\n", 1)[0];
+    fd = openSync(sysfsPath(index, name), "r");
+    return page.toString("utf8", 0, readSync(fd, page)).split("\n", 1)[0];
   } catch (error) {
     if (["ENOENT", "ENODEV", "ENXIO"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
     throw error;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
   }
 }
 

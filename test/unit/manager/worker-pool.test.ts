@@ -2,6 +2,7 @@
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { MIN_DELAY_MS, RESTART_BUDGET } from "../../../src/manager/crash-loop.ts";
@@ -310,6 +311,27 @@ describe("deaths", () => {
     await until("its end", () => heard.ends.length === 1);
     expect(heard.losses).toEqual([]);
     await (await readOver(warm)).disconnect();
+  });
+
+  test("a worker that is long about hundreds of links, but goes on, is left to it", async () => {
+    const { pool } = startPool({ size: 1, servingDeadlineMs: 1000 });
+    const warm = await open(pool);
+    close(warm.kernelFd);
+    const startedAt = performance.now();
+    let isDone = false;
+    const opening = Promise.all(Array.from({ length: 300 }, () => open(pool))).finally(() => {
+      isDone = true;
+    });
+    while (!isDone) {
+      process.kill(warm.workerPid, "SIGSTOP");
+      await sleep(300);
+      process.kill(warm.workerPid, "SIGCONT");
+      await sleep(10);
+    }
+    const links = await opening;
+    expect(performance.now() - startedAt).toBeGreaterThan(1000);
+    expect(new Set(links.map(({ workerPid }) => workerPid))).toEqual(new Set([warm.workerPid]));
+    for (const link of links) close(link.kernelFd);
   });
 
   test("a worker that hangs while more links come than its channel holds: all are served by the next", async () => {

@@ -102,7 +102,9 @@ describe("the pump", () => {
     await new Promise(setImmediate);
     expect(events).toBeGreaterThan(0);
     const seen = events;
-    await new Promise((resolve) => setTimeout(resolve, 1));
+    // Timers that are due together run in one go, and on a busy machine this one may be due at once.
+    for (let turn = 0; turn < 100 && events === seen; turn += 1)
+      await new Promise((resolve) => setTimeout(resolve, 1));
     expect(events).toBeGreaterThan(seen);
   });
 
