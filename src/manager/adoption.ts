@@ -40,7 +40,7 @@ export interface AdoptionContext {
   /** Keep a device that can be shown and ended, no more. */
   readonly keep: (device: ManagedDevice) => void;
   /** What the kernel shows; sysfs unless a test says otherwise. */
-  readonly view?: Pick<DeviceView, "findByBackend" | "backendOf" | "configuringThread">;
+  readonly view?: Pick<DeviceView, "findByBackend" | "backendOf" | "configuringThread" | "readsInFlight">;
 }
 
 /** What a record's device is served from, opened again; whoever gets it closes `fd`. */
@@ -232,7 +232,10 @@ async function takeNetlink(
   if (silent.length > 0 && !(await endWorkers(silent)))
     note("an old worker could not be ended: reads of its devices wait until it is gone");
 
-  for (const one of found) {
+  // Those that reads wait on come first: there may be hundreds, most of which nobody would miss for a while.
+  const { readsInFlight } = context.view ?? SYSFS_VIEW;
+  const waiting = new Map(found.map((one) => [one, readsInFlight(one.index)]));
+  for (const one of [...found].sort((a, b) => (waiting.get(b) ?? 0) - (waiting.get(a) ?? 0))) {
     const { record, index, image } = one;
     const name = `nbd${index} (${record.image.path})`;
     if (image !== undefined && mendable.includes(one)) {

@@ -272,15 +272,17 @@ export class WorkerPool implements LinkServer {
   #exited(worker: WorkerProcess, how: string): boolean {
     this.#exits[worker.hung ? "hung" : "died"] += 1;
     const nowMs = performance.now();
-    const links = [...worker.links.values()];
-    const seen = links.map((link) => ({ link, busy: link.isBusy }));
+    // Those that reads wait on come first: there may be hundreds, most of which nobody would miss for a while.
+    const seen = [...worker.links.values()]
+      .map((link) => ({ link, busy: link.isBusy, waiting: link.isWaiting }))
+      .sort((a, b) => Number(b.waiting) - Number(a.waiting));
     const roles = seen.map((one) => roleOf(one, seen));
-    links.forEach((link, at) => {
+    seen.forEach(({ link, waiting }, at) => {
       const role = roles[at] ?? "unexplained";
       const answered = link.counters.requests;
-      link.trouble.died({ nowMs, role, idle: !link.isWaiting, answered, hung: worker.hung, reason: how });
+      link.trouble.died({ nowMs, role, idle: !waiting, answered, hung: worker.hung, reason: how });
     });
-    for (const link of links) {
+    for (const { link } of seen) {
       worker.links.delete(link.number);
       if (link.worker === worker) link.worker = undefined;
       if (!link.isMoving && link.workerPid === worker.pid)

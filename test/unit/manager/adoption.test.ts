@@ -28,13 +28,19 @@ let store: RecordStore;
 const children: ChildProcess[] = [];
 const kept: ManagedDevice[] = [];
 /** What the kernel has: index by identifier, and the configuring thread by index. */
-let kernel: { devices: Map<string, number>; threads: Map<number, number>; disconnected: number[] };
+let kernel: {
+  devices: Map<string, number>;
+  threads: Map<number, number>;
+  disconnected: number[];
+  /** Reads in flight, by index. */
+  waiting: Map<number, number>;
+};
 let adopted: Array<{ record: DeviceRecord; fd: number; index: number; links: readonly PooledFoundLink[] }>;
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-adopt-"));
   store = new RecordStore(directory);
-  kernel = { devices: new Map(), threads: new Map(), disconnected: [] };
+  kernel = { devices: new Map(), threads: new Map(), disconnected: [], waiting: new Map() };
   adopted = [];
 });
 
@@ -124,6 +130,7 @@ function adopt(
       findByBackend: (identifier) => kernel.devices.get(identifier),
       backendOf: (index) => [...kernel.devices].find(([, at]) => at === index)?.[0],
       configuringThread: (index) => kernel.threads.get(index),
+      readsInFlight: (index) => kernel.waiting.get(index) ?? 0,
     },
   });
 }
@@ -145,6 +152,17 @@ describe("a netlink device", () => {
     expect(notes).toEqual([
       `nbd4 (${join(directory, "a.image")}) was left by manager ${process.pid}, which is dead: taken over`,
     ]);
+  });
+
+  test("that reads wait on is taken over before those that nobody would miss", async () => {
+    for (const [at, name] of ["a", "b", "c"].entries()) {
+      await leave(name, []);
+      kernel.devices.set(name, at);
+    }
+    kernel.waiting.set(1, 5);
+    kernel.waiting.set(2, 1);
+    await adopt();
+    expect(adopted.map(({ index }) => index)).toEqual([1, 2, 0]);
   });
 
   test("that the kernel no longer has: the record is cleared, its workers are left to end by themselves", async () => {

@@ -313,6 +313,27 @@ describe("deaths", () => {
     await (await readOver(warm)).disconnect();
   });
 
+  test("a worker of many links: those that reads wait on are told first", async () => {
+    const { pool } = startPool({ size: 1 });
+    const order: number[] = [];
+    const links: OpenLink[] = [];
+    for (let at = 0; at < 5; at += 1)
+      links.push(await open(pool, { ...observer(), orphaned: () => order.push(at) }));
+    const waiting = links[3] as OpenLink;
+    const client = await MiniNbdClient.open({ fd: waiting.kernelFd });
+    stopProcess(waiting.workerPid);
+    const read = client.read(0, 1000);
+    await until("the request", () => !waiting.isQuiet);
+    inFlight = () => 1;
+    process.kill(waiting.workerPid, "SIGKILL");
+    await until("all deaths", () => order.length === links.length);
+    expect(order).toEqual([3, 0, 1, 2, 4]);
+    expect(await waiting.takeOver(NEVER, () => {})).toEqual({ safe: true, unanswered: 1 });
+    expect(await read).toEqual(Buffer.from(content.subarray(0, 1000)));
+    await client.disconnect();
+    for (const link of links) if (link !== waiting) close(link.kernelFd);
+  });
+
   test("a worker that is long about hundreds of links, but goes on, is left to it", async () => {
     const { pool } = startPool({ size: 1, servingDeadlineMs: 1000 });
     const warm = await open(pool);
