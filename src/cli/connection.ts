@@ -6,8 +6,8 @@
  */
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
-import { ControlClient } from "../manager/control-client.ts";
-import { greet, reachManager } from "../manager/reach-manager.ts";
+import type { ControlClient } from "../manager/control-client.ts";
+import { findRunning, reachManager } from "../manager/reach-manager.ts";
 import { chooseRunDir, hasRecords, type RunDir } from "../manager/run-dir.ts";
 import type { CliContext } from "./context.ts";
 
@@ -33,7 +33,7 @@ export function runDirOf(context: CliContext, role: "manager" | "client" = "clie
 /** The manager that runs, or one that is started to take over a dead one's devices; undefined: nothing is attached. */
 export async function findManager(context: CliContext): Promise<ControlClient | undefined> {
   const runDir = runDirOf(context);
-  const running = await greet(await ControlClient.connect(runDir));
+  const running = await findRunning(runDir);
   if (running !== undefined || !hasRecords(runDir)) return running;
   context.detail("no manager runs and one has left devices behind: starting a manager");
   return startManager(context);

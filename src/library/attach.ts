@@ -90,13 +90,20 @@ async function checkBeforehand({ image, module, blockSizeBytes }: AttachParams):
 }
 
 async function leaseSession(option: string | undefined): Promise<{ session: Session; end: () => void }> {
-  const [{ chooseRunDir }, { reachManager }, { resolve }] = await Promise.all([
+  const [{ chooseRunDir }, { findRunning, reachManager }, { hasService }, { resolve }] = await Promise.all([
     import("../manager/run-dir.ts"),
     import("../manager/reach-manager.ts"),
+    import("../manager/system-service.ts"),
     import("node:path"),
   ]);
   const runDir = chooseRunDir(resolve(chooseRunDir(option).path));
-  const shared = sessions.get(runDir.path) ?? { session: new Session(() => reachManager(runDir)), users: 0 };
+  const finder = {
+    reach: () => reachManager(runDir),
+    find: () => findRunning(runDir),
+    // Whoever stopped the service would find it started again.
+    mayStart: () => !hasService(runDir),
+  };
+  const shared = sessions.get(runDir.path) ?? { session: new Session(finder), users: 0 };
   sessions.set(runDir.path, shared);
   shared.users += 1;
   let hasEnded = false;

@@ -9,6 +9,7 @@ import { resolve } from "node:path";
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
+import type { ControlClient } from "../manager/control-client.ts";
 import { ControlError } from "../manager/control-fault.ts";
 import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
 import type { Daemon } from "../manager/daemon.ts";
@@ -64,7 +65,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
       throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot start the manager: it was started already");
     this.#starting = true;
     try {
-      const [{ runDaemon }, { chooseRunDir }, { ControlClient }] = await Promise.all([
+      const [{ runDaemon }, { chooseRunDir }, { ControlClient: Client }] = await Promise.all([
         import("../manager/daemon.ts"),
         import("../manager/run-dir.ts"),
         import("../manager/control-client.ts"),
@@ -77,11 +78,13 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
         replaceable: false,
         isGuest: true,
       });
-      const session = new Session(async () => {
-        const client = await ControlClient.connect(runDir);
+      const find = (): Promise<ControlClient | undefined> => Client.connect(runDir);
+      const reach = async (): Promise<ControlClient> => {
+        const client = await find();
         if (client !== undefined) return client;
         throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to the manager in this process: it has ended");
-      });
+      };
+      const session = new Session({ reach, find, mayStart: () => false });
       session.on("event", (event) => this.emit("event", event));
       this.#running = { daemon, session };
       await session.request("hello", {});

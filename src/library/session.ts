@@ -2,8 +2,8 @@
  * One connection of this process to a manager, shared by all devices it has attached through it, and mended when the
  * manager is replaced or dies.
  *
- * Connects when first asked something. Loses no event but those of the time in which no manager ran; `found` says that
- * such a time is over. Knows nothing of devices.
+ * Connects when first asked something. Loses no event but those of the time in which no manager ran, and of the moment until
+ * the next one is found; `found` says that such a time is over. Knows nothing of devices.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
@@ -19,17 +19,34 @@ export interface SessionEvents {
   found: (managerPid: number) => void;
 }
 
-const LOOK_AGAIN_MS = 500;
+/** How a session comes to its manager. */
+export interface ManagerFinder {
+  /** For somebody who asks for something: the manager, started where none runs. */
+  reach(): Promise<ControlClient>;
+  /** The manager that runs; undefined where none does. Starts none. */
+  find(): Promise<ControlClient | undefined>;
+  /** Whether one may be started that nobody asked for. */
+  mayStart(): boolean;
+}
+
+/** What happens between a manager's start and our next look is told by nobody. */
+const LOOK_AGAIN_MS = 100;
+/** Guardian and systemd are quicker than this; whoever stops a manager wants none at once. */
+const PATIENCE_MS = 7500;
 
 export class Session extends EventEmitter<SessionEvents> {
-  readonly #connect: () => Promise<ControlClient>;
+  readonly #finder: ManagerFinder;
+  readonly #patienceMs: number;
   #client: Promise<ControlClient> | undefined;
   #closed = false;
+  #isLooking = false;
+  #lostAtMs = 0;
 
-  /** `connect` finds the manager, or starts one. */
-  constructor(connect: () => Promise<ControlClient>) {
+  /** `patienceMs`: for how long a manager that has gone is only waited for; for tests. */
+  constructor(finder: ManagerFinder, patienceMs: number = PATIENCE_MS) {
     super();
-    this.#connect = connect;
+    this.#finder = finder;
+    this.#patienceMs = patienceMs;
   }
 
   /** Asks the manager. @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away meanwhile */
@@ -60,18 +77,18 @@ export class Session extends EventEmitter<SessionEvents> {
     );
   }
 
-  #connected(): Promise<ControlClient> {
+  #connected(connect: () => Promise<ControlClient> = () => this.#finder.reach()): Promise<ControlClient> {
     if (this.#closed)
       throw new ErofsNbdError("ERR_CONTROL", "Cannot ask the manager: the connection was closed");
-    this.#client ??= this.#open().catch((error: unknown) => {
+    this.#client ??= this.#open(connect).catch((error: unknown) => {
       this.#client = undefined;
       throw error;
     });
     return this.#client;
   }
 
-  async #open(): Promise<ControlClient> {
-    const client = await this.#connect();
+  async #open(connect: () => Promise<ControlClient>): Promise<ControlClient> {
+    const client = await connect();
     // One that ends before that was never had, and its failure is told to who asked for it.
     let isOpen = false;
     try {
@@ -92,21 +109,39 @@ export class Session extends EventEmitter<SessionEvents> {
   #lost(): void {
     if (this.#closed) return;
     this.#client = undefined;
+    this.#lostAtMs = performance.now();
     this.emit("lost");
-    void this.#findAgain();
+    if (!this.#isLooking) void this.#findAgain();
   }
 
   /** For as long as it takes: somebody has devices that a manager should look after. */
   async #findAgain(): Promise<void> {
+    this.#isLooking = true;
     while (!this.#closed) {
-      try {
-        const { pid } = await this.request("hello", {});
+      const pid = await this.#look().catch(() => {
+        // None could be started, or it ended at once. Its log says why; reads go on or wait meanwhile.
+        return undefined;
+      });
+      if (pid !== undefined) {
+        this.#isLooking = false;
         this.emit("found", pid);
         return;
-      } catch {
-        // None could be started, or it ended at once. Its log says why; reads go on or wait meanwhile.
-        await sleep(LOOK_AGAIN_MS);
       }
+      await sleep(LOOK_AGAIN_MS);
     }
+  }
+
+  /** The manager's pid, where one is there by now: found, started by somebody who asked, or by us when nobody else does. */
+  async #look(): Promise<number | undefined> {
+    const isOverdue = performance.now() - this.#lostAtMs >= this.#patienceMs;
+    if (this.#client === undefined && !(isOverdue && this.#finder.mayStart())) {
+      const found = await this.#finder.find();
+      if (found === undefined) return undefined;
+      // Somebody else, who asked, may have been quicker, or has closed the session.
+      if (this.#client === undefined && !this.#closed)
+        void this.#connected(async () => found).catch(() => {});
+      else found.close();
+    }
+    return (await this.request("hello", {})).pid;
   }
 }

@@ -16,7 +16,7 @@ const SILENT: StartTeller = { detail: () => {}, note: () => {} };
 
 /** The manager, started if need be. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
 export async function reachManager(runDir: RunDir, tell: StartTeller = SILENT): Promise<ControlClient> {
-  const running = await greet(await ControlClient.connect(runDir));
+  const running = await findRunning(runDir);
   if (running !== undefined) return running;
   await startService(runDir, tell);
   for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
@@ -26,6 +26,11 @@ export async function reachManager(runDir: RunDir, tell: StartTeller = SILENT): 
   throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to a manager: each one ended before it answered", {
     hint: `its log is ${runDir.logFile}`,
   });
+}
+
+/** The manager that runs and stays; undefined where none does. Starts none. @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR */
+export async function findRunning(runDir: RunDir): Promise<ControlClient | undefined> {
+  return greet(await ControlClient.connect(runDir));
 }
 
 /**

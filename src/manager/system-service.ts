@@ -34,12 +34,17 @@ export function hasSystemd(): boolean {
   return existsSync("/run/systemd/system");
 }
 
+/** Whether the service is what manages this run directory: installed, and not masked. */
+export function hasService(runDir: RunDir): boolean {
+  return runDir.path === DEFAULT_RUN_DIR && hasSystemd() && isInstalled();
+}
+
 /**
  * Starts the service, if it is what would manage this run directory, and returns when it is ready. False where it is not
  * installed, masked, or does not start: then the caller starts a manager.
  */
 export async function startService(runDir: RunDir, tell: StartTeller): Promise<boolean> {
-  if (runDir.path !== DEFAULT_RUN_DIR || !hasSystemd() || !isInstalled()) return false;
+  if (!hasService(runDir)) return false;
   tell.detail(`no manager runs: starting ${SERVICE}`);
   const end = await systemctl(["--no-ask-password", "start", SERVICE], START_PATIENCE_MS);
   if (end?.exitCode === 0) return true;

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { attachThrough } from "../../../src/library/attach.ts";
 import type { AttachedDevice, AttachedDeviceEvents } from "../../../src/library/attached-device.ts";
@@ -23,6 +24,9 @@ const STATUS = {
   blockSizeBytes: 512,
   state: "serving",
 } as unknown as DeviceStatus;
+
+/** Long enough for a look or two. */
+const PATIENCE_MS = 400;
 
 class DeviceManager extends FakeManager {
   override async describe(): Promise<DeviceStatus> {
@@ -49,7 +53,14 @@ let session: Session;
 let device: AttachedDevice;
 let letGo: number;
 let closesSession: boolean;
+/** Managers that the session wanted started. */
+let starts: number;
+let mayStart: boolean;
 let heard: unknown[][];
+
+function serve(): void {
+  server = new ControlServer(runDir.controlSocket, manager, QUIET);
+}
 
 beforeEach(async () => {
   runDir = chooseRunDir(mkdtempSync(join(tmpdir(), "erofs-nbd-session-")));
@@ -58,12 +69,24 @@ beforeEach(async () => {
   letGo = 0;
   closesSession = false;
   heard = [];
-  server = new ControlServer(runDir.controlSocket, manager, QUIET);
-  session = new Session(async () => {
-    const client = await ControlClient.connect(runDir);
-    if (client === undefined) throw new Error("nobody is there");
-    return client;
-  });
+  serve();
+  starts = 0;
+  mayStart = false;
+  session = new Session(
+    {
+      find: () => ControlClient.connect(runDir),
+      reach: async () => {
+        const client = await ControlClient.connect(runDir);
+        if (client !== undefined) return client;
+        starts += 1;
+        if (!mayStart) throw new Error("nobody is there");
+        serve();
+        return (await ControlClient.connect(runDir)) as ControlClient;
+      },
+      mayStart: () => mayStart,
+    },
+    PATIENCE_MS,
+  );
   device = await attachThrough(session, toAttachParams("/a", {}), () => {
     letGo += 1;
     if (closesSession) session.close();
@@ -135,7 +158,7 @@ describe("an attached device", () => {
   test("outlives its manager: the next one is found, and events go on", async () => {
     server.close();
     await until("the loss", () => heard.some(([name]) => name === "managerLost"));
-    server = new ControlServer(runDir.controlSocket, manager, QUIET);
+    serve();
     await until("the next", () => heard.some(([name]) => name === "managerFound"));
     expect(heard.find(([name]) => name === "managerFound")).toEqual(["managerFound", process.pid]);
     manager.tell({ event: "stalled", message: "why" });
@@ -147,8 +170,38 @@ describe("an attached device", () => {
     server.close();
     await until("the loss", () => heard.some(([name]) => name === "managerLost"));
     manager.statusAnswer = [];
-    server = new ControlServer(runDir.controlSocket, manager, QUIET);
+    serve();
     await until("the end", () => heard.some(([name]) => name === "detached"));
+  });
+
+  test("a manager that goes is waited for, and none is started where that is a service's matter", async () => {
+    server.close();
+    await until("the loss", () => heard.some(([name]) => name === "managerLost"));
+    await sleep(2 * PATIENCE_MS);
+    expect(starts).toBe(0);
+    serve();
+    await until("the next", () => heard.some(([name]) => name === "managerFound"));
+    expect(starts).toBe(0);
+  });
+
+  test("where nothing else starts one, the session does, but not at once", async () => {
+    mayStart = true;
+    server.close();
+    await until("the loss", () => heard.some(([name]) => name === "managerLost"));
+    const lostAtMs = performance.now();
+    await until("the next", () => heard.some(([name]) => name === "managerFound"));
+    expect(starts).toBe(1);
+    expect(performance.now() - lostAtMs).toBeGreaterThan(PATIENCE_MS - 50);
+  });
+
+  test("whoever asks for something starts one at once, and that one is found", async () => {
+    mayStart = true;
+    server.close();
+    await until("the loss", () => heard.some(([name]) => name === "managerLost"));
+    expect(await device.status()).toEqual(STATUS);
+    expect(starts).toBe(1);
+    await until("the next", () => heard.some(([name]) => name === "managerFound"));
+    expect(starts).toBe(1);
   });
 
   test("that was let go of says nothing more", async () => {
