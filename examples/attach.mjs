@@ -1,15 +1,16 @@
 // @ts-check
 /**
- * Attaches an image through the machine's manager, says what is there, and detaches at Ctrl-C or after the seconds given.
+ * Attaches an image through the machine's manager, or finds it attached already, says what is there, and detaches at Ctrl-C or after the seconds given.
  *
  * `sudo node examples/attach.mjs IMAGE [SECONDS]`. The device is like one of the command line: `erofs-nbd status` shows it.
  */
-import { attach } from "erofs-nbd";
+import { attach, find } from "erofs-nbd";
 
 const [image, seconds] = process.argv.slice(2);
 if (image === undefined) throw new Error("usage: node examples/attach.mjs IMAGE [SECONDS]");
 
-const device = await attach(image);
+// A program that was started anew goes on with what it had attached.
+const device = (await find(image)) ?? (await attach(image));
 const { state, source, links } = await device.status();
 console.log(
   `${device.device}: ${source.uri}, ${source.sizeBytes} bytes, ${state}, worker ${links[0]?.workerPid}`,

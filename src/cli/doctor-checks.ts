@@ -8,7 +8,6 @@ import { accessSync, constants, readdirSync, readFileSync, readlinkSync, statSyn
 import { release } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { ControlClient } from "../manager/control-client.ts";
-
 import { hasRecords, type RunDir } from "../manager/run-dir.ts";
 import { VERSION } from "../version.ts";
 import { probeFamily } from "./family-probe.ts";

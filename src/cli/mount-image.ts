@@ -11,6 +11,7 @@ import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import type { ControlClient } from "../manager/control-client.ts";
 import type { DeviceStatus } from "../manager/control-protocol.ts";
+import { readTarget } from "../manager/target.ts";
 import { devicePath, indexMountedAt } from "../supervisor/sysfs.ts";
 import { findManager, runDirOf, startManager } from "./connection.ts";
 import type { CliContext } from "./context.ts";
@@ -20,7 +21,6 @@ import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { type ProgramEnd, programError, runProgram } from "./mount-program.ts";
 import { checkImage, requireRoot } from "./preconditions.ts";
-import { readTarget } from "./values.ts";
 
 /** What is to be mounted where, and how. */
 export interface MountRequest {

@@ -1,16 +1,13 @@
 /**
- * Option values and targets as users write them: strictly read, refused with what was got and what is wanted.
+ * Option values as users write them: strictly read, refused with what was got and what is wanted.
  *
- * Pure but for `readTarget`, which resolves paths. The manager checks again; here the message can name the option.
+ * Pure. Targets are read by manager/target.ts. The manager checks again; here the message can name the option.
  */
-import { realpath } from "node:fs/promises";
-import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
-import type { Target } from "../manager/control-protocol.ts";
 import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../manager/limits.ts";
+import { deviceIndex } from "../manager/target.ts";
 
 const WHOLE_NUMBER = /^(0|[1-9]\d{0,15})$/;
-const DEVICE_NAME = /^(?:\/dev\/)?nbd(0|[1-9]\d*)$/;
 
 /** A refused value; `option` as the user spells it. */
 export function badValue(option: string, got: string, wanted: string, hint?: string): ErofsNbdError {
@@ -54,28 +51,6 @@ export function readDevice(option: string, text: string): number {
   }
   if (index > MAX_INDEX) throw badValue(option, text, `an index from 0 to ${MAX_INDEX}`);
   return index;
-}
-
-/**
- * A device in any spelling; anything else is a path, of an image or a mount point, made absolute with its links
- * resolved where it exists. `./3` is a path.
- * @throws ErofsNbdError ERR_BAD_ARGUMENT
- */
-export async function readTarget(text: string): Promise<Target> {
-  if (text === "") throw badValue("target", text, "a device, an image or a mount point");
-  if (deviceIndex(text) !== undefined) return { index: readDevice("target", text) };
-  const absolute = resolve(text);
-  try {
-    return { path: await realpath(absolute) };
-  } catch {
-    // An image may have been removed while it is attached: its device can still be named by the path it had.
-    return { path: absolute };
-  }
-}
-
-function deviceIndex(text: string): number | undefined {
-  const digits = WHOLE_NUMBER.exec(text)?.[1] ?? DEVICE_NAME.exec(text)?.[1];
-  return digits === undefined ? undefined : Number(digits);
 }
 
 /** Where `serve --listen` listens. */

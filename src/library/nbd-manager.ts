@@ -11,11 +11,12 @@ import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { ControlClient } from "../manager/control-client.ts";
 import { ControlError } from "../manager/control-fault.ts";
-import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
+import type { DeviceEvent } from "../manager/control-protocol.ts";
 import type { Daemon } from "../manager/daemon.ts";
 import { attachThrough } from "./attach.ts";
 import type { AttachedDevice } from "./attached-device.ts";
-import { type AttachOptions, type AttachSource, toAttachParams } from "./options.ts";
+import { type DeviceTarget, firstOf, lookThrough } from "./find.ts";
+import { type AttachOptions, type AttachSource, toAttachParams, toTargetText } from "./options.ts";
 import { Session } from "./session.ts";
 
 export interface NbdManagerOptions {
@@ -99,10 +100,16 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
     return attachThrough(session, toAttachParams(source, options), () => {});
   }
 
-  /** Its devices, as `erofs-nbd status --json` prints them. */
-  async list(): Promise<readonly DeviceStatus[]> {
-    const { devices } = await this.#started("list devices").session.ask("status", { target: null });
-    return devices;
+  /** One of its devices, which a former run of the program may have attached. See {@link find}. */
+  async find(target: DeviceTarget): Promise<AttachedDevice | undefined> {
+    const { session } = this.#started("find a device");
+    const { readTarget } = await import("../manager/target.ts");
+    return firstOf(await lookThrough(session, await readTarget(toTargetText(target)), () => {}));
+  }
+
+  /** All of its devices, in the order of their indices. */
+  async list(): Promise<AttachedDevice[]> {
+    return lookThrough(this.#started("list devices").session, null, () => {});
   }
 
   /**

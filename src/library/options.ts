@@ -5,6 +5,8 @@
  */
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { inspect } from "node:util";
+import { ErofsNbdError } from "../errors.ts";
 import type { AttachParams } from "../manager/control-protocol.ts";
 import { DEFAULT_HANG_TIMEOUT_MS } from "../manager/limits.ts";
 import type { JsonValue } from "../source/source-spec.ts";
@@ -61,6 +63,18 @@ export function toAttachParams(source: AttachSource, options: AttachOptions): At
     hangTimeoutMs: options.hangTimeoutMs ?? DEFAULT_HANG_TIMEOUT_MS,
     forMount: false,
   };
+}
+
+/** What the command line would be given for it. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function toTargetText(target: string | number | URL): string {
+  if (typeof target === "string") return target;
+  if (target instanceof URL) return toPath(target);
+  // Anything negative, broken or else would be taken for a path.
+  if (typeof target === "number" && Number.isSafeInteger(target) && target >= 0) return `${target}`;
+  throw new ErofsNbdError(
+    "ERR_BAD_ARGUMENT",
+    `Cannot find a device: ${inspect(target)} is neither a node, an index nor a path`,
+  );
 }
 
 function toPath(place: string | URL): string {

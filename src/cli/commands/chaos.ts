@@ -13,11 +13,12 @@ import type { ChaosRun, FaultKind } from "../../chaos/run.ts";
 import { FAULT_KINDS, MAX_SEED } from "../../chaos/schedule.ts";
 import { formatSummary } from "../../chaos/summary.ts";
 import { ErofsNbdError, EXIT } from "../../errors.ts";
+import { readTarget } from "../../manager/target.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
-import { badValue, readTarget, readWhole } from "../values.ts";
+import { badValue, readWhole } from "../values.ts";
 import { upgrade } from "./upgrade.ts";
 
 interface Options {

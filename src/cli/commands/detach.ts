@@ -8,13 +8,13 @@ import type { Command } from "commander";
 import { ErofsNbdError, EXIT, type ExitCode } from "../../errors.ts";
 import { ControlError } from "../../manager/control-client.ts";
 import type { DetachResult, Target } from "../../manager/control-protocol.ts";
+import { readTarget } from "../../manager/target.ts";
 import { printable } from "../../printable.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
 import { formatError } from "../report.ts";
-import { readTarget } from "../values.ts";
 
 interface Options {
   readonly all?: true;

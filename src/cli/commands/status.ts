@@ -7,10 +7,10 @@
 import type { Command } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
 import type { Target } from "../../manager/control-protocol.ts";
+import { readTarget } from "../../manager/target.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson, formatTable } from "../output.ts";
-import { readTarget } from "../values.ts";
 
 interface Options {
   readonly json?: true;

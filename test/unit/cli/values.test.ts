@@ -1,16 +1,12 @@
 /**
- * Option values and targets: what is taken, what is refused, and that the limits are the manager's.
+ * Option values: what is taken, what is refused, and that the limits are the manager's.
  */
-import { mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   NBD_PORT,
   readBlockSize,
   readDevice,
   readListenAddress,
-  readTarget,
   readTimeout,
   readWhole,
 } from "../../../src/cli/values.ts";
@@ -63,32 +59,6 @@ describe("devices", () => {
 
   test("an index beyond any kernel's is refused", () => {
     expect(() => readDevice("--device", `nbd${MAX_INDEX + 1}`)).toThrow(/an index from 0 to 1048575/);
-  });
-});
-
-describe("targets", () => {
-  let directory = "";
-  beforeAll(() => {
-    directory = realpathSync(mkdtempSync(join(tmpdir(), "values-")));
-    writeFileSync(join(directory, "image"), "x");
-    symlinkSync("image", join(directory, "link"));
-  });
-  afterAll(() => rmSync(directory, { recursive: true, force: true }));
-
-  test("a device in any spelling is an index", async () => {
-    for (const text of ["nbd7", "/dev/nbd7", "7"]) expect(await readTarget(text)).toEqual({ index: 7 });
-  });
-
-  test("anything else is a path, absolute and without links", async () => {
-    expect(await readTarget(join(directory, "link"))).toEqual({ path: join(directory, "image") });
-    expect(await readTarget(join(directory, "gone"))).toEqual({ path: join(directory, "gone") });
-    expect(await readTarget("./3")).toEqual({ path: join(process.cwd(), "3") });
-    expect(await readTarget("nbd7p1")).toEqual({ path: join(process.cwd(), "nbd7p1") });
-  });
-
-  test("nothing at all, and an index beyond any kernel's, are refused", async () => {
-    await expect(readTarget("")).rejects.toThrow(/Cannot use target an empty value/);
-    await expect(readTarget("99999999")).rejects.toThrow(/an index from 0 to/);
   });
 });
 

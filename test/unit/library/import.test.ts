@@ -25,7 +25,16 @@ describe("import erofs-nbd", () => {
     const [loaded, names] = JSON.parse(said) as [boolean, string[]];
     expect(loaded).toBe(false);
     expect(names).toEqual(
-      expect.arrayContaining(["attach", "NbdManager", "ErofsNbdError", "ControlError", "EXIT", "VERSION"]),
+      expect.arrayContaining([
+        "attach",
+        "find",
+        "list",
+        "NbdManager",
+        "ErofsNbdError",
+        "ControlError",
+        "EXIT",
+        "VERSION",
+      ]),
     );
   });
 

@@ -1,11 +1,14 @@
 /** The library's connection and device over a real control socket, with a manager that does as the test says. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ErofsNbdError } from "../../../src/errors.ts";
 import { attachThrough } from "../../../src/library/attach.ts";
 import type { AttachedDevice, AttachedDeviceEvents } from "../../../src/library/attached-device.ts";
+import { find, list } from "../../../src/library/find.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { Session } from "../../../src/library/session.ts";
 import { ControlClient } from "../../../src/manager/control-client.ts";
@@ -63,7 +66,7 @@ function serve(): void {
 }
 
 beforeEach(async () => {
-  runDir = chooseRunDir(mkdtempSync(join(tmpdir(), "erofs-nbd-session-")));
+  runDir = chooseRunDir(realpathSync(mkdtempSync(join(tmpdir(), "erofs-nbd-session-"))));
   manager = new DeviceManager();
   manager.statusAnswer = [STATUS];
   letGo = 0;
@@ -210,5 +213,75 @@ describe("an attached device", () => {
     manager.tell({ event: "stalled", message: "why" });
     await device.status();
     expect([letGo, heard.filter(([name]) => name === "stalled")]).toEqual([1, []]);
+  });
+});
+
+describe("find and list", () => {
+  test("a device that is attached already: what it is, what happens to it, and its end", async () => {
+    device.close();
+    const found = await find(5, { runDir: runDir.path });
+    expect(found).toMatchObject({ device: "/dev/nbd5", index: 5, identifier: "mine", isDetached: false });
+    let why: string | undefined;
+    found?.on("stalled", (message) => {
+      why = message;
+    });
+    manager.tell({ event: "stalled", message: "nobody serves" });
+    await until("the event", () => why !== undefined);
+    expect(why).toBe("nobody serves");
+    await found?.detach();
+    expect(found?.isDetached).toBe(true);
+    expect(manager.calls).toContain('status {"index":5}');
+  });
+
+  test("what happens while the answer is on its way is told, too", async () => {
+    manager.before = (call) => {
+      if (call.startsWith("status"))
+        manager.tell({ event: "state", state: "taking-over", before: "serving" });
+    };
+    const states: string[] = [];
+    const [found] = await list({ runDir: runDir.path });
+    found?.on("state", (state) => states.push(state));
+    await until("the state", () => states.length > 0);
+    found?.close();
+  });
+
+  test("a target in every spelling, and a path, which is resolved", async () => {
+    for (const target of ["/dev/nbd5", "nbd5", "5", 5, runDir.path, pathToFileURL(runDir.path)])
+      (await find(target, { runDir: runDir.path }))?.close();
+    const asked = manager.calls.filter((call) => call.startsWith("status"));
+    expect(asked.slice(0, 4)).toEqual(Array(4).fill('status {"index":5}'));
+    expect(asked.slice(4)).toEqual(Array(2).fill(`status {"path":${JSON.stringify(runDir.path)}}`));
+  });
+
+  test("not attached, or still without a node: nothing", async () => {
+    manager.before = () => {
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find nbd6: it is not attached");
+    };
+    expect(await find(6, { runDir: runDir.path })).toBeUndefined();
+    manager.before = () => {};
+    manager.statusAnswer = [{ ...STATUS, device: null, index: null }];
+    expect(await list({ runDir: runDir.path })).toEqual([]);
+  });
+
+  test("of several the first by index; the list is in that order", async () => {
+    manager.statusAnswer = [{ ...STATUS, device: "/dev/nbd9", index: 9 }, STATUS];
+    const found = await find("/images/a", { runDir: runDir.path });
+    const all = await list({ runDir: runDir.path });
+    expect([found?.index, all.map(({ index }) => index)]).toEqual([5, [5, 9]]);
+    for (const one of [found, ...all]) one?.close();
+  });
+
+  test("where no manager runs and none has left anything, none is started", async () => {
+    const empty = join(runDir.path, "empty");
+    expect(await find("nbd0", { runDir: empty })).toBeUndefined();
+    expect(await list({ runDir: empty })).toEqual([]);
+    expect(existsSync(empty)).toBe(false);
+  });
+
+  test("what can name no device is refused", async () => {
+    for (const target of ["", -1, 1.5, Number.NaN, null, {}])
+      await expect(find(target as string, { runDir: runDir.path })).rejects.toMatchObject({
+        code: "ERR_BAD_ARGUMENT",
+      });
   });
 });

@@ -1,0 +1,92 @@
+/**
+ * Devices that are attached already, whoever did it: for a program that was started anew, and for one that only looks.
+ *
+ * Starts a manager only where one has left devices behind, as `erofs-nbd status` does.
+ */
+import type { Target } from "../manager/control-protocol.ts";
+import { AttachedDevice } from "./attached-device.ts";
+import { hearEarly } from "./early-events.ts";
+import { leaseForLook } from "./machine-session.ts";
+import { toTargetText } from "./options.ts";
+import type { Session } from "./session.ts";
+
+/**
+ * An attached device: its node or index («/dev/nbd3», «nbd3», «3», 3), the path of its image or source module, or where it is
+ * mounted. A path may be a `file:` URL.
+ */
+export type DeviceTarget = string | number | URL;
+
+export interface FindOptions {
+  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or /run/erofs-nbd. */
+  readonly runDir?: string;
+}
+
+/**
+ * The device that is meant, as `attach` would have returned it; undefined where it is not attached. Of several with one
+ * image it is that with the lowest index.
+ *
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_RUN_DIR, ERR_PERMISSION, ERR_CONTROL
+ * @example
+ * const device = (await find("image.erofs")) ?? (await attach("image.erofs"));
+ */
+export async function find(
+  target: DeviceTarget,
+  options: FindOptions = {},
+): Promise<AttachedDevice | undefined> {
+  const text = toTargetText(target);
+  const { readTarget } = await import("../manager/target.ts");
+  const meant = await readTarget(text);
+  const lease = await leaseForLook(options.runDir);
+  if (lease === undefined) return undefined;
+  return firstOf(await lookThrough(lease.session, meant, lease.end));
+}
+
+/**
+ * All devices of a manager, in the order of their indices. Each keeps the program alive until it is detached or let go of
+ * with `close()`.
+ *
+ * @throws ErofsNbdError ERR_RUN_DIR, ERR_PERMISSION, ERR_CONTROL
+ * @example
+ * for (const device of await list()) {
+ *   console.log(device.device, (await device.status()).source.uri);
+ *   device.close();
+ * }
+ */
+export async function list(options: FindOptions = {}): Promise<AttachedDevice[]> {
+  const lease = await leaseForLook(options.runDir);
+  return lease === undefined ? [] : lookThrough(lease.session, null, lease.end);
+}
+
+/** The devices that a target names, null naming all. `letGo` is called when none of them needs the session. @internal */
+export async function lookThrough(
+  session: Session,
+  target: Target | null,
+  letGo: () => void,
+): Promise<AttachedDevice[]> {
+  let users = 0;
+  const leave = (): void => {
+    users -= 1;
+    if (users === 0) letGo();
+  };
+  try {
+    const found = await hearEarly(session, async () => {
+      const { devices } = await session.ask("status", { target });
+      // One that is just being attached has no node yet.
+      const there = devices.filter(({ device, index }) => device !== null && index !== null);
+      users = there.length;
+      return there.map((status) => new AttachedDevice(session, status, [], leave));
+    });
+    if (found.length === 0) letGo();
+    return found.sort((a, b) => a.index - b.index);
+  } catch (error) {
+    letGo();
+    if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return [];
+    throw error;
+  }
+}
+
+/** The others are let go of. @internal */
+export function firstOf([first, ...others]: readonly AttachedDevice[]): AttachedDevice | undefined {
+  for (const other of others) other.close();
+  return first;
+}

@@ -1,0 +1,44 @@
+/**
+ * What users and programs call an attached device: one spelling for the command line and the library.
+ *
+ * Resolves paths; asks nobody whether such a device is attached.
+ */
+import { realpath } from "node:fs/promises";
+import { resolve } from "node:path";
+import { ErofsNbdError } from "../errors.ts";
+import type { Target } from "./control-protocol.ts";
+import { MAX_INDEX } from "./limits.ts";
+
+const INDEX = /^(0|[1-9]\d{0,15})$/;
+const DEVICE_NAME = /^(?:\/dev\/)?nbd(0|[1-9]\d*)$/;
+
+/** The index in nbd3, /dev/nbd3 or 3, however large; undefined for anything else. */
+export function deviceIndex(text: string): number | undefined {
+  const digits = INDEX.exec(text)?.[1] ?? DEVICE_NAME.exec(text)?.[1];
+  return digits === undefined ? undefined : Number(digits);
+}
+
+/**
+ * A device in any spelling; anything else is a path, of an image or a mount point, made absolute with its links
+ * resolved where it exists. `./3` is a path.
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export async function readTarget(text: string): Promise<Target> {
+  if (text === "") throw badTarget("an empty value", "a device, an image or a mount point");
+  const index = deviceIndex(text);
+  if (index !== undefined) {
+    if (index > MAX_INDEX) throw badTarget(text, `an index from 0 to ${MAX_INDEX}`);
+    return { index };
+  }
+  const absolute = resolve(text);
+  try {
+    return { path: await realpath(absolute) };
+  } catch {
+    // An image may have been removed while it is attached: its device can still be named by the path it had.
+    return { path: absolute };
+  }
+}
+
+function badTarget(got: string, wanted: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot use target ${got}: wanted ${wanted}`);
+}
