@@ -6,6 +6,7 @@
  */
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError, EXIT } from "../errors.ts";
+import { undisturbed } from "../listening.ts";
 import { ControlError } from "../manager/control-fault.ts";
 import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
@@ -45,8 +46,9 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   readonly notes: readonly string[];
   readonly #session: Session;
   readonly #letGo: () => void;
-  readonly #onEvent = (event: DeviceEvent): void => this.#hear(event);
-  readonly #onLost = (): void => void this.emit("managerLost");
+  // Other devices share the session: they hear what they should, whatever this one's listeners do.
+  readonly #onEvent = (event: DeviceEvent): void => undisturbed(() => this.#hear(event));
+  readonly #onLost = (): void => undisturbed(() => this.emit("managerLost"));
   readonly #onFound = (managerPid: number): void => void this.#found(managerPid);
   #isDetached = false;
   #isClosed = false;
@@ -114,7 +116,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
 
   /** @internal Takes an event of the time before there was this object. */
   hear(event: DeviceEvent): void {
-    this.#hear(event);
+    this.#onEvent(event);
   }
 
   /** The device's end is told before the answer to the request that caused it. */
@@ -145,7 +147,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   }
 
   async #found(managerPid: number): Promise<void> {
-    this.emit("managerFound", managerPid);
+    undisturbed(() => this.emit("managerFound", managerPid));
     // Its end may have come while nobody told.
     const isThere = await this.#isThere().catch(() => true);
     if (!isThere) this.#end("it ended while no manager ran");
@@ -187,6 +189,6 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     if (this.#isDetached) return;
     this.#isDetached = true;
     this.close();
-    this.emit("detached", why);
+    undisturbed(() => this.emit("detached", why));
   }
 }

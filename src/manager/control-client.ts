@@ -10,6 +10,7 @@ import { createConnection, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { ErofsNbdError } from "../errors.ts";
+import { undisturbed } from "../listening.ts";
 import { ControlError } from "./control-fault.ts";
 import type { DeviceEvent, Method, Requests, ServerLine } from "./control-protocol.ts";
 import { LineSplitter } from "./lines.ts";
@@ -126,7 +127,8 @@ export class ControlClient {
   }
 
   #hear(line: ServerLine): void {
-    if ("event" in line) return this.#onEvent?.(line.event);
+    // Lines that came in one go with it are to be heard, whatever the listener does.
+    if ("event" in line) return undisturbed(() => this.#onEvent?.(line.event));
     const waiting = this.#waiting.get(line.id);
     this.#waiting.delete(line.id);
     if ("error" in line) waiting?.reject(new ControlError(line.error));

@@ -243,6 +243,39 @@ describe("watch", () => {
   });
 });
 
+describe("a listener that throws", () => {
+  test("swallows neither the events nor the answers that came with this one; its error is nobody's but its own", async () => {
+    await serveRaw((socket) => {
+      const event = (device: string): string =>
+        JSON.stringify({ event: { at: "now", device, event: "revived" } });
+      socket.write(`{"id":1,"result":{}}\n${event("a")}\n${event("b")}\n{"id":2,"result":{"pid":7}}\n`);
+    });
+    const client = await connected();
+    const heard: Array<string | null> = [];
+    const thrown: unknown[] = [];
+    const before = process.listeners("uncaughtException");
+    process.removeAllListeners("uncaughtException");
+    process.once("uncaughtException", (error) => thrown.push(error));
+    try {
+      const watching = client.watch(
+        ({ device }) => {
+          heard.push(device);
+          if (device === "a") throw new Error("of the program");
+        },
+        () => {},
+      );
+      const hello = client.request("hello", {});
+      await watching;
+      expect(await hello).toEqual({ pid: 7 });
+      await until("the error", () => thrown.length === 1);
+    } finally {
+      for (const listener of before) process.on("uncaughtException", listener);
+    }
+    expect(heard).toEqual(["a", "b"]);
+    expect(thrown).toMatchObject([{ message: "of the program" }]);
+  });
+});
+
 describe("connectOrStart", () => {
   async function start(): Promise<{ pid: number; client: ControlClient }> {
     const client = await ControlClient.connectOrStart(runDir, STAND_IN);
