@@ -70,14 +70,17 @@ const EXIT_OF: Record<ErrorCode, ExitCode> = {
   ERR_INTERNAL: EXIT.bug,
 };
 
+/** A code of ours, or one that a manager passed on: the kernel's (netlink/errors.ts), or a later version's. */
+export type AnyErrorCode = ErrorCode | (string & Record<never, never>);
+
 /** An error with a stable code, a line for people and, where there is one, what to do about it. */
 export class ErofsNbdError extends Error {
-  override readonly name = "ErofsNbdError";
-  readonly code: ErrorCode;
+  override readonly name: string = "ErofsNbdError";
+  readonly code: AnyErrorCode;
   readonly hint: string | undefined;
 
   constructor(
-    code: ErrorCode,
+    code: AnyErrorCode,
     message: string,
     options: { hint?: string | undefined; cause?: unknown } = {},
   ) {
@@ -87,9 +90,14 @@ export class ErofsNbdError extends Error {
   }
 }
 
-/** The exit code for any error: ours by code, the kernel's by shape, everything else is a bug of ours. */
+const EXIT_CODES: readonly unknown[] = Object.values(EXIT);
+
+/** The exit code for any error: one that it carries, ours by code, the kernel's by shape; everything else is a bug of ours. */
 export function exitCodeOf(error: unknown): ExitCode {
-  if (error instanceof ErofsNbdError) return EXIT_OF[error.code];
+  // By shape: there may be two copies of the package.
+  const carried = (error as { exitCode?: unknown } | null | undefined)?.exitCode;
+  if (EXIT_CODES.includes(carried)) return carried as ExitCode;
+  if (error instanceof ErofsNbdError) return EXIT_OF[error.code as ErrorCode] ?? EXIT.system;
   if (error instanceof Error && "errno" in error) return EXIT.system;
   return EXIT.bug;
 }

@@ -4,7 +4,14 @@
  * `attach`, `find` and `list` go through the machine's manager, `NbdManager` is one of your own. A source of your own is a module that
  * exports an `OpenCustomSource`. The kernel's nbd family alone is `erofs-nbd/netlink`.
  */
-export { ErofsNbdError, type ErrorCode, EXIT, type ExitCode, exitCodeOf } from "./errors.ts";
+export {
+  type AnyErrorCode,
+  ErofsNbdError,
+  type ErrorCode,
+  EXIT,
+  type ExitCode,
+  exitCodeOf,
+} from "./errors.ts";
 export { attach, type MachineAttachOptions } from "./library/attach.ts";
 export type { AttachedDevice, AttachedDeviceEvents } from "./library/attached-device.ts";
 export { type DeviceTarget, type FindOptions, find, list } from "./library/find.ts";

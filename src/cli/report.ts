@@ -11,7 +11,6 @@ import { printable } from "../printable.ts";
 interface ErrorShape {
   readonly code?: unknown;
   readonly hint?: unknown;
-  readonly exitCode?: unknown;
   readonly syscall?: unknown;
   readonly path?: unknown;
 }
@@ -22,13 +21,9 @@ interface CommanderShape extends Error {
   readonly exitCode: number;
 }
 
-const EXIT_CODES: readonly number[] = Object.values(EXIT);
-
 /** The exit code that an error stands for. */
 export function exitCodeOfError(error: unknown): ExitCode {
   if (isCommanderError(error)) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
-  const carried = (error as ErrorShape | undefined)?.exitCode;
-  if (typeof carried === "number" && EXIT_CODES.includes(carried)) return carried as ExitCode;
   return exitCodeOf(error instanceof Error && isOurShape(error) ? asKnown(error) : error);
 }
 
@@ -79,7 +74,7 @@ function isOurShape(error: Error): boolean {
 
 /** An error of our shape and of an unknown class counts as what its code says; the kernel's and the system's as such. */
 function asKnown(error: Error): unknown {
-  if (error instanceof ErofsNbdError || "errno" in error) return error;
+  if (error instanceof ErofsNbdError || "errno" in error || "exitCode" in error) return error;
   return new ErofsNbdError("ERR_SYSCALL", error.message);
 }
 

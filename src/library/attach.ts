@@ -22,7 +22,7 @@ export interface MachineAttachOptions extends AttachOptions {
  *
  * The device is the machine's, like one of the command line: it outlives this program, and `erofs-nbd status` shows it.
  *
- * @throws ErofsNbdError ERR_PERMISSION, ERR_IMAGE, ERR_SOURCE, ERR_CONTROL; ControlError with the manager's own reason
+ * @throws ErofsNbdError ERR_PERMISSION, ERR_IMAGE, ERR_SOURCE, ERR_CONTROL, or with the manager's own reason (a ControlError)
  * @example
  * const device = await attach("image.erofs");
  * device.on("failover", ({ level, stallMs }) => console.log(`${level}: reads stood still for ${stallMs} ms`));

@@ -76,7 +76,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     return this.#isDetached;
   }
 
-  /** What `erofs-nbd status DEVICE --json` prints. @throws ControlError ERR_NOT_ATTACHED */
+  /** What `erofs-nbd status DEVICE --json` prints. @throws ErofsNbdError ERR_NOT_ATTACHED */
   async status(): Promise<DeviceStatus> {
     const target = { index: this.index };
     const { devices } = await this.#whileAsking(() => this.#session.ask("status", { target }));
@@ -90,7 +90,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
 
   /**
    * Detaches the device and returns when it, its links and its record are gone; one that is gone already is no error.
-   * @throws ControlError ERR_DEVICE_MOUNTED while it is mounted; with `force` whatever is mounted there gets I/O errors
+   * @throws ErofsNbdError ERR_DEVICE_MOUNTED while it is mounted; with `force` whatever is mounted there gets I/O errors
    */
   async detach({ force = false }: { readonly force?: boolean } = {}): Promise<void> {
     if (this.#isDetached || !(await this.#isThere())) return this.#end("it was gone");

@@ -114,7 +114,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
 
   /**
    * Ends the manager. Without `detach` its devices stay, served by their workers until the next manager of this directory
-   * comes: let the program end then, as what watches them in it cannot be told to stop. @throws ControlError ERR_DEVICE_MOUNTED, with `detach`, while one is mounted: then the manager goes on
+   * comes: let the program end then, as what watches them in it cannot be told to stop. @throws ErofsNbdError ERR_DEVICE_MOUNTED, with `detach`, while one is mounted: then the manager goes on
    */
   async stop({ detach = false, force = false }: StopOptions = {}): Promise<void> {
     const running = this.#running;

@@ -1,7 +1,7 @@
 /**
  * Any error as what travels over the control socket, and as the command line prints it: one line, hint, exit code.
  */
-import { ErofsNbdError, type ErrorCode, type ExitCode, exitCodeOf } from "../errors.ts";
+import { ErofsNbdError, type ExitCode, exitCodeOf } from "../errors.ts";
 import type { ControlFault } from "./control-protocol.ts";
 
 /** Errors of ours and of netlink/ share a shape; anything else is a bug, and says so with its message. */
@@ -17,17 +17,13 @@ export function faultOf(error: unknown): ControlFault {
   };
 }
 
-/** A fault that the manager reported; carries the exit code it decided on. */
-export class ControlError extends Error {
-  override readonly name = "ControlError";
-  readonly code: ErrorCode | string;
-  readonly hint: string | undefined;
+/** A fault that the manager reported: an error as any of ours, with the exit code that the manager decided on. */
+export class ControlError extends ErofsNbdError {
+  override readonly name: string = "ControlError";
   readonly exitCode: ExitCode;
 
   constructor(fault: ControlFault) {
-    super(fault.message);
-    this.code = fault.code;
-    this.hint = fault.hint;
+    super(fault.code, fault.message, { hint: fault.hint });
     this.exitCode = fault.exitCode;
   }
 }

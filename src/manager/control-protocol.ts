@@ -5,7 +5,7 @@
  * The manager checks requests with the schemas below; answers are trusted, since only the manager can send them.
  */
 import { z } from "zod";
-import type { ErrorCode, ExitCode } from "../errors.ts";
+import type { AnyErrorCode, ExitCode } from "../errors.ts";
 import type { JsonValue } from "../source/source-spec.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
@@ -89,7 +89,7 @@ export interface DetachResult {
 }
 
 export interface ControlFault {
-  readonly code: ErrorCode | string;
+  readonly code: AnyErrorCode;
   readonly message: string;
   readonly hint?: string | undefined;
   readonly exitCode: ExitCode;

@@ -6,8 +6,9 @@ import { describe, expect, test } from "vitest";
 import { NetlinkError } from "../../../netlink/index.ts";
 import { exitCodeOfResults } from "../../../src/cli/commands/detach.ts";
 import { exitCodeOfError, formatError } from "../../../src/cli/report.ts";
-import { ErofsNbdError } from "../../../src/errors.ts";
+import { ErofsNbdError, exitCodeOf } from "../../../src/errors.ts";
 import { ControlError } from "../../../src/manager/control-client.ts";
+import { faultOf } from "../../../src/manager/control-fault.ts";
 import type { DetachResult } from "../../../src/manager/control-protocol.ts";
 import { SystemError } from "../../../src/sys/errno.ts";
 
@@ -40,6 +41,29 @@ describe("exit codes", () => {
     ["an exit code that is not in the contract", Object.assign(new Error("x"), { exitCode: 99 }), 4],
   ])("%s", (_, error, code) => {
     expect(exitCodeOfError(error)).toBe(code);
+  });
+});
+
+describe("what a manager reports", () => {
+  const reported = new ControlError({
+    code: "ERR_NETLINK_REFUSED",
+    message: "Cannot x: y",
+    hint: "z",
+    exitCode: 2,
+  });
+
+  test("is an error as any of ours, so that one class catches both", () => {
+    expect(reported).toBeInstanceOf(ErofsNbdError);
+    expect(reported).toMatchObject({ name: "ControlError", code: "ERR_NETLINK_REFUSED", hint: "z" });
+  });
+
+  test("keeps its exit code wherever it is told on, and one of no contract counts as what its code says", () => {
+    const mountFailed = { code: "ERR_NETLINK_REFUSED", message: "Cannot x: y", exitCode: 32 as const };
+    expect(exitCodeOf(new ControlError(mountFailed))).toBe(32);
+    expect(faultOf(new ControlError({ ...mountFailed, hint: "z" }))).toEqual({ ...mountFailed, hint: "z" });
+    const later = { ...mountFailed, code: "ERR_NOT_ATTACHED", exitCode: 99 as unknown as 32 };
+    expect(exitCodeOf(new ControlError(later))).toBe(3);
+    expect(exitCodeOf(new ControlError({ ...later, code: "ERR_OF_LATER" }))).toBe(2);
   });
 });
 
