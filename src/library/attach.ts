@@ -9,6 +9,7 @@ import type { AttachParams } from "../manager/control-protocol.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseSession } from "./machine-session.ts";
+import { DIRECTORY } from "./option-checks.ts";
 import { type AttachOptions, type AttachSource, toAttachParams } from "./options.ts";
 import type { Session } from "./session.ts";
 
@@ -22,7 +23,7 @@ export interface MachineAttachOptions extends AttachOptions {
  *
  * The device is the machine's, like one of the command line: it outlives this program, and `erofs-nbd status` shows it.
  *
- * @throws ErofsNbdError ERR_PERMISSION, ERR_IMAGE, ERR_SOURCE, ERR_CONTROL, or with the manager's own reason (a ControlError)
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_INTERRUPTED, ERR_IMAGE, ERR_SOURCE, ERR_CONTROL, or with the manager's own reason (a ControlError)
  * @example
  * const device = await attach("image.erofs");
  * device.on("failover", ({ level, stallMs }) => console.log(`${level}: reads stood still for ${stallMs} ms`));
@@ -33,16 +34,17 @@ export async function attach(
   source: AttachSource,
   options: MachineAttachOptions = {},
 ): Promise<AttachedDevice> {
+  const params = toAttachParams(source, options, { runDir: DIRECTORY });
+  refuseAborted(options.signal);
   if (process.geteuid?.() !== 0) {
     throw new ErofsNbdError("ERR_PERMISSION", "Cannot attach: only root may", {
       hint: "the kernel wants CAP_SYS_ADMIN for this",
     });
   }
-  const params = toAttachParams(source, options);
   await checkBeforehand(params);
   const lease = await leaseSession(options.runDir);
   try {
-    return await attachThrough(lease.session, params, lease.end);
+    return await attachThrough(lease.session, params, lease.end, options.signal);
   } catch (error) {
     lease.end();
     throw error;
@@ -54,12 +56,31 @@ export async function attachThrough(
   session: Session,
   params: AttachParams,
   letGo: () => void,
+  signal?: AbortSignal,
 ): Promise<AttachedDevice> {
+  refuseAborted(signal);
   const [device] = await hearEarly(session, async () => {
     const { device: status, notes } = await session.request("attach", params);
     return [new AttachedDevice(session, status, notes, letGo)];
   });
+  if (signal?.aborted === true) await undo(device as AttachedDevice, signal);
   return device as AttachedDevice;
+}
+
+function refuseAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true)
+    throw new ErofsNbdError("ERR_INTERRUPTED", "Cannot attach: it was aborted", { cause: signal.reason });
+}
+
+/** An attach cannot be stopped half-way: the manager would still finish it, and nobody would have the device. */
+async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<never> {
+  const whyNot = await device.detach().then(
+    () => undefined,
+    (error: Error) => error.message,
+  );
+  device.close();
+  const rest = whyNot === undefined ? "" : `, and ${device.device} is still attached: ${whyNot}`;
+  throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot attach: it was aborted${rest}`, { cause: reason });
 }
 
 /** What can be refused without a manager starts none. */

@@ -7,6 +7,7 @@ import type { Target } from "../manager/control-protocol.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseForLook } from "./machine-session.ts";
+import { checkOptions, DIRECTORY } from "./option-checks.ts";
 import { toTargetText } from "./options.ts";
 import type { Session } from "./session.ts";
 
@@ -21,6 +22,8 @@ export interface FindOptions {
   readonly runDir?: string;
 }
 
+const KINDS = { runDir: DIRECTORY };
+
 /**
  * The device that is meant, as `attach` would have returned it; undefined where it is not attached. Of several with one
  * image it is that with the lowest index.
@@ -33,6 +36,7 @@ export async function find(
   target: DeviceTarget,
   options: FindOptions = {},
 ): Promise<AttachedDevice | undefined> {
+  checkOptions("find a device", options, KINDS);
   const text = toTargetText(target);
   const { readTarget } = await import("../manager/target.ts");
   const meant = await readTarget(text);
@@ -45,7 +49,7 @@ export async function find(
  * All devices of a manager, in the order of their indices. Each keeps the program alive until it is detached or let go of
  * with `close()`.
  *
- * @throws ErofsNbdError ERR_RUN_DIR, ERR_PERMISSION, ERR_CONTROL
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_RUN_DIR, ERR_PERMISSION, ERR_CONTROL
  * @example
  * for (const device of await list()) {
  *   console.log(device.device, (await device.status()).source.uri);
@@ -53,6 +57,7 @@ export async function find(
  * }
  */
 export async function list(options: FindOptions = {}): Promise<AttachedDevice[]> {
+  checkOptions("list devices", options, KINDS);
   const lease = await leaseForLook(options.runDir);
   return lease === undefined ? [] : lookThrough(lease.session, null, lease.end);
 }

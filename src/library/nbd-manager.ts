@@ -16,6 +16,7 @@ import type { Daemon } from "../manager/daemon.ts";
 import { attachThrough } from "./attach.ts";
 import type { AttachedDevice } from "./attached-device.ts";
 import { type DeviceTarget, firstOf, lookThrough } from "./find.ts";
+import { badArgument, checkOptions, DIRECTORY, type OptionKind } from "./option-checks.ts";
 import { type AttachOptions, type AttachSource, toAttachParams, toTargetText } from "./options.ts";
 import { Session } from "./session.ts";
 
@@ -32,6 +33,14 @@ export interface NbdManagerEvents {
 }
 
 const SILENT: Log = { info: () => {}, warn: () => {}, error: () => {} };
+
+const LOG: OptionKind = {
+  of: "an object with info, warn and error",
+  fits: (value) =>
+    ["info", "warn", "error"].every(
+      (name) => typeof (value as Record<string, unknown>)?.[name] === "function",
+    ),
+};
 
 interface Running {
   readonly daemon: Daemon;
@@ -51,8 +60,12 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
   #running: Running | undefined;
   #starting = false;
 
-  constructor({ runDir, log = SILENT }: NbdManagerOptions) {
+  /** @throws ErofsNbdError ERR_BAD_ARGUMENT */
+  constructor(options: NbdManagerOptions) {
     super();
+    checkOptions("make a manager", options, { runDir: DIRECTORY, log: LOG });
+    const { runDir, log = SILENT } = options;
+    if (runDir === undefined) throw badArgument("make a manager", "it needs a run directory");
     this.#runDir = resolve(runDir);
     this.#log = log;
   }
@@ -97,7 +110,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
   /** As {@link attach}, through this manager. @throws as that */
   async attach(source: AttachSource, options: AttachOptions = {}): Promise<AttachedDevice> {
     const { session } = this.#started("attach");
-    return attachThrough(session, toAttachParams(source, options), () => {});
+    return attachThrough(session, toAttachParams(source, options), () => {}, options.signal);
   }
 
   /** One of its devices, which a former run of the program may have attached. See {@link find}. */

@@ -1,27 +1,36 @@
 /**
  * What a program says it wants attached, and how: the same words as on the command line, with units in their names.
  *
- * Turned into what the manager is asked for, which checks all of it. Loads nothing.
+ * Turned into what the manager is asked for, which checks all of it; what would not arrive there as it was meant is refused here.
+ * Loads nothing.
  */
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { inspect } from "node:util";
-import { ErofsNbdError } from "../errors.ts";
 import type { AttachParams } from "../manager/control-protocol.ts";
 import { DEFAULT_HANG_TIMEOUT_MS } from "../manager/limits.ts";
 import type { JsonValue } from "../source/source-spec.ts";
+import {
+  badArgument,
+  checkOptions,
+  type OptionKind,
+  oneOf,
+  SIGNAL,
+  show,
+  WHOLE,
+  WHOLE_OR_NEVER,
+} from "./option-checks.ts";
 
 /**
  * A source of one's own: a module that exports `open` (see {@link OpenCustomSource}), which every worker loads, and the
  * options it is called with. `module` is a path, which starts at the current directory, or a `file:` URL such as
  * `new URL("./my-source.js", import.meta.url)`.
  *
- * Workers must be able to read the module and what it needs with the rights they have. Options are JSON of at most
- * 16 KiB and are written to the run directory: no secrets.
+ * Workers must be able to read the module and what it needs with the rights they have. Options are what JSON keeps of
+ * them, at most 16 KiB, and are written to the run directory: no secrets.
  */
 export interface SourceModule {
   readonly module: string | URL;
-  readonly options?: JsonValue;
+  readonly options?: JsonValue | object;
 }
 
 /** An image by its path or `file:` URL, or a source of one's own. */
@@ -44,15 +53,35 @@ export interface AttachOptions {
   readonly ioTimeoutMs?: number;
   /** How long a worker may serve nothing until another takes over; default 2000, at least 1500. */
   readonly hangTimeoutMs?: number;
+  /** Aborted, the attach ends with ERR_INTERRUPTED: at once when it has not begun, else when it is done and undone. */
+  readonly signal?: AbortSignal;
 }
 
-/** What to ask the manager for; every path is absolute. */
-export function toAttachParams(source: AttachSource, options: AttachOptions): AttachParams {
+const KINDS: Readonly<Record<keyof AttachOptions, OptionKind>> = {
+  interface: oneOf("netlink", "ioctl", "any"),
+  index: WHOLE,
+  connections: WHOLE,
+  blockSizeBytes: WHOLE,
+  timeoutSeconds: WHOLE_OR_NEVER,
+  deadTimeoutSeconds: WHOLE,
+  ioTimeoutMs: WHOLE,
+  hangTimeoutMs: WHOLE,
+  signal: SIGNAL,
+};
+
+/**
+ * What to ask the manager for; every path is absolute. `more`: options that are none of the manager's.
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export function toAttachParams(
+  source: AttachSource,
+  options: AttachOptions,
+  more: Readonly<Record<string, OptionKind>> = {},
+): AttachParams {
+  checkOptions("attach", options, { ...KINDS, ...more });
   const { timeoutSeconds = "never" } = options;
-  const isModule = typeof source === "object" && !(source instanceof URL);
   return {
-    image: toPath(isModule ? source.module : source),
-    ...(isModule ? { module: { options: source.options ?? null } } : {}),
+    ...toSource(source),
     interface: options.interface ?? "any",
     index: options.index ?? null,
     connections: options.connections ?? 1,
@@ -65,18 +94,45 @@ export function toAttachParams(source: AttachSource, options: AttachOptions): At
   };
 }
 
+const OWN_SOURCE_HINT = "a source of your own is a module: { module: PATH, options }";
+
+function toSource(source: AttachSource): Pick<AttachParams, "image" | "module"> {
+  if (typeof source === "string" || source instanceof URL) return { image: toPath("attach", source) };
+  if (typeof source !== "object" || source === null || !("module" in source))
+    throw badArgument("attach", `${show(source)} is neither a path nor a module`, OWN_SOURCE_HINT);
+  const odd = Object.keys(source).find((name) => name !== "module" && name !== "options");
+  if (odd !== undefined) throw badArgument("attach", `a source has no «${odd}»`, OWN_SOURCE_HINT);
+  const { module, options = null } = source;
+  if (typeof module !== "string" && !(module instanceof URL))
+    throw badArgument("attach", `${show(module)} is no path of a module`, OWN_SOURCE_HINT);
+  return { image: toPath("attach", module), module: { options: toJson(options) } };
+}
+
+/** As it arrives at the worker. */
+function toJson(options: JsonValue | object): JsonValue {
+  try {
+    // What JSON has no word for gives undefined, which does not parse.
+    return JSON.parse(JSON.stringify(options)) as JsonValue;
+  } catch {
+    throw badArgument("attach", `a module's options must be JSON, and are ${show(options)}`);
+  }
+}
+
 /** What the command line would be given for it. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function toTargetText(target: string | number | URL): string {
   if (typeof target === "string") return target;
-  if (target instanceof URL) return toPath(target);
+  if (target instanceof URL) return toPath("find a device", target);
   // Anything negative, broken or else would be taken for a path.
-  if (typeof target === "number" && Number.isSafeInteger(target) && target >= 0) return `${target}`;
-  throw new ErofsNbdError(
-    "ERR_BAD_ARGUMENT",
-    `Cannot find a device: ${inspect(target)} is neither a node, an index nor a path`,
-  );
+  if (WHOLE.fits(target)) return `${target}`;
+  throw badArgument("find a device", `${show(target)} is neither a node, an index nor a path`);
 }
 
-function toPath(place: string | URL): string {
-  return resolve(place instanceof URL || place.startsWith("file:") ? fileURLToPath(place) : place);
+function toPath(act: string, place: string | URL): string {
+  if (place === "") throw badArgument(act, "the path is empty");
+  if (typeof place === "string" && !place.startsWith("file:")) return resolve(place);
+  try {
+    return resolve(fileURLToPath(place));
+  } catch {
+    throw badArgument(act, `${place} is no file: URL of a path`);
+  }
 }

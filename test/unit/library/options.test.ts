@@ -1,9 +1,12 @@
 /** library/options.ts: the same as the command line asks for. */
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { DEFAULTS, readAttachParams } from "../../../src/cli/attach-params.ts";
-import { toAttachParams } from "../../../src/library/options.ts";
+import { attach } from "../../../src/library/attach.ts";
+import { find, list } from "../../../src/library/find.ts";
+import { NbdManager } from "../../../src/library/nbd-manager.ts";
+import { type AttachOptions, toAttachParams } from "../../../src/library/options.ts";
 import { PARAMS } from "../../../src/manager/control-protocol.ts";
 
 test("the defaults are the command line's", () => {
@@ -62,4 +65,73 @@ test("a module's options that are too large or too deep are refused", () => {
   for (const bad of ["x".repeat(17_000), Array(20_000).fill(1), deep, undefined])
     expect(PARAMS.attach.safeParse(withOptions(bad)).success).toBe(false);
   expect(PARAMS.attach.safeParse(withOptions({ a: "x".repeat(16_000) })).success).toBe(true);
+});
+
+interface SplitOptions {
+  readonly parts: string[];
+}
+
+test("a module's options may be of an interface, and arrive as JSON keeps them", () => {
+  const options: SplitOptions = { parts: ["/a"] };
+  const params = toAttachParams({ module: "/m.js", options }, {});
+  expect(params.module).toEqual({ options: { parts: ["/a"] } });
+  const circle: { self?: object } = {};
+  circle.self = circle;
+  for (const bad of [circle, { n: 1n }, () => {}])
+    expect(() => toAttachParams({ module: "/m.js", options: bad }, {})).toThrow(/options must be JSON/);
+});
+
+describe("what cannot be meant is refused", () => {
+  const badArgument = expect.objectContaining({ code: "ERR_BAD_ARGUMENT" });
+
+  test.each([[""], [new URL("https://example.org/a.erofs")], ["file://host/a"], [undefined], [null], [7]])(
+    "source %j",
+    (source) => {
+      expect(() => toAttachParams(source as string, {})).toThrow(badArgument);
+    },
+  );
+
+  test.each([[{ sizeBytes: 1, read() {} }], [{ module: "/m.js", read() {} }], [{ module: 7 }], [[]]])(
+    "an object that is no source module: %o",
+    (source) => {
+      expect(() => toAttachParams(source as never, {})).toThrow(
+        expect.objectContaining({
+          code: "ERR_BAD_ARGUMENT",
+          hint: expect.stringContaining("a source of your own is a module"),
+        }),
+      );
+    },
+  );
+
+  test.each([
+    [{ conections: 2 }, "there is no option «conections»"],
+    [{ runDir: "/x" }, "there is no option «runDir»"],
+    [{ toString: 1 }, "there is no option «toString»"],
+    [{ index: Number.NaN }, "index must be a whole number, and is NaN"],
+    [{ blockSizeBytes: "4096" }, "blockSizeBytes must be a whole number, and is '4096'"],
+    [{ index: null }, "index must be a whole number, and is null"],
+    [{ timeoutSeconds: 1.5 }, "timeoutSeconds must be a whole number, or «never», and is 1.5"],
+    [{ deadTimeoutSeconds: -1 }, "deadTimeoutSeconds must be a whole number, and is -1"],
+    [{ ioTimeoutMs: Number.POSITIVE_INFINITY }, "ioTimeoutMs must be a whole number, and is Infinity"],
+    [{ interface: "tcp" }, "interface must be one of netlink, ioctl, any, and is 'tcp'"],
+    [{ signal: {} }, "signal must be an AbortSignal, and is {}"],
+    [null, "options are an object, and not null"],
+  ])("options %j", (options, why) => {
+    expect(() => toAttachParams("/a", options as AttachOptions)).toThrow(badArgument);
+    expect(() => toAttachParams("/a", options as AttachOptions)).toThrow(`Cannot attach: ${why}`);
+  });
+
+  test("undefined is as good as nothing", () => {
+    const options = { index: undefined, signal: undefined } as unknown as AttachOptions;
+    expect(toAttachParams("/a", options)).toEqual(toAttachParams("/a", {}));
+  });
+
+  test("by attach, find, list and a manager of one's own, before anything is done", async () => {
+    const odd = { runDir: "" };
+    await expect(attach("/a", odd)).rejects.toMatchObject(badArgument);
+    await expect(find(1, odd)).rejects.toMatchObject(badArgument);
+    await expect(list({ rundir: "/x" } as object)).rejects.toMatchObject(badArgument);
+    expect(() => new NbdManager(odd)).toThrow(badArgument);
+    expect(() => new NbdManager({} as { runDir: string })).toThrow(badArgument);
+  });
 });

@@ -216,6 +216,45 @@ describe("an attached device", () => {
   });
 });
 
+describe("an attach that is aborted", () => {
+  const params = toAttachParams("/b", {});
+
+  test("beforehand: nothing is asked", async () => {
+    manager.calls.length = 0;
+    const signal = AbortSignal.abort(new Error("enough"));
+    await expect(attachThrough(session, params, () => {}, signal)).rejects.toMatchObject({
+      code: "ERR_INTERRUPTED",
+      cause: { message: "enough" },
+    });
+    expect(manager.calls).toEqual([]);
+  });
+
+  test("meanwhile: it is finished, and undone", async () => {
+    const abort = new AbortController();
+    manager.calls.length = 0;
+    manager.before = (call) => {
+      if (call.startsWith("attach")) abort.abort();
+    };
+    const attaching = attachThrough(session, params, () => {}, abort.signal);
+    await expect(attaching).rejects.toMatchObject({
+      code: "ERR_INTERRUPTED",
+      message: "Cannot attach: it was aborted",
+    });
+    expect(manager.calls).toEqual(["attach /b", 'status {"index":5}', 'detach [{"index":5}] false false']);
+  });
+
+  test("and cannot be undone: says so", async () => {
+    const abort = new AbortController();
+    manager.before = (call) => {
+      if (call.startsWith("attach")) abort.abort();
+      if (call.startsWith("detach")) throw new ErofsNbdError("ERR_DEVICE_MOUNTED", "Cannot detach: mounted");
+    };
+    await expect(attachThrough(session, params, () => {}, abort.signal)).rejects.toThrow(
+      "Cannot attach: it was aborted, and /dev/nbd5 is still attached: Cannot detach: mounted",
+    );
+  });
+});
+
 describe("find and list", () => {
   test("a device that is attached already: what it is, what happens to it, and its end", async () => {
     device.close();
