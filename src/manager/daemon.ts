@@ -4,6 +4,7 @@
  * Used by `manager` (explicitly, or started by a client with `auto`) and by `attach --foreground`. An automatic
  * manager ends when its last device has gone and nobody is asking it anything.
  */
+import { closeSync } from "node:fs";
 import { getPriority, setPriority } from "node:os";
 import { ErofsNbdError } from "../errors.ts";
 import { createLog, type Log, type LogLevel } from "../log.ts";
@@ -13,7 +14,7 @@ import { Manager } from "./manager.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";
 import { MetricsServer } from "./metrics-server.ts";
 import { renderMetrics } from "./metrics-text.ts";
-import { hasRecords, prepareRunDir, type RunDir } from "./run-dir.ts";
+import { hasRecords, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
 import { lockRunDir } from "./run-lock.ts";
 import type { Service } from "./service.ts";
 import { lockInsteadOfOther } from "./take-over.ts";
@@ -84,7 +85,9 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   // systemd starts its services again itself, and a program that has a manager of its own does so, too.
   const needsGuardian = options.service === undefined && options.isGuest !== true;
   const guardian = needsGuardian ? new Guardian({ runDir, auto }) : undefined;
-  const manager = new Manager({ runDir, log, workerStderr: "inherit" });
+  // Somebody's program may have closed its stderr, or have it read to its end: workers outlive it and must not hold that.
+  const workerLogFd = options.isGuest === true ? openLog(runDir) : undefined;
+  const manager = new Manager({ runDir, log, workerStderr: workerLogFd ?? "inherit" });
   const stepDown = async (): Promise<{ auto: boolean }> => {
     await manager.stepDown();
     guardian?.retire();
@@ -122,6 +125,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
         server.close();
         metrics.close();
         await manager.stop();
+        if (workerLogFd !== undefined) closeSync(workerLogFd);
         lock.release();
         log.info("The manager ends");
         finish();
@@ -142,6 +146,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     return { manager, ended, stop };
   } catch (error) {
     await manager.abandon();
+    if (workerLogFd !== undefined) closeSync(workerLogFd);
     lock.release();
     throw error;
   }
