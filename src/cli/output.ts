@@ -29,18 +29,31 @@ const COLUMNS = [
   "LAST FAILOVER",
 ] as const;
 
-/** The table of `status`: a line of heads and one per device, columns separated by two spaces. */
+/**
+ * The table of `status`: a line of heads and one per device, columns separated by two spaces; below a device that nobody serves,
+ * indented, why that is so.
+ */
 export function formatTable(devices: readonly DeviceStatus[]): string {
   const rows = [[...COLUMNS], ...devices.map((device) => toRow(device).map(printable))];
   const widths = COLUMNS.map((_, at) => Math.max(...rows.map((row) => row[at]?.length ?? 0)));
-  return rows
-    .map((row) =>
-      row
-        .map((cell, at) => cell.padEnd(widths[at] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
+  const [heads = "", ...lines] = rows.map((row) =>
+    row
+      .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
+  const withReasons = devices.flatMap((device, at) => {
+    const reason = stalledReason(device);
+    return [lines[at] ?? "", ...(reason === undefined ? [] : [`    ${reason}`])];
+  });
+  return [heads, ...withReasons].join("\n");
+}
+
+/** Why nobody serves a device, in one line; undefined where somebody does. */
+export function stalledReason(device: DeviceStatus): string | undefined {
+  // Managers of former versions do not say it.
+  const reason = device.stalledReason ?? null;
+  return reason === null ? undefined : `stalled: ${printable(reason)}`;
 }
 
 function toRow(device: DeviceStatus): string[] {

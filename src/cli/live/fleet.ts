@@ -5,7 +5,7 @@
  */
 import type { DeviceEvent, DeviceStatus, Requests } from "../../manager/control-protocol.ts";
 import { printable } from "../../printable.ts";
-import { formatEvent } from "../output.ts";
+import { formatEvent, stalledReason } from "../output.ts";
 
 type StatusAnswer = Requests["status"]["result"];
 
@@ -69,6 +69,12 @@ export class Fleet {
   heard(answer: StatusAnswer, nowMs: number): void {
     const before = this.#samples;
     this.#answer = answer;
+    for (const device of answer.devices) {
+      // Its event was told before anybody looked.
+      const reason = before.has(device.identifier) ? undefined : stalledReason(device);
+      if (reason !== undefined)
+        this.note(`${device.device ?? "-"}  ${reason}`, new Date(nowMs).toISOString());
+    }
     this.#samples = new Map(
       answer.devices.map((device) => [
         device.identifier,

@@ -247,6 +247,17 @@ test("rates are of what came between two answers, and a manager begun anew makes
   expect(rate()).toBe(0);
 });
 
+test("a device that is stalled already says why once, as if its event had just come", () => {
+  const fleet = new Fleet();
+  const answer = {
+    devices: [deviceStatus({ state: "stalled", stalledReason: "no worker is ready" })],
+    notes: [],
+  };
+  fleet.heard(answer, 0);
+  fleet.heard(answer, 1000);
+  expect(fleet.events.map((line) => line.slice(10))).toEqual(["nbd0  stalled: no worker is ready"]);
+});
+
 test("figures and texts in few columns", () => {
   expect([0, 0.25, 7.46, 99.6, 1234, 12_345, 4e6].map(count)).toEqual([
     "0",

@@ -56,6 +56,16 @@ test("a cause forges no device", () => {
   expect(lines[1]).toContain(": x\\n/dev/nbd9  serving\\x1b[2K\\x9b2J\\u202e");
 });
 
+test("below a device that nobody serves is why, in a line of its own that cannot reach the terminal", () => {
+  const stalled = deviceStatus({ state: "stalled", stalledReason: "3 workers died of it\n\u001b[2J" });
+  const former = { ...deviceStatus(), stalledReason: undefined as unknown as null };
+  const [, first, why, second, ...more] = formatTable([stalled, former]).split("\n");
+  expect(first).toMatch(/^\/dev\/nbd0 {2}stalled /);
+  expect(why).toBe("    stalled: 3 workers died of it\\n\\x1b[2J");
+  expect(second).toMatch(/^\/dev\/nbd0 {2}serving /);
+  expect(more).toEqual([]);
+});
+
 test("sizes and durations", () => {
   expect([0, 1023, 1024, 1536, 2 ** 30, 2 ** 50].map(formatSize)).toEqual([
     "0 B",
