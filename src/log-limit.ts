@@ -50,6 +50,12 @@ export class LineLimiter<L extends string> {
     return false;
   }
 
+  /** When what was left out is to be told, on the clock of `ended`; undefined while there is nothing to tell. */
+  get dueAtMs(): number | undefined {
+    const isHolding = [...this.#kinds.values()].some(({ suppressed }) => suppressed > 0);
+    return isHolding ? this.#startedAtMs + WINDOW_MS : undefined;
+  }
+
   /** What was left out in a window that is over by now; a new one begins. Nothing while it goes on. */
   ended(nowMs: number): Suppressed<L>[] {
     if (nowMs - this.#startedAtMs < WINDOW_MS) return [];

@@ -8,7 +8,7 @@ import { fstatSync, writeSync } from "node:fs";
 import { isatty } from "node:tty";
 import { pino } from "pino";
 import { LogFile } from "./log-file.ts";
-import { LineLimiter, WINDOW_MS } from "./log-limit.ts";
+import { LineLimiter } from "./log-limit.ts";
 
 export interface Log {
   info(message: string, fields?: Record<string, unknown>): void;
@@ -52,17 +52,26 @@ export function createLog(options: LogOptions = {}): Log {
       logger[of]({ suppressed: count }, `${count} more like this: ${message}`);
   };
   let isDue = false;
+  /** For the end of the window that something was left out in, whichever that is by then. */
+  const remind = (): void => {
+    const dueAtMs = isDue ? undefined : limiter.dueAtMs;
+    if (dueAtMs === undefined) return;
+    isDue = true;
+    setTimeout(
+      () => {
+        isDue = false;
+        summarise(performance.now());
+        remind();
+      },
+      Math.max(0, dueAtMs - performance.now()),
+    ).unref();
+  };
   process.once("exit", () => summarise(Number.POSITIVE_INFINITY));
   const say = (of: LogLevel, message: string, fields: Record<string, unknown> = {}): void => {
     if (!logger.isLevelEnabled(of)) return;
     summarise(performance.now());
     if (limiter.admit(of, message)) return logger[of](apart(fields), message);
-    if (isDue) return;
-    isDue = true;
-    setTimeout(() => {
-      isDue = false;
-      summarise(performance.now());
-    }, WINDOW_MS).unref();
+    remind();
   };
   const log: Log = {
     debug: (message, fields) => say("debug", message, fields),

@@ -118,6 +118,44 @@ describe("storms", () => {
     });
   });
 
+  test("what was left out is told at the end of its window, though nothing is logged any more", () => {
+    const program = `
+      import { writeSync } from "node:fs";
+      let nowMs = 0;
+      performance.now = () => nowMs;
+      const timers = [];
+      globalThis.setTimeout = (act, ms) => {
+        timers.push({ act, atMs: nowMs + ms });
+        return { unref() {} };
+      };
+      const runUntil = (endMs) => {
+        for (let due; (due = timers.find(({ atMs }) => atMs <= endMs)) !== undefined; ) {
+          timers.splice(timers.indexOf(due), 1);
+          nowMs = Math.max(nowMs, due.atMs);
+          due.act();
+        }
+        nowMs = endMs;
+      };
+      const storm = (name, many) => {
+        for (let i = 0; i < many; i += 1) log.warn(name);
+      };
+      storm("first", ${BURST_LINES});
+      runUntil(5000);
+      storm("first", 3);
+      runUntil(${WINDOW_MS - 1});
+      nowMs = ${WINDOW_MS + 1}; // the timer is late
+      storm("second", ${BURST_LINES + 4});
+      runUntil(${3 * WINDOW_MS});
+      writeSync(2, JSON.stringify({ msg: "silence", timers: timers.length }) + "\\n");
+    `;
+    const said = parsed(run(program)).map(({ msg }) => msg);
+    expect(said.filter((msg) => msg !== "first" && msg !== "second")).toEqual([
+      "3 more like this: first",
+      "4 more like this: second",
+      "silence",
+    ]);
+  });
+
   test("devices do not silence each other, nor do levels", () => {
     const limiter = new LineLimiter<"info" | "warn">();
     limiter.ended(0);
