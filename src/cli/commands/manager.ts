@@ -58,11 +58,13 @@ export function define(command: Command, context: CliContext): void {
     .option("--take-over", "a manager that runs there already steps down for this one")
     .option("--json", "print who and where it is, once it is ready, as an object")
     .addHelpText("after", HELP)
-    .action((options: Options) => run(context, options));
+    .action((options: Options) => run(context, options, command));
 }
 
-async function run(context: CliContext, options: Options): Promise<void> {
-  const { metricsListen } = options;
+async function run(context: CliContext, options: Options, command: Command): Promise<void> {
+  // An environment file has «NAME=» for what is not set.
+  const isUnset = options.metricsListen === "" && command.getOptionValueSource("metricsListen") === "env";
+  const metricsListen = isUnset ? undefined : options.metricsListen;
   const metricsAddress =
     metricsListen === undefined ? undefined : parseLoopbackAddress("--metrics-listen", metricsListen);
   requireRoot("run the manager");

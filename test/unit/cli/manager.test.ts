@@ -70,7 +70,17 @@ test("--json names it when it is ready; metrics are at its socket and where it w
   expect(existsSync(join(runDir, "metrics.sock"))).toBe(false);
 });
 
+test("an empty EROFS_NBD_METRICS_LISTEN is none", async () => {
+  const env = { EROFS_NBD_METRICS_LISTEN: "" };
+  const command = startCli(["--run-dir", runDir, "manager", "--json"], { env });
+  const [text] = await command.until("stdout", /^\{[^}]+\}\n/);
+  expect(JSON.parse(text)).toMatchObject({ metricsListen: null });
+  command.child.kill("SIGTERM");
+  expect((await command.ended).code).toBe(0);
+});
+
 test.each([
+  ["--metrics-listen", "", /it must be HOST:PORT/],
   ["--metrics-listen", "0.0.0.0:9809", /it is not a loopback address/],
   ["--metrics-listen", "9809", /it must be HOST:PORT/],
   ["--log-level", "loud", /debug, info, warn, error/],
