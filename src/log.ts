@@ -4,9 +4,10 @@
  * One place decides the format; everything else gets a `Log` passed in. Written synchronously, because the last
  * line before a death is the one that matters. Storms are cut short (log-limit.ts), and a log file is kept small (log-file.ts).
  */
-import { fstatSync, writeSync } from "node:fs";
+import { writeSync } from "node:fs";
 import { isatty } from "node:tty";
 import { pino } from "pino";
+import { isJournal, PRIORITY } from "./journal-stream.ts";
 import { LogFile } from "./log-file.ts";
 import { LineLimiter } from "./log-limit.ts";
 
@@ -31,8 +32,6 @@ export interface LogOptions {
 type Format = "json" | "journal" | "terminal";
 
 const STDERR = 2;
-/** sd-daemon(3): what the journal takes for a line's priority. */
-const PRIORITIES: Record<LogLevel, number> = { debug: 7, info: 6, warn: 4, error: 3 };
 
 export function createLog(options: LogOptions = {}): Log {
   const fromEnvironment = process.env["EROFS_NBD_LOG"];
@@ -88,6 +87,12 @@ export function createLog(options: LogOptions = {}): Log {
   return log;
 }
 
+/** What Node warns of becomes a line of the log: Node itself would write it without a level, in several lines. */
+export function logWarnings(log: Log): void {
+  process.removeAllListeners("warning");
+  process.on("warning", ({ name, message, stack }) => log.warn(`${name}: ${message}`, { stack }));
+}
+
 /** A line's own words, which a field of the same name would overwrite. */
 const OWN_KEYS = ["level", "time", "msg"];
 
@@ -100,19 +105,8 @@ function apart(fields: Record<string, unknown>): Record<string, unknown> {
 }
 
 function chooseFormat(): Format {
-  if (isJournal(STDERR, process.env["JOURNAL_STREAM"])) return "journal";
+  if (isJournal(STDERR)) return "journal";
   return isatty(STDERR) ? "terminal" : "json";
-}
-
-/** systemd.exec(5): JOURNAL_STREAM is device and inode of the stream, and holds for a child only while it has the same. */
-function isJournal(fd: number, stream: string | undefined): boolean {
-  if (stream === undefined) return false;
-  try {
-    const { dev, ino } = fstatSync(fd);
-    return stream === `${dev}:${ino}`;
-  } catch {
-    return false;
-  }
 }
 
 /** What pino calls with each line. A line that cannot be written is lost: a full disk must cost lines, not devices. */
@@ -144,6 +138,6 @@ function toText(line: string, format: "journal" | "terminal"): string {
   const rest = Object.keys(fields).length === 0 ? "" : `  ${JSON.stringify(fields)}`;
   // A line break would begin a line without a priority.
   const text = `${msg}${rest}`.replace(/\p{Cc}/gu, " ");
-  if (format === "journal") return `<${PRIORITIES[name]}>${text}\n`;
+  if (format === "journal") return `<${PRIORITY[name]}>${text}\n`;
   return `${time.slice(11, 23)}  ${name.padEnd(5)}  ${text}\n`;
 }

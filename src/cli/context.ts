@@ -4,9 +4,13 @@
  * Made once by main.ts. stdout carries results only; everything else goes to stderr.
  */
 import { EXIT, type ExitCode } from "../errors.ts";
+import { withPriority } from "../journal-stream.ts";
 import { printable } from "../printable.ts";
 import type { ProgramShape } from "./command-shapes.ts";
 import { Interrupts } from "./interrupts.ts";
+
+const STDOUT = 1;
+const STDERR = 2;
 
 /** The options that every command takes. */
 export interface GlobalOptions {
@@ -61,7 +65,7 @@ export class CliContext {
    */
   print(text: string): Promise<void> {
     return new Promise((resolve, reject) => {
-      process.stdout.write(`${text}\n`, (error) => {
+      process.stdout.write(withPriority(STDOUT, "info", `${text}\n`), (error) => {
         if (error === null || error === undefined) resolve();
         else if ((error as NodeJS.ErrnoException).code !== "EPIPE") reject(error);
         else {
@@ -74,7 +78,7 @@ export class CliContext {
 
   /** Something worth knowing that is no result and no error; in one line, whatever names are in it. */
   note(text: string): void {
-    process.stderr.write(`note: ${printable(text)}\n`);
+    process.stderr.write(withPriority(STDERR, "note", `note: ${printable(text)}\n`));
   }
 
   /** A note for those who asked for more. */

@@ -89,6 +89,9 @@ WatchdogSec=30s
 TimeoutStartSec=3min
 TimeoutStopSec=30s
 TimeoutAbortSec=5s
+# Every line of the log says its own priority. What comes without one are the last words of a process that died, and for
+# «journalctl -p err» to show.
+SyslogLevel=err
 
 # Workers serve on while the manager is restarted, and the next one meets them again.
 KillMode=process

@@ -5,7 +5,7 @@
  */
 import type { Command } from "commander";
 import { Option } from "commander";
-import { createLog, LOG_LEVELS, type LogLevel } from "../../log.ts";
+import { createLog, LOG_LEVELS, type LogLevel, logWarnings } from "../../log.ts";
 import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
 import { takeServiceEnvironment } from "../../manager/notify.ts";
@@ -75,6 +75,7 @@ async function run(context: CliContext, options: Options, command: Command): Pro
   closeInherited(3);
   renounceRights();
   const log = createLog({ level: options.logLevel, file: runDir });
+  logWarnings(log);
   // A command that started us may be a service itself: what it was told is not for us, and not for our workers.
   const environment = takeServiceEnvironment();
   const service = auto || environment === undefined ? undefined : new Service(environment, log);

@@ -223,6 +223,10 @@ describe("texts", () => {
     expect(stdout).toBe("</p q/mount-helper.js></an image></mnt><-o><ro>");
   });
 
+  test("a line without a priority is an error's: somebody's last words", () => {
+    expect(text(UNIT)).toMatch(/^\[Service\][^[]*\nSyslogLevel=err\n/m);
+  });
+
   test("what an older systemd does not know is not written", () => {
     expect(text(UNIT)).not.toContain("SurviveFinalKillSignal");
     // It is a directive of [Unit]: elsewhere systemd would ignore it.

@@ -1,8 +1,11 @@
 /** The manager command as a service would start it: what it says when it is ready, where it offers metrics, how it logs. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import {
   chmodSync,
   closeSync,
   existsSync,
+  fstatSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -18,7 +21,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { freePort } from "../../helpers/free-port.ts";
 import { parsePrometheusText } from "../../helpers/prometheus-text.ts";
 import { until } from "../../helpers/until.ts";
-import { runCli, startCli } from "./run-cli.ts";
+import { CLI, runCli, startCli } from "./run-cli.ts";
 
 const TELL_KEYRING = new URL("./tell-keyring.mjs", import.meta.url).href;
 
@@ -138,4 +141,32 @@ test.runIf(existsSync("/proc/keys"))("its workers have no key of whoever started
   expect(told("cli-")).not.toContain(told("worker-")[0]);
   command.child.kill("SIGTERM");
   expect((await command.ended).code).toBe(0);
+});
+
+test("what it writes to the journal has a priority in every line, also what Node warns of and a result", async () => {
+  const path = join(directory, "journal");
+  const fd = openSync(path, "a");
+  const { dev, ino } = fstatSync(fd);
+  const warn =
+    'if (process.argv.includes("manager")) process.on("SIGUSR2", () => process.emitWarning("of\\nNode"))';
+  const words = ["--run-dir", runDir, "manager", "--json"];
+  const env = {
+    ...process.env,
+    JOURNAL_STREAM: `${dev}:${ino}`,
+    NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(warn)}`,
+  };
+  const child = spawn(process.execPath, [CLI, ...words], { stdio: ["ignore", fd, fd], env });
+  closeSync(fd);
+  const lines = (): string[] => readFileSync(path, "utf8").trimEnd().split("\n");
+  try {
+    await until("the manager", () => lines().some((line) => line.includes("controlSocket")), 20_000);
+    child.kill("SIGUSR2");
+    await until("the warning", () => lines().some((line) => line.includes("Node")), 20_000);
+  } finally {
+    child.kill("SIGTERM");
+    await once(child, "exit");
+  }
+  expect(lines().filter((line) => !/^<[3-7]>/.test(line))).toEqual([]);
+  expect(lines().find((line) => line.includes("Node"))).toMatch(/^<4>Warning: of Node /);
+  expect(lines().find((line) => line.includes("controlSocket"))).toMatch(/^<6>/);
 });

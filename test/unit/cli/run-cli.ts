@@ -10,7 +10,7 @@ import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { vi } from "vitest";
 
-const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
 
 /** The program that mount(8) runs. */
 export const MOUNT_HELPER: string = fileURLToPath(
