@@ -23,14 +23,14 @@ TARGET is a device (nbd3, /dev/nbd3 or 3), the path of an attached image, or a m
 Examples:
   sudo erofs-nbd status
   sudo erofs-nbd status --json /mnt
-  sudo erofs-nbd status --watch             a live table, until Ctrl-C
+  sudo erofs-nbd status --watch             a live table, until q or Ctrl-C
   sudo erofs-nbd status --watch | cat       one line per event, until Ctrl-C
 
 The live table shows first what needs a look: devices that are not served, then those that failed over in the last minute. Rates
 are of the last second, latencies (from a request being received to its reply having left) of the last 2.5 to 5.
 
 --json prints an array, with TARGET one object; with --watch one object a line. --watch goes on when the manager is
-started anew, and ends with 0 at Ctrl-C. Ends with 3 when TARGET is not attached.`;
+started anew, and ends with 0 at Ctrl-C, the table also with q. Ends with 3 when TARGET is not attached.`;
 
 export function define(command: Command, context: CliContext): void {
   command

@@ -59,12 +59,39 @@ export function layOut(
   rows: readonly TableRow[],
   columns: number,
 ): { heads: string; lines: readonly TableLine[] } {
+  const plain = withoutExtension(rows);
   for (const plan of PLANS) {
-    const widths = widthsOf(plan.columns, rows, columns - plan.gap * (plan.columns.length - 1));
+    const room = columns - plan.gap * (plan.columns.length - 1);
+    const natural = widthsOf(plan.columns, rows, room);
+    const shown = natural !== undefined && !isImageCut(plan.columns, natural, rows) ? rows : plain;
+    const widths = shown === rows ? natural : widthsOf(plan.columns, plain, room);
     if (widths !== undefined || plan === PLANS.at(-1))
-      return compose(plan.columns, widths ?? plan.columns.map(() => LEAST_FLEXIBLE), plan.gap, rows, columns);
+      return compose(
+        plan.columns,
+        widths ?? plan.columns.map(() => LEAST_FLEXIBLE),
+        plan.gap,
+        shown,
+        columns,
+      );
   }
   throw new Error("Cannot lay a table out: there is no plan");
+}
+
+const EXTENSION = ".erofs";
+
+/** What all images end with does not tell them apart, and takes the room of what does. */
+function withoutExtension(rows: readonly TableRow[]): readonly TableRow[] {
+  const isCommon = rows.every(({ image }) => image.endsWith(EXTENSION) && image !== EXTENSION);
+  return isCommon ? rows.map((row) => ({ ...row, image: row.image.slice(0, -EXTENSION.length) })) : rows;
+}
+
+function isImageCut(
+  columns: readonly Column[],
+  widths: readonly number[],
+  rows: readonly TableRow[],
+): boolean {
+  const at = columns.indexOf(IMAGE);
+  return rows.some(({ image }) => width(image) > (widths[at] ?? 0));
 }
 
 /** How wide each column is; undefined where they do not fit. */

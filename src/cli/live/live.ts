@@ -2,7 +2,7 @@
  * `status --watch` on a terminal: asks the manager every second and at every event, and draws a frame of what it heard.
  *
  * Called by the status command. It outlives managers: when one goes, the table stays, dimmed, until the next one answers. It
- * never starts one but the first time, where records ask for it. Ends at a signal, or when the terminal is gone.
+ * never starts one but the first time, where records ask for it. Ends with q, at a signal, or when the terminal is gone.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../../errors.ts";
@@ -13,6 +13,7 @@ import type { CliContext } from "../context.ts";
 import { nextManager } from "../watch.ts";
 import { Fleet } from "./fleet.ts";
 import { renderFrame } from "./frame.ts";
+import type { Keys } from "./keyboard.ts";
 import { Screen, type Terminal } from "./screen.ts";
 
 const INTERVAL_MS = 1000;
@@ -24,11 +25,12 @@ const EVENT_DELAY_MS = 150;
 /** A manager that takes longer to answer is said to be silent. */
 const SILENT_MS = 3000;
 
-/** Resolves at the first signal, or when nobody looks any more. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
+/** Resolves with q, at the first signal, or when nobody looks any more. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
 export async function showLive(
   context: CliContext,
   target: Target | null,
   terminal: Terminal = process.stdout,
+  keys: Keys = process.stdin,
 ): Promise<void> {
   const first = await findManager(context);
   if (first === undefined && target !== null)
@@ -40,7 +42,7 @@ export async function showLive(
   terminal.on("error", () => stop.abort());
   terminal.on("close", () => stop.abort());
   process.once("SIGHUP", () => stop.abort());
-  await new LiveTable(context, target, terminal, stop.signal).run(first);
+  await new LiveTable(context, target, { terminal, keys }, stop).run(first);
 }
 
 class LiveTable {
@@ -54,11 +56,16 @@ class LiveTable {
   /** Ends the waiting for the next look. */
   #wake: () => void = () => {};
 
-  constructor(context: CliContext, target: Target | null, terminal: Terminal, stop: AbortSignal) {
+  constructor(
+    context: CliContext,
+    target: Target | null,
+    { terminal, keys }: { readonly terminal: Terminal; readonly keys: Keys },
+    stop: AbortController,
+  ) {
     this.#context = context;
     this.#target = target;
-    this.#stop = stop;
-    this.#screen = new Screen(terminal, () => this.#draw());
+    this.#stop = stop.signal;
+    this.#screen = new Screen(terminal, keys, { redraw: () => this.#draw(), quit: () => stop.abort() });
   }
 
   async run(first: ControlClient | undefined): Promise<void> {

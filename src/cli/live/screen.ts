@@ -2,10 +2,11 @@
  * A terminal that shows one frame after another: on its second screen, without a cursor, and given back as it was.
  *
  * Used by live.ts. A frame is one write that paints over the last one, so nothing flickers. However the process ends, short of
- * SIGKILL, the terminal is restored; Ctrl-Z and fg work.
+ * SIGKILL, the terminal is restored, before an error is written to it; Ctrl-Z and fg work.
  */
 import { writeSync } from "node:fs";
 import type { WriteStream } from "node:tty";
+import { Keyboard, type Keys } from "./keyboard.ts";
 
 /** Second screen, no cursor, no wrapping at the right edge. */
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
@@ -24,15 +25,27 @@ export type Terminal = Pick<WriteStream, "columns" | "rows" | "on" | "off"> & {
 const DEFAULT_COLUMNS = 80;
 const DEFAULT_ROWS = 24;
 
+export interface ScreenListener {
+  /** The last frame is not what should be seen any more. */
+  redraw(): void;
+  /** Whoever looks has seen enough. */
+  quit(): void;
+}
+
 export class Screen {
   readonly #terminal: Terminal;
+  readonly #keyboard: Keyboard;
   readonly #redraw: () => void;
   #isUp = false;
   #isFull = false;
 
-  /** `redraw` is called when the last frame is not what should be seen any more. */
-  constructor(terminal: Terminal, redraw: () => void) {
+  constructor(terminal: Terminal, keys: Keys, { redraw, quit }: ScreenListener) {
     this.#terminal = terminal;
+    this.#keyboard = new Keyboard(keys, {
+      quit,
+      // As the terminal would do it, for all processes of the job: sudo among them.
+      suspend: () => process.kill(0, "SIGTSTP"),
+    });
     this.#redraw = redraw;
   }
 
@@ -45,11 +58,11 @@ export class Screen {
   }
 
   enter(): void {
-    this.#isUp = true;
-    this.#terminal.write(ENTER);
+    this.#show();
     this.#terminal.on("resize", this.#redraw);
     this.#terminal.on("drain", this.#drained);
     process.on("exit", this.#restore);
+    process.on("uncaughtExceptionMonitor", this.#restore);
     process.on("SIGTSTP", this.#suspend);
     process.on("SIGCONT", this.#resume);
   }
@@ -66,6 +79,7 @@ export class Screen {
     this.#terminal.off("resize", this.#redraw);
     this.#terminal.off("drain", this.#drained);
     process.off("exit", this.#restore);
+    process.off("uncaughtExceptionMonitor", this.#restore);
     process.off("SIGTSTP", this.#suspend);
     process.off("SIGCONT", this.#resume);
     this.#restore();
@@ -79,6 +93,7 @@ export class Screen {
   readonly #restore = (): void => {
     if (!this.#isUp) return;
     this.#isUp = false;
+    this.#keyboard.release();
     try {
       writeSync(this.#terminal.fd, LEAVE);
     } catch {
@@ -86,15 +101,24 @@ export class Screen {
     }
   };
 
+  /** Stops as whoever has no handler does: not at all where nobody could let it go on, such as in a session of its own. */
   readonly #suspend = (): void => {
     this.#restore();
-    process.kill(process.pid, "SIGSTOP");
+    process.off("SIGTSTP", this.#suspend);
+    process.kill(process.pid, "SIGTSTP");
+    process.on("SIGTSTP", this.#suspend);
+    this.#resume();
   };
 
   readonly #resume = (): void => {
     if (this.#isUp) return;
-    this.#isUp = true;
-    this.#terminal.write(ENTER);
+    this.#show();
     this.#redraw();
   };
+
+  #show(): void {
+    this.#isUp = true;
+    this.#keyboard.grab();
+    this.#terminal.write(ENTER);
+  }
 }

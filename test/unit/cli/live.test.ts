@@ -156,6 +156,24 @@ describe("a frame", () => {
     ]);
   });
 
+  test("names that must be shortened differ in what is left: an ending that all have goes first", () => {
+    const name = (letter: string) => `image-of-something-that-is-called-very-much-alike-${letter}.erofs`;
+    const at = (index: number, uri: string) => device(index, { source: { type: "file", uri, sizeBytes: 1 } });
+    const images = (uris: readonly string[], columns: number): Array<string | undefined> =>
+      frame(
+        uris.map((uri, index) => at(index, uri)),
+        columns,
+        24,
+      )
+        .slice(2, 2 + uris.length)
+        .map((line) => line.split(/ +/)[2]);
+    const narrow = images(["a", "b"].map(name), 60);
+    expect(narrow[0]).toMatch(/….*-a$/);
+    expect(narrow[1]).toMatch(/….*-b$/);
+    expect(images(["a", "b"].map(name), 200)).toEqual(["a", "b"].map(name));
+    expect(images([name("a"), "/x/other.img"], 60)[0]).toMatch(/erofs$/);
+  });
+
   test("what a file is called cannot reach the terminal", () => {
     const source = { type: "file", uri: "/x\u001b[2J\r\n.erofs", sizeBytes: 1 } as const;
     const text = frame([device(0, { source, mountPoints: ["/m\u0007"] })], 120, 24).join("\n");
@@ -296,12 +314,15 @@ describe("on a real terminal", () => {
     rmSync(directory, { recursive: true, force: true });
   });
 
-  /** util-linux' script(1) is the terminal. */
-  function onTerminal(env: NodeJS.ProcessEnv = {}) {
-    const words = `stty cols 90 rows 20; exec '${process.execPath}' '${CLI}' --run-dir '${directory}' status --watch`;
-    const child = spawn("script", ["-qec", words, "/dev/null"], {
+  /** The table as a child whose pid is said before, and how the terminal is after it; its exit code is the shell's. */
+  const REPORT = `bash -c 'echo "pid $$"; exec $TABLE'; code=$?; stty -a | grep -o '[-]*icanon\\|[-]*echo ' | tr '\\n' ' '; exit $code`;
+
+  /** util-linux' script(1) is the terminal; `shell` runs $TABLE on it. */
+  function onTerminal(env: NodeJS.ProcessEnv = {}, shell = "exec $TABLE") {
+    const TABLE = `${process.execPath} ${CLI} --run-dir ${directory} status --watch`;
+    const child = spawn("script", ["-qec", `stty cols 90 rows 20; ${shell}`, "/dev/null"], {
       stdio: ["pipe", "pipe", "inherit"],
-      env: { ...process.env, TERM: "xterm", NO_COLOR: "", ...env },
+      env: { ...process.env, TERM: "xterm", NO_COLOR: "", TABLE, SHELL: "/bin/bash", ...env },
     });
     let shown = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
@@ -335,6 +356,64 @@ describe("on a real terminal", () => {
     expect(terminal.shown()).toMatch(/\?7h.\[\?25h.\[\?1049l\s*$/);
     // Each frame is painted over the last one: nothing is ever cleared first.
     expect(terminal.shown()).not.toContain("\u001b[2J");
+  });
+
+  test("keys are not echoed into it; q ends it, but not as a part of what an arrow key sends", {
+    timeout: 60_000,
+  }, async () => {
+    fake = await startFakeManager(directory, answers);
+    const terminal = onTerminal({ PS1: "" });
+    await terminal.sees("serving");
+    terminal.child.stdin.write("xyzzy\u001b[A\u001bOq\r");
+    fake.tell({ at: new Date().toISOString(), device: "/dev/nbd0", event: "stalled", message: "no worker" });
+    await terminal.sees("nbd0  stalled: no worker");
+    expect(terminal.shown()).not.toContain("xyzzy");
+    terminal.child.stdin.write("q");
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.shown()).toMatch(/\?1049l\s*$/);
+  });
+
+  test("SIGTERM gives the terminal back as it was, and so does an error that nobody expected", {
+    timeout: 60_000,
+  }, async () => {
+    for (const [signal, code, words] of [
+      ["SIGTERM", 0, /\?1049l\s*icanon echo\s*$/],
+      ["SIGUSR2", 4, /\?1049l\s*erofs-nbd: Cannot go on: oops[\s\S]*icanon echo\s*$/],
+    ] as const) {
+      fake = await startFakeManager(directory, answers);
+      const preload = 'process.on("SIGUSR2", () => { throw new Error("oops"); })';
+      const terminal = onTerminal(
+        { NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(preload)}` },
+        REPORT,
+      );
+      await terminal.sees("serving");
+      const pid = Number(/pid (\d+)/.exec(terminal.shown())?.[1]);
+      process.kill(pid, signal);
+      expect(await terminal.ended).toBe(code);
+      expect(terminal.shown()).toMatch(words);
+      await fake.close();
+    }
+  });
+
+  test("Ctrl-Z suspends it with the terminal as it was, and fg brings it back", {
+    timeout: 60_000,
+  }, async () => {
+    fake = await startFakeManager(directory, answers);
+    // Job control: the table is a job of this shell, which says how the terminal is while the job is stopped.
+    const shell = `set -m; $TABLE; echo "stopped with $?"; stty -a | grep -o '[-]*icanon\\|[-]*echo ' | tr '\\n' ' '; fg; echo "ended with $?"`;
+    const terminal = onTerminal({}, shell);
+    await terminal.sees("serving");
+    terminal.child.stdin.write("\u001a");
+    await terminal.sees("stopped with 148");
+    await until("it comes back", () => terminal.shown().split("\u001b[?1049h").length === 3);
+    expect(terminal.shown()).toMatch(/\?1049l[^?]*stopped with 148\s+icanon echo/);
+    await until(
+      "a frame",
+      () => terminal.shown().lastIndexOf("serving") > terminal.shown().lastIndexOf("?1049h"),
+    );
+    terminal.child.stdin.write("q");
+    await terminal.sees("ended with 0");
+    await terminal.ended;
   });
 
   test("NO_COLOR leaves colours out; a manager that does not answer is said to be silent, and Ctrl-C does not wait for it", {
