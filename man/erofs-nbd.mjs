@@ -19,16 +19,28 @@ command starts a manager that takes them over.
 `;
 
 const FILES = [
+  ["/run/erofs-nbd", "the manager's control socket, and a record of each device; mode 0700"],
   [
-    "/run/erofs-nbd",
-    "the manager's control socket, its log manager.log, and a record of each device; mode 0700",
+    "/run/erofs-nbd/manager.log",
+    "the log of a manager that a command started, and what its workers have to say",
   ],
+  ["/run/erofs-nbd/manager.log.1", "what was in it before it came to 1 MiB"],
+  ["/run/erofs-nbd/metrics.sock", "where metrics are offered over HTTP, for Prometheus"],
   ["/sbin/mount.erofs.nbd", "where mount(8) looks for the helper: see mount.erofs.nbd(8)"],
 ];
 
 const ENVIRONMENT = [
   ["EROFS_NBD_RUN_DIR", "the run directory, where --run-dir does not name one"],
   ["RUNTIME_DIRECTORY", "the same, set by systemd for a manager's own unit, where neither names one"],
+  [
+    "EROFS_NBD_LOG",
+    "what a manager logs, where --log-level does not say it: debug, info (the default), warn or error",
+  ],
+  [
+    "EROFS_NBD_METRICS_LISTEN",
+    "HOST:PORT, a loopback address where a manager offers metrics as well, where --metrics-listen names none",
+  ],
+  ["NO_COLOR", "not empty: the live table has no colours"],
 ];
 
 const EXIT_STATUS = [

@@ -20,7 +20,7 @@ export const EXIT = {
 /** One of {@link EXIT}'s values. */
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-/** What a device, worker, manager or command can fail with; `code` is stable, see README «Errors». */
+/** What a device, worker, manager or command can fail with; `code` is stable, see «Errors» in the README. */
 export type ErrorCode =
   | "ERR_BAD_ARGUMENT"
   | "ERR_PERMISSION"

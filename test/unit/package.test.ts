@@ -3,7 +3,7 @@
  * nothing and builds nothing but the pages.
  */
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 
@@ -31,9 +31,18 @@ describe("the tarball", () => {
       (path) =>
         !/^(package\.json|README\.md|ARCHITECTURE\.md|SECURITY\.md|LICENSE)$/.test(path) &&
         !/^dist\/(src|netlink)\/[\w./-]+(\.js|\.d\.ts)$/.test(path) &&
-        !/^dist\/man\/[\w.-]+\.8$/.test(path),
+        !/^dist\/man\/[\w.-]+\.8$/.test(path) &&
+        !/^examples\/[\w-]+\.mjs$/.test(path),
     );
     expect(odd).toEqual([]);
+  });
+
+  test("has the examples that the README speaks of, and what they import", () => {
+    const examples = readdirSync("examples").filter((name) => name.endsWith(".mjs"));
+    expect(examples.length).toBeGreaterThan(3);
+    for (const name of examples) expect(paths).toContain(`examples/${name}`);
+    const wanted = examples.flatMap((name) => importsOf(`examples/${name}`));
+    expect(wanted.filter((path) => !paths.includes(path))).toEqual([]);
   });
 
   test("has no leftover of a source that is gone (else remove dist/ and build again)", () => {

@@ -3,13 +3,14 @@
  * what its help says. groff judges their form in test/interop.
  */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ProgramShape } from "../../../src/cli/command-shapes.ts";
 import { NBD_OPTIONS } from "../../../src/cli/mount-options.ts";
 import { EXIT } from "../../../src/errors.ts";
+import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { describedProgram } from "./described-program.ts";
 
 let directory = "";
@@ -71,6 +72,23 @@ test("the options of all commands, the exit codes and the version are there", ()
   const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
   for (const text of Object.values(pages))
     expect(text).toMatch(new RegExp(`^\\.TH .*"erofs-nbd ${version}"`));
+});
+
+test("every file of the run directory that is for people, and every variable that the code reads, is there", () => {
+  const page = pages["erofs-nbd"] ?? "";
+  const { path, logFile, oldLogFile, metricsSocket } = chooseRunDir("/run/erofs-nbd");
+  const missing = (names: Iterable<string>): string[] =>
+    [...names].filter((name) => !page.includes(`\n.TP\n${name}\n`));
+  expect(missing([path, logFile, oldLogFile, metricsSocket])).toEqual([]);
+  const code = readdirSync("src", { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => readFileSync(join("src", name), "utf8"))
+    .join("\n");
+  const names = new Set(code.match(/(?<=")(EROFS_NBD_[A-Z_]+|NO_COLOR|RUNTIME_DIRECTORY)(?=")/g));
+  expect(names.size).toBeGreaterThan(4);
+  // What a guardian tells the manager that it starts is nobody's to set.
+  names.delete("EROFS_NBD_REVIVALS");
+  expect(missing(names)).toEqual([]);
 });
 
 test("the helper's page has every option of ours, and every flag that it takes", () => {
