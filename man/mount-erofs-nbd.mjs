@@ -8,12 +8,13 @@ import { bold, entry, italic, page, prose, roff, section } from "./roff.mjs";
 
 const DESCRIPTION = `
 mount(8) calls this program for the type erofs.nbd. It attaches IMAGE as erofs-nbd mount does, mounts the device at DIR, and lets
-the device end with its last mount: a plain umount(8) ends everything. It is found as /sbin/mount.erofs.nbd, so a link has to
-lead there from where the package was installed:
+the device end with its last mount: a plain umount(8) ends everything. It is found as /sbin/mount.erofs.nbd. erofs-nbd install-units
+puts it there, together with what systemd needs; without systemd, erofs-nbd install-units --prefix / does. It is a script:
 
-  ln -s "$(command -v mount.erofs.nbd)" /sbin/
+  #!/bin/sh
+  exec /usr/local/bin/node /DIRECTORY/OF/erofs-nbd/dist/src/cli/mount-helper.js "$@"
 
-erofs-nbd install-units makes it, together with what systemd needs.
+A link to the program finds Node in /usr/bin or /bin alone, because mount(8) gives its helpers no PATH.
 
 EROFS is read-only, and so is every mount; rw is not an error.
 `;

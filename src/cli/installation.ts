@@ -5,18 +5,20 @@
  */
 import {
   chmodSync,
+  existsSync,
   lstatSync,
   mkdirSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { explainFileError } from "../manager/run-dir.ts";
-import { MARK, type SystemFile } from "./service-files.ts";
+import { MARK, MOUNT_HELPER, type SystemFile } from "./service-files.ts";
 
 /** What was done with a file, or would be. */
 export interface FileAction {
@@ -33,7 +35,7 @@ const DIRECTORY_MODE = 0o755;
 
 /** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
-  const plans = files.map((file) => planWriting(placeOf(prefix, file, "write"), file));
+  const plans = files.map((file) => planWriting(placeOf(prefix, file, "write"), file, prefix));
   if (!dryRun) {
     for (const { action, path, file } of plans)
       if (action === "written") attempt("write", path, () => put(path, file));
@@ -80,15 +82,18 @@ function isThere(path: string): boolean {
   }
 }
 
-function planWriting(path: string, file: SystemFile): Plan {
+function planWriting(path: string, file: SystemFile, prefix: string): Plan {
   const found = look(path);
   if (found.kind === "nothing") return { path, file, action: "written", reason: null };
   if (found.kind === "ours") {
     const isSame = found.text === file.text && found.mode === file.mode;
     return { path, file, action: isSame ? "unchanged" : "written", reason: null };
   }
-  if (found.kind === "link" && found.target.endsWith("/mount-helper.js"))
-    return { path, file, action: "left alone", reason: `it leads to ${found.target} already` };
+  if (found.kind === "link" && file.path === MOUNT_HELPER && found.target.endsWith("/mount-helper.js")) {
+    const keep = isNpms(path) && findsNode(prefix);
+    const reason = keep ? `npm's own, it leads to ${found.target}` : `instead of a link to ${found.target}`;
+    return { path, file, action: keep ? "left alone" : "written", reason };
+  }
   const isMask = found.kind === "link" && found.target === "/dev/null";
   throw new ErofsNbdError(
     "ERR_BAD_ARGUMENT",
@@ -99,6 +104,18 @@ function planWriting(path: string, file: SystemFile): Plan {
         : "move it away; your own settings belong into systemctl edit",
     },
   );
+}
+
+/** Whether npm has put the link there: /usr/sbin may be /usr/bin, and npm refuses to go on where a link of its own is gone. */
+function isNpms(path: string): boolean {
+  const bin = realpathSync(dirname(path));
+  const modules = join(dirname(bin), "lib/node_modules/");
+  return basename(bin) === "bin" && resolve(bin, readlinkSync(path)).startsWith(modules);
+}
+
+/** mount(8) gives its helpers no PATH: «env node» in a first line then looks in these two alone. */
+function findsNode(prefix: string): boolean {
+  return ["/usr/bin/node", "/bin/node"].some((path) => existsSync(join(prefix, path)));
 }
 
 function planRemoval(path: string): FileAction {

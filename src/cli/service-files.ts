@@ -25,7 +25,7 @@ export interface SystemFile {
 }
 
 export const SYSUSERS_FILE = "/etc/sysusers.d/erofs-nbd.conf";
-export const MOUNT_HELPER_LINK = "/usr/sbin/mount.erofs.nbd";
+export const MOUNT_HELPER = "/usr/sbin/mount.erofs.nbd";
 /** The text that says a file is ours: only such a file is written over, or removed. */
 export const MARK = "Written by «erofs-nbd install-units»";
 /** SurviveFinalKillSignal= came with it; older ones would warn. */
@@ -42,9 +42,9 @@ export function serviceFiles(installation: Installation): SystemFile[] {
     { path: "/etc/modules-load.d/erofs-nbd.conf", mode: 0o644, text: unit("nbd\n") },
     { path: "/etc/modprobe.d/erofs-nbd.conf", mode: 0o644, text: unit(MODPROBE) },
     {
-      path: MOUNT_HELPER_LINK,
+      path: MOUNT_HELPER,
       mode: 0o755,
-      // No link: it names the Node that was chosen, whatever PATH mount(8) gives.
+      // No link: it names the Node that was chosen, and mount(8) gives no PATH by which another could be found.
       text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(`${programDirectory}/mount-helper.js`)} "$@"\n`,
     },
   ];

@@ -17,7 +17,7 @@ import type { CliContext } from "../context.ts";
 import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
-import { MOUNT_HELPER_LINK, SYSUSERS_FILE, type SystemFile, serviceFiles } from "../service-files.ts";
+import { MOUNT_HELPER, SYSUSERS_FILE, type SystemFile, serviceFiles } from "../service-files.ts";
 import { findWeakness } from "../who-may-write.ts";
 
 interface Options {
@@ -118,7 +118,7 @@ function installedFiles(): SystemFile[] {
     version: VERSION,
   };
   const hasHelper = existsSync(`${PROGRAM_DIRECTORY}/mount-helper.js`);
-  return serviceFiles(installation).filter(({ path }) => path !== MOUNT_HELPER_LINK || hasHelper);
+  return serviceFiles(installation).filter(({ path }) => path !== MOUNT_HELPER || hasHelper);
 }
 
 const isThere = (files: readonly SystemFile[]): boolean =>

@@ -131,12 +131,34 @@ describe("files", () => {
     },
   );
 
-  test("a link of npm's to the mount helper will do", () => {
+  const HELPER = "/usr/sbin/mount.erofs.nbd";
+  const planForHelper = () => writeFiles(prefix, FILES, false).find(({ path }) => path === at(HELPER));
+
+  test("a link to the mount helper is replaced: mount(8) gives no PATH, by which it would find Node", () => {
     mkdirSync(at("/usr/sbin"), { recursive: true });
-    writeFileSync(at("/mount-helper.js"), "");
-    symlinkSync(at("/mount-helper.js"), at("/usr/sbin/mount.erofs.nbd"));
-    const helper = writeFiles(prefix, FILES, false).find(({ path }) => path.endsWith("mount.erofs.nbd"));
-    expect(helper).toMatchObject({ action: "left alone", reason: expect.stringContaining("leads to") });
+    mkdirSync(at("/usr/bin"), { recursive: true });
+    writeFileSync(at("/usr/bin/node"), "");
+    writeFileSync(at("/mount-helper.js"), "theirs");
+    symlinkSync(at("/mount-helper.js"), at("/mount.erofs.nbd"));
+    symlinkSync(at("/mount.erofs.nbd"), at(HELPER));
+    const reason = `instead of a link to ${at("/mount-helper.js")}`;
+    expect(planForHelper()).toMatchObject({ action: "written", reason });
+    expect(readFileSync(at(HELPER), "utf8")).toContain(MARK);
+    expect(readFileSync(at("/mount-helper.js"), "utf8")).toBe("theirs");
+  });
+
+  test.each([
+    ["/usr/bin/node", "left alone"],
+    ["/usr/local/bin/node", "written"],
+  ])("npm's own link in that very place, with Node as %s: %s", (node, action) => {
+    const program = "lib/node_modules/erofs-nbd/dist/src/cli/mount-helper.js";
+    for (const path of [node, `/usr/${program}`, "/usr/bin/x"]) {
+      mkdirSync(dirname(at(path)), { recursive: true });
+      writeFileSync(at(path), "");
+    }
+    symlinkSync("bin", at("/usr/sbin"));
+    symlinkSync(`../${program}`, at("/usr/bin/mount.erofs.nbd"));
+    expect(planForHelper()).toMatchObject({ action, reason: expect.stringContaining(at(`/usr/${program}`)) });
   });
 
   const ways: Array<[where: string, link: string, to: (outside: string) => string]> = [
