@@ -33,6 +33,11 @@ type Plan = FileAction & { readonly file: SystemFile };
 /** Of every directory that is made, whatever the umask: what is in them is for all to read and for root to write. */
 const DIRECTORY_MODE = 0o755;
 
+/** Where a link leads that leads to nothing. */
+const NOWHERE = "nowhere";
+/** What npm's link to the mount helper is called, and what that leads to. */
+const HELPER_NAMES = new Set(["mount.erofs.nbd", "mount-helper.js"]);
+
 /** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
   const plans = files.map((file) => planWriting(placeOf(prefix, file, "write"), file, prefix));
@@ -89,9 +94,11 @@ function planWriting(path: string, file: SystemFile, prefix: string): Plan {
     const isSame = found.text === file.text && found.mode === file.mode;
     return { path, file, action: isSame ? "unchanged" : "written", reason: null };
   }
-  if (found.kind === "link" && file.path === MOUNT_HELPER && found.target.endsWith("/mount-helper.js")) {
-    const keep = isNpms(path) && findsNode(prefix);
-    const reason = keep ? `npm's own, it leads to ${found.target}` : `instead of a link to ${found.target}`;
+  if (found.kind === "link" && file.path === MOUNT_HELPER && isToHelper(found)) {
+    const { words, target } = found;
+    const keep = target !== NOWHERE && isNpms(path, words) && findsNode(prefix);
+    const to = target === NOWHERE ? `${words}, which is not there` : target;
+    const reason = keep ? `npm's own, it leads to ${to}` : `instead of a link to ${to}`;
     return { path, file, action: keep ? "left alone" : "written", reason };
   }
   const isMask = found.kind === "link" && found.target === "/dev/null";
@@ -106,11 +113,17 @@ function planWriting(path: string, file: SystemFile, prefix: string): Plan {
   );
 }
 
+/** Of one that leads nowhere its words must do: the Node that it was made with, and all that was installed there, are gone. */
+function isToHelper({ words, target }: Link): boolean {
+  if (target !== NOWHERE) return target.endsWith("/mount-helper.js");
+  return HELPER_NAMES.has(basename(words));
+}
+
 /** Whether npm has put the link there: /usr/sbin may be /usr/bin, and npm refuses to go on where a link of its own is gone. */
-function isNpms(path: string): boolean {
+function isNpms(path: string, words: string): boolean {
   const bin = realpathSync(dirname(path));
   const modules = join(dirname(bin), "lib/node_modules/");
-  return basename(bin) === "bin" && resolve(bin, readlinkSync(path)).startsWith(modules);
+  return basename(bin) === "bin" && resolve(bin, words).startsWith(modules);
 }
 
 /** mount(8) gives its helpers no PATH: «env node» in a first line then looks in these two alone. */
@@ -125,15 +138,22 @@ function planRemoval(path: string): FileAction {
   return { path, action: "left alone", reason: "somebody else has written it" };
 }
 
+/** What a link says, and where it leads in the end. */
+interface Link {
+  readonly kind: "link";
+  readonly words: string;
+  readonly target: string;
+}
+
 type Found =
   | { readonly kind: "nothing" | "foreign" }
-  | { readonly kind: "link"; readonly target: string }
+  | Link
   | { readonly kind: "ours"; readonly text: string; readonly mode: number };
 
 function look(path: string): Found {
   const found = attempt("look at", path, () => lstatSync(path, { throwIfNoEntry: false }));
   if (found === undefined) return { kind: "nothing" };
-  if (found.isSymbolicLink()) return { kind: "link", target: targetOf(path) };
+  if (found.isSymbolicLink()) return { kind: "link", words: readlinkSync(path), target: targetOf(path) };
   if (!found.isFile()) return { kind: "foreign" };
   const text = attempt("read", path, () => readFileSync(path, "utf8"));
   return text.includes(MARK) ? { kind: "ours", text, mode: found.mode & 0o777 } : { kind: "foreign" };
@@ -143,7 +163,7 @@ function targetOf(path: string): string {
   try {
     return realpathSync(path);
   } catch {
-    return "nowhere";
+    return NOWHERE;
   }
 }
 

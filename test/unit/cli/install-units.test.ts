@@ -147,6 +147,24 @@ describe("files", () => {
     expect(readFileSync(at("/mount-helper.js"), "utf8")).toBe("theirs");
   });
 
+  test.each(["/root/.nvm/versions/node/v18.0.0/bin/mount.erofs.nbd", "../lib/erofs-nbd/mount-helper.js"])(
+    "a link to a mount helper that is gone is replaced, too: %s",
+    (words) => {
+      mkdirSync(at("/usr/sbin"), { recursive: true });
+      symlinkSync(words, at(HELPER));
+      const reason = `instead of a link to ${words}, which is not there`;
+      expect(planForHelper()).toMatchObject({ action: "written", reason });
+      expect(readFileSync(at(HELPER), "utf8")).toContain(MARK);
+    },
+  );
+
+  test("a link to something else of that name is somebody else's", () => {
+    mkdirSync(at("/usr/sbin"), { recursive: true });
+    writeFileSync(at("/mount.erofs.nbd"), "");
+    symlinkSync(at("/mount.erofs.nbd"), at(HELPER));
+    expect(planForHelper).toThrow(/somebody else has written it/);
+  });
+
   test.each([
     ["/usr/bin/node", "left alone"],
     ["/usr/local/bin/node", "written"],
