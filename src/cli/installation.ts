@@ -40,28 +40,37 @@ const HELPER_NAMES = new Set(["mount.erofs.nbd", "mount-helper.js"]);
 
 /** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
-  const plans = files.map((file) => planWriting(placeOf(prefix, file, "write"), file, prefix));
-  if (!dryRun) {
-    for (const { action, path, file } of plans)
-      if (action === "written") attempt("write", path, () => put(path, file));
-  }
+  const plans = files.flatMap((file) => {
+    const plan = planWriting(placeOf(prefix, file.path, "write"), file, prefix);
+    return [plan, ...planFormer(prefix, plan)];
+  });
+  if (!dryRun) carryOut(plans);
   return plans.map(({ file: _, ...action }) => action);
 }
 
 /** Removes what we wrote. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function removeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
-  const actions = files.map((file) => planRemoval(placeOf(prefix, file, "remove")));
-  if (!dryRun) {
-    for (const { action, path } of actions)
-      if (action === "removed") attempt("remove", path, () => rmSync(path));
+  const plans = files.flatMap((file) => {
+    const plan = planRemoval(placeOf(prefix, file.path, "remove"), file);
+    if (file.formerPath === undefined) return [plan];
+    const former = planRemoval(placeOf(prefix, file.formerPath, "remove"), file);
+    return former.action === "absent" ? [plan] : [plan, former];
+  });
+  if (!dryRun) carryOut(plans);
+  return plans.map(({ file: _, ...action }) => action);
+}
+
+function carryOut(plans: readonly Plan[]): void {
+  for (const { action, path, file } of plans) {
+    if (action === "written") attempt("write", path, () => put(path, file));
+    if (action === "removed") attempt("remove", path, () => rmSync(path));
   }
-  return actions;
 }
 
 /** The path of a file under the prefix. A link of a machine's image (etc -> /etc) may lead into this one. */
-function placeOf(prefix: string, file: SystemFile, what: string): string {
+function placeOf(prefix: string, path: string, what: string): string {
   const top = resolve(prefix);
-  const place = join(top, file.path);
+  const place = join(top, path);
   let above = dirname(place);
   while (above !== top && !isThere(above)) above = dirname(above);
   if (above === top) return place;
@@ -101,12 +110,12 @@ function planWriting(path: string, file: SystemFile, prefix: string): Plan {
     const reason = keep ? `npm's own, it leads to ${to}` : `instead of a link to ${to}`;
     return { path, file, action: keep ? "left alone" : "written", reason };
   }
-  const isMask = found.kind === "link" && found.target === "/dev/null";
+  const masked = isMask(found);
   throw new ErofsNbdError(
     "ERR_BAD_ARGUMENT",
-    `Cannot write ${path}: ${isMask ? "it is masked" : "somebody else has written it"}`,
+    `Cannot write ${path}: ${masked ? "it is masked" : "somebody else has written it"}`,
     {
-      hint: isMask
+      hint: masked
         ? "systemctl unmask it first"
         : "move it away; your own settings belong into systemctl edit",
     },
@@ -131,11 +140,28 @@ function findsNode(prefix: string): boolean {
   return ["/usr/bin/node", "/bin/node"].some((path) => existsSync(join(prefix, path)));
 }
 
-function planRemoval(path: string): FileAction {
+/**
+ * What is to become of the file in its former place. Ours goes, once: where the new place has one already, this one is a copy that
+ * `systemctl edit --full` made, and an administrator's like any other.
+ */
+function planFormer(prefix: string, { file, action }: Plan): Plan[] {
+  if (file.formerPath === undefined) return [];
+  const path = placeOf(prefix, file.formerPath, "write");
   const found = look(path);
-  if (found.kind === "nothing") return { path, action: "absent", reason: null };
-  if (found.kind === "ours") return { path, action: "removed", reason: null };
-  return { path, action: "left alone", reason: "somebody else has written it" };
+  if (found.kind === "nothing") return [];
+  const isFresh = action === "written" && look(join(prefix, file.path)).kind === "nothing";
+  if (found.kind === "ours" && isFresh)
+    return [{ path, file, action: "removed", reason: `it is in ${dirname(file.path)} now` }];
+  const reason = isMask(found) ? "it is masked" : "somebody else has written it, and it counts more";
+  return [{ path, file, action: "left alone", reason }];
+}
+
+function planRemoval(path: string, file: SystemFile): Plan {
+  const found = look(path);
+  if (found.kind === "nothing") return { path, file, action: "absent", reason: null };
+  if (found.kind === "ours") return { path, file, action: "removed", reason: null };
+  const reason = isMask(found) ? "it is masked" : "somebody else has written it";
+  return { path, file, action: "left alone", reason };
 }
 
 /** What a link says, and where it leads in the end. */
@@ -149,6 +175,8 @@ type Found =
   | { readonly kind: "nothing" | "foreign" }
   | Link
   | { readonly kind: "ours"; readonly text: string; readonly mode: number };
+
+const isMask = (found: Found): boolean => found.kind === "link" && found.target === "/dev/null";
 
 function look(path: string): Found {
   const found = attempt("look at", path, () => lstatSync(path, { throwIfNoEntry: false }));

@@ -4,7 +4,7 @@
  *
  * Each directive that is not plain has its reason beside it, in the unit: that is where administrators look.
  */
-import { SERVICE, UNIT_DIRECTORY } from "../manager/system-service.ts";
+import { ADMIN_UNIT_DIRECTORY, SERVICE, UNIT_DIRECTORY } from "../manager/system-service.ts";
 
 /** Where Node and the program are, and what the service manager understands. */
 export interface Installation {
@@ -22,8 +22,12 @@ export interface SystemFile {
   readonly path: string;
   readonly mode: number;
   readonly text: string;
+  /** Where former versions wrote it: what is there counts more. */
+  readonly formerPath?: string;
 }
 
+/** An image attached at boot; its instances are named by the escaped path. */
+export const IMAGE_SERVICE = "erofs-nbd@.service";
 export const SYSUSERS_FILE = "/etc/sysusers.d/erofs-nbd.conf";
 export const MOUNT_HELPER = "/usr/sbin/mount.erofs.nbd";
 /** The text that says a file is ours: only such a file is written over, or removed. */
@@ -34,13 +38,19 @@ const SURVIVES_FINAL_KILL = 255;
 /** All of them. */
 export function serviceFiles(installation: Installation): SystemFile[] {
   const { nodePath, programDirectory } = installation;
-  const unit = (text: string): string => `${header(installation)}${text}`;
+  const marked = (text: string): string => `${header(installation)}${text}`;
+  const unit = (name: string, text: string): SystemFile => ({
+    path: `${UNIT_DIRECTORY}/${name}`,
+    mode: 0o644,
+    text: marked(text),
+    formerPath: `${ADMIN_UNIT_DIRECTORY}/${name}`,
+  });
   return [
-    { path: `${UNIT_DIRECTORY}/${SERVICE}`, mode: 0o644, text: unit(managerUnit(installation)) },
-    { path: `${UNIT_DIRECTORY}/erofs-nbd@.service`, mode: 0o644, text: unit(imageUnit(installation)) },
-    { path: SYSUSERS_FILE, mode: 0o644, text: unit('u erofs-nbd - "Workers of erofs-nbd"\n') },
-    { path: "/etc/modules-load.d/erofs-nbd.conf", mode: 0o644, text: unit("nbd\n") },
-    { path: "/etc/modprobe.d/erofs-nbd.conf", mode: 0o644, text: unit(MODPROBE) },
+    unit(SERVICE, managerUnit(installation)),
+    unit(IMAGE_SERVICE, imageUnit(installation)),
+    { path: SYSUSERS_FILE, mode: 0o644, text: marked('u erofs-nbd - "Workers of erofs-nbd"\n') },
+    { path: "/etc/modules-load.d/erofs-nbd.conf", mode: 0o644, text: marked("nbd\n") },
+    { path: "/etc/modprobe.d/erofs-nbd.conf", mode: 0o644, text: marked(MODPROBE) },
     {
       path: MOUNT_HELPER,
       mode: 0o755,

@@ -5,13 +5,21 @@
  */
 import { execFile } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
+import { join } from "node:path";
 import { DEFAULT_RUN_DIR, type RunDir } from "./run-dir.ts";
 
 export const SERVICE = "erofs-nbd.service";
-export const UNIT_DIRECTORY = "/etc/systemd/system";
+/** Not the administrator's: `systemctl mask` puts a link there, and refuses where a unit is in its way. */
+export const UNIT_DIRECTORY = "/usr/local/lib/systemd/system";
+export const ADMIN_UNIT_DIRECTORY = "/etc/systemd/system";
 
 /** Where a unit may be, in the order of systemd.unit(5). */
-const UNIT_DIRECTORIES = [UNIT_DIRECTORY, "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
+const UNIT_DIRECTORIES = [
+  ADMIN_UNIT_DIRECTORY,
+  "/run/systemd/system",
+  UNIT_DIRECTORY,
+  "/usr/lib/systemd/system",
+];
 /** Longer than a manager takes that has hundreds of devices to look after; then we start one ourselves. */
 const START_PATIENCE_MS = 30_000;
 
@@ -63,8 +71,9 @@ export function systemctl(words: readonly string[], patienceMs = 0): Promise<Sys
   });
 }
 
-function isInstalled(): boolean {
-  const path = UNIT_DIRECTORIES.map((directory) => `${directory}/${SERVICE}`).find(
+/** Whether the system below `top` has a unit of the manager, and has it not masked. */
+export function isInstalled(top = "/"): boolean {
+  const path = UNIT_DIRECTORIES.map((directory) => join(top, directory, SERVICE)).find(
     (one) => realPath(one) !== undefined,
   );
   // A masked unit leads there: its administrator wants no service.

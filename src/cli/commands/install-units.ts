@@ -122,7 +122,10 @@ function installedFiles(): SystemFile[] {
 }
 
 const isThere = (files: readonly SystemFile[]): boolean =>
-  files.some(({ path }) => path.endsWith(`/${SERVICE}`) && existsSync(path));
+  files.some(
+    ({ path, formerPath = path }) =>
+      path.endsWith(`/${SERVICE}`) && (existsSync(path) || existsSync(formerPath)),
+  );
 
 /** «systemd 252 (252.38-1)»; 0 where there is no systemctl. */
 function systemdVersion(): number {

@@ -10,7 +10,7 @@ here=$project/test/kernel/systemd
 
 # A machine, not the container that the host may be. Only what comes with systemd, and of that nothing a guest has no use for.
 rm -rf /.dockerenv /run/.containerenv /etc/init.d /etc/rc?.d
-rm -rf $units/* /etc/systemd/system.conf /etc/systemd/*.conf.d
+rm -rf $units/* /usr/local/lib/systemd /etc/systemd/system.conf /etc/systemd/*.conf.d
 for unit in dbus.service dbus.socket getty.target systemd-logind.service systemd-networkd.service systemd-timesyncd.service \
   systemd-journald-audit.socket systemd-journal-flush.service systemd-machine-id-commit.service systemd-random-seed.service \
   systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-tmpfiles-setup.service systemd-sysctl.service \

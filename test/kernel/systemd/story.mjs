@@ -246,6 +246,20 @@ const STEPS = [
     },
   ],
   [
+    "masked, for good or until the next boot, it does not start",
+    async () => {
+      await systemctl("stop", UNIT);
+      for (const how of [["mask"], ["mask", "--runtime"]]) {
+        await systemctl(...how, UNIT);
+        const { output } = await run("systemctl", ["start", UNIT]);
+        assert.match(output, /masked/);
+        await systemctl(...how.map((word) => word.replace("mask", "unmask")), UNIT);
+      }
+      await systemctl("start", UNIT);
+      assert.equal((await mounted()).managerPid, await mainPid());
+    },
+  ],
+  [
     "a program that attaches starts the service, and its device is like any other",
     async () => {
       await systemctl("stop", UNIT);

@@ -20,6 +20,7 @@ import { dirname, join, relative } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { removeFiles, writeFiles } from "../../../src/cli/installation.ts";
 import { MARK, serviceFiles, unitWord } from "../../../src/cli/service-files.ts";
+import { isInstalled } from "../../../src/manager/system-service.ts";
 import { runCli } from "./run-cli.ts";
 
 const INSTALLATION = {
@@ -29,7 +30,8 @@ const INSTALLATION = {
   version: "1.2.3",
 };
 const FILES = serviceFiles(INSTALLATION);
-const UNIT = "/etc/systemd/system/erofs-nbd.service";
+const UNIT = "/usr/local/lib/systemd/system/erofs-nbd.service";
+const FORMER_UNIT = "/etc/systemd/system/erofs-nbd.service";
 
 let prefix: string;
 beforeEach(() => {
@@ -177,6 +179,62 @@ describe("files", () => {
     symlinkSync("bin", at("/usr/sbin"));
     symlinkSync(`../${program}`, at("/usr/bin/mount.erofs.nbd"));
     expect(planForHelper()).toMatchObject({ action, reason: expect.stringContaining(at(`/usr/${program}`)) });
+  });
+
+  test("units of a former version make way, for good: they would count more, and mask could not replace them", () => {
+    mkdirSync(at(dirname(FORMER_UNIT)), { recursive: true });
+    for (const name of ["erofs-nbd.service", "erofs-nbd@.service"])
+      writeFileSync(at(`/etc/systemd/system/${name}`), `# ${MARK}, version 0.1.0\n`);
+    const actions = writeFiles(prefix, FILES, false);
+    expect(actions.find(({ path }) => path === at(UNIT))?.action).toBe("written");
+    expect(actions.filter(({ action }) => action === "removed")).toEqual([
+      expect.objectContaining({
+        path: at(FORMER_UNIT),
+        reason: "it is in /usr/local/lib/systemd/system now",
+      }),
+      expect.objectContaining({ path: at("/etc/systemd/system/erofs-nbd@.service") }),
+    ]);
+    expect(filesBelow()).toEqual(FILES.map(({ path }) => path).sort());
+  });
+
+  const inFormerPlace: Array<[what: string, make: (path: string) => void, isRemoved: boolean]> = [
+    ["an administrator's own", (path) => writeFileSync(path, "[Unit]\n"), false],
+    ["a copy of «systemctl edit --full»", (path) => writeFileSync(path, `# ${MARK}\n`), true],
+    ["a mask", (path) => symlinkSync("/dev/null", path), false],
+  ];
+  test.each(inFormerPlace)("%s is left alone where it counts more than the unit", (_, make, isRemoved) => {
+    writeFiles(prefix, FILES, false);
+    mkdirSync(at(dirname(FORMER_UNIT)), { recursive: true });
+    make(at(FORMER_UNIT));
+    for (const nodePath of ["/usr/bin/node", "/bin/node"]) {
+      const actions = writeFiles(prefix, serviceFiles({ ...INSTALLATION, nodePath }), false);
+      expect(actions.find(({ path }) => path === at(UNIT))?.action).toBe("written");
+      expect(actions.find(({ path }) => path === at(FORMER_UNIT))?.action).toBe("left alone");
+    }
+    // A unit without a program is nobody's.
+    const removed = removeFiles(prefix, FILES, false);
+    expect(removed.find(({ path }) => path === at(FORMER_UNIT))?.action).toBe(
+      isRemoved ? "removed" : "left alone",
+    );
+    expect(filesBelow()).toEqual(isRemoved ? [] : [FORMER_UNIT]);
+  });
+
+  test("systemctl can mask the unit, and what had been enabled before it moved still is", (context) => {
+    const systemctl = (...words: string[]) =>
+      spawnSync("systemctl", [`--root=${prefix}`, ...words], { encoding: "utf8" });
+    if (systemctl("--version").status !== 0) context.skip("systemctl is not on this machine");
+    const former = FILES.flatMap(({ formerPath, ...file }) =>
+      formerPath === undefined ? [] : [{ ...file, path: formerPath }],
+    );
+    writeFiles(prefix, former, false);
+    expect(systemctl("enable", "erofs-nbd.service", "erofs-nbd@srv-a.service").status).toBe(0);
+    writeFiles(prefix, FILES, false);
+    const states = systemctl("is-enabled", "erofs-nbd.service", "erofs-nbd@srv-a.service");
+    expect(states.stdout).toBe("enabled\nenabled\n");
+    const { status, stderr } = systemctl("mask", "erofs-nbd.service");
+    expect(status, stderr).toBe(0);
+    expect(systemctl("is-enabled", "erofs-nbd.service").stdout).toBe("masked\n");
+    expect(isInstalled(prefix)).toBe(false);
   });
 
   const ways: Array<[where: string, link: string, to: (outside: string) => string]> = [
