@@ -1,10 +1,13 @@
 /**
  * Writing and removing the files of `install-units`: all of them or none, whole or not at all, and never anybody else's.
  *
- * Looks at every place before it touches the first. Under a prefix nothing of the running system is asked, told or touched.
+ * Looks at every place, and asks whether it can be written, before it touches the first (places.ts). Under a prefix nothing of the
+ * running system is asked, told or touched.
  */
 import {
+  accessSync,
   chmodSync,
+  constants,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -18,6 +21,7 @@ import {
 import { basename, dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { explainFileError } from "../manager/run-dir.ts";
+import { lateOf, NOWHERE, nearestDirectory, placeOf, readOnlyOf, strayAbove, targetOf } from "./places.ts";
 import { MARK, MOUNT_HELPER, type SystemFile } from "./service-files.ts";
 
 /** What was done with a file, or would be. */
@@ -33,67 +37,64 @@ type Plan = FileAction & { readonly file: SystemFile };
 /** Of every directory that is made, whatever the umask: what is in them is for all to read and for root to write. */
 const DIRECTORY_MODE = 0o755;
 
-/** Where a link leads that leads to nothing. */
-const NOWHERE = "nowhere";
 /** What npm's link to the mount helper is called, and what that leads to. */
 const HELPER_NAMES = new Set(["mount.erofs.nbd", "mount-helper.js"]);
 
 /** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
-  const plans = files.flatMap((file) => {
-    const plan = planWriting(placeOf(prefix, file.path, "write"), file, prefix);
-    return [plan, ...planFormer(prefix, plan)];
-  });
-  if (!dryRun) carryOut(plans);
-  return plans.map(({ file: _, ...action }) => action);
+  return carryOut(
+    files.flatMap((file) => planFile(prefix, file)),
+    dryRun,
+  );
 }
 
 /** Removes what we wrote. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function removeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
   const plans = files.flatMap((file) => {
-    const plan = planRemoval(placeOf(prefix, file.path, "remove"), file);
-    if (file.formerPath === undefined) return [plan];
-    const former = planRemoval(placeOf(prefix, file.formerPath, "remove"), file);
+    const { path, formerPath } = file;
+    if (formerPath === undefined) return [planRemoval(placeOf(prefix, path, "remove"), file)];
+    const former = planRemoval(placeOf(prefix, formerPath, "remove"), file);
+    // Nothing of ours was ever put there.
+    if (strayAbove(prefix, path) !== undefined) return [former];
+    const plan = planRemoval(placeOf(prefix, path, "remove"), file);
     return former.action === "absent" ? [plan] : [plan, former];
   });
-  if (!dryRun) carryOut(plans);
+  return carryOut(plans, dryRun);
+}
+
+function carryOut(plans: readonly Plan[], dryRun: boolean): FileAction[] {
+  const changes = plans.filter(({ action }) => action === "written" || action === "removed");
+  if (!dryRun) {
+    for (const { action, path } of changes)
+      attempt(action === "written" ? "write" : "remove", path, () =>
+        accessSync(nearestDirectory("/", path), constants.W_OK),
+      );
+    for (const { action, path, file } of changes) {
+      if (action === "written") attempt("write", path, () => put(path, file));
+      else attempt("remove", path, () => rmSync(path));
+    }
+  }
   return plans.map(({ file: _, ...action }) => action);
 }
 
-function carryOut(plans: readonly Plan[]): void {
-  for (const { action, path, file } of plans) {
-    if (action === "written") attempt("write", path, () => put(path, file));
-    if (action === "removed") attempt("remove", path, () => rmSync(path));
+/** Where its place is none for it, a unit goes to the former one, and the mount helper is done without. */
+function planFile(prefix: string, file: SystemFile): Plan[] {
+  const { path, formerPath } = file;
+  const stray = formerPath === undefined ? undefined : strayAbove(prefix, path);
+  if (formerPath !== undefined && stray !== undefined) return [planInstead(prefix, file, formerPath, stray)];
+  const plan = planWriting(placeOf(prefix, path, "write"), file, prefix);
+  if (plan.action === "written") {
+    const obstacle = readOnlyOf(prefix, path);
+    if (path === MOUNT_HELPER && obstacle !== undefined)
+      return [{ ...plan, action: "left alone", reason: obstacle }];
+    const why = obstacle ?? lateOf(prefix, path);
+    if (formerPath !== undefined && why !== undefined) return [planInstead(prefix, file, formerPath, why)];
   }
+  return [plan, ...planFormer(prefix, plan)];
 }
 
-/** The path of a file under the prefix. A link of a machine's image (etc -> /etc) may lead into this one. */
-function placeOf(prefix: string, path: string, what: string): string {
-  const top = resolve(prefix);
-  const place = join(top, path);
-  let above = dirname(place);
-  while (above !== top && !isThere(above)) above = dirname(above);
-  if (above === top) return place;
-  const real = targetOf(above);
-  const inside = join(realpathSync(top), "/");
-  if (join(real, "/").startsWith(inside)) return place;
-  throw new ErofsNbdError(
-    "ERR_BAD_ARGUMENT",
-    `Cannot ${what} ${place}: ${above} leads to ${real}, out of ${top}`,
-    {
-      hint: "put a directory there, or a relative link that stays inside",
-    },
-  );
-}
-
-function isThere(path: string): boolean {
-  try {
-    lstatSync(path);
-    return true;
-  } catch {
-    // Whatever else it is shows when the file is looked at.
-    return false;
-  }
+function planInstead(prefix: string, file: SystemFile, path: string, reason: string): Plan {
+  return { ...planWriting(placeOf(prefix, path, "write"), file, prefix), reason };
 }
 
 function planWriting(path: string, file: SystemFile, prefix: string): Plan {
@@ -159,7 +160,15 @@ function planFormer(prefix: string, { file, action }: Plan): Plan[] {
 function planRemoval(path: string, file: SystemFile): Plan {
   const found = look(path);
   if (found.kind === "nothing") return { path, file, action: "absent", reason: null };
-  if (found.kind === "ours") return { path, file, action: "removed", reason: null };
+  if (found.kind === "ours") {
+    const obstacle = readOnlyOf("/", path);
+    return {
+      path,
+      file,
+      action: obstacle === undefined ? "removed" : "left alone",
+      reason: obstacle ?? null,
+    };
+  }
   const reason = isMask(found) ? "it is masked" : "somebody else has written it";
   return { path, file, action: "left alone", reason };
 }
@@ -185,14 +194,6 @@ function look(path: string): Found {
   if (!found.isFile()) return { kind: "foreign" };
   const text = attempt("read", path, () => readFileSync(path, "utf8"));
   return text.includes(MARK) ? { kind: "ours", text, mode: found.mode & 0o777 } : { kind: "foreign" };
-}
-
-function targetOf(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return NOWHERE;
-  }
 }
 
 /** Whole under another name first: a service manager may be reading it just now. */

@@ -22,7 +22,7 @@ export interface SystemFile {
   readonly path: string;
   readonly mode: number;
   readonly text: string;
-  /** Where former versions wrote it: what is there counts more. */
+  /** Where former versions wrote it, and where it goes if `path` is no place for it. What is there counts more. */
   readonly formerPath?: string;
 }
 

@@ -18,7 +18,7 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { removeFiles, writeFiles } from "../../../src/cli/installation.ts";
+import { type FileAction, removeFiles, writeFiles } from "../../../src/cli/installation.ts";
 import { MARK, serviceFiles, unitWord } from "../../../src/cli/service-files.ts";
 import { isInstalled } from "../../../src/manager/system-service.ts";
 import { runCli } from "./run-cli.ts";
@@ -31,6 +31,7 @@ const INSTALLATION = {
 };
 const FILES = serviceFiles(INSTALLATION);
 const UNIT = "/usr/local/lib/systemd/system/erofs-nbd.service";
+const PROGRAM = join(import.meta.dirname, "../../../dist/src/cli/main.js");
 const FORMER_UNIT = "/etc/systemd/system/erofs-nbd.service";
 
 let prefix: string;
@@ -90,6 +91,11 @@ describe("files", () => {
       }
     },
   );
+
+  test("a prefix that is not there is made", () => {
+    writeFiles(at("/new/place"), FILES, false);
+    expect(filesBelow()).toEqual(FILES.map(({ path }) => `/new/place${path}`).sort());
+  });
 
   test("directories that are there keep their modes", () => {
     mkdirSync(at("/etc/systemd"), { recursive: true });
@@ -219,6 +225,20 @@ describe("files", () => {
     expect(filesBelow()).toEqual(isRemoved ? [] : [FORMER_UNIT]);
   });
 
+  test("units go to /etc where /usr/local leads to what is made later, and come back from there", () => {
+    mkdirSync(at("/usr"));
+    symlinkSync("../var/usrlocal", at("/usr/local"));
+    const reason = `${at("/usr/local")} leads to nowhere, out of ${prefix}`;
+    expect(writeFiles(prefix, FILES, false)[0]).toEqual({ path: at(FORMER_UNIT), action: "written", reason });
+    expect(writeFiles(prefix, FILES, false)[0]).toMatchObject({ action: "unchanged", reason });
+    expect(removeFiles(prefix, FILES, false)[0]).toMatchObject({ action: "removed" });
+    expect(filesBelow()).toEqual(["/usr/local"]);
+    writeFiles(prefix, FILES, false);
+    mkdirSync(at("/var/usrlocal"), { recursive: true });
+    expect(writeFiles(prefix, FILES, false)[0]).toMatchObject({ path: at(UNIT), action: "written" });
+    expect(existsSync(at(FORMER_UNIT))).toBe(false);
+  });
+
   test("systemctl can mask the unit, and what had been enabled before it moved still is", (context) => {
     const systemctl = (...words: string[]) =>
       spawnSync("systemctl", [`--root=${prefix}`, ...words], { encoding: "utf8" });
@@ -296,6 +316,68 @@ describe("files", () => {
       /^Cannot look at .*erofs-nbd\.service: a part of the path is not a directory$/,
     );
     expect(filesBelow()).toEqual(["/etc/systemd"]);
+  });
+});
+
+describe("on a machine of several file systems", () => {
+  /** What the command says where a shell has mounted something below the prefix, $1, in a mount namespace of its own. */
+  const runWith = (mounting: string, ...words: string[]) => {
+    const asRoot = process.geteuid?.() === 0 ? [] : ["--map-root-user"];
+    const script = `set -e; cd "$1"; ${mounting}; shift; exec "$@"`;
+    const cli = [process.execPath, PROGRAM, "install-units", "--prefix", prefix, "--json", ...words];
+    const { status, stdout, stderr } = spawnSync(
+      "unshare",
+      [...asRoot, "--mount", "sh", "-c", script, "sh", prefix, ...cli],
+      { encoding: "utf8" },
+    );
+    const files: FileAction[] = status === 0 ? JSON.parse(stdout).files : [];
+    return { status, stderr, of: (path: string) => files.find((file) => file.path === at(path)) };
+  };
+  const readOnly = (path: string) => `mount --bind ${path} ${path}; mount -o remount,bind,ro ${path}`;
+
+  test("/usr is read-only: the units go to /etc, the mount helper is left, and both is said", () => {
+    mkdirSync(at("/usr/sbin"), { recursive: true });
+    const first = runWith(readOnly("usr"));
+    expect(first, first.stderr).toMatchObject({ status: 0, stderr: "" });
+    expect(first.of(FORMER_UNIT)).toMatchObject({
+      action: "written",
+      reason: "/usr/local/lib/systemd/system is read-only",
+    });
+    expect(first.of("/usr/sbin/mount.erofs.nbd")).toMatchObject({
+      action: "left alone",
+      reason: "/usr/sbin is read-only",
+    });
+    expect(runWith(readOnly("usr")).of(FORMER_UNIT)?.action).toBe("unchanged");
+    expect(filesBelow()).toHaveLength(FILES.length - 1);
+    expect(runWith(readOnly("usr"), "--remove")).toMatchObject({ status: 0 });
+    expect(filesBelow()).toEqual([]);
+  });
+
+  test("/usr is read-only, and what is there is ours: unchanged, and left alone by --remove", () => {
+    runWith(":");
+    expect(runWith(readOnly("usr")).of(UNIT)?.action).toBe("unchanged");
+    expect(runWith(readOnly("usr"), "--remove").of(UNIT)).toMatchObject({
+      action: "left alone",
+      reason: expect.stringMatching(/ is read-only$/),
+    });
+  });
+
+  test("what cannot be done without is read-only: nothing is written", () => {
+    mkdirSync(at("/etc/modprobe.d"), { recursive: true });
+    const { status, stderr } = runWith(readOnly("etc/modprobe.d"));
+    expect(stderr).toContain(
+      `Cannot write ${at("/etc/modprobe.d/erofs-nbd.conf")}: its file system is read-only\n`,
+    );
+    expect(status).toBe(2);
+    expect(filesBelow()).toEqual([]);
+  });
+
+  test("/usr/local is mounted after systemd has read its units: they go to /etc", () => {
+    mkdirSync(at("/usr/local"), { recursive: true });
+    expect(runWith("mount -t tmpfs none usr/local").of(FORMER_UNIT)).toMatchObject({
+      action: "written",
+      reason: "/usr/local/lib/systemd/system is on a file system of its own",
+    });
   });
 });
 
@@ -384,9 +466,7 @@ describe("the command", () => {
     expect(first.stdout).toContain(`written: ${at(UNIT)}\n`);
     const unit = readFileSync(at(UNIT), "utf8");
     const [, program = ""] = /^ExecStart=(.*)$/m.exec(unit) ?? [];
-    expect(program).toBe(
-      `${process.execPath} ${join(import.meta.dirname, "../../../dist/src/cli/main.js")} manager --take-over`,
-    );
+    expect(program).toBe(`${process.execPath} ${PROGRAM} manager --take-over`);
     const again = await runCli(["install-units", "--prefix", prefix, "--json"]);
     const told = JSON.parse(again.stdout) as { files: Array<{ action: string }>; told: unknown[] };
     expect(new Set(told.files.map(({ action }) => action))).toEqual(new Set(["unchanged"]));
@@ -396,8 +476,7 @@ describe("the command", () => {
     expect(filesBelow()).toEqual([]);
   });
 
-  const program = join(import.meta.dirname, "../../../dist/src/cli/main.js");
-  test.each([process.execPath, program])(
+  test.each([process.execPath, PROGRAM])(
     "refuses where others may change what root is to run, unless it is told to: %s",
     async (path) => {
       mkdirSync(dirname(at(path)), { recursive: true });
