@@ -6,7 +6,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
@@ -17,7 +17,13 @@ import type { CliContext } from "../context.ts";
 import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
 import { formatJson } from "../output.ts";
 import { requireRoot } from "../preconditions.ts";
-import { MOUNT_HELPER, SYSUSERS_FILE, type SystemFile, serviceFiles } from "../service-files.ts";
+import {
+  IMAGE_SERVICE,
+  MOUNT_HELPER,
+  SYSUSERS_FILE,
+  type SystemFile,
+  serviceFiles,
+} from "../service-files.ts";
 import { findWeakness } from "../who-may-write.ts";
 
 interface Options {
@@ -71,9 +77,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
   if (!remove) checkWhoMayWrite(context, resolve(prefix ?? "/"), options.force === true);
   const files = installedFiles();
   const told: Told[] = [];
-  // Before its unit is gone; its devices stay, served by their workers.
-  if (remove && prefix === undefined && !dryRun && isThere(files))
-    told.push(await tell("systemctl", ["disable", "--now", SERVICE]));
+  if (remove && !dryRun) told.push(...(await disable(prefix, files)));
   const actions = (remove ? removeFiles : writeFiles)(resolve(prefix ?? "/"), files, dryRun);
   const changed = actions.some(({ action }) => action === "written" || action === "removed");
   if (changed && prefix === undefined && !dryRun) {
@@ -121,11 +125,22 @@ function installedFiles(): SystemFile[] {
   return serviceFiles(installation).filter(({ path }) => path !== MOUNT_HELPER || hasHelper);
 }
 
-const isThere = (files: readonly SystemFile[]): boolean =>
-  files.some(
-    ({ path, formerPath = path }) =>
-      path.endsWith(`/${SERVICE}`) && (existsSync(path) || existsSync(formerPath)),
-  );
+/**
+ * Takes back what was enabled, for which systemctl wants the units: without them it would leave links that lead nowhere. Of the
+ * template every instance goes. The manager ends, devices stay, served by their workers. With --root= systemctl asks nobody.
+ */
+async function disable(prefix: string | undefined, files: readonly SystemFile[]): Promise<Told[]> {
+  // If one of them cannot be removed, this says so before anything is changed.
+  const planned = removeFiles(resolve(prefix ?? "/"), files, true);
+  const told: Told[] = [];
+  for (const unit of [SERVICE, IMAGE_SERVICE]) {
+    if (!planned.some(({ path, action }) => action === "removed" && basename(path) === unit)) continue;
+    const root = prefix === undefined ? [] : [`--root=${resolve(prefix)}`];
+    const now = prefix === undefined && unit === SERVICE ? ["--now"] : [];
+    told.push(await tell("systemctl", [...root, "disable", ...now, unit]));
+  }
+  return told;
+}
 
 /** «systemd 252 (252.38-1)»; 0 where there is no systemctl. */
 function systemdVersion(): number {

@@ -476,6 +476,21 @@ describe("the command", () => {
     expect(filesBelow()).toEqual([]);
   });
 
+  test("--remove takes back what was enabled, too: the manager, and every image", async (context) => {
+    const systemctl = (...words: string[]) => spawnSync("systemctl", [`--root=${prefix}`, ...words]).status;
+    if (systemctl("--version") !== 0) context.skip("systemctl is not on this machine");
+    await runCli(["install-units", "--prefix", prefix]);
+    const instances = ["erofs-nbd@srv-a.erofs.service", "erofs-nbd@srv-b.erofs.service"];
+    expect(systemctl("enable", "erofs-nbd.service", ...instances)).toBe(0);
+    expect(filesBelow().filter((path) => path.includes(".wants/"))).toHaveLength(4);
+    const removed = await runCli(["install-units", "--prefix", prefix, "--remove"]);
+    expect(removed, removed.stderr).toMatchObject({ code: 0, stderr: "" });
+    expect(removed.stdout).toContain(`ran: systemctl --root=${prefix} disable erofs-nbd@.service\n`);
+    expect(filesBelow()).toEqual([]);
+    const again = await runCli(["install-units", "--prefix", prefix, "--remove", "--json"]);
+    expect(JSON.parse(again.stdout)).toMatchObject({ told: [] });
+  });
+
   test.each([process.execPath, PROGRAM])(
     "refuses where others may change what root is to run, unless it is told to: %s",
     async (path) => {
