@@ -139,8 +139,13 @@ WantedBy=multi-user.target remote-fs.target
 `;
 }
 
+/** Image, record, then the command to which the identifier is given: the first that the record has. «$» is systemd's own. */
+const STOP_SCRIPT =
+  'id=$$(sed -n "/identifier/{s/.*: .//;s/.,//p;q}" "$$1"); shift; exec "$$@" "$${id:-$$0}"';
+
 function imageUnit({ nodePath, programDirectory }: Installation): string {
   const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.js`)}`;
+  const record = "%t/erofs-nbd@%i/device";
   return `# For an image that is to be attached and not mounted: erofs-nbd@$(systemd-escape --path /srv/a.erofs).service
 # Options of «attach» go into OPTIONS, with «systemctl edit»: Environment=OPTIONS="--device 5".
 
@@ -156,8 +161,11 @@ RequiresMountsFor=%f
 Type=oneshot
 RemainAfterExit=yes
 Environment=OPTIONS=
-ExecStart=${program} attach $OPTIONS -- %f
-ExecStop=${program} detach -- %f
+# What was attached is remembered: the same image may be attached elsewhere, by others. Without that it is detached by its path.
+RuntimeDirectory=erofs-nbd@%i
+RuntimeDirectoryMode=0700
+ExecStart=/bin/sh -c 'exec "$$@" >"$$0"' ${record} ${program} attach --json $OPTIONS -- %f
+ExecStop=/bin/sh -c '${STOP_SCRIPT}' %f ${record} ${program} detach --
 # Not attached any more: somebody has detached it.
 SuccessExitStatus=3
 TimeoutStartSec=2min

@@ -6,7 +6,7 @@
  */
 import type { Command } from "commander";
 import { ErofsNbdError, EXIT, type ExitCode } from "../../errors.ts";
-import { ControlError } from "../../manager/control-client.ts";
+import { type ControlClient, ControlError } from "../../manager/control-client.ts";
 import type { DetachResult, Target } from "../../manager/control-protocol.ts";
 import { readTarget } from "../../manager/target.ts";
 import { printable } from "../../printable.ts";
@@ -22,8 +22,11 @@ interface Options {
   readonly json?: true;
 }
 
+const IDENTIFIER = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
 const HELP = `
-TARGET is a device (nbd3, /dev/nbd3 or 3), the path of an attached image, or a mount point; ./3 is a path.
+TARGET is a device (nbd3, /dev/nbd3 or 3), its identifier as --json prints it, the path of an attached image, or a mount point; ./3 is
+a path. An image that is attached several times is detached several times.
 
 Examples:
   sudo erofs-nbd detach nbd0
@@ -57,11 +60,21 @@ async function run(context: CliContext, words: readonly string[], options: Optio
     return report(context, all ? [] : targets.map(notAttached), words, options.json === true);
   }
   try {
+    for (const [at, word] of words.entries()) {
+      const index = IDENTIFIER.test(word) ? await indexOf(client, word) : null;
+      if (index !== null) targets[at] = { index };
+    }
     const { results } = await client.request("detach", { targets, all, force: options.force === true });
     await report(context, results, words, options.json === true);
   } finally {
     client.close();
   }
+}
+
+/** Of the device with that identifier; an index by itself may be another device's by now. */
+async function indexOf(client: ControlClient, identifier: string): Promise<number | null> {
+  const { devices } = await client.request("status", { target: null });
+  return devices.find((device) => device.identifier === identifier)?.index ?? null;
 }
 
 function notAttached(target: Target): DetachResult {

@@ -25,7 +25,7 @@ done
 
 mkdir -p /srv /mnt/image
 cp "$share/image.erofs" /srv/image.erofs
-cp "$share/image.erofs" /srv/other.erofs
+cp "$share/image.erofs" /srv/other-image.erofs
 cd "$project" || exit 1
 # The project may be anybody's: it is where the host has it.
 "$node" dist/src/cli/main.js install-units --prefix / --force || echo "install-units failed" >&2

@@ -263,27 +263,29 @@ const STEPS = [
     "a program that attaches starts the service, and its device is like any other",
     async () => {
       await systemctl("stop", UNIT);
-      const device = await attach("/srv/other.erofs");
+      const device = await attach("/srv/other-image.erofs");
       assert.equal(await property("ActiveState"), "active");
       const { managerPid, source } = await device.status();
       assert.equal(managerPid, await mainPid());
-      assert.equal(source.uri, "/srv/other.erofs");
+      assert.equal(source.uri, "/srv/other-image.erofs");
       await device.detach();
     },
   ],
   [
-    "erofs-nbd@IMAGE attaches and detaches",
+    "erofs-nbd@IMAGE attaches and detaches, and leaves another device of the image alone",
     async () => {
-      await systemctl("start", "erofs-nbd@srv-other.erofs.service");
-      assert.deepEqual((await devices())?.map(({ source }) => source.uri).sort(), [
+      const other = await attach("/srv/other-image.erofs");
+      const uris = async () => (await devices())?.map(({ source }) => source.uri).sort();
+      await systemctl("start", "erofs-nbd@srv-other\\x2dimage.erofs.service");
+      assert.deepEqual(await uris(), [
         "/srv/image.erofs",
-        "/srv/other.erofs",
+        "/srv/other-image.erofs",
+        "/srv/other-image.erofs",
       ]);
-      await systemctl("stop", "erofs-nbd@srv-other.erofs.service");
-      assert.deepEqual(
-        (await devices())?.map(({ source }) => source.uri),
-        ["/srv/image.erofs"],
-      );
+      await systemctl("stop", "erofs-nbd@srv-other\\x2dimage.erofs.service");
+      assert.deepEqual(await uris(), ["/srv/image.erofs", "/srv/other-image.erofs"]);
+      assert.equal((await other.status()).source.uri, "/srv/other-image.erofs");
+      await other.detach();
     },
   ],
   [

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { AttachParams, ControlFault } from "../../../src/manager/control-protocol.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
@@ -210,6 +210,25 @@ describe("detach", () => {
       all: false,
       force: false,
     });
+  });
+
+  test("an identifier names one device, whatever else has that image; of one that is gone it names nothing", async () => {
+    const [identifier = "", gone = ""] = ["1", "2"].map(
+      (digit) => `${digit.repeat(8)}-0000-4000-8000-00000000000a`,
+    );
+    const { requests } = await withManager({
+      status: async () => ({
+        devices: [deviceStatus(), { ...deviceStatus(), device: "/dev/nbd5", index: 5, identifier }],
+        notes: [],
+      }),
+      detach: async ({ targets }) => ({
+        results: targets.map((target) => ({ target, device: "/dev/nbd5", error: null })),
+      }),
+    });
+    expect(await run(identifier)).toMatchObject({ code: 0, stdout: "detached /dev/nbd5\n" });
+    await run(gone);
+    const asked = requests.filter(({ method }) => method === "detach").map(({ params }) => params);
+    expect(asked).toMatchObject([{ targets: [{ index: 5 }] }, { targets: [{ path: resolve(gone) }] }]);
   });
 
   test.each<[string, Array<ControlFault | null>, number]>([

@@ -407,6 +407,22 @@ describe("texts", () => {
     expect(text(UNIT)).toMatch(/^\[Service\][^[]*\nSyslogLevel=err\n/m);
   });
 
+  test("an image's unit detaches what it has attached: by its identifier, or by the path without one", () => {
+    const unit = text("/usr/local/lib/systemd/system/erofs-nbd@.service", { nodePath: "NODE" });
+    /** A command line's script, as systemd gives it to the shell, with the words after it. */
+    const runLine = (name: string, ...words: string[]): string => {
+      const [, script = ""] = new RegExp(`^${name}=/bin/sh -c '(.*)' %`, "m").exec(unit) ?? [];
+      return spawnSync("/bin/sh", ["-c", script.replaceAll("$$", "$"), ...words], { encoding: "utf8" })
+        .stdout;
+    };
+    const status = { device: "/dev/nbd3", identifier: "1b2c-3", source: { uri: "/an identifier: x," } };
+    const record = at("/a record");
+    expect(runLine("ExecStart", record, "printf", "%s", JSON.stringify(status, null, 2))).toBe("");
+    expect(JSON.parse(readFileSync(record, "utf8"))).toEqual(status);
+    expect(runLine("ExecStop", "/an image", record, "printf", "<%s>", "--")).toBe("<--><1b2c-3>");
+    expect(runLine("ExecStop", "/an image", at("/gone"), "printf", "<%s>", "--")).toBe("<--></an image>");
+  });
+
   test("what an older systemd does not know is not written", () => {
     expect(text(UNIT)).not.toContain("SurviveFinalKillSignal");
     // It is a directive of [Unit]: elsewhere systemd would ignore it.
