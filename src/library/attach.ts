@@ -14,7 +14,7 @@ import { type AttachOptions, type AttachSource, toAttachParams } from "./options
 import type { Session } from "./session.ts";
 
 export interface MachineAttachOptions extends AttachOptions {
-  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or /run/erofs-nbd. */
+  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY where a manager is in it, or /run/erofs-nbd. */
   readonly runDir?: string;
 }
 

@@ -18,7 +18,7 @@ import type { Session } from "./session.ts";
 export type DeviceTarget = string | number | URL;
 
 export interface FindOptions {
-  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or /run/erofs-nbd. */
+  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY where a manager is in it, or /run/erofs-nbd. */
   readonly runDir?: string;
 }
 

@@ -53,7 +53,8 @@ export function chooseRunDir(
   const ofService = environment["RUNTIME_DIRECTORY"]?.split(":")[0] || undefined;
   const isManagers =
     ofService !== undefined && (role === "manager" || existsSync(join(ofService, LOCK_FILE)));
-  const path = option ?? environment["EROFS_NBD_RUN_DIR"] ?? (isManagers ? ofService : DEFAULT_RUN_DIR);
+  const path =
+    option ?? (environment["EROFS_NBD_RUN_DIR"] || undefined) ?? (isManagers ? ofService : DEFAULT_RUN_DIR);
   return {
     path,
     controlSocket: join(path, "control.sock"),

@@ -74,6 +74,9 @@ async function run(context: CliContext, options: Options, command: Command): Pro
   // Nothing is given to us on purpose but stdio: systemd's own descriptors would have to be asked for (sd_listen_fds(3)).
   closeInherited(3);
   renounceRights();
+  // For the manager that comes after this one when it is killed: the guardian starts it in our environment.
+  if (metricsListen !== undefined) process.env["EROFS_NBD_METRICS_LISTEN"] = metricsListen;
+  if (options.logLevel !== undefined) process.env["EROFS_NBD_LOG"] = options.logLevel;
   const log = createLog({ level: options.logLevel, file: runDir });
   logWarnings(log);
   // A command that started us may be a service itself: what it was told is not for us, and not for our workers.

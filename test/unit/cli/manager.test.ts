@@ -6,6 +6,7 @@ import {
   closeSync,
   existsSync,
   fstatSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -170,3 +171,36 @@ test("what it writes to the journal has a priority in every line, also what Node
   expect(lines().find((line) => line.includes("Node"))).toMatch(/^<4>Warning: of Node /);
   expect(lines().find((line) => line.includes("controlSocket"))).toMatch(/^<6>/);
 });
+
+test("its guardian would start the next one with what this one was told", async () => {
+  const port = await freePort();
+  const words = ["--run-dir", runDir, "manager", "--json", "--metrics-listen", `127.0.0.1:${port}`];
+  mkdirSync(join(runDir, "devices"), { recursive: true, mode: 0o700 });
+  // Something to guard: a record, though not one that it understands.
+  writeFileSync(join(runDir, "devices", "some.json"), "{}");
+  const command = startCli([...words, "--log-level", "warn"]);
+  await command.until("stdout", /^\{[^}]+\}\n/);
+  const { pid } = command.child;
+  const environment = (): string =>
+    readdirSync("/proc")
+      .filter((name) => /^\d+$/.test(name))
+      .filter((name) => contentsOf(name, "stat").includes(`) S ${pid} `))
+      .filter((name) => contentsOf(name, "cmdline").includes("erofs-nbd guardian"))
+      .map((name) => contentsOf(name, "environ"))
+      .join("");
+  await until("the guardian", () => environment() !== "");
+  expect(environment().split("\0")).toEqual(
+    expect.arrayContaining([`EROFS_NBD_METRICS_LISTEN=127.0.0.1:${port}`, "EROFS_NBD_LOG=warn"]),
+  );
+  command.child.kill("SIGTERM");
+  expect((await command.ended).code).toBe(0);
+});
+
+function contentsOf(pid: string, name: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${name}`, "latin1");
+  } catch {
+    // It has just ended.
+    return "";
+  }
+}

@@ -45,6 +45,7 @@ describe("chooseRunDir", () => {
     const all = { EROFS_NBD_RUN_DIR: "/variable", RUNTIME_DIRECTORY: "/run/one:/run/two" };
     expect(chooseRunDir("/option", all).path).toBe("/option");
     expect(chooseRunDir(undefined, all).path).toBe("/variable");
+    expect(chooseRunDir(undefined, { EROFS_NBD_RUN_DIR: "" }).path).toBe("/run/erofs-nbd");
     const ofService = { RUNTIME_DIRECTORY: `${runDir.path}:/run/two` };
     expect(chooseRunDir(undefined, ofService, "manager").path).toBe(runDir.path);
     // That of the service by which a command is run, until a manager has been there.
