@@ -78,7 +78,8 @@ export function describeRights(status: string, account: Account | undefined): st
 /** The first such right of any thread. @throws Error where there is no /proc */
 function rightsLeft(account: Account | undefined): string | undefined {
   for (const thread of readdirSync(TASKS)) {
-    const rights = describeRights(readFileSync(`${TASKS}/${thread}/status`, "utf8"), account);
+    const status = readStatus(thread);
+    const rights = status === undefined ? undefined : describeRights(status, account);
     if (rights !== undefined) return `${rights} in thread ${thread}`;
   }
   return undefined;
@@ -90,5 +91,15 @@ function readPasswd(): string {
   } catch {
     // A minimal system without accounts.
     return "";
+  }
+}
+
+/** Undefined for a thread that has just ended. */
+function readStatus(thread: string): string | undefined {
+  try {
+    return readFileSync(`${TASKS}/${thread}/status`, "utf8");
+  } catch (error) {
+    if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw error;
   }
 }
