@@ -30,6 +30,7 @@ import {
   startReader,
   status,
   statuses,
+  statusWhen,
   successorOf,
   until,
   untilAsync,
@@ -314,6 +315,27 @@ describe("managers that are killed one after the other", () => {
     process.kill(second, "SIGKILL");
     await successorOf(second);
     expect((await status(device.device ?? "")).counters).toMatchObject({ reconnects: 0, failedFailovers: 0 });
+    expectFlawless(await reader.stop());
+    await detachAll();
+  });
+});
+
+describe("everything that is killed at once", () => {
+  guarded([...LINK_DEATH_LINES, ...READ_FAILURE_LINES]);
+  cleanUpAfterFailure();
+
+  test("for longer than reads are held: they fail, and the next command revives the device", async () => {
+    const device = await attach("--dead-timeout", "2", image);
+    const node = device.device ?? "";
+    await until("the guardian", () => guardiansOf(device.managerPid).length === 1);
+    await killTogether(...guardiansOf(device.managerPid), device.managerPid, ...allWorkers());
+    const words = [`if=${node}`, "of=/dev/null", "bs=4096", "count=1", "iflag=direct"];
+    const failed = await run("dd", words, { LC_ALL: "C" });
+    expect(failed).toMatchObject({ code: 1, stderr: expect.stringContaining("Input/output error") });
+    expect((await erofsNbd("status")).stderr).toContain("taken over");
+    const after = await statusWhen(node, "the revival", ({ state }) => state === "serving", 60_000);
+    expect(after).toMatchObject({ identifier: device.identifier, counters: { reconnects: 1 } });
+    const reader = await startReader(node, image, 4);
     expectFlawless(await reader.stop());
     await detachAll();
   });

@@ -13,6 +13,7 @@ import {
   cutLinks,
   detachAll,
   erofsNbd,
+  erofsNbdOk,
   expectFlawless,
   guardiansOf,
   killTogether,
@@ -22,6 +23,7 @@ import {
   startReader,
   status,
   statusWhen,
+  successorOf,
   until,
   workerOf,
   workersOf,
@@ -110,6 +112,20 @@ describe("the end of a link attached by ioctl", () => {
     expect(await status(device.device ?? "").catch((error: Error) => error.message)).toContain(
       "not attached",
     );
+  });
+
+  test("outlives its manager, and the upgrade of the next one: its worker is the only one who could serve it", async () => {
+    const device = await attach("--ioctl", image);
+    const reader = await startReader(device.device ?? "", image);
+    process.kill(device.managerPid, "SIGKILL");
+    const successor = await successorOf(device.managerPid);
+    expect(await status(device.device ?? "")).toMatchObject({ state: "serving", links: device.links });
+    await erofsNbdOk("upgrade");
+    const after = await status(device.device ?? "");
+    expect(after).toMatchObject({ state: "serving", links: device.links });
+    expect(after.managerPid).not.toBe(successor);
+    expectFlawless(await reader.stop());
+    await detachAll();
   });
 
   test("with manager and workers is the end of its device, and the next command says so", async () => {

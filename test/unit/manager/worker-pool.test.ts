@@ -6,7 +6,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { MIN_DELAY_MS, RESTART_BUDGET } from "../../../src/manager/crash-loop.ts";
-import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
+import { identifyProcess, isAlive, type ProcessIdentity } from "../../../src/manager/process-identity.ts";
+import { meetWorkers } from "../../../src/manager/reunion.ts";
 import { type PoolOptions, WorkerPool } from "../../../src/manager/worker-pool.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink, Takeover } from "../../../src/supervisor/ports.ts";
@@ -311,6 +312,38 @@ describe("deaths", () => {
     await until("its end", () => heard.ends.length === 1);
     expect(heard.losses).toEqual([]);
     await (await readOver(warm)).disconnect();
+  });
+
+  test("a worker met again, with a link that has to be left to it, is no idle one: it serves on when the pool stops", async () => {
+    const { pool } = startPool({ size: 1 });
+    const link = await open(pool);
+    const client = await readOver(link);
+    const served = identifyProcess(link.workerPid) as ProcessIdentity;
+    pool.leave();
+    const { pool: second } = startPool({ size: 1 });
+    const { met, silent } = await meetWorkers(workers, journals);
+    expect(silent).toEqual([]);
+    const links = met.flatMap((one) => second.adopt(one));
+    expect(links.map(({ workerPid }) => workerPid)).toEqual([served.pid]);
+    for (const one of links) one.leave();
+    second.stop();
+    expect(await client.read(0, 100)).toEqual(Buffer.from(content.subarray(0, 100)));
+    await client.disconnect();
+    await until("the worker's end", () => !isAlive(served));
+  });
+
+  test("a worker that does not answer the next manager is known by its socket's name", async () => {
+    const { pool } = startPool({ size: 1 });
+    const link = await open(pool);
+    close(link.kernelFd);
+    const served = identifyProcess(link.workerPid) as ProcessIdentity;
+    pool.leave();
+    stopProcess(served.pid);
+    expect(await meetWorkers(workers, journals)).toEqual({ met: [], silent: [served] });
+    process.kill(served.pid, "SIGKILL");
+    await until("its end", () => !isAlive(served));
+    expect(await meetWorkers(workers, journals)).toEqual({ met: [], silent: [] });
+    expect(readdirSync(workers)).toEqual([]);
   });
 
   test("a worker of many links: those that reads wait on are told first", async () => {
