@@ -5,7 +5,7 @@
  * to go at once, to a process that is warm. Which one a link goes to, and how long one waits whose workers die again and
  * again, is judged in crash-loop.ts; the processes themselves are worker-set.ts.
  */
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
 import { withDeadline } from "../supervisor/deadline.ts";
 import type { LinkObserver, LinkRequest, LinkServer, OpenLink, Takeover } from "../supervisor/ports.ts";
@@ -53,6 +53,8 @@ const SPREAD_PATIENCE_MS = 3000;
 const AGAIN_MS = 5;
 /** The same, where the worker has said why: a source that does not open will not do so a moment later. */
 const REFUSED_AGAIN_MS = 500;
+/** Of a dead worker's quiet links, between two turns of the event loop. */
+const TOLD_AT_ONCE = 8;
 /** A takeover that waits longer than this for a worker is a stall, and told as one. */
 const LATE_MS = 5000;
 
@@ -282,13 +284,26 @@ export class WorkerPool implements LinkServer {
       const answered = link.counters.requests;
       link.trouble.died({ nowMs, role, idle: !waiting, answered, hung: worker.hung, reason: how });
     });
+    const lost = seen.filter(({ link }) => !link.isMoving && link.workerPid === worker.pid);
     for (const { link } of seen) {
       worker.links.delete(link.number);
       if (link.worker === worker) link.worker = undefined;
-      if (!link.isMoving && link.workerPid === worker.pid)
-        link.observer.orphaned(how, worker.silentMs, worker.hung);
     }
+    for (const { link, waiting } of lost)
+      if (waiting) link.observer.orphaned(how, worker.silentMs, worker.hung);
+    void this.#tellQuiet(
+      lost.filter(({ waiting }) => !waiting).map(({ link }) => link),
+      (link) => link.observer.orphaned(how, worker.silentMs, worker.hung),
+    );
     return roles.some((role) => role === "busy" || role === "alone");
+  }
+
+  /** Tells links that nobody waits on, a few at a time: what comes in for the others is not to wait for all of them. */
+  async #tellQuiet(links: readonly HeldLink[], tell: (link: HeldLink) => void): Promise<void> {
+    for (const [at, link] of links.entries()) {
+      if (at % TOLD_AT_ONCE === 0) await nextTurn();
+      if (link.isOpen && !link.hasEnded && link.worker === undefined) tell(link);
+    }
   }
 
   /** Waits a while for a worker without links, where one is just starting. */

@@ -6,13 +6,17 @@
  * comes back from there: as with a bug in the reading of that image. Nothing else is changed, and nothing in other processes.
  */
 import { existsSync, readlinkSync } from "node:fs";
+import { register } from "node:module";
 import { pathToFileURL } from "node:url";
 
 const program = process.argv[1] ?? "";
 
 if (program.endsWith("/worker/main.js")) {
-  // Its looking around here takes the rights that a worker gives up.
-  for (const name of /** @type {const} */ (["setgroups", "setgid", "setuid"])) process[name] = () => {};
+  // Its looking around here takes the rights that a worker gives up, and without which it does not serve.
+  const stub = "export const dropPrivileges = () => {}; export const refuseInspector = () => {};";
+  const hooks = `export const load = async (url, context, next) => url.endsWith("/worker/privileges.js")
+    ? { format: "module", shortCircuit: true, source: ${JSON.stringify(stub)} } : next(url, context);`;
+  register(`data:text/javascript,${encodeURIComponent(hooks)}`);
   const { FileSource } = await import(new URL("../source/file-source.js", pathToFileURL(program)).href);
   const verify = FileSource.prototype.verify;
   FileSource.prototype.verify = function () {
