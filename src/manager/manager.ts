@@ -38,6 +38,7 @@ import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } fr
 import type { PooledFoundLink } from "./found-link.ts";
 import { type Inspection, inspectHead, inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
+import { LateRecords } from "./late-records.ts";
 import { type Figures, type ManagerVitals, Observatory } from "./observatory.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "./process-identity.ts";
 import { type NewRecord, RecordStore, settingsOf } from "./records.ts";
@@ -57,9 +58,6 @@ interface ManagerEvents {
 const STEP_DOWN_PATIENCE_MS = 10_000;
 const STEP_DOWN_POLL_MS = 20;
 const BORROWER_POLL_MS = 250;
-
-/** A record waits no longer than this for other devices to be served again. */
-const UNREST_MS = 1000;
 
 /** Two: the links of a dead worker have somewhere to go at once. */
 const POOL_SIZE = 2;
@@ -95,9 +93,11 @@ export class Manager extends EventEmitter<ManagerEvents> {
   readonly #loans = new Map<string, ProcessIdentity>();
   /** What is not done yet is the next manager's to do. */
   #isLeaving = false;
-  /** Devices whose records are behind, and the end of the waiting for a calm moment. */
-  readonly #changed = new Set<ManagedDevice>();
-  #unrest: NodeJS.Timeout | undefined;
+  readonly #lateRecords = new LateRecords({
+    isBusy: () =>
+      [...this.#devices.values()].some(({ state }) => state === "taking-over" || state === "reconnecting"),
+    write: (device) => this.#persist(device).catch((error: unknown) => this.#log.error(String(error))),
+  });
   /** What a start has found and done, for the next `status`. */
   #notes: string[] = [];
 
@@ -244,7 +244,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     const device = this.#byIndex(index);
     await device.enableAutoclear();
     this.#loans.delete(device.settings.identifier);
-    this.#persistLater(device);
+    this.#lateRecords.note(device);
   }
 
   /** A mount was begun on a device, and whoever was at it has gone: keep the device if the mount is there. */
@@ -380,7 +380,8 @@ export class Manager extends EventEmitter<ManagerEvents> {
     }
     this.#isLeaving = true;
     this.#pool.leave();
-    await this.#persistChanged();
+    await this.#lateRecords.write();
+    await this.#records.settled();
     await this.#kernel.close();
   }
 
@@ -397,7 +398,8 @@ export class Manager extends EventEmitter<ManagerEvents> {
     this.#isLeaving = true;
     this.#observatory.close();
     this.#pool.stop();
-    await this.#persistChanged();
+    await this.#lateRecords.write();
+    await this.#records.settled();
     await this.#kernel.close();
   }
 
@@ -421,7 +423,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     this.#observatory.own(device);
     const name = (): string => (device.index === undefined ? "a device in the making" : `nbd${device.index}`);
     device.on("state", (state, before) => {
-      if (state === "serving") this.#persistWhenCalm();
+      if (state === "serving") this.#lateRecords.look();
       this.#log.info(`${name()} is ${state}`, { state, before });
       this.#tell(device, { event: "state", state, before });
     });
@@ -431,7 +433,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
         { ...outcome },
       );
       this.#tell(device, { event: "failover", ...outcome });
-      this.#persistLater(device);
+      this.#lateRecords.note(device);
     });
     device.on("stalled", (message) => {
       this.#log.error(`${name()}: nobody serves it: ${message}`);
@@ -448,7 +450,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     device.on("moved", (workerPid, stallMs) => {
       this.#log.info(`${name()}: worker ${workerPid} serves it now`, { workerPid, stallMs });
       this.#tell(device, { event: "moved", workerPid, stallMs });
-      this.#persistLater(device);
+      this.#lateRecords.note(device);
     });
     device.on("revived", () => this.#tell(device, { event: "revived" }));
     device.on("readErrors", (message, count) => {
@@ -477,31 +479,6 @@ export class Manager extends EventEmitter<ManagerEvents> {
     this.#log.info(`${device.index === undefined ? "A device" : `nbd${device.index}`} ended: ${why}`);
     this.#tell(device, { event: "detached", message: why });
     if (this.#devices.size === 0) this.emit("idle");
-  }
-
-  /** Notes what has come of a device, when no reads of others wait: hundreds of records take longer than their takeovers. */
-  #persistLater(device: ManagedDevice): void {
-    this.#changed.add(device);
-    this.#persistWhenCalm();
-  }
-
-  #persistWhenCalm(): void {
-    if (this.#changed.size === 0) return;
-    const isBusy = [...this.#devices.values()].some(
-      ({ state }) => state === "taking-over" || state === "reconnecting",
-    );
-    if (!isBusy) void this.#persistChanged();
-    else this.#unrest ??= setTimeout(() => void this.#persistChanged(), UNREST_MS).unref();
-  }
-
-  /** Brings the records up to date; a manager that ends by plan waits for that. */
-  async #persistChanged(): Promise<void> {
-    clearTimeout(this.#unrest);
-    this.#unrest = undefined;
-    for (const device of this.#changed)
-      void this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
-    this.#changed.clear();
-    await this.#records.settled();
   }
 
   async #persist(device: ManagedDevice): Promise<void> {
