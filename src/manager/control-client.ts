@@ -24,7 +24,11 @@ import {
 } from "./run-dir.ts";
 
 const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
-const START_DEADLINE_MS = 20_000;
+/**
+ * How long a manager may take that was started; longer once it has the run directory: it may have hundreds of devices to go on with
+ * first.
+ */
+const START_PATIENCE = { startMs: 20_000, busyMs: 180_000 };
 const POLL_MS = 20;
 /** A manager that was just ending holds its directory for a moment more: the one started then gives up at once. */
 const MAX_STARTS = 3;
@@ -78,17 +82,22 @@ export class ControlClient {
   }
 
   /**
-   * Connects, and starts a manager first where none runs; `program` is what to start, for tests.
+   * Connects, and starts a manager first where none runs; `program` and the patience are for tests.
    * @throws ErofsNbdError with the manager's own last words
    */
-  static async connectOrStart(runDir: RunDir, program: string = CLI_PATH): Promise<ControlClient> {
+  static async connectOrStart(
+    runDir: RunDir,
+    program: string = CLI_PATH,
+    { startMs, busyMs }: typeof START_PATIENCE = START_PATIENCE,
+  ): Promise<ControlClient> {
     const running = await ControlClient.connect(runDir);
     if (running !== undefined) return running;
     prepareRunDir(runDir);
     let starts = 1;
     let started = startManager(runDir, program);
-    const deadline = performance.now() + START_DEADLINE_MS;
-    while (performance.now() < deadline) {
+    const startedAt = performance.now();
+    const patienceMs = (): number => (lockHolder(runDir) === undefined ? startMs : busyMs);
+    while (performance.now() - startedAt < patienceMs()) {
       const client = await ControlClient.connect(runDir);
       if (client !== undefined) return client;
       // The one we started may have found the directory taken: then whoever has it answers soon, or has just ended.

@@ -22,7 +22,7 @@ import { ErofsNbdError } from "../../../src/errors.ts";
 import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
 import { ControlServer } from "../../../src/manager/control-server.ts";
-import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+import { chooseRunDir, lockHolder, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
 import { turns, until } from "../supervisor/waiting.ts";
 import { FakeManager } from "./fake-manager.ts";
 
@@ -303,6 +303,20 @@ describe("connectOrStart", () => {
     end(one.pid);
     expect(one.pid).toBe(two.pid);
     expect(readFileSync(runDir.logFile, "utf8")).toContain("runs there");
+  });
+
+  test("one that has the directory may be long about what it finds there", async () => {
+    prepareRunDir(runDir);
+    behave({ slowMs: 3000 });
+    const slow = spawn(process.execPath, [STAND_IN, "manager", "--run-dir", runDir.path], {
+      stdio: "ignore",
+    });
+    await until("its lock", () => lockHolder(runDir) === slow.pid);
+    const patience = { startMs: 1, busyMs: 20_000 };
+    const client = await ControlClient.connectOrStart(runDir, STAND_IN, patience);
+    expect((await client.request("hello", {})).pid).toBe(slow.pid);
+    client.close();
+    end(slow.pid ?? -1);
   });
 
   test("a manager that was just ending still has the directory: another is started when it has gone", async () => {
