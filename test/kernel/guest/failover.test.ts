@@ -62,7 +62,7 @@ describe("a link that dies", () => {
     const device = await attach(...CUTTABLE, image);
     expect(device.counters).toMatchObject({ reconnects: 0, takeovers: 0, failedFailovers: 0 });
     const reader = await startReader(device.device ?? "", image);
-    const stranded = await cutUnderLoad(device, reader.depth);
+    const stranded = await cutUnderLoad(device);
     const after = await afterFailovers(device.device ?? "", 1);
     expectFlawless(await reader.stop());
     expect(after.counters).toMatchObject({ reconnects: 1, takeovers: 0, failedFailovers: 0 });
@@ -81,7 +81,7 @@ describe("a link that dies", () => {
     const reader = await startReader(device.device ?? "", image);
     let now = device;
     for (let cut = 1; cut <= 5; cut += 1) {
-      await cutUnderLoad(now, reader.depth);
+      await cutUnderLoad(now);
       now = await afterFailovers(device.device ?? "", cut);
     }
     expectFlawless(await reader.stop());
@@ -100,7 +100,7 @@ describe("a link that dies", () => {
       "the failover",
       (event) => event.event === "state" && event.state === "reconnecting",
     );
-    await cutUnderLoad(device, reader.depth);
+    await cutUnderLoad(device);
     await reconnecting;
     // Whoever is to serve the fresh link dies before it can have proven itself.
     await killTogether(...victims);
@@ -144,7 +144,7 @@ describe("a link that dies", () => {
   test("together with its two neighbours: every slot is filled again", async () => {
     const device = await attach(...CUTTABLE, "--connections", "3", image);
     const reader = await startReader(device.device ?? "", image);
-    await cutUnderLoad(device, reader.depth);
+    await cutUnderLoad(device);
     const after = await afterFailovers(device.device ?? "", 1);
     expectFlawless(await reader.stop());
     expect(after.links.map(({ state, generation }) => `${state} ${generation}`)).toEqual(
@@ -171,7 +171,7 @@ describe("a link that dies", () => {
     expect(attached).toMatchObject({ code: 0 });
     const device = JSON.parse(attached.stdout) as DeviceStatus;
     const reader = await startReader(device.device ?? "", image);
-    await cutUnderLoad(device, reader.depth);
+    await cutUnderLoad(device);
     const after = await afterFailovers(device.device ?? "", 1);
     expectFlawless(await reader.stop());
     expect(after.counters).toMatchObject({ reconnects: 1, takeovers: 0, failedFailovers: 0 });
@@ -183,7 +183,7 @@ describe("a link that dies", () => {
     const reader = await startReader(device.device ?? "", image);
     let now = device;
     for (let cut = 1; cut <= 15; cut += 1) {
-      await cutUnderLoad(now, reader.depth);
+      await cutUnderLoad(now);
       now = await afterFailovers(device.device ?? "", cut);
     }
     expectFlawless(await reader.stop());

@@ -104,11 +104,10 @@ export async function cutLinks(index: number): Promise<void> {
  * Cuts a device's links while reads are surely on the wire: the worker is stopped first, so that they pile up. Returns how
  * many were in flight at the cut.
  */
-export async function cutUnderLoad(device: DeviceStatus, depth: number): Promise<number> {
+export async function cutUnderLoad(device: DeviceStatus): Promise<number> {
   const workers = new Set(device.links.map(({ workerPid }) => workerPid));
   for (const pid of workers) process.kill(pid, "SIGSTOP");
-  await until(`${depth} reads in flight`, () => readsInFlight(device.index ?? -1) >= depth);
-  const inFlight = readsInFlight(device.index ?? -1);
+  const inFlight = await standstill(device.index ?? -1);
   await cutLinks(device.index ?? -1);
   for (const pid of workers) process.kill(pid, "SIGCONT");
   return inFlight;
@@ -193,8 +192,14 @@ export async function killUnderLoad(
   device: DeviceStatus,
   victims: readonly number[] = [workerOf(device)],
 ): Promise<number> {
-  const index = device.index ?? -1;
   for (const pid of victims) process.kill(pid, "SIGSTOP");
+  const inFlight = await standstill(device.index ?? -1);
+  for (const pid of victims) process.kill(pid, "SIGKILL");
+  return inFlight;
+}
+
+/** Waits until reads are in flight and nothing moves, and returns how many. */
+async function standstill(index: number): Promise<number> {
   let inFlight = 0;
   let since = Date.now();
   await until("a standstill with reads in flight", () => {
@@ -203,7 +208,6 @@ export async function killUnderLoad(
     inFlight = now;
     return inFlight > 0 && Date.now() - since >= STILL_MS;
   });
-  for (const pid of victims) process.kill(pid, "SIGKILL");
   return inFlight;
 }
 
