@@ -4,7 +4,7 @@
  * Nobody gives up, nobody burns the machine, innocent devices go on, and all is well again when the cause is gone. The bad image
  * is made by deadly-image.mjs, which the manager's workers load.
  */
-import { copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -31,6 +31,7 @@ import {
 import { expectTakeovers, HANGABLE, kernelWords, outcomes, PATIENT, useImage, warm } from "./takeover-rig.ts";
 
 const DEADLY = fileURLToPath(new URL("../../helpers/deadly-image.mjs", import.meta.url));
+const TRIGGERS = "/tmp/deadly-images";
 /** Starts of workers in a killing spree. */
 const SPREE = 8;
 const { directory, image } = useImage("crash-loop", 12 << 20);
@@ -43,10 +44,15 @@ async function attachDeadly(
   const bad = join(directory, `${name}.erofs`);
   copyFileSync(image, bad);
   const words = [CLI, "attach", "--json", ...options, bad];
-  const attached = await run(process.execPath, words, { NODE_OPTIONS: `--import ${DEADLY}` });
+  mkdirSync(TRIGGERS, { recursive: true, mode: 0o755 });
+  const env = { NODE_OPTIONS: `--import ${DEADLY}`, DEADLY_IMAGES: TRIGGERS };
+  const attached = await run(process.execPath, words, env);
   expect(attached).toMatchObject({ code: 0 });
   return { bad, device: JSON.parse(attached.stdout) as DeviceStatus };
 }
+
+/** The file that makes an image deadly in this way, while it exists. */
+const trigger = (bad: string, way: "kills" | "loops"): string => `${TRIGGERS}/${statSync(bad).ino}.${way}`;
 
 describe("an image that kills whoever reads it", () => {
   const guard = guarded();
@@ -64,11 +70,13 @@ describe("an image that kills whoever reads it", () => {
     const words = kernelWords(guard);
     await warm(device.managerPid);
 
-    writeFileSync(`${bad}.kills`, "");
+    writeFileSync(trigger(bad, "kills"), "");
     const stalled = await statusWhen(
       device.device ?? "",
       "the stall",
-      ({ state }) => state === "stalled",
+      // While the first successors are starting there is another reason for one.
+      ({ state, stalledReason }) =>
+        state === "stalled" && stalledReason?.startsWith("its workers die") === true,
       60_000,
     );
     expect(stalled.stalledReason).toMatch(
@@ -89,7 +97,7 @@ describe("an image that kills whoever reads it", () => {
     );
     expect(state).toBe("serving");
 
-    rmSync(`${bad}.kills`);
+    rmSync(trigger(bad, "kills"));
     await statusWhen(device.device ?? "", "its recovery", (now) => now.state === "serving", 60_000);
     await until("answers", () => readsInFlight(device.index ?? -1) < 4);
     expect(words()).toEqual([]);
@@ -120,14 +128,14 @@ describe("an image that never lets a worker go", () => {
     const words = kernelWords(guard);
     await warm(device.managerPid);
     const victim = workerOf(await status(device.device ?? ""));
-    writeFileSync(`${bad}.loops`, "");
+    writeFileSync(trigger(bad, "loops"), "");
     await until("eight reads on the wire", () => readsInFlight(device.index ?? -1) >= reader.depth);
     await until(
       "the end of the looping worker",
       () => !workersOf(device.managerPid).includes(victim),
       60_000,
     );
-    rmSync(`${bad}.loops`);
+    rmSync(trigger(bad, "loops"));
     await until("answers", () => readsInFlight(device.index ?? -1) < reader.depth, 60_000);
     const after = await afterFailovers(device.device ?? "", 1);
     expect(words()).toEqual([]);
