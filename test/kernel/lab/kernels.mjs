@@ -12,6 +12,7 @@ import { openSuite } from "./apt.mjs";
 import { cacheEntry, cacheRoot } from "./cache.mjs";
 import { LabError } from "./errors.mjs";
 import { buildInitramfs } from "./initramfs.mjs";
+import { preparePtrace } from "./ptrace-xstate.mjs";
 import { fillQemu, qemuLaunch } from "./qemu.mjs";
 import { fillUml, umlLaunch } from "./uml.mjs";
 
@@ -21,13 +22,13 @@ const TOOL_SUITE = "bookworm";
 
 /**
  * Series, suite, how many processors (one: User-Mode Linux, more: QEMU), and extra kernel parameters.
- * `seccomp=auto` exists from 6.16 on and makes system calls cheaper.
- * @typedef {{ series: string, suite: string, processors: number, parameters: readonly string[] }} KernelChoice
+ * `seccomp=auto` exists from 6.16 on and makes system calls cheaper. `smallXstate`: see ptrace-xstate.c.
+ * @typedef {{ series: string, suite: string, processors: number, parameters: readonly string[], smallXstate?: true }} KernelChoice
  * @type {Readonly<Record<string, KernelChoice>>}
  */
 export const KERNELS = {
-  6.1: { series: "6.1", suite: "bookworm", processors: 1, parameters: [] },
-  6.12: { series: "6.12", suite: "trixie", processors: 1, parameters: [] },
+  6.1: { series: "6.1", suite: "bookworm", processors: 1, parameters: [], smallXstate: true },
+  6.12: { series: "6.12", suite: "trixie", processors: 1, parameters: [], smallXstate: true },
   7.2: { series: "7.2", suite: "sid", processors: 1, parameters: ["seccomp=auto"] },
   "6.12-smp": { series: "6.12", suite: "trixie", processors: 2, parameters: [] },
 };
@@ -42,6 +43,7 @@ export const KERNELS = {
  * @property {string} initramfsPath
  * @property {number} processors
  * @property {readonly string[]} parameters
+ * @property {string | undefined} preload a library for the kernel process
  */
 
 /**
@@ -73,6 +75,7 @@ export async function prepareKernel(name) {
     modulesPath,
     initramfsPath: writeInitramfs(directory, busyboxPath, modulesPath),
     processors: kernel.processors,
+    preload: kernel.smallXstate === true ? await preparePtrace() : undefined,
     parameters: ["loglevel=7", "panic=1", "random.trust_cpu=on", ...kernel.parameters],
   };
 }

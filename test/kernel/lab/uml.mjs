@@ -77,7 +77,10 @@ export function umlLaunch(kernel, place) {
       `lab_share=${place.share}`,
       "lab_files=hostfs",
     ],
-    environment: { TMPDIR: memoryDirectory(place.memoryMiB) },
+    environment: {
+      TMPDIR: memoryDirectory(place.memoryMiB),
+      ...(kernel.preload === undefined ? {} : { LD_PRELOAD: kernel.preload }),
+    },
   };
 }
 
