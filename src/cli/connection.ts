@@ -33,13 +33,16 @@ export function runDirOf(context: CliContext, role: "manager" | "client" = "clie
 /** The manager that runs, or one that is started to take over a dead one's devices; undefined: nothing is attached. */
 export async function findManager(context: CliContext): Promise<ControlClient | undefined> {
   const runDir = runDirOf(context);
-  const running = await findRunning(runDir);
+  const running = await findRunning(runDir, context);
   if (running !== undefined || !hasRecords(runDir)) return running;
   context.detail("no manager runs and one has left devices behind: starting a manager");
   return startManager(context);
 }
 
-/** The manager, started if need be: the machine's service where there is one, else one of our own. @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR */
-export async function startManager(context: CliContext): Promise<ControlClient> {
-  return reachManager(runDirOf(context), context);
+/**
+ * The manager, started if need be: the machine's service where there is one, else one of our own. `signal` ends the waiting for it.
+ * @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR, ERR_INTERRUPTED
+ */
+export async function startManager(context: CliContext, signal?: AbortSignal): Promise<ControlClient> {
+  return reachManager(runDirOf(context), context, signal);
 }

@@ -81,6 +81,11 @@ export class CliContext {
     process.stderr.write(withPriority(STDERR, "note", `note: ${printable(text)}\n`));
   }
 
+  /** That the command waits for something, in one line: no result, no error, and nothing to do about it. */
+  waiting(text: string): void {
+    process.stderr.write(withPriority(STDERR, "note", `erofs-nbd: ${printable(text)}\n`));
+  }
+
   /** A note for those who asked for more. */
   detail(text: string): void {
     if (this.isVerbose) this.note(text);

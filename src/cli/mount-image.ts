@@ -83,7 +83,10 @@ async function mountOnTop(context: CliContext, request: MountRequest, act: strin
   if (request.isFake)
     return context.detail(`${path} can be mounted at ${directory}: nothing done, as asked for`);
   const interrupted = context.interrupts.remember("undoing the mount");
-  const client = await startManager(context);
+  const client = await startManager(context, interrupted.signal).catch((error: unknown) => {
+    interrupted.check(act);
+    throw error;
+  });
   try {
     interrupted.check(act);
     const { device, notes } = await client.request("attach", { ...options.device, image, forMount: true });

@@ -35,6 +35,7 @@ export interface Acquaintance {
 
 /** A worker in the middle of a long read answers after it. */
 const PATIENCE_MS = 3000;
+const TURN_MS = 100;
 /** The smallest there are: a file that fills these fills larger ones, too. */
 const PAGE_BYTES = 4096;
 
@@ -94,7 +95,13 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
       channel.close();
       resolve(toldAll);
     };
-    const patience = setTimeout(() => finish(false), PATIENCE_MS);
+    // Counted in turns of our own: what came in while this process stood still is heard before the next one.
+    let patience: NodeJS.Timeout;
+    const turn = (leftMs: number): void => {
+      if (leftMs <= 0) return finish(false);
+      patience = setTimeout(() => turn(leftMs - TURN_MS), TURN_MS);
+    };
+    turn(PATIENCE_MS);
     const channel = new Channel<FromWorker, ToWorker>(fd, {
       message: (message, fds, senderPid) => {
         const link = isFromWorker(message) ? toldLink(message, fds, journals) : undefined;

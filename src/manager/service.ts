@@ -22,6 +22,12 @@ const MAX_UNWATCHED_MS = 5000;
 const MAX_SILENT_MS = 60_000;
 /** After a beat that was withheld: what was only late (a suspended machine) must not cost the service. */
 const LOOK_AGAIN_MS = 250;
+/**
+ * While the manager looks for its devices, the service manager is asked for this much more time, this often: a start has no limit as long
+ * as the event loop turns (start-watch.ts).
+ */
+const MORE_TIME_USEC = 60_000_000;
+const MORE_TIME_EVERY_MS = 20_000;
 /** Many devices change at once. */
 const STATUS_DELAY_MS = 200;
 /** The order in which states are told: what needs attention first. */
@@ -47,16 +53,23 @@ export class Service {
   #status = "";
   #complaint: string | undefined;
   #renewals = 0;
+  #starting: NodeJS.Timeout | undefined;
 
-  constructor(environment: ServiceEnvironment, log: Log) {
+  /** `moreTimeEveryMs` is for tests. */
+  constructor(environment: ServiceEnvironment, log: Log, moreTimeEveryMs: number = MORE_TIME_EVERY_MS) {
     this.#notifier = new Notifier(environment.socket, log);
     this.#watchdogMs = environment.watchdogMs;
     this.#log = log;
     this.#notifier.tell({ STATUS: "looking for devices of a former manager" });
+    this.#starting = setInterval(
+      () => this.#notifier.tell({ EXTEND_TIMEOUT_USEC: MORE_TIME_USEC }),
+      moreTimeEveryMs,
+    ).unref();
   }
 
   /** Devices were adopted and the control socket listens: READY. */
   started(manager: ServedManager): void {
+    clearInterval(this.#starting);
     this.#manager = manager;
     manager.on("event", this.#statusChanged);
     manager.on("renewing", this.#renewing);
@@ -68,6 +81,7 @@ export class Service {
 
   /** The manager ends on purpose; its devices stay. */
   stopping(): void {
+    clearInterval(this.#starting);
     clearTimeout(this.#beat);
     clearTimeout(this.#statusSoon);
     this.#manager?.off("event", this.#statusChanged);

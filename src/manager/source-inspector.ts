@@ -20,8 +20,8 @@ export interface InspectedModule {
   readonly head: Uint8Array;
 }
 
-/** For a process to start; a busy machine takes its time. */
-const START_DEADLINE_MS = 30_000;
+/** How often to look whether the worker gets on with its start (start-watch.ts). */
+const LOOK_MS = 250;
 /** For the module to be loaded and opened, and its first block read. */
 const INSPECT_DEADLINE_MS = 10_000;
 /** It is not to run with the manager's own priority. */
@@ -75,15 +75,20 @@ async function askWorker(
   const killAfter = (milliseconds: number): NodeJS.Timeout =>
     setTimeout(() => worker.kill(`it was not done after ${milliseconds / 1000} s`), milliseconds);
   calm(worker.pid);
-  let deadline = killAfter(START_DEADLINE_MS);
+  let deadline: NodeJS.Timeout | undefined;
+  const looks = setInterval(() => {
+    const trouble = worker.startWatch.look();
+    if (trouble !== undefined) worker.kill(`it ${trouble} while it was starting`);
+  }, LOOK_MS);
   try {
     await begun;
-    clearTimeout(deadline);
+    clearInterval(looks);
     deadline = killAfter(INSPECT_DEADLINE_MS);
     const found = how === undefined ? await worker.inspect(path, options, headBytes) : undefined;
     if (found !== undefined) return found;
     throw fail(`the worker that loaded it did not live through it: ${how ?? "it ended"}`);
   } finally {
+    clearInterval(looks);
     clearTimeout(deadline);
     worker.kill();
   }

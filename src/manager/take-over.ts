@@ -9,25 +9,28 @@ import type { Log } from "../log.ts";
 import { ControlClient, ControlError } from "./control-client.ts";
 import type { RunDir } from "./run-dir.ts";
 import { lockRunDir, type RunDirLock } from "./run-lock.ts";
+import { StartWatch } from "./start-watch.ts";
 
-/** Longer than a manager waits for its devices to settle before it steps down. */
-const PATIENCE_MS = 15_000;
 const POLL_MS = 20;
 
 /**
- * The lock, or who has it still: a manager that neither answers nor ends.
+ * The lock, or who has it still: a manager that hangs. One that gets on is waited for: it answers when it has started, and when it has
+ * said that it steps down it ends. `patienceMs` is for tests.
  * @throws ControlError when the other refuses: it is part of a program, or a device is in the middle of a change
  */
 export async function lockInsteadOfOther(
   runDir: RunDir,
   log: Log,
-  patienceMs: number = PATIENCE_MS,
+  patienceMs: number = Number.POSITIVE_INFINITY,
 ): Promise<RunDirLock | { readonly heldBy: number }> {
   const end = performance.now() + patienceMs;
   let asked: number | undefined;
+  let watch: StartWatch | undefined;
   for (;;) {
     const lock = lockRunDir(runDir);
     if (!("heldBy" in lock) || performance.now() > end) return lock;
+    if (watch?.pid !== lock.heldBy) watch = new StartWatch(lock.heldBy, "manager");
+    if (watch.look() !== undefined) return lock;
     if (lock.heldBy !== asked && (await ask(runDir))) {
       asked = lock.heldBy;
       log.info(`Manager ${lock.heldBy} makes way for this one`);

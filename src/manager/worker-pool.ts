@@ -314,7 +314,10 @@ export class WorkerPool implements LinkServer {
     });
   }
 
-  /** The best worker for a link, as soon as there is one. @throws ErofsNbdError ERR_WORKER when the signal comes first */
+  /**
+   * The best worker for a link, as soon as there is one. A deadline does not end the waiting while a worker is on its way: on a busy
+   * machine its start may take longer than that. @throws ErofsNbdError ERR_WORKER when the signal comes first
+   */
   async #workerFor(link: HeldLink, company: Company, signal: AbortSignal): Promise<WorkerProcess> {
     for (;;) {
       const candidates = this.#workers.ready.map((worker) => {
@@ -324,17 +327,24 @@ export class WorkerPool implements LinkServer {
       });
       const best = place(candidates, { isSuspect: link.trouble.suspicion > 0, company });
       if (best !== undefined) return best.worker;
-      if (signal.aborted || this.#workers.isStopped) {
+      const isOverdue = signal.aborted && isDeadline(signal);
+      const waitsOn = isOverdue && this.#workers.isStarting;
+      if ((signal.aborted && !waitsOn) || this.#workers.isStopped) {
         throw new ErofsNbdError("ERR_WORKER", `Cannot get a worker that serves: ${this.#workers.lastDeath}`, {
           hint: "the manager's log holds what the workers said when they ended",
         });
       }
-      this.#workers.want(candidates.length > 0);
-      await this.#workers.changed(signal);
+      if (!waitsOn) this.#workers.want(candidates.length > 0);
+      await this.#workers.changed(waitsOn ? new AbortController().signal : signal);
     }
   }
 }
 
 function pauseAfter({ refusal }: HeldLink): number {
   return refusal === undefined ? AGAIN_MS : REFUSED_AGAIN_MS;
+}
+
+/** Whether a signal was aborted by a time and not by the end of what it belongs to. */
+function isDeadline({ reason }: AbortSignal): boolean {
+  return reason instanceof DOMException && reason.name === "TimeoutError";
 }

@@ -28,6 +28,7 @@ import {
 import type { HeldLink } from "./held-link.ts";
 import { identifyProcess } from "./process-identity.ts";
 import { type Acquaintance, workerSocketName } from "./reunion.ts";
+import { StartWatch } from "./start-watch.ts";
 import { isFromWorker } from "./worker-words.ts";
 
 export interface WorkerOptions {
@@ -39,6 +40,8 @@ export interface WorkerOptions {
   readonly workerPath?: string;
   /** How long a worker may take to say that it serves a link; for tests. */
   readonly servingDeadlineMs?: number;
+  /** For how long a worker that is not ready yet may do nothing; for tests. */
+  readonly startSilenceMs?: number;
 }
 
 export interface WorkerEvents {
@@ -66,6 +69,8 @@ export class WorkerProcess {
   readonly links: Map<number, HeldLink> = new Map();
   readonly pid: number;
   readonly bornAt: number = performance.now();
+  /** Whether it gets on while it is not ready yet. */
+  readonly startWatch: StartWatch;
   readonly #process: ProcessHandle;
   readonly #channel: Channel<FromWorker, ToWorker>;
   readonly #events: WorkerEvents;
@@ -103,6 +108,11 @@ export class WorkerProcess {
     this.#process = started.process;
     this.#socketPath = started.socketPath;
     this.pid = started.process.pid;
+    this.startWatch = new StartWatch(
+      this.pid,
+      "worker",
+      options.startSilenceMs === undefined ? {} : { silenceMs: options.startSilenceMs },
+    );
     this.#channel = new Channel<FromWorker, ToWorker>(started.channelFd, {
       message: (message, fds) => {
         for (const fd of fds) close(fd);

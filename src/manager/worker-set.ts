@@ -5,7 +5,6 @@
  * themselves are started again ever more slowly (crash-loop.ts); one that hangs is ended (hang-watch.ts).
  */
 import { getPriority, setPriority } from "node:os";
-import { withDeadline } from "../supervisor/deadline.ts";
 import { RestartBackoff } from "./crash-loop.ts";
 import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./hang-watch.ts";
 import type { Acquaintance } from "./reunion.ts";
@@ -30,8 +29,6 @@ export interface WorkerSetEvents {
 
 /** A successor is started when the reads that waited have been served, unless there is nobody to serve them. */
 const CALM_MS = 100;
-/** A worker that is not ready by then will not be. */
-const START_PATIENCE_MS = 30_000;
 /** Before the manager gives itself another one (daemon.ts). */
 const OWN_NICENESS = getPriority();
 const UNHURRIED = 5;
@@ -74,6 +71,11 @@ export class WorkerSet {
     return this.#stopped;
   }
 
+  /** Whether a worker is on its way: one that does not get on is ended (start-watch.ts). */
+  get isStarting(): boolean {
+    return this.all.some((worker) => worker.isAlive && !worker.wasReady);
+  }
+
   /** Why there may be nobody, in words. */
   get lastDeath(): string {
     return this.#lastDeath;
@@ -107,10 +109,9 @@ export class WorkerSet {
       while (fresh.length < this.#options.size) fresh.push(this.#start());
       // Nobody waits for these, and the processors are for those who serve.
       for (const worker of fresh) prioritise(worker.pid, OWN_NICENESS + UNHURRIED);
-      await withDeadline(START_PATIENCE_MS, new AbortController().signal, async (patience) => {
-        while (fresh.some((worker) => worker.isAlive && !worker.isReady) && !patience.aborted)
-          await this.changed(patience);
-      });
+      // One that does not get ready is ended by the tick.
+      while (fresh.some((worker) => worker.isAlive && !worker.wasReady) && !this.#stopped)
+        await this.changed(new AbortController().signal);
       if (!fresh.every((worker) => worker.isReady)) throw new Error(this.#lastDeath);
       for (const worker of fresh) prioritise(worker.pid, OWN_NICENESS);
       return fresh;
@@ -219,8 +220,8 @@ export class WorkerSet {
     const nowMs = performance.now();
     this.#trim();
     for (const [worker, watch] of this.#workers) {
-      if (!worker.wasReady && nowMs - worker.bornAt > START_PATIENCE_MS)
-        worker.kill(`worker ${worker.pid} did not get ready`);
+      const trouble = worker.wasReady ? undefined : worker.startWatch.look(nowMs);
+      if (trouble !== undefined) worker.kill(`worker ${worker.pid} did not get ready: it ${trouble}`);
       if (watch === undefined || !worker.isReady) continue;
       const links = [...worker.links.values()].map((link) => ({
         link: link.number,

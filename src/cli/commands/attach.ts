@@ -74,7 +74,10 @@ async function run(context: CliContext, path: string, options: Options): Promise
     return attachInForeground(context, params, options.json === true);
   }
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
-  const client = await startManager(context);
+  const client = await startManager(context, interrupted.signal).catch((error: unknown) => {
+    interrupted.check(`attach ${path}`);
+    throw error;
+  });
   try {
     interrupted.check(`attach ${path}`);
     const { device, notes } = await client.request("attach", params);

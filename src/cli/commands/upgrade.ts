@@ -8,6 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
 import { ControlClient } from "../../manager/control-client.ts";
+import { lockHolder, type RunDir } from "../../manager/run-dir.ts";
+import { StartWatch } from "../../manager/start-watch.ts";
 import { VERSION } from "../../version.ts";
 import { runDirOf, startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
@@ -28,8 +30,7 @@ export interface Upgrade {
   readonly longestStallMs: number;
 }
 
-/** How long a manager may take to be gone, and a service to start it again. */
-const GONE_MS = 5000;
+/** How long a service may take to start a process that takes the run directory; how long that takes then is its own affair. */
 const RESTARTED_MS = 15_000;
 const POLL_MS = 50;
 
@@ -84,16 +85,43 @@ async function replaceManager(context: CliContext, running: ControlClient): Prom
   context.detail(`manager ${pid} of version ${version} makes way for version ${VERSION}`);
   const { auto } = await running.request("stepDown", {});
   running.close();
-  const goneBy = performance.now() + GONE_MS;
-  while (isAlive(pid) && performance.now() < goneBy) await sleep(POLL_MS);
-  const restartedBy = performance.now() + RESTARTED_MS;
-  while (!auto && performance.now() < restartedBy) {
-    const client = await ControlClient.connect(runDir);
-    if (client !== undefined) return client;
-    await sleep(POLL_MS);
-  }
+  await untilGone(pid);
+  const client = auto ? undefined : await findRestarted(runDir);
+  if (client !== undefined) return client;
   if (!auto) context.note("the service did not start its manager again: starting one");
   return startManager(context);
+}
+
+/** It has said that it ends. @throws ErofsNbdError ERR_CONTROL when it hangs instead: its successor could not have the run directory */
+async function untilGone(pid: number): Promise<void> {
+  const watch = new StartWatch(pid, "manager");
+  while (isAlive(pid)) {
+    const trouble = watch.look();
+    if (trouble !== undefined) {
+      throw new ErofsNbdError("ERR_CONTROL", `Cannot upgrade: the manager, process ${pid}, ${trouble}`, {
+        hint: `end it with 'kill -KILL ${pid}' and upgrade again: devices stay`,
+      });
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+/** The manager that the service starts again; undefined: no process has taken the run directory in time, or it hangs. */
+async function findRestarted(runDir: RunDir): Promise<ControlClient | undefined> {
+  let absentSinceMs = performance.now();
+  let watch: StartWatch | undefined;
+  while (performance.now() - absentSinceMs < RESTARTED_MS) {
+    const client = await ControlClient.connect(runDir);
+    if (client !== undefined) return client;
+    const holder = lockHolder(runDir);
+    if (holder !== undefined) {
+      absentSinceMs = performance.now();
+      if (watch?.pid !== holder) watch = new StartWatch(holder, "manager");
+      if (watch.look() !== undefined) return undefined;
+    }
+    await sleep(POLL_MS);
+  }
+  return undefined;
 }
 
 function isAlive(pid: number): boolean {

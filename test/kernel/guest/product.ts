@@ -13,6 +13,7 @@ import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceStatus, Method, Requests } from "../../../src/manager/control-protocol.ts";
 import { greet } from "../../../src/manager/reach-manager.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
+import { connectOrStart } from "../../../src/manager/start-manager.ts";
 import { endObservers } from "./observers.ts";
 
 export {
@@ -89,8 +90,9 @@ export async function ask<M extends Method>(
 
 /** A manager that stays as long as the connection: the one that runs, or one that is started. One that is just ending will not do. */
 export async function reach(): Promise<ControlClient> {
+  const runDir = chooseRunDir(undefined);
   for (;;) {
-    const client = await greet(await ControlClient.connectOrStart(chooseRunDir(undefined), CLI));
+    const client = await greet(runDir, await connectOrStart(runDir, { program: CLI }));
     if (client !== undefined) return client;
   }
 }

@@ -1,11 +1,10 @@
-/** control-client.ts: answers, a manager that goes away, and starting one where none runs. */
+/** control-client.ts: answers, and a manager that goes away. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
   chownSync,
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -16,17 +15,16 @@ import {
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
 import { ControlServer } from "../../../src/manager/control-server.ts";
-import { chooseRunDir, lockHolder, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+import { connectOrStart } from "../../../src/manager/start-manager.ts";
 import { turns, until } from "../supervisor/waiting.ts";
 import { FakeManager } from "./fake-manager.ts";
 
-const STAND_IN = fileURLToPath(new URL("./stand-in-manager.mjs", import.meta.url));
 const QUIET = { info: () => {}, warn: () => {}, error: () => {} };
 
 let base: string;
@@ -116,7 +114,7 @@ describe("connect", () => {
     });
     chmodSync(runDir.path, 0o700);
     chmodSync(base, 0o777);
-    await expect(ControlClient.connectOrStart(runDir)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+    await expect(connectOrStart(runDir)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
     chmodSync(base, 0o700);
     symlinkSync(runDir.path, join(base, "link"));
     await expect(ControlClient.connect(chooseRunDir(join(base, "link")))).rejects.toThrow(
@@ -141,7 +139,7 @@ describe("connect", () => {
     const long = chooseRunDir(join(base, "x".repeat(200)));
     writeFileSync(long.controlSocket.slice(0, 107), "");
     await expect(ControlClient.connect(long)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
-    await expect(ControlClient.connectOrStart(long, STAND_IN)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
+    await expect(connectOrStart(long)).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
     expect(() => prepareRunDir(long)).toThrow("its path is too long for a socket in it");
   });
 });
@@ -273,94 +271,5 @@ describe("a listener that throws", () => {
     }
     expect(heard).toEqual(["a", "b"]);
     expect(thrown).toMatchObject([{ message: "of the program" }]);
-  });
-});
-
-describe("connectOrStart", () => {
-  async function start(): Promise<{ pid: number; client: ControlClient }> {
-    const client = await ControlClient.connectOrStart(runDir, STAND_IN);
-    closing.push(() => client.close());
-    const { pid } = await client.request("hello", {});
-    return { pid, client };
-  }
-  const behave = (behaviour: object): void =>
-    writeFileSync(join(base, "behaviour.json"), JSON.stringify(behaviour));
-  const end = (pid: number): void => void closing.push(() => process.kill(pid, "SIGKILL"));
-
-  test("none runs: one is started, outlives us, and is found the next time", async () => {
-    const { pid } = await start();
-    end(pid);
-    expect(pid).not.toBe(process.pid);
-    expect((await start()).pid).toBe(pid);
-    // A session of its own: neither Ctrl-C nor a closed terminal reaches it.
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    expect(Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3])).toBe(pid);
-  });
-
-  test("two start one at the same time, and the winner is slow: both get the same", async () => {
-    behave({ slowMs: 2000 });
-    const [one, two] = await Promise.all([start(), start()]);
-    end(one.pid);
-    expect(one.pid).toBe(two.pid);
-    expect(readFileSync(runDir.logFile, "utf8")).toContain("runs there");
-  });
-
-  test("one that has the directory may be long about what it finds there", async () => {
-    prepareRunDir(runDir);
-    behave({ slowMs: 3000 });
-    const slow = spawn(process.execPath, [STAND_IN, "manager", "--run-dir", runDir.path], {
-      stdio: "ignore",
-    });
-    await until("its lock", () => lockHolder(runDir) === slow.pid);
-    const patience = { startMs: 1, busyMs: 20_000 };
-    const client = await ControlClient.connectOrStart(runDir, STAND_IN, patience);
-    expect((await client.request("hello", {})).pid).toBe(slow.pid);
-    client.close();
-    end(slow.pid ?? -1);
-  });
-
-  test("a manager that was just ending still has the directory: another is started when it has gone", async () => {
-    prepareRunDir(runDir);
-    const ending = spawn(process.execPath, [STAND_IN, "manager", "--run-dir", runDir.path], {
-      stdio: ["ignore", "pipe", "ignore"],
-    });
-    await once(ending.stdout, "data");
-    // Its socket is gone, its lock is not.
-    rmSync(runDir.controlSocket);
-    const started = start();
-    await until(
-      "one has found the directory taken",
-      () => existsSync(runDir.logFile) && readFileSync(runDir.logFile, "utf8").includes("runs there"),
-    );
-    ending.kill("SIGKILL");
-    const { pid } = await started;
-    end(pid);
-    expect(pid).not.toBe(ending.pid);
-  });
-
-  test("one that dies: its last words, after a few tries; words of earlier days are not taken for them", async () => {
-    prepareRunDir(runDir);
-    writeFileSync(runDir.logFile, "erofs-nbd: something old\n");
-    behave({ lastWords: "Cannot talk to the kernel: EPERM" });
-    await expect(start()).rejects.toMatchObject({
-      code: "ERR_CONTROL",
-      message: "Cannot start the manager: Cannot talk to the kernel: EPERM",
-      hint: `its log is ${runDir.logFile}`,
-    });
-    const words = readFileSync(runDir.logFile, "utf8").split("\n");
-    expect(words.filter((line) => line.includes("EPERM"))).toHaveLength(3);
-  });
-
-  test("a run directory that cannot be made: told, nothing is started", async () => {
-    writeFileSync(runDir.path, "a file");
-    await expect(start()).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
-    expect(readFileSync(runDir.path, "utf8")).toBe("a file");
-  });
-
-  test("a log that cannot be opened: told in the same way", async () => {
-    prepareRunDir(runDir);
-
-    mkdirSync(runDir.logFile);
-    await expect(start()).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
   });
 });

@@ -81,6 +81,20 @@ describe("a service tells", () => {
     expect([manager.listenerCount("event"), manager.listenerCount("renewing")]).toEqual([0, 0]);
   });
 
+  test("that its start takes longer, again and again until it is ready", async () => {
+    const log = { info: () => {}, warn: () => {}, error: () => {} };
+    service = new Service({ socket: receiver.address, watchdogMs: undefined }, log, 20);
+    const asked = (): string[] => receiver.values("EXTEND_TIMEOUT_USEC");
+    await until("three times", () => asked().length >= 3);
+    service.started(manager as unknown as ServedManager);
+    await receiver.line("READY");
+    const before = asked().length;
+    service.stopping();
+    await receiver.line("STOPPING");
+    expect(asked()).toHaveLength(before);
+    expect(new Set(asked())).toEqual(new Set(["60000000"]));
+  });
+
   test("changes of state, many at once as one", async () => {
     start();
     manager.overview = Array.from({ length: 500 }, (_, at) => device(`nbd${at}`, "serving"));

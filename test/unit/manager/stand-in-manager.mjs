@@ -2,7 +2,7 @@
 /**
  * What `connectOrStart` starts in its tests: the real lock and the real control socket (of the build), no devices.
  *
- * How it behaves is in `behaviour.json` in the run directory's parent: it may be slow with its socket, or die.
+ * How it behaves is in `behaviour.json` in the run directory's parent: it may be slow with its socket, stop, or die.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -17,7 +17,7 @@ const { ControlServer } = await import(new URL("manager/control-server.js", dist
 
 const runDir = chooseRunDir(process.argv[process.argv.indexOf("--run-dir") + 1]);
 const path = join(dirname(runDir.path), "behaviour.json");
-/** @type {{ lastWords?: string, slowMs?: number }} */
+/** @type {{ lastWords?: string, slowMs?: number, stopped?: "starting" | "listening" }} */
 const behaviour = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : {};
 
 if (behaviour.lastWords !== undefined) {
@@ -30,10 +30,15 @@ if ("heldBy" in lock) {
   process.stderr.write(`erofs-nbd: Cannot start a manager: manager ${lock.heldBy} runs there\n`);
   process.exit(2);
 }
+// Its event loop turns meanwhile, as that of a manager does which looks after devices.
+const turning = setInterval(() => {}, 50);
 await sleep(behaviour.slowMs ?? 0);
+clearInterval(turning);
+if (behaviour.stopped === "starting") process.kill(process.pid, "SIGSTOP");
 const quiet = { info: () => {}, warn: () => {}, error: () => {} };
 const server = new ControlServer(runDir.controlSocket, /** @type {never} */ ({}), quiet);
 process.stdout.write("ready\n");
+if (behaviour.stopped === "listening") process.kill(process.pid, "SIGSTOP");
 // Whoever started us has got the pid by `hello`; without anybody there is nothing to stay for.
 let idleTurns = 0;
 setInterval(() => {

@@ -511,6 +511,32 @@ describe("workers that cannot start", () => {
     });
   });
 
+  test("one that is slow is waited for beyond the deadline of an attach", async () => {
+    const program = join(directory, "worker-that-is-slow.mjs");
+    const slow = `await new Promise((done) => setTimeout(done, 1500));\nawait import(${JSON.stringify(WORKER_PATH)});\n`;
+    writeFileSync(program, slow);
+    const { pool } = startPool({ size: 1, workerPath: program });
+    const deadline = AbortSignal.timeout(100);
+    const link = await pool.openLink({ ...request(), spread: false }, observer(), deadline);
+    held.push(link);
+    expect(deadline.aborted).toBe(true);
+    expect(pool.pids).toEqual([link.workerPid]);
+    await (await readOver(link)).disconnect();
+  });
+
+  test("one that hangs is ended, and those who wait for it are told that", async () => {
+    const program = join(directory, "worker-that-hangs.mjs");
+    writeFileSync(program, "setInterval(() => {}, 100);\n");
+    const { pool } = startPool({ size: 1, workerPath: program, startSilenceMs: 600 });
+    const opened = pool.openLink({ ...request(), spread: false }, observer(), AbortSignal.timeout(100));
+    await expect(opened).rejects.toMatchObject({
+      code: "ERR_WORKER",
+      message: expect.stringMatching(
+        /worker \d+ did not get ready: it has done nothing for 1 s; it was killed$/,
+      ),
+    });
+  });
+
   test("they are started again ever more slowly, and asking for links does not hurry them", async () => {
     // Exits are real; only the timers between them are the test's.
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
