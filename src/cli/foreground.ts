@@ -24,10 +24,11 @@ import { formatError } from "./report.ts";
 const FORCE_WITHIN_MS = 3000;
 const LAST_ANSWERS_MS = 2000;
 
-/** Resolves when the device has ended. @throws ErofsNbdError, ControlError */
+/** Resolves when the device has ended. `imageFd` is only lent, until the device is attached. @throws ErofsNbdError, ControlError */
 export async function attachInForeground(
   context: CliContext,
   params: AttachParams,
+  imageFd: number,
   json: boolean,
 ): Promise<void> {
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
@@ -48,7 +49,7 @@ export async function attachInForeground(
         "Cannot talk to the manager in this process: it does not listen",
       );
     }
-    const { device, notes } = await client.request("attach", params);
+    const { device, notes } = await client.request("attach", params, imageFd);
     for (const note of notes) context.note(note);
     if (interrupted.signal.aborted) await detach(context, client, device, false);
     interrupted.check(`attach ${params.image}`);

@@ -5,13 +5,14 @@
  * Used by `erofs-nbd mount` and by the mount helper. The device is lent to this process's connection: whenever it ends before
  * `mounted`, the manager looks what is there and detaches. What can be undone from here is, so that nothing is left on return.
  */
-import { statSync } from "node:fs";
+import { closeSync, statSync } from "node:fs";
 import { open, realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import type { ControlClient } from "../manager/control-client.ts";
 import type { DeviceStatus } from "../manager/control-protocol.ts";
 import { readTarget } from "../manager/target.ts";
+import type { OpenImage } from "../source/open-image.ts";
 import { devicePath, indexMountedAt } from "../supervisor/sysfs.ts";
 import { findManager, runDirOf, startManager } from "./connection.ts";
 import type { CliContext } from "./context.ts";
@@ -20,7 +21,7 @@ import type { Remembered } from "./interrupts.ts";
 import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { type ProgramEnd, programError, runProgram } from "./mount-program.ts";
-import { checkImage, requireRoot } from "./preconditions.ts";
+import { openChecked, requireRoot } from "./preconditions.ts";
 
 /** What is to be mounted where, and how. */
 export interface MountRequest {
@@ -63,23 +64,43 @@ export async function mountImage(context: CliContext, request: MountRequest): Pr
   if (request.namespace === undefined) await checkDirectory(act, directory, mayMakeDirectory(options));
   else checkNamespace(request.namespace);
   if (options.isRemount) return remount(context, request, act);
+  const image = findImage(context, request);
+  if (image === undefined) return;
+  try {
+    await mountOpen(context, request, image, act);
+  } finally {
+    closeSync(image.fd);
+  }
+}
+
+/** On top of what is there, unless just this is there and is to be kept. */
+async function mountOpen(
+  context: CliContext,
+  request: MountRequest,
+  image: OpenImage,
+  act: string,
+): Promise<void> {
+  const { image: path, directory } = request;
   const mayBeThere = request.keepMounted && request.namespace === undefined && !request.isFake;
-  if (!mayBeThere || findImage(context, request) === undefined) return mountOnTop(context, request, act);
+  if (!mayBeThere) return mountOnTop(context, request, image, act);
   const unlock = await lockMountPoint(runDirOf(context), directory, () =>
     context.detail(`another mount at ${directory} is waited for`),
   );
   try {
-    if (!(await isMountedAlready(context, request))) return await mountOnTop(context, request, act);
+    if (!(await isMountedAlready(context, request))) return await mountOnTop(context, request, image, act);
     context.detail(`${path} is mounted at ${directory} already: nothing done`);
   } finally {
     unlock();
   }
 }
 
-async function mountOnTop(context: CliContext, request: MountRequest, act: string): Promise<void> {
+async function mountOnTop(
+  context: CliContext,
+  request: MountRequest,
+  image: OpenImage,
+  act: string,
+): Promise<void> {
   const { image: path, directory, options } = request;
-  const image = findImage(context, request);
-  if (image === undefined) return;
   if (request.isFake)
     return context.detail(`${path} can be mounted at ${directory}: nothing done, as asked for`);
   const interrupted = context.interrupts.remember("undoing the mount");
@@ -89,7 +110,8 @@ async function mountOnTop(context: CliContext, request: MountRequest, act: strin
   });
   try {
     interrupted.check(act);
-    const { device, notes } = await client.request("attach", { ...options.device, image, forMount: true });
+    const params = { ...options.device, image: resolve(path), forMount: true };
+    const { device, notes } = await client.request("attach", params, image.fd);
     for (const note of notes) context.note(note);
     await mountDevice({ context, client, interrupted, request, act }, device);
     context.detail(`${path} is mounted at ${directory} from ${device.device}`);
@@ -141,10 +163,10 @@ async function isMountedAlready(context: CliContext, request: MountRequest): Pro
   }
 }
 
-/** The absolute path; undefined when there is none and `nofail` says that this is all right. */
-function findImage(context: CliContext, { image, options }: MountRequest): string | undefined {
+/** The image, open; undefined when there is none and `nofail` says that this is all right. */
+function findImage(context: CliContext, { image, options }: MountRequest): OpenImage | undefined {
   try {
-    return checkImage(image, options.device.blockSizeBytes, true);
+    return openChecked(image, options.device.blockSizeBytes, true);
   } catch (error) {
     const { code } = ((error as Error).cause ?? {}) as NodeJS.ErrnoException;
     if (!options.isNofail || code !== "ENOENT") throw error;

@@ -1,11 +1,11 @@
 /**
  * What is checked before a manager is started: a bad path or a missing right must not leave a daemon behind.
  *
- * The manager checks all of it again, on the descriptor it keeps.
+ * The manager checks all of it again, on the descriptor that it is handed.
  */
 import { ErofsNbdError } from "../errors.ts";
 
-export { checkImage } from "../manager/image-inspection.ts";
+export { openChecked } from "../manager/image-inspection.ts";
 
 /** `act` follows «Cannot ». @throws ErofsNbdError ERR_PERMISSION */
 export function requireRoot(act: string): void {

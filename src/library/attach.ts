@@ -41,17 +41,22 @@ export async function attach(
       hint: "the kernel wants CAP_SYS_ADMIN for this",
     });
   }
-  await checkBeforehand(params);
-  const lease = await leaseSession(options.runDir);
+  // What can be refused without a manager starts none.
+  const image = await openBeforehand(params);
   try {
-    return await attachThrough(lease.session, params, lease.end, options.signal);
-  } catch (error) {
-    lease.end();
-    throw error;
+    const lease = await leaseSession(options.runDir);
+    try {
+      return await attachOpened(lease.session, params, image.fd, lease.end, options.signal);
+    } catch (error) {
+      lease.end();
+      throw error;
+    }
+  } finally {
+    image.close();
   }
 }
 
-/** The attach itself, for every kind of manager. `letGo` is called when the device no longer needs the session. @internal */
+/** The same through a manager that is there. `letGo` is called when the device no longer needs the session. @internal */
 export async function attachThrough(
   session: Session,
   params: AttachParams,
@@ -59,8 +64,24 @@ export async function attachThrough(
   signal?: AbortSignal,
 ): Promise<AttachedDevice> {
   refuseAborted(signal);
+  const image = await openBeforehand(params);
+  try {
+    return await attachOpened(session, params, image.fd, letGo, signal);
+  } finally {
+    image.close();
+  }
+}
+
+async function attachOpened(
+  session: Session,
+  params: AttachParams,
+  imageFd: number | undefined,
+  letGo: () => void,
+  signal?: AbortSignal,
+): Promise<AttachedDevice> {
+  refuseAborted(signal);
   const [device] = await hearEarly(session, async () => {
-    const { device: status, notes } = await session.request("attach", params);
+    const { device: status, notes } = await session.request("attach", params, imageFd);
     return [new AttachedDevice(session, status, notes, letGo)];
   });
   if (signal?.aborted === true) await undo(device as AttachedDevice, signal);
@@ -83,16 +104,21 @@ async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<ne
   throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot attach: it was aborted${rest}`, { cause: reason });
 }
 
-/** What can be refused without a manager starts none. */
-async function checkBeforehand({ image, module, blockSizeBytes }: AttachParams): Promise<void> {
+/** What is handed to the manager: the image's descriptor; a module is a file for workers to find by its path. */
+interface OpenedBeforehand {
+  readonly fd: number | undefined;
+  close(): void;
+}
+
+/** @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE */
+async function openBeforehand({ image, module, blockSizeBytes }: AttachParams): Promise<OpenedBeforehand> {
+  const { closeSync } = await import("node:fs");
   if (module === undefined) {
-    const { checkImage } = await import("../manager/image-inspection.ts");
-    checkImage(image, blockSizeBytes, false);
-    return;
+    const { openChecked } = await import("../manager/image-inspection.ts");
+    const { fd } = openChecked(image, blockSizeBytes, false);
+    return { fd, close: () => closeSync(fd) };
   }
-  const [{ openModule }, { closeSync }] = await Promise.all([
-    import("../source/open-module.ts"),
-    import("node:fs"),
-  ]);
+  const { openModule } = await import("../source/open-module.ts");
   closeSync(openModule(image).fd);
+  return { fd: undefined, close: () => {} };
 }

@@ -49,10 +49,14 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#patienceMs = patienceMs;
   }
 
-  /** Asks the manager. @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away meanwhile */
-  async request<M extends Method>(method: M, params: Requests[M]["params"]): Promise<Requests[M]["result"]> {
+  /** Asks the manager; an `imageFd` goes along, and is only lent. @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away meanwhile */
+  async request<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    imageFd?: number,
+  ): Promise<Requests[M]["result"]> {
     const client = await this.#connected();
-    return client.request(method, params);
+    return client.request(method, params, imageFd);
   }
 
   /** Asks again of the next manager when one goes away: for questions that change nothing. */

@@ -11,7 +11,7 @@ import type { Log } from "../log.ts";
 import { describeChange } from "../source/file-identity.ts";
 import { openImage } from "../source/open-image.ts";
 import { openModule } from "../source/open-module.ts";
-import type { SourceSpec } from "../source/source-spec.ts";
+import { type SourceSpec, sourceUri } from "../source/source-spec.ts";
 import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import type { DeviceView, Image, NbdControl } from "../supervisor/ports.ts";
@@ -168,6 +168,10 @@ function reopen({ image: spec }: DeviceRecord, note: (message: string) => void):
   try {
     // What it makes of its options now is for the workers to compare.
     if (spec.type === "module") return { fd: openModule(spec.path).fd, spec };
+    if (spec.isHandedIn) {
+      note(`${sourceUri(spec)} was handed in as a descriptor, and no path leads to it from here`);
+      return undefined;
+    }
     const image = openImage(spec.path);
     const change = describeChange(spec.identity, image.spec.identity);
     if (change === undefined) return image;

@@ -5,6 +5,7 @@
  * here retries, because the caller knows what was asked and whether asking twice is safe.
  */
 import { createConnection, type Socket } from "node:net";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
 import { undisturbed } from "../listening.ts";
 import { ControlError } from "./control-fault.ts";
@@ -14,6 +15,9 @@ import { checkSocketPath, type RunDir, refuseForeignManager } from "./run-dir.ts
 
 /** The last one: there was a listener, and it died before it accepted us (net/unix/af_unix.c, unix_release_sock). */
 const NOBODY_LISTENS: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ECONNREFUSED", "ECONNRESET"]);
+
+/** For a manager that does not read what it is sent. */
+const RETRY_MS = 5;
 
 export { ControlError };
 
@@ -29,6 +33,8 @@ export class ControlClient {
   #onEnd: (() => void) | undefined;
   #nextId = 1;
   #gone = false;
+  /** What the manager has said of itself. */
+  #manager: Requests["hello"]["result"] | undefined;
 
   private constructor(socket: Socket) {
     this.#socket = socket;
@@ -61,12 +67,63 @@ export class ControlClient {
     return new ControlClient(socket);
   }
 
-  request<M extends Method>(method: M, params: Requests[M]["params"]): Promise<Requests[M]["result"]> {
+  /**
+   * Asks the manager. An `imageFd` goes along with the request; it is only lent.
+   * @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away, or takes no descriptors
+   */
+  async request<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    imageFd?: number,
+  ): Promise<Requests[M]["result"]> {
+    const result = await (imageFd === undefined
+      ? this.#ask(method, params)
+      : this.#askWithDescriptor(method, params, imageFd));
+    if (method === "hello") this.#manager = result as Requests["hello"]["result"];
+    return result;
+  }
+
+  /** A manager of a former version would not notice the descriptor, and open what lies at the path for it. */
+  async #askWithDescriptor<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    imageFd: number,
+  ): Promise<Requests[M]["result"]> {
+    const { version, takesDescriptors } = this.#manager ?? (await this.request("hello", {}));
+    if (takesDescriptors !== true) {
+      throw new ErofsNbdError(
+        "ERR_CONTROL",
+        `Cannot hand an image to the manager: it is of version ${version}, which opens images itself`,
+        { hint: "replace it by one of this version: erofs-nbd upgrade" },
+      );
+    }
+    const { sendWithDescriptor } = await import("../sys/descriptor-stream.ts");
+    return this.#ask(method, params, async (line) => {
+      let sent = 0;
+      while (sent === 0) {
+        // What goes past the stream must not get into the middle of what the stream still holds.
+        while (this.#socket.writableLength > 0 && !this.#gone) await nextTurn();
+        sent = sendWithDescriptor(descriptorOf(this.#socket), line, imageFd);
+        if (sent === 0) await sleep(RETRY_MS);
+      }
+      if (sent < line.length) this.#socket.write(line.subarray(sent));
+    });
+  }
+
+  #ask<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    send: (line: Uint8Array) => Promise<void> = async (line) => void this.#socket.write(line),
+  ): Promise<Requests[M]["result"]> {
     const id = this.#nextId++;
     return new Promise<Requests[M]["result"]>((resolve, reject) => {
       if (this.#gone) return reject(managerGone());
       this.#waiting.set(id, { resolve: (result) => resolve(result as Requests[M]["result"]), reject });
-      this.#socket.write(`${JSON.stringify({ id, method, params })}\n`);
+      send(Buffer.from(`${JSON.stringify({ id, method, params })}\n`)).catch((error: unknown) => {
+        this.#waiting.delete(id);
+        const isGone = (error as { errnoName?: unknown }).errnoName === "EPIPE";
+        reject(isGone ? managerGone() : (error as Error));
+      });
     });
   }
 
@@ -97,6 +154,13 @@ export class ControlClient {
     this.#waiting.clear();
     this.#onEnd?.();
   }
+}
+
+/** Node has no other name for it; what is written past a stream is for its owner to keep in order. */
+function descriptorOf(socket: Socket): number {
+  const { fd } = (socket as unknown as { readonly _handle: { readonly fd?: number } | null })._handle ?? {};
+  if (fd === undefined || fd < 0) throw managerGone();
+  return fd;
 }
 
 function managerGone(): ErofsNbdError {

@@ -17,7 +17,7 @@ import type { RecentTraffic } from "./recent-traffic.ts";
 export type Target = { readonly index: number } | { readonly path: string };
 
 export interface AttachParams {
-  /** Absolute path of the image, or of the module. */
+  /** What the caller calls the image; its descriptor comes along with the request. With `module` that module's absolute path. */
   readonly image: string;
   /** With it `image` is a module that workers load, and that makes a source of these options (source/module-source.ts). */
   readonly module?: { readonly options: JsonValue } | undefined;
@@ -42,9 +42,12 @@ export interface AttachParams {
 }
 
 export interface Requests {
-  /** Who is there. */
-  hello: { params: Record<string, never>; result: { readonly version: string; readonly pid: number } };
-  /** Answers when the device can be read. `notes` are lines for the user's stderr. */
+  /** Who is there. Managers that open images themselves, by path, do not say `takesDescriptors`. */
+  hello: {
+    params: Record<string, never>;
+    result: { readonly version: string; readonly pid: number; readonly takesDescriptors?: true };
+  };
+  /** With the image's descriptor. Answers when the device can be read. `notes` are lines for the user's stderr. */
   attach: {
     params: AttachParams;
     result: { readonly device: DeviceStatus; readonly notes: readonly string[] };

@@ -4,6 +4,7 @@
  * The socket is 0600 in a 0700 directory and every peer's credentials are checked as well. Requests are checked by
  * schema before anything happens; a peer that sends what is not a request is told so and cut off. What peers may take is
  * bounded for each and for all together: connections, requests at a time, unfinished lines, answers that nobody reads.
+ * One descriptor may come with a request that takes one; any other is closed, and ends the connection.
  */
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
@@ -11,7 +12,8 @@ import { z } from "zod";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { Acceptor } from "../sys/acceptor.ts";
-import { close, effectiveUid, peerCredentials } from "../sys/libc.ts";
+import { DescriptorReader } from "../sys/descriptor-stream.ts";
+import { close, duplicate, effectiveUid, peerCredentials } from "../sys/libc.ts";
 import { listenUnix } from "../sys/listen.ts";
 import { VERSION } from "../version.ts";
 import { faultOf } from "./control-fault.ts";
@@ -75,18 +77,18 @@ const envelope = z.strictObject({
 });
 
 export class ControlServer {
-  readonly #manager: ControlledManager;
-  readonly #log: Log;
+  readonly manager: ControlledManager;
+  readonly log: Log;
+  readonly stepDown: StepDown;
   readonly #path: string;
-  readonly #stepDown: StepDown;
   readonly #acceptor: Acceptor;
   readonly #connections = new Set<ControlConnection>();
 
   /** Listens at `path`; whatever is there belongs to a dead manager, since the caller holds the run directory's lock. */
   constructor(path: string, manager: ControlledManager, log: Log, stepDown: StepDown = refuseToStepDown) {
-    this.#manager = manager;
-    this.#stepDown = stepDown;
-    this.#log = log;
+    this.manager = manager;
+    this.stepDown = stepDown;
+    this.log = log;
     this.#path = path;
     rmSync(path, { force: true });
     const mask = process.umask(0o177);
@@ -127,12 +129,21 @@ export class ControlServer {
   #open(fd: number): void {
     const { uid, pid } = peerCredentials(fd);
     if ((uid !== 0 && uid !== effectiveUid()) || this.#connections.size >= MAX_CONNECTIONS) {
-      this.#log.warn(`Refused a control connection of process ${pid}, user ${uid}`);
+      this.log.warn(`Refused a control connection of process ${pid}, user ${uid}`);
       close(fd);
       return;
     }
-    const socket = new Socket({ fd, readable: true, writable: true });
-    const connection = new ControlConnection(socket, pid, this, this.#manager, this.#log, this.#stepDown);
+    let readFd: number;
+    try {
+      readFd = duplicate(fd);
+    } catch (error) {
+      this.log.error(`Cut a control connection: ${faultOf(error).message}`);
+      close(fd);
+      return;
+    }
+    // Node's streams would lose the descriptors that come along: it writes, and we read.
+    const socket = new Socket({ fd, readable: false, writable: true });
+    const connection = new ControlConnection(socket, readFd, pid, this);
     this.#connections.add(connection);
     connection.ended.then(() => this.#connections.delete(connection)).catch(() => {});
   }
@@ -148,38 +159,40 @@ class ControlConnection {
   readonly #log: Log;
   /** Identifiers of devices attached for a mount that has not been reported yet, by index. */
   readonly #loans = new Map<number, string>();
-  readonly #stepDown: StepDown;
+  readonly #reader: DescriptorReader;
   readonly #lines: LineSplitter;
+  /** A descriptor that has come, and not yet the rest of the request that it belongs to. */
+  #handedFd: number | undefined;
+  #hasEnded = false;
   #gone = false;
   #watching = false;
   #running = 0;
   #deadline: NodeJS.Timeout | undefined;
 
-  constructor(
-    socket: Socket,
-    peerPid: number,
-    server: ControlServer,
-    manager: ControlledManager,
-    log: Log,
-    stepDown: StepDown,
-  ) {
+  /** Takes both over: a stream that writes, and a duplicate of its descriptor to read from. */
+  constructor(socket: Socket, readFd: number, peerPid: number, server: ControlServer) {
     this.#socket = socket;
     this.#peerPid = peerPid;
     this.#server = server;
-    this.#stepDown = stepDown;
-    this.#manager = manager;
-    this.#log = log;
+    this.#manager = server.manager;
+    this.#log = server.log;
     socket.on("error", () => {});
-    this.ended = new Promise((resolve) => socket.once("close", () => resolve()));
-    void this.ended.then(() => {
-      clearTimeout(this.#deadline);
-      return this.#settle();
-    });
     this.#lines = new LineSplitter(
       { line: (line) => void this.#hear(line), tooLong: () => socket.destroy() },
       MAX_LINE_BYTES,
     );
-    socket.on("data", (chunk: Buffer) => this.#take(chunk));
+    this.#reader = new DescriptorReader(readFd, {
+      data: (chunk, fds, wasCut) => this.#receive(chunk, fds, wasCut),
+      // What was asked together with the end and needs nothing to be waited for is answered first.
+      end: () => setImmediate(() => socket.destroySoon()),
+    });
+    this.ended = new Promise((resolve) => socket.once("close", () => resolve()));
+    socket.once("close", () => {
+      clearTimeout(this.#deadline);
+      this.#reader.close();
+      this.#dropHanded();
+    });
+    void this.ended.then(() => this.#settle());
     this.#awaitLine();
   }
 
@@ -196,12 +209,43 @@ class ControlConnection {
     this.#socket.destroy();
   }
 
-  #take(chunk: Buffer): void {
+  /** A descriptor comes with the first byte of its request, and perhaps with the end of the one before. */
+  #receive(chunk: Uint8Array, fds: readonly number[], wasCut: boolean): void {
+    const [fd, ...surplus] = fds;
+    const isTooMuch = surplus.length > 0 || wasCut || (fd !== undefined && this.#handedFd !== undefined);
+    if (isTooMuch || this.#hasEnded) for (const one of fds) close(one);
+    else if (fd !== undefined) this.#handedFd = fd;
+    if (this.#hasEnded) return;
+    if (isTooMuch) return this.#refuseDescriptors("it sent more than one at a time, or none is free here");
     this.#lines.push(chunk);
-    if (this.#lines.pendingBytes === 0) return;
+    if (this.#lines.pendingBytes === 0) {
+      if (this.#handedFd !== undefined) this.#refuseDescriptors("it sent one that no request takes");
+      return;
+    }
     // The rest of the line is waited for where it is we who do not read.
-    if (!this.#socket.isPaused()) this.#awaitLine();
+    if (!this.#reader.isPaused) this.#awaitLine();
     if (this.#server.isOverfull) this.#cut("the lines that peers have begun fill too much memory");
+  }
+
+  /** Said once, and cut off. */
+  #refuseDescriptors(why: string): void {
+    const message = `Cannot take the descriptors of a control connection: ${why}`;
+    this.#log.warn(message);
+    this.#end({ id: 0, error: faultOf(new ErofsNbdError("ERR_BAD_ARGUMENT", message)) });
+  }
+
+  /** The last that is heard from this peer, and what it is told. */
+  #end(last: ServerLine): void {
+    this.#hasEnded = true;
+    this.#lines.stop();
+    this.#dropHanded();
+    this.#send(last);
+    this.#socket.destroySoon();
+  }
+
+  #dropHanded(): void {
+    if (this.#handedFd !== undefined) close(this.#handedFd);
+    this.#handedFd = undefined;
   }
 
   /** From its first byte on; more bytes of the same line change nothing. */
@@ -214,6 +258,7 @@ class ControlConnection {
 
   #cut(why: string): void {
     this.#log.warn(`Cut a control connection: ${why}`);
+    this.#hasEnded = true;
     this.#lines.stop();
     this.#socket.destroy();
   }
@@ -223,13 +268,13 @@ class ControlConnection {
     clearTimeout(this.#deadline);
     this.#deadline = undefined;
     this.#running += 1;
-    if (this.#running >= MAX_RUNNING) this.#socket.pause();
+    if (this.#running >= MAX_RUNNING) this.#reader.pause();
     try {
       await this.#obey(line);
     } finally {
       this.#running -= 1;
-      if (this.#running < MAX_RUNNING && this.#socket.isPaused()) {
-        this.#socket.resume();
+      if (this.#running < MAX_RUNNING && this.#reader.isPaused && !this.#hasEnded) {
+        this.#reader.resume();
         if (this.#lines.pendingBytes > 0) this.#awaitLine();
       }
     }
@@ -243,29 +288,45 @@ class ControlConnection {
       id = idOf(value);
       request = parse(envelope, value, "request");
     } catch (error) {
-      this.#lines.stop();
-      this.#send({ id, error: faultOf(error) });
-      this.#socket.destroySoon();
+      this.#end({ id, error: faultOf(error) });
       return;
     }
+    // Where it is not given away, it is closed below.
+    let imageFd = request.method === "attach" ? this.#claimHanded() : undefined;
     try {
       const params = parse<unknown>(PARAMS[request.method] as z.ZodType, request.params, request.method);
-      this.#send({ id, result: await this.#run(request.method, params) });
+      const given = imageFd;
+      imageFd = undefined;
+      this.#send({ id, result: await this.#run(request.method, params, given) });
     } catch (error) {
       const fault = faultOf(error);
       if (fault.code === "ERR_INTERNAL")
         this.#log.error("A request failed by a bug", { stack: error instanceof Error ? error.stack : error });
       this.#send({ id, error: fault });
+    } finally {
+      if (imageFd !== undefined) close(imageFd);
     }
   }
 
-  async #run(method: Method, params: unknown): Promise<Requests[Method]["result"]> {
+  /** The descriptor that came with the request which is heard just now; belongs to the caller. */
+  #claimHanded(): number | undefined {
+    const fd = this.#handedFd;
+    this.#handedFd = undefined;
+    return fd;
+  }
+
+  /** Takes `imageFd` over. */
+  async #run(
+    method: Method,
+    params: unknown,
+    imageFd: number | undefined,
+  ): Promise<Requests[Method]["result"]> {
     const manager = this.#manager;
     switch (method) {
       case "hello":
-        return { version: VERSION, pid: process.pid };
+        return { version: VERSION, pid: process.pid, takesDescriptors: true };
       case "attach":
-        return this.#attach(params as Requests["attach"]["params"]);
+        return this.#attach(params as Requests["attach"]["params"], imageFd);
       case "mounted": {
         const { index } = params as Requests["mounted"]["params"];
         await manager.mounted(index);
@@ -287,7 +348,7 @@ class ControlConnection {
       case "renew":
         return manager.renewWorkers();
       case "stepDown":
-        return this.#stepDown();
+        return this.#server.stepDown();
       case "cutLinks": {
         const { index } = params as Requests["cutLinks"]["params"];
         manager.cutLinks(index);
@@ -304,8 +365,11 @@ class ControlConnection {
     }
   }
 
-  async #attach(params: Requests["attach"]["params"]): Promise<Requests["attach"]["result"]> {
-    const { device, notes } = await this.#manager.attach(params, this.#peerPid);
+  async #attach(
+    params: Requests["attach"]["params"],
+    imageFd: number | undefined,
+  ): Promise<Requests["attach"]["result"]> {
+    const { device, notes } = await this.#manager.attach(params, imageFd, this.#peerPid);
     if (params.forMount && device.index !== undefined) {
       this.#loans.set(device.index, device.settings.identifier);
       // The peer may have gone while the device was being attached.

@@ -3,7 +3,6 @@
  */
 import { readdirSync } from "node:fs";
 import { release } from "node:os";
-import { resolve } from "node:path";
 import { checkMountable } from "../erofs/mountable.ts";
 import {
   checkImageSize,
@@ -64,19 +63,20 @@ export function inspectHead(
 }
 
 /**
- * The image's absolute path, if it can be attached; with `forMount`, if it can be mounted as EROFS. For whoever is about to
- * start a manager: it checks all of this again, on the descriptor it keeps.
+ * The open image, if it can be attached; with `forMount`, if it can be mounted as EROFS. For whoever is about to hand it to a
+ * manager, which checks all of this again. The caller closes it.
  * @throws ErofsNbdError ERR_IMAGE, ERR_NOT_EROFS, ERR_MOUNT
  */
-export function checkImage(path: string, blockSizeBytes: number | null, forMount: boolean): string {
+export function openChecked(path: string, blockSizeBytes: number | null, forMount: boolean): OpenImage {
   if (path === "") throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot open an image: its path is empty");
   const image = openImage(path);
   try {
     inspectImage(image, blockSizeBytes, forMount);
-  } finally {
+    return image;
+  } catch (error) {
     close(image.fd);
+    throw error;
   }
-  return resolve(path);
 }
 
 /** What the loaded erofs module says it can do: distributions backport. Empty when it is not loaded. */

@@ -13,7 +13,7 @@ import { EventEmitter } from "eventemitter3";
 import { SUPERBLOCK_HEAD_BYTES } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
-import { openImage } from "../source/open-image.ts";
+import { openHandedImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
@@ -24,6 +24,7 @@ import type { Image, NbdControl } from "../supervisor/ports.ts";
 import {
   backendOf,
   configuringThread,
+  deviceNumber,
   devicePath,
   indexMountedAt,
   isExclusivelyHeld,
@@ -189,31 +190,34 @@ export class Manager extends EventEmitter<ManagerEvents> {
   }
 
   /**
-   * Attaches an image and returns the device when it can be read. Where it is to be mounted, `borrowerPid` is who will say that it is.
+   * Attaches an image and returns the device when it can be read. `imageFd` is the image's descriptor, which is taken over. Where
+   * it is to be mounted, `borrowerPid` is who will say that it is.
    * @throws ErofsNbdError, NetlinkError
    */
   async attach(
     params: AttachParams,
+    imageFd: number | undefined,
     borrowerPid?: number,
   ): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
-    const opened = await this.#openSource(params);
+    const opened = await this.#openSource(params, imageFd);
     let device: ManagedDevice | undefined;
     try {
       const { blockSizeBytes, notes } = opened.inspect();
       if (params.index !== null) this.#refuseBusy(params.index, opened);
       const settings = toSettings(params, opened.spec, blockSizeBytes);
       const how = await this.#chooseInterface(params);
-      this.#log.debug?.(`Attaching ${opened.spec.path}`, { interface: how.interface, ...settings });
+      const name = opened.spec.type === "file" ? sourceUri(opened.spec) : opened.spec.path;
+      this.#log.debug?.(`Attaching ${name}`, { interface: how.interface, ...settings });
       const borrower =
         params.forMount && borrowerPid !== undefined ? identifyProcess(borrowerPid) : undefined;
       if (borrower !== undefined) this.#loans.set(settings.identifier, borrower);
       device = this.#create(how.interface, settings, { spec: opened.spec, fd: opened.fd, blockSizeBytes });
       const index = await device.attach(params.index ?? undefined);
-      this.#log.info(`Attached ${opened.spec.path} to nbd${index}`, {
+      this.#log.info(`Attached ${name} to nbd${index}`, {
         index,
         identifier: settings.identifier,
       });
-      this.#tell(device, { event: "attached", image: opened.spec.path });
+      this.#tell(device, { event: "attached", image: name });
       return { device, notes: [...notes, ...how.notes] };
     } catch (error) {
       // A device that was made owns the descriptor and has closed it with its release.
@@ -223,15 +227,24 @@ export class Manager extends EventEmitter<ManagerEvents> {
     }
   }
 
-  /** What is to be attached, open; `inspect` says what it is. @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE */
-  async #openSource(params: AttachParams): Promise<OpenedSource> {
-    const { image: path, blockSizeBytes, forMount, module } = params;
+  /** What is to be attached, open; `inspect` says what it is. @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE, ERR_BAD_ARGUMENT */
+  async #openSource(params: AttachParams, imageFd: number | undefined): Promise<OpenedSource> {
+    const { image: name, blockSizeBytes, forMount, module } = params;
     if (module === undefined) {
-      const image = openImage(path);
+      // Never by the path: it may lead to another file from here.
+      if (imageFd === undefined) {
+        throw new ErofsNbdError(
+          "ERR_BAD_ARGUMENT",
+          `Cannot attach ${name}: the command has not opened the image and handed it over, so it is of an older version`,
+          { hint: "upgrade the package that the command belongs to" },
+        );
+      }
+      const image = openHandedImage(imageFd, name);
       return { ...image, inspect: () => inspectImage(image, blockSizeBytes, forMount) };
     }
+    if (imageFd !== undefined) close(imageFd);
     const { fd, spec, head } = await inspectModule(
-      path,
+      name,
       module.options,
       SUPERBLOCK_HEAD_BYTES,
       this.#workers,
@@ -524,7 +537,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
   }
 
   #refuseBusy(index: number, image: Pick<OpenedSource, "spec">): void {
-    if (image.spec.path === devicePath(index)) {
+    const { spec } = image;
+    const isItself = spec.type === "file" && spec.identity.kind === "block-device";
+    if (isItself && spec.identity.device === deviceNumber(index)) {
       throw new ErofsNbdError(
         "ERR_IMAGE",
         `Cannot attach ${image.spec.path} to nbd${index}: the image is the device itself`,
@@ -538,7 +553,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
         ? backend
           ? `by somebody else, with identifier ${backend}`
           : "by somebody else"
-        : `with ${ours.image.spec.path}`;
+        : `with ${sourceUri(ours.image.spec)}`;
     throw new ErofsNbdError("ERR_DEVICE_BUSY", `Cannot attach to nbd${index}: it is in use ${by}`, {
       hint: "leave --device away and the kernel picks a free one",
     });

@@ -106,6 +106,8 @@ const historySchema: z.ZodType<DeviceHistory> = z.object({
 const fileSchema = z.object({
   type: z.literal("file"),
   path: z.string(),
+  // Where the path leads to the image it is left out, as in records of former versions.
+  isHandedIn: z.literal(true).optional(),
   identity: z.object({
     kind: z.enum(["file", "block-device"]),
     device: z.string(),

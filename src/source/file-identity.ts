@@ -7,7 +7,7 @@
 
 import { ErofsNbdError } from "../errors.ts";
 import { blockDeviceSizeBytes } from "../sys/block-device.ts";
-import { check, statxInto } from "../sys/libc.ts";
+import { check, statxInto, statxPathInto } from "../sys/libc.ts";
 
 /** JSON-safe, because it travels to workers and into records. `mtimeNs` is a decimal string. */
 export interface FileIdentity {
@@ -35,6 +35,11 @@ export class FileStat {
     check("statx", statxInto(fd, STATX_BASIC_STATS, this.#bytes));
   }
 
+  /** Asks what is at a path; false when nothing can be seen there. */
+  refreshPath(path: string): boolean {
+    return statxPathInto(path, STATX_BASIC_STATS, this.#bytes) === 0;
+  }
+
   get kind(): number {
     return this.#view.getUint16(28, true) & S_IFMT;
   }
@@ -51,18 +56,43 @@ export class FileStat {
     return this.#view.getUint32(120, true);
   }
 
+  /** Whether what was last asked for is that very file or device, whatever is in it by now. */
+  isSameFile(identity: FileIdentity): boolean {
+    const { kind, device } = this.#place();
+    if (kind !== identity.kind || device !== identity.device) return false;
+    return kind === "block-device" || this.#inode() === identity.inode;
+  }
+
   /** The identity of what was last asked for; `fd` is needed for the size of a block device. */
   identity(fd: number): FileIdentity {
-    const blockDevice = this.kind === S_IFBLK;
-    const at = blockDevice ? 128 : 136;
+    const { kind, device } = this.#place();
     return {
-      kind: blockDevice ? "block-device" : "file",
-      device: `${this.#view.getUint32(at, true)}:${this.#view.getUint32(at + 4, true)}`,
-      inode: this.#view.getBigUint64(32, true).toString(),
-      sizeBytes: blockDevice ? blockDeviceSizeBytes(fd) : this.sizeBytes,
+      kind,
+      device,
+      inode: this.#inode(),
+      sizeBytes: kind === "block-device" ? blockDeviceSizeBytes(fd) : this.sizeBytes,
       mtimeNs: (BigInt(this.mtimeSeconds) * 1_000_000_000n + BigInt(this.mtimeNanoseconds)).toString(),
     };
   }
+
+  #place(): Pick<FileIdentity, "kind" | "device"> {
+    const isBlockDevice = this.kind === S_IFBLK;
+    const at = isBlockDevice ? 128 : 136;
+    return {
+      kind: isBlockDevice ? "block-device" : "file",
+      device: `${this.#view.getUint32(at, true)}:${this.#view.getUint32(at + 4, true)}`,
+    };
+  }
+
+  #inode(): string {
+    return this.#view.getBigUint64(32, true).toString();
+  }
+}
+
+/** Whether a path leads to that very file or device, from where this process looks. */
+export function leadsTo(path: string, identity: FileIdentity): boolean {
+  const stat = new FileStat();
+  return stat.refreshPath(path) && stat.isSameFile(identity);
 }
 
 /** The identity of an open image. @throws ErofsNbdError when it is neither a regular file nor a block device */

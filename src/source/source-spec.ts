@@ -12,8 +12,13 @@ import type { Source } from "./source.ts";
 /** A local image; its descriptor travels with the spec. */
 export interface FileSourceSpec {
   readonly type: "file";
-  /** Absolute path, for messages and for a later manager. */
+  /** Absolute path without symbolic links, for messages and for a later manager; with `isHandedIn` no more than a name. */
   readonly path: string;
+  /**
+   * The path does not lead to the image, or not from where the manager is: another mount namespace, a deleted file. A manager
+   * that has lost the descriptor has to be handed another one.
+   */
+  readonly isHandedIn?: true | undefined;
   readonly identity: FileIdentity;
 }
 
@@ -46,7 +51,8 @@ export function sourceSizeBytes(spec: SourceSpec): number {
 
 /** A spec in one word, for users. */
 export function sourceUri(spec: SourceSpec): string {
-  return spec.type === "file" ? spec.path : `module:${spec.path}`;
+  if (spec.type === "module") return `module:${spec.path}`;
+  return spec.isHandedIn ? `descriptor:${spec.path}` : spec.path;
 }
 
 /**

@@ -97,7 +97,7 @@ export async function setIoTimeout(index: number, milliseconds: number): Promise
 }
 
 /** «43:0», as mountinfo and the node's device number spell it. */
-function deviceNumber(index: number): string | undefined {
+export function deviceNumber(index: number): string | undefined {
   return attribute(index, "dev");
 }
 

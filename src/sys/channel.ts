@@ -8,7 +8,6 @@
 
 import { ERRNO, SystemError } from "./errno.ts";
 import {
-  addressOf,
   check,
   close,
   MSG_CMSG_CLOEXEC,
@@ -17,52 +16,17 @@ import {
   MSG_NOSIGNAL,
   MSG_TRUNC,
   recvmsg,
-  SOL_SOCKET,
   sendmsg,
 } from "./libc.ts";
+import { MessageHeader } from "./message-header.ts";
 import { type Watch, watchReadable } from "./watch.ts";
 
 /** A message may not be longer than this; links and events are a few hundred bytes. */
 const MAX_MESSAGE_BYTES = 64 * 1024;
 /** Descriptors in one message; the kernel's own limit (SCM_MAX_FD) is 253. */
 const MAX_FDS = 16;
-const SCM_RIGHTS = 1;
-const SCM_CREDENTIALS = 2;
-const CMSG_HEADER_BYTES = 16;
-/** `struct ucred` (pid, uid, gid), rounded up to whole words. */
-const CREDENTIALS_BYTES = 16;
 const RETRY_MS = 5;
 const MESSAGES_AT_ONCE = 64;
-
-/** `struct msghdr` with one iovec, laid out by hand for 64-bit (sys/socket.h): the buffers stay referenced. */
-class MessageHeader {
-  readonly header = new Uint8Array(56);
-  readonly control: Uint8Array = new Uint8Array(2 * CMSG_HEADER_BYTES + CREDENTIALS_BYTES + MAX_FDS * 4);
-  readonly #iovec = new BigUint64Array(2);
-  readonly #words = new BigUint64Array(this.header.buffer);
-
-  constructor() {
-    this.#words[2] = addressOf(new Uint8Array(this.#iovec.buffer));
-    this.#words[3] = 1n;
-  }
-
-  point(body: Uint8Array, controlBytes: number): Uint8Array {
-    this.#iovec[0] = addressOf(body);
-    this.#iovec[1] = BigInt(body.length);
-    this.#words[4] = controlBytes === 0 ? 0n : addressOf(this.control);
-    this.#words[5] = BigInt(controlBytes);
-    this.#words[6] = 0n;
-    return this.header;
-  }
-
-  get flags(): number {
-    return new DataView(this.header.buffer).getInt32(48, true);
-  }
-
-  get controlBytes(): number {
-    return Number(this.#words[5]);
-  }
-}
 
 interface Outgoing {
   readonly body: Uint8Array;
@@ -86,8 +50,8 @@ export class Channel<In, Out> {
   readonly #events: ChannelEvents<In>;
   readonly #watch: Watch;
   readonly #incoming = new Uint8Array(MAX_MESSAGE_BYTES);
-  readonly #receiveHeader = new MessageHeader();
-  readonly #sendHeader = new MessageHeader();
+  readonly #receiveHeader = new MessageHeader(MAX_FDS, true);
+  readonly #sendHeader = new MessageHeader(MAX_FDS, false);
   readonly #queue: Outgoing[] = [];
   #retry: NodeJS.Timeout | undefined;
   #open = true;
@@ -131,7 +95,11 @@ export class Channel<In, Out> {
     while (this.#open) {
       const next = this.#queue[0];
       if (next === undefined) return;
-      const sent = sendmsg(this.fd, this.#fillSend(next), MSG_DONTWAIT | MSG_NOSIGNAL);
+      const sent = sendmsg(
+        this.fd,
+        this.#sendHeader.toSend(next.body, next.fds),
+        MSG_DONTWAIT | MSG_NOSIGNAL,
+      );
       if (sent === -ERRNO.EAGAIN || sent === -ERRNO.ENOBUFS) {
         this.#retry ??= setTimeout(() => {
           this.#retry = undefined;
@@ -146,24 +114,11 @@ export class Channel<In, Out> {
       left.settle(new Error("Cannot send a control message: the channel has ended"));
   }
 
-  #fillSend(next: Outgoing): Uint8Array {
-    if (next.fds.length === 0) return this.#sendHeader.point(next.body, 0);
-    const view = new DataView(this.#sendHeader.control.buffer);
-    const payloadBytes = next.fds.length * 4;
-    view.setBigUint64(0, BigInt(CMSG_HEADER_BYTES + payloadBytes), true);
-    view.setInt32(8, SOL_SOCKET, true);
-    view.setInt32(12, SCM_RIGHTS, true);
-    next.fds.forEach((fd, index) => {
-      view.setInt32(CMSG_HEADER_BYTES + index * 4, fd, true);
-    });
-    return this.#sendHeader.point(next.body, CMSG_HEADER_BYTES + ((payloadBytes + 7) & ~7));
-  }
-
   #drain(): void {
     let wasReset = false;
     // The rest is told of again: a peer that never stops talking is not the only one to be listened to.
     for (let left = MESSAGES_AT_ONCE; this.#open && left > 0; left -= 1) {
-      const header = this.#receiveHeader.point(this.#incoming, this.#receiveHeader.control.length);
+      const header = this.#receiveHeader.toReceive(this.#incoming);
       const received = recvmsg(this.fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
       if (received === -ERRNO.EAGAIN || received === -ERRNO.EINTR) return;
       // A peer that left without reading all it was told: what it said before comes after this.
@@ -180,7 +135,7 @@ export class Channel<In, Out> {
         );
         return;
       }
-      const { fds, senderPid } = this.#takeControl();
+      const { fds, senderPid } = this.#receiveHeader.received();
       if ((this.#receiveHeader.flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0) {
         for (const fd of fds) close(fd);
         this.#finish(new Error("Cannot receive a control message: it was cut short"), true);
@@ -194,25 +149,6 @@ export class Channel<In, Out> {
       }
       this.#events.message(message, fds, senderPid);
     }
-  }
-
-  /** What came beside the bytes: control messages one behind the other, each beginning with a `struct cmsghdr` (cmsg(3)). */
-  #takeControl(): { fds: number[]; senderPid: number | undefined } {
-    const { control, controlBytes } = this.#receiveHeader;
-    const view = new DataView(control.buffer);
-    const fds: number[] = [];
-    let senderPid: number | undefined;
-    for (let at = 0; at + CMSG_HEADER_BYTES <= controlBytes; ) {
-      const lengthBytes = Number(view.getBigUint64(at, true));
-      const isSocketLevel = view.getInt32(at + 8, true) === SOL_SOCKET;
-      const type = view.getInt32(at + 12, true);
-      const data = at + CMSG_HEADER_BYTES;
-      if (isSocketLevel && type === SCM_CREDENTIALS) senderPid = view.getInt32(data, true);
-      if (isSocketLevel && type === SCM_RIGHTS)
-        for (let fd = data; fd < at + lengthBytes; fd += 4) fds.push(view.getInt32(fd, true));
-      at += Math.max(CMSG_HEADER_BYTES, (lengthBytes + 7) & ~7);
-    }
-    return { fds, senderPid };
   }
 
   #finish(error: Error | null, tell: boolean): void {

@@ -257,6 +257,19 @@ const AT_EMPTY_PATH = 0x1000;
 export const statxInto = (fd: number, mask: number, target: Uint8Array): number =>
   result(c.statx(fd, "", AT_EMPTY_PATH, mask, target));
 
+const AT_FDCWD = -100;
+/** statx(2) of a path, links followed, into the same. */
+export const statxPathInto = (path: string, mask: number, target: Uint8Array): number =>
+  result(c.statx(AT_FDCWD, path, 0, mask, target));
+
+const F_GETFL = 3;
+export const O_ACCMODE = 3;
+export const O_WRONLY = 1;
+/** include/uapi/asm-generic/fcntl.h; the same on every architecture that Node runs on. */
+export const O_PATH = 0o10000000;
+/** How a descriptor was opened (fcntl(2), F_GETFL). */
+export const openFlags = (fd: number): number => result(c.fcntl(fd, F_GETFL, 0));
+
 /** A duplicate that is close-on-exec. @throws SystemError */
 export const duplicate = (fd: number): number =>
   check("fcntl F_DUPFD_CLOEXEC", result(c.fcntl(fd, F_DUPFD_CLOEXEC, 3)));

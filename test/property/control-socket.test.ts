@@ -1,12 +1,17 @@
 /** The control socket against anything a peer may send: it never breaks, and answers once or cuts the connection. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { toAttachParams } from "../../src/library/options.ts";
 import { PARAMS } from "../../src/manager/control-protocol.ts";
 import { ControlServer } from "../../src/manager/control-server.ts";
 import { LineSplitter } from "../../src/manager/lines.ts";
+import { close, MSG_NOSIGNAL, SOCK_STREAM, sendmsg, socketPair } from "../../src/sys/libc.ts";
+import { MessageHeader } from "../../src/sys/message-header.ts";
+import { connectUnix } from "../helpers/connect-unix.ts";
+import { openDescriptors } from "../helpers/descriptors.ts";
 import { FakeManager } from "../unit/manager/fake-manager.ts";
 import { RawPeer } from "../unit/manager/raw-peer.ts";
 import { until } from "../unit/supervisor/waiting.ts";
@@ -102,6 +107,63 @@ test("any text: at most one answer for each line, and the server lives on", asyn
   ]);
   expect(bugs).toEqual([]);
 }, 30_000);
+
+/** Attaches, greetings and nonsense, each with descriptors of its own kind and number, cut anywhere. */
+const lines = fc.array(
+  fc.record({
+    text: fc.oneof(
+      fc.constant({ id: 1, method: "attach", params: toAttachParams("/a.erofs", {}) }),
+      fc.constant({ id: 2, method: "hello", params: {} }),
+      fc.constant({ id: 3, method: "attach", params: {} }),
+      fc.jsonValue(),
+    ),
+    descriptors: fc.oneof(
+      { weight: 4, arbitrary: fc.constantFrom(0, 1) },
+      { weight: 1, arbitrary: fc.integer({ min: 2, max: 253 }) },
+    ),
+    at: fc.nat({ max: 100 }),
+  }),
+  { minLength: 1, maxLength: 4 },
+);
+
+test("any descriptors with any lines: every attach gets its own or none, and nothing stays open", async () => {
+  const files = [openSync(directory, "r"), openSync("/proc/self/stat", "r"), socketPair(SOCK_STREAM)].flat();
+  const before = openDescriptors();
+  await fc.assert(
+    fc.asyncProperty(lines, async (sent) => {
+      const fd = connectUnix(path, SOCK_STREAM);
+      const peer = RawPeer.over(fd);
+      try {
+        for (const { text, descriptors, at } of sent) {
+          const body = Buffer.from(`${JSON.stringify(text)}\n`);
+          const cut = Math.min(at, body.length - 1);
+          if (cut > 0)
+            sendmsg(fd, new MessageHeader(0, false).toSend(body.subarray(0, cut), []), MSG_NOSIGNAL);
+          const fds = Array.from(
+            { length: descriptors },
+            (_, index) => files[index % files.length] as number,
+          );
+          const header = new MessageHeader(fds.length, false);
+          sendmsg(fd, header.toSend(body.subarray(cut), fds), MSG_NOSIGNAL);
+        }
+        peer.send(`${JSON.stringify({ id: SENTINEL, method: "hello", params: {} })}\n`);
+        await until("the last answer or the cut", () => {
+          return peer.ended || peer.answers.some(({ id }) => id === SENTINEL);
+        });
+        expect(peer.answers.every(({ error }) => error?.code !== "ERR_INTERNAL")).toBe(true);
+      } finally {
+        peer.close();
+      }
+      await until("the end of the connection", () => server.connectionCount === 0);
+    }),
+    { numRuns: 150 },
+  );
+  await until("only what was open before", () =>
+    [...openDescriptors()].every(([fd, target]) => before.get(fd) === target),
+  );
+  for (const file of files) close(file);
+  expect(bugs).toEqual([]);
+}, 60_000);
 
 test("lines are the same however the stream was cut", () => {
   fc.assert(

@@ -1,10 +1,13 @@
 /**
- * `attach`: options read, the image checked, the manager asked; prints the device node and nothing else.
+ * `attach`: options read, the image opened and handed to the manager; prints the device node and nothing else.
  *
  * An interrupted attach is finished by the manager and then undone from here, because a device that nobody was told
  * about would stay.
  */
+import { closeSync } from "node:fs";
+import { resolve } from "node:path";
 import { type Command, Option } from "commander";
+import type { AttachParams } from "../../manager/control-protocol.ts";
 import { type AttachWords, DEFAULTS, readAttachParams } from "../attach-params.ts";
 import { startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
@@ -20,12 +23,13 @@ Examples:
   sudo erofs-nbd attach image.erofs
   sudo erofs-nbd attach --device nbd3 --json image.erofs
   sudo erofs-nbd attach --foreground image.erofs     Ctrl-C detaches
+  sudo erofs-nbd attach /dev/stdin <image.erofs
 
 The node is printed when the device can be read. With --ioctl a device survives its workers, not its links.`;
 
 export function define(command: Command, context: CliContext): void {
   command
-    .argument("<IMAGE>", "path of the image")
+    .argument("<IMAGE>", "path of the image, /dev/stdin or /proc/self/fd/N")
     .option("--netlink", "attach through netlink or not at all (netlink is the default)")
     .option("--ioctl", "attach the legacy way: a dead link means a dead device")
     .option("--device <DEVICE>", "nbd3, /dev/nbd3 or 3 (default: the kernel picks)")
@@ -63,15 +67,29 @@ function withDefault(flags: string, description: string, value: string): Option 
 async function run(context: CliContext, path: string, options: Options): Promise<void> {
   const wanted = readAttachParams(options);
   // Looking into images loads libc's bindings, which --help can do without.
-  const { checkImage, requireRoot } = await import("../preconditions.ts");
+  const { openChecked, requireRoot } = await import("../preconditions.ts");
   requireRoot(`attach ${path}`);
-  const params = { ...wanted, image: checkImage(path, wanted.blockSizeBytes, false), forMount: false };
+  const image = openChecked(path, wanted.blockSizeBytes, false);
+  try {
+    await attachImage(context, path, { ...wanted, image: resolve(path), forMount: false }, image.fd, options);
+  } finally {
+    closeSync(image.fd);
+  }
+}
+
+async function attachImage(
+  context: CliContext,
+  path: string,
+  params: AttachParams,
+  imageFd: number,
+  options: Options,
+): Promise<void> {
   if (params.interface === "ioctl") {
     context.note("attached by ioctl, a device cannot be reconnected: when its link dies, it is gone");
   }
   if (options.foreground) {
     const { attachInForeground } = await import("../foreground.ts");
-    return attachInForeground(context, params, options.json === true);
+    return attachInForeground(context, params, imageFd, options.json === true);
   }
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
   const client = await startManager(context, interrupted.signal).catch((error: unknown) => {
@@ -80,7 +98,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
   });
   try {
     interrupted.check(`attach ${path}`);
-    const { device, notes } = await client.request("attach", params);
+    const { device, notes } = await client.request("attach", params, imageFd);
     if (interrupted.signal.aborted && device.index !== null) {
       await client.request("detach", { targets: [{ index: device.index }], all: false, force: false });
     }

@@ -7,10 +7,10 @@ import { lstatSync, unlinkSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
-import { inspectImage } from "../../manager/image-inspection.ts";
+import { openChecked } from "../../manager/image-inspection.ts";
 import { printable } from "../../printable.ts";
-import { type OpenImage, openImage } from "../../source/open-image.ts";
-import { openSource } from "../../source/source-spec.ts";
+import type { OpenImage } from "../../source/open-image.ts";
+import { openSource, sourceUri } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc.ts";
 import { isListening, listenTcp, listenUnix } from "../../sys/listen.ts";
 import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../worker/nbd-server.ts";
@@ -47,7 +47,7 @@ interface Listening {
 
 export function define(command: Command, context: CliContext): void {
   command
-    .argument("<IMAGE>", "path of the image")
+    .argument("<IMAGE>", "path of the image, /dev/stdin or /proc/self/fd/N")
     .option("--socket <PATH>", "listen on a unix socket")
     .option("--listen <HOST:PORT>", "listen on a TCP address; IPv6 in brackets")
     .option("--name <EXPORT>", "the export's name (default: the empty name)")
@@ -75,7 +75,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
   }
   const maxClients = readWhole("--max-connections", options.maxConnections, 1, MAX_MAX_CLIENTS);
   const address = listen === undefined ? undefined : readListenAddress("--listen", listen);
-  const image = openChecked(path);
+  const image = openChecked(path, null, false);
   const stopped = context.interrupts.wait();
   const listening = await listenAt(image, address, socket, name);
   const source = openSource(image.spec, image.fd);
@@ -88,7 +88,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
     const { uri } = listening;
     const served = {
       uri,
-      image: image.spec.path,
+      image: sourceUri(image.spec),
       sizeBytes: source.sizeBytes,
       export: name,
       pid: process.pid,
@@ -99,18 +99,6 @@ async function run(context: CliContext, path: string, options: Options): Promise
   server.close();
   source.close();
   listening.cleanUp();
-}
-
-/** @throws ErofsNbdError ERR_IMAGE: cannot be opened, or a truncated or damaged EROFS image */
-function openChecked(path: string): OpenImage {
-  const image = openImage(path);
-  try {
-    inspectImage(image, null, false);
-    return image;
-  } catch (error) {
-    close(image.fd);
-    throw error;
-  }
 }
 
 async function listenAt(

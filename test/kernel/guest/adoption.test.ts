@@ -36,7 +36,7 @@ import {
   untilAsync,
   workerOf,
 } from "./product.ts";
-import { attachParams, journalFiles, useImage } from "./takeover-rig.ts";
+import { attachOver, journalFiles, useImage } from "./takeover-rig.ts";
 
 const DEADLY = fileURLToPath(new URL("../../helpers/deadly-manager.mjs", import.meta.url));
 const STEPS = "/run/deadly-steps";
@@ -126,7 +126,7 @@ function expectDeaths(deaths: readonly string[], ...names: readonly string[]): v
 async function attachHere(path: string): Promise<DeviceStatus> {
   const client = await reach();
   try {
-    return (await client.request("attach", attachParams(path))).device;
+    return await attachOver(client, path);
   } finally {
     client.close();
   }

@@ -27,7 +27,7 @@ import {
   untilAsync,
   workerOf,
 } from "./product.ts";
-import { attachParams, useImage, warm } from "./takeover-rig.ts";
+import { attachOver, useImage, warm } from "./takeover-rig.ts";
 
 const DEVICES = 500;
 const FIRST = 100;
@@ -88,8 +88,7 @@ describe(`${DEVICES} devices`, () => {
     const { pid: managerPid } = await client.request("hello", {});
     const devices = new Map<number, DeviceStatus>();
     const attach = async (number: number): Promise<void> => {
-      const { device } = await client.request("attach", {
-        ...attachParams(pathOf(number)),
+      const device = await attachOver(client, pathOf(number), {
         // The last one is read all the time, and its reads are to come back soon; others would only log that this is a slow machine.
         ioTimeoutMs: number === DEVICES - 1 ? 1000 : 30_000,
         hangTimeoutMs: 60_000,

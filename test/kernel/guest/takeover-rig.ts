@@ -3,10 +3,11 @@
  *
  * Imported by takeover*.test.ts and ioctl.test.ts next to it. Nothing here asserts how long anything took.
  */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, expect } from "vitest";
+import type { ControlClient } from "../../../src/manager/control-client.ts";
 import type { AttachParams, DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
@@ -99,7 +100,7 @@ export function expectTakeovers(after: DeviceStatus, count: number): void {
 }
 
 /** What `erofs-nbd attach PATH` asks its manager for. */
-export const attachParams = (path: string): AttachParams => ({
+const attachParams = (path: string): AttachParams => ({
   image: path,
   interface: "netlink",
   index: null,
@@ -111,6 +112,20 @@ export const attachParams = (path: string): AttachParams => ({
   hangTimeoutMs: 2000,
   forMount: false,
 });
+
+/** Opens an image and has a manager attach it, as the command does. */
+export async function attachOver(
+  client: ControlClient,
+  path: string,
+  changes: Partial<AttachParams> = {},
+): Promise<DeviceStatus> {
+  const fd = openSync(path, "r");
+  try {
+    return (await client.request("attach", { ...attachParams(path), ...changes }, fd)).device;
+  } finally {
+    closeSync(fd);
+  }
+}
 
 export const journalFiles = (): string[] => readdirSync(JOURNALS);
 export const workerSockets = (): string[] => readdirSync(WORKER_SOCKETS);

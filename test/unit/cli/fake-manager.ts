@@ -39,7 +39,11 @@ export interface FakeManager {
   close(): Promise<void>;
 }
 
-const hello = (): Requests["hello"]["result"] => ({ version: "0.0.0", pid: process.pid });
+const hello = (): Requests["hello"]["result"] => ({
+  version: "0.0.0",
+  pid: process.pid,
+  takesDescriptors: true,
+});
 
 export async function startFakeManager(runDir: string, answers: Answers): Promise<FakeManager> {
   mkdirSync(runDir, { recursive: true, mode: 0o700 });

@@ -1,5 +1,5 @@
 /** The library's connection and device over a real control socket, with a manager that does as the test says. */
-import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -54,6 +54,7 @@ let manager: DeviceManager;
 let server: ControlServer;
 let session: Session;
 let device: AttachedDevice;
+let image: string;
 let letGo: number;
 let closesSession: boolean;
 /** Managers that the session wanted started. */
@@ -90,7 +91,9 @@ beforeEach(async () => {
     },
     PATIENCE_MS,
   );
-  device = await attachThrough(session, toAttachParams("/a", {}), () => {
+  image = join(runDir.path, "image");
+  writeFileSync(image, "some bytes");
+  device = await attachThrough(session, toAttachParams(image, {}), () => {
     letGo += 1;
     if (closesSession) session.close();
   });
@@ -217,12 +220,12 @@ describe("an attached device", () => {
 });
 
 describe("an attach that is aborted", () => {
-  const params = toAttachParams("/b", {});
+  const params = () => toAttachParams(image, {});
 
   test("beforehand: nothing is asked", async () => {
     manager.calls.length = 0;
     const signal = AbortSignal.abort(new Error("enough"));
-    await expect(attachThrough(session, params, () => {}, signal)).rejects.toMatchObject({
+    await expect(attachThrough(session, params(), () => {}, signal)).rejects.toMatchObject({
       code: "ERR_INTERRUPTED",
       cause: { message: "enough" },
     });
@@ -235,12 +238,16 @@ describe("an attach that is aborted", () => {
     manager.before = (call) => {
       if (call.startsWith("attach")) abort.abort();
     };
-    const attaching = attachThrough(session, params, () => {}, abort.signal);
+    const attaching = attachThrough(session, params(), () => {}, abort.signal);
     await expect(attaching).rejects.toMatchObject({
       code: "ERR_INTERRUPTED",
       message: "Cannot attach: it was aborted",
     });
-    expect(manager.calls).toEqual(["attach /b", 'status {"index":5}', 'detach [{"index":5}] false false']);
+    expect(manager.calls).toEqual([
+      `attach ${image}`,
+      'status {"index":5}',
+      'detach [{"index":5}] false false',
+    ]);
   });
 
   test("and cannot be undone: says so", async () => {
@@ -249,7 +256,7 @@ describe("an attach that is aborted", () => {
       if (call.startsWith("attach")) abort.abort();
       if (call.startsWith("detach")) throw new ErofsNbdError("ERR_DEVICE_MOUNTED", "Cannot detach: mounted");
     };
-    await expect(attachThrough(session, params, () => {}, abort.signal)).rejects.toThrow(
+    await expect(attachThrough(session, params(), () => {}, abort.signal)).rejects.toThrow(
       "Cannot attach: it was aborted, and /dev/nbd5 is still attached: Cannot detach: mounted",
     );
   });

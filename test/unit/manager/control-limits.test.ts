@@ -2,14 +2,17 @@
  * What peers of the control socket may take from the manager: connections, memory, time, descriptors. All of them are
  * root's (or our own user's), and none may take the manager from the others.
  */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { toAttachParams } from "../../../src/library/options.ts";
 import { ControlServer } from "../../../src/manager/control-server.ts";
-import { Channel } from "../../../src/sys/channel.ts";
-import { SOCK_STREAM } from "../../../src/sys/libc.ts";
+import { MSG_NOSIGNAL, SOCK_STREAM, sendmsg } from "../../../src/sys/libc.ts";
+import { MessageHeader } from "../../../src/sys/message-header.ts";
 import { connectUnix } from "../../helpers/connect-unix.ts";
+import { openDescriptors } from "../../helpers/descriptors.ts";
 import { until } from "../supervisor/waiting.ts";
 import { FakeManager } from "./fake-manager.ts";
 import { RawPeer } from "./raw-peer.ts";
@@ -23,6 +26,7 @@ let manager: FakeManager;
 let server: ControlServer;
 let logged: string[];
 const peers: RawPeer[] = [];
+const closing: number[] = [];
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-limits-"));
@@ -164,20 +168,111 @@ describe("limits", () => {
     expect(new Set(peer.answers.map(({ id }) => id)).size).toBe(count);
   });
 
-  test("descriptors that a peer sends along are not taken", async () => {
-    const fd = connectUnix(path, SOCK_STREAM);
-    const before = readdirSync("/proc/self/fd").length;
-    const channel = new Channel<unknown, unknown>(fd, { message: () => {}, end: () => {} });
-    for (let count = 0; count < 20; count += 1) await channel.send({ id: 1 }, [0, 0, 0, 0, 0, 0, 0, 0]);
-    await until("it is told that this is no request", () => server.connectionCount === 0);
-    channel.close();
-    await until("its end is gone", () => readdirSync("/proc/self/fd").length <= before);
-  });
-
   test("a peer that has closed its sending half still gets its answers", async () => {
     const peer = await connect();
     peer.socket.end(HELLO);
     await peer.end();
     expect(peer.answers).toMatchObject([{ id: 1, result: { pid: process.pid } }]);
+  });
+});
+
+describe("descriptors", () => {
+  const ATTACH = `${JSON.stringify({ id: 7, method: "attach", params: toAttachParams("/a.erofs", {}) })}\n`;
+  let before: Map<number, string>;
+  let fd: number;
+  let peer: RawPeer;
+
+  beforeEach(async () => {
+    before = openDescriptors();
+    fd = connectUnix(path, SOCK_STREAM);
+    peer = RawPeer.over(fd);
+    peers.push(peer);
+    await until("the connection", () => server.connectionCount === 1);
+  });
+  afterEach(async () => {
+    peer.close();
+    for (const file of closing.splice(0)) closeSync(file);
+    await until("only what was open before", () => {
+      const now = openDescriptors();
+      return now.size === before.size && [...before].every(([one, target]) => now.get(one) === target);
+    });
+  });
+
+  /** Sends text of which the first byte carries duplicates of these descriptors. */
+  function sendWith(text: string, ...fds: number[]): void {
+    const body = Buffer.from(text);
+    const header = new MessageHeader(fds.length, false);
+    expect(sendmsg(fd, header.toSend(body, fds), MSG_NOSIGNAL)).toBe(body.length);
+  }
+
+  function openFile(): number {
+    const file = openSync(path.replace("control.sock", "image"), "w+");
+    closing.push(file);
+    return file;
+  }
+
+  test("one goes to the attach that it came with, in whatever pieces the request comes", async () => {
+    const file = openFile();
+    sendWith(ATTACH.slice(0, 1), file);
+    for (const piece of [ATTACH.slice(1, 40), ATTACH.slice(40)]) {
+      await nextTurn();
+      peer.send(piece);
+    }
+    await peer.answer(1);
+    // The end of a request and the beginning of the next may be received in one go.
+    peer.send(HELLO.slice(0, -2));
+    sendWith(`${HELLO.slice(-2)}${ATTACH}`, file);
+    await peer.answer(3);
+    expect(peer.answers.map(({ id }) => id)).toEqual([7, 1, 7]);
+    const image = path.replace("control.sock", "image");
+    expect(manager.handed).toEqual([image, image]);
+    expect(peer.ended).toBe(false);
+  });
+
+  test("an attach that is refused closes it, and the connection goes on", async () => {
+    const file = openFile();
+    sendWith(ATTACH.replace('"connections":1', '"connections":0'), file);
+    await peer.answer(1);
+    expect(peer.answers[0]).toMatchObject({ id: 7, error: { code: "ERR_BAD_ARGUMENT" } });
+    await expectServed(peer);
+    expect(manager.handed).toEqual([]);
+  });
+
+  const refused: ReadonlyArray<[what: string, send: (file: number) => void]> = [
+    ["two with one request", (file) => sendWith(ATTACH, file, file)],
+    ["two with one request, of a kind that no request takes", () => sendWith(ATTACH, fd, 0)],
+    ["a hundred with one request", (file) => sendWith(ATTACH, ...Array<number>(100).fill(file))],
+    ["one with a request that takes none", (file) => sendWith(HELLO, file)],
+    ["one with what is no request", (file) => sendWith("}\n", file)],
+    [
+      "one after the other with one request",
+      (file) => {
+        sendWith(ATTACH.slice(0, 5), file);
+        sendWith(ATTACH.slice(5), file);
+      },
+    ],
+  ];
+  test.each(refused)("%s: closed, said so, and cut off", async (_, send) => {
+    send(openFile());
+    await peer.end();
+    expect(peer.answers.at(-1)).toMatchObject({ error: { code: "ERR_BAD_ARGUMENT" } });
+    expect(manager.handed).toEqual([]);
+  });
+
+  test("one whose request never ends goes with the connection, and one that comes after the end is closed", async () => {
+    sendWith(ATTACH.slice(0, 20), openFile());
+    await until("it has come", () => openDescriptors().size > before.size + 4);
+    peer.close();
+    await until("the end", () => server.connectionCount === 0);
+  });
+
+  test("many, one with each request, are never open at the same time", async () => {
+    const file = openFile();
+    for (let count = 1; count <= 300; count += 1) {
+      sendWith(ATTACH, file);
+      await peer.answer(count);
+    }
+    expect(manager.handed).toHaveLength(300);
+    expect(openDescriptors().size).toBeLessThan(before.size + 10);
   });
 });

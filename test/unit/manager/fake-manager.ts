@@ -1,4 +1,5 @@
 /** A manager without devices for tests of the control socket: it notes what it was asked and answers what it is told to. */
+import { closeSync, readlinkSync } from "node:fs";
 import { EventEmitter } from "eventemitter3";
 import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import type { ControlledManager } from "../../../src/manager/control-server.ts";
@@ -13,12 +14,21 @@ interface Events {
 export class FakeManager extends EventEmitter<Events> implements ControlledManager {
   readonly calls: string[] = [];
   readonly settled: string[] = [];
+  /** What the descriptors that came with attaches were of. */
+  readonly handed: string[] = [];
   /** Run by every call, before it answers: it may wait, or throw. */
   before: (call: string) => Promise<void> | void = () => {};
   statusAnswer: DeviceStatus[] = [];
   notes: string[] = [];
 
-  async attach(params: { image: string }): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+  async attach(
+    params: { image: string },
+    imageFd?: number,
+  ): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+    if (imageFd !== undefined) {
+      this.handed.push(readlinkSync(`/proc/self/fd/${imageFd}`));
+      closeSync(imageFd);
+    }
     await this.#called(`attach ${params.image}`);
     // The control server looks at nothing else of a device.
     const device = { index: 5, settings: { identifier: `identifier of ${params.image}` } };

@@ -3,6 +3,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readlinkSync,
   rmSync,
@@ -70,7 +71,7 @@ function openFiles(): string[] {
 
 describe("attach refuses", () => {
   const images: Record<string, [make: (path: string) => void, code: string, words: string]> = {
-    "a missing image": [() => {}, "ERR_IMAGE", "there is no such file"],
+    "an image that the command has not opened": [() => {}, "ERR_BAD_ARGUMENT", "it is of an older version"],
     "an empty image": [(path) => writeFileSync(path, ""), "ERR_IMAGE", "it is empty"],
     "a directory": [(path) => mkdirSync(path), "ERR_IMAGE", "it is a directory"],
     "a raw image that is to be mounted": [
@@ -84,7 +85,8 @@ describe("attach refuses", () => {
     test(`${what}, and nothing is left: no device, no record, no descriptor`, async () => {
       const path = join(base, "image");
       make(path);
-      await expect(manager.attach(params(path, { forMount: true }))).rejects.toMatchObject({
+      const fd = existsSync(path) ? openSync(path, "r") : undefined;
+      await expect(manager.attach(params(path, { forMount: true }), fd)).rejects.toMatchObject({
         code,
         message: expect.stringContaining(words),
       });

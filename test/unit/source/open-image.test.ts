@@ -1,15 +1,36 @@
 /**
- * Opening an image by path: one clear error per reason, the right hint, and no descriptor left behind.
+ * Opening an image by path, or through a descriptor: one clear error per reason, and no descriptor left behind.
  */
 import { spawnSync } from "node:child_process";
-import { chmodSync, closeSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
-import { openImage } from "../../../src/source/open-image.ts";
+import { type OpenImage, openHandedImage, openImage } from "../../../src/source/open-image.ts";
+import { type FileSourceSpec, sourceUri } from "../../../src/source/source-spec.ts";
+import {
+  duplicate,
+  epollCreate,
+  O_ACCMODE,
+  O_PATH,
+  openFlags,
+  SOCK_STREAM,
+  socketPair,
+} from "../../../src/sys/libc.ts";
 import { isCloseOnExec, openDescriptors } from "../../helpers/descriptors.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-open-"));
@@ -97,6 +118,77 @@ describe("openImage", () => {
     }
   }, 30_000);
 });
+
+describe("openHandedImage", () => {
+  /** The image of a descriptor that this test has opened, which goes with the call. */
+  const handed = (path: string, flags: number | string): OpenImage =>
+    openHandedImage(openSync(path, flags), "NAME");
+
+  test.each([
+    ["r", "good"],
+    ["r+", "good"],
+    ["r", "link"],
+  ])("opened with %s: %s is opened anew, for reading alone, and has its own name", (flags, name) => {
+    const { fd, spec } = handed(at(name), flags);
+    expect(isCloseOnExec(fd)).toBe(true);
+    expect(openFlags(fd) & O_ACCMODE).toBe(0);
+    expect(spec).toMatchObject({ path: at("good"), identity: { kind: "file", sizeBytes: 10 } });
+    expect(spec.isHandedIn).toBeUndefined();
+    closeSync(fd);
+  });
+
+  test("the position and the flags stay its owner's", () => {
+    const own = openSync(at("good"), "r");
+    const { fd } = openHandedImage(duplicate(own), "NAME");
+    readSync(own, Buffer.alloc(4));
+    expect([own, fd].map((one) => positionOf(one))).toEqual([4, 0]);
+    closeSync(fd);
+    closeSync(own);
+  });
+
+  test("a file that has no path any more, or another one has its path by now", () => {
+    writeFileSync(at("gone"), "deleted");
+    const first = openSync(at("gone"), "r");
+    rmSync(at("gone"));
+    const { fd, spec } = openHandedImage(duplicate(first), "NAME");
+    expect(spec).toMatchObject({ path: `${at("gone")} (deleted)`, isHandedIn: true });
+    expect(sourceUri(spec)).toBe(`descriptor:${at("gone")} (deleted)`);
+    // What the kernel adds to a name is no proof.
+    writeFileSync(at("gone (deleted)"), "another");
+    expect(openHanded(first)).toMatchObject({ isHandedIn: true });
+    rmSync(at("gone (deleted)"));
+    closeSync(fd);
+  });
+
+  const openHanded = (fd: number): FileSourceSpec => {
+    const image = openHandedImage(fd, "NAME");
+    closeSync(image.fd);
+    return image.spec;
+  };
+
+  const FAILURES: ReadonlyArray<[what: string, flags: number | string, why: string]> = [
+    ["good", O_PATH, "its descriptor was not opened for reading"],
+    ["good", "a", "its descriptor was not opened for reading"],
+    ["directory", "r", "it is a directory"],
+    ["fifo", "r+", "it is neither a regular file nor a block device"],
+    ["empty", "r", "it is empty"],
+  ];
+  test.each(FAILURES)("refuses %s, opened with %s: %s", (name, flags, why) => {
+    expect(() => handed(at(name), flags)).toThrow(`Cannot use NAME: ${why}`);
+  });
+
+  test("refuses /dev/zero, a socket and an event counter", () => {
+    const why = "Cannot use NAME: it is neither a regular file nor a block device";
+    expect(() => handed("/dev/zero", "r")).toThrow(why);
+    const [one, other] = socketPair(SOCK_STREAM);
+    expect(() => openHandedImage(one, "NAME")).toThrow(why);
+    closeSync(other);
+    expect(() => openHandedImage(epollCreate(), "NAME")).toThrow(why);
+  });
+});
+
+const positionOf = (fd: number): number =>
+  Number(/^pos:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"))?.[1]);
 
 function failure(path: string): ErofsNbdError {
   try {

@@ -1,0 +1,155 @@
+/**
+ * Images that lie elsewhere for the manager than for the command: another mount namespace, another root, a path that leads
+ * elsewhere by now, or no path at all. The device has the bytes of the image that the command has opened, or there is none.
+ *
+ * Runs inside a guest (or with --host). The manager runs in the test's own namespace and was started there before.
+ */
+import { execFileSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { ControlClient } from "../../../src/manager/control-client.ts";
+import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { makeImage } from "../../helpers/erofs-image.ts";
+import { cliFixture } from "./cli-fixture.ts";
+import { guarded } from "./leftovers.ts";
+import { CLI, cleanUpAfterFailure, detachAll, reach, run, statuses } from "./product.ts";
+
+const files = cliFixture();
+/** Another image of the same size, which lies somewhere else. */
+const other = (): string => files.at("other.erofs");
+
+beforeAll(async () => {
+  mkdirSync(files.at("other-tree"));
+  writeFileSync(files.at("tree/which"), "first");
+  writeFileSync(files.at("other-tree/which"), "other");
+  await makeImage(files.image, files.at("tree"));
+  await makeImage(other(), files.at("other-tree"));
+  // A guest's own /dev may have neither.
+  for (const [path, target] of [
+    ["/dev/stdin", "/proc/self/fd/0"],
+    ["/dev/fd", "/proc/self/fd"],
+  ] as const)
+    if (!existsSync(path)) symlinkSync(target, path);
+});
+
+/** The words of the command line in a shell where `$CLI` is the program. */
+function shell(script: string, ...before: readonly string[]): ReturnType<typeof run> {
+  const [program = "", ...words] = [...before, "sh", "-ec", script];
+  return run(program, words, {
+    CLI: `${process.execPath} ${CLI}`,
+    IMAGE: files.image,
+    OTHER: other(),
+    MNT: files.mountPoint,
+  });
+}
+
+async function attachIn(script: string, ...before: readonly string[]): Promise<DeviceStatus> {
+  const { code, stdout, stderr } = await shell(script, ...before);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  return JSON.parse(stdout) as DeviceStatus;
+}
+
+/** The device has this file's bytes, and nothing of another. */
+function expectBytes({ device, sizeBytes }: DeviceStatus, path: string): void {
+  const wanted = readFileSync(path);
+  const got = readFileSync(device ?? "");
+  expect(got.length).toBe(sizeBytes);
+  expect(got.subarray(0, wanted.length).equals(wanted)).toBe(true);
+}
+
+describe("the device has the bytes of the image that the command has open", () => {
+  const guard = guarded();
+  cleanUpAfterFailure();
+  let manager: ControlClient;
+  beforeEach(async () => {
+    // The partition scan takes the small image for a table.
+    guard.expectKernelLog(/^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/);
+    manager = await reach();
+  });
+  afterEach(async () => {
+    manager.close();
+    await detachAll();
+  });
+
+  test("in another mount namespace, with another file at the path", async () => {
+    const script = 'mount --bind "$OTHER" "$IMAGE"; exec $CLI attach --json "$IMAGE"';
+    const device = await attachIn(script, "unshare", "-m");
+    expectBytes(device, other());
+    expect(device.source.uri).toBe(`descriptor:${files.image}`);
+    const again = await attachIn('exec $CLI attach --json "$IMAGE"');
+    expectBytes(again, files.image);
+    expect(again.source.uri).toBe(files.image);
+  });
+
+  test("a mount in another mount namespace", async () => {
+    const script =
+      'mount --bind "$OTHER" "$IMAGE"; $CLI mount "$IMAGE" "$MNT"; cat "$MNT/which"; $CLI umount "$MNT"';
+    expect(await shell(script, "unshare", "-m")).toEqual({ code: 0, stdout: "other", stderr: "" });
+  });
+
+  test("under another root", async () => {
+    const jail = files.at("jail");
+    mkdirSync(jail);
+    execFileSync("sh", [
+      "-ec",
+      'mount --rbind / "$0"; mount --make-rprivate "$0"; mount --bind "$1" "$0$2"',
+      jail,
+      other(),
+      files.image,
+    ]);
+    try {
+      const device = await attachIn('exec $CLI attach --json "$IMAGE"', "chroot", jail);
+      expectBytes(device, other());
+      expect(device.source.uri).toBe(`${jail}${files.image}`);
+      manager.close();
+      await detachAll();
+    } finally {
+      execFileSync("umount", ["-R", "-l", jail]);
+    }
+  });
+
+  test("/dev/stdin, and a descriptor by its number", async () => {
+    for (const script of [
+      'exec $CLI attach --json /dev/stdin <"$OTHER"',
+      'exec $CLI attach --json /proc/self/fd/7 7<"$OTHER"',
+      'exec $CLI attach --json /dev/fd/7 7<>"$OTHER"',
+    ]) {
+      const device = await attachIn(script);
+      expectBytes(device, other());
+      expect(device.source.uri).toBe(other());
+    }
+    const piped = await shell('cat "$OTHER" | $CLI attach /dev/stdin');
+    expect(piped).toMatchObject({ code: 1, stdout: "" });
+    expect(piped.stderr).toMatch(/\/dev\/stdin: it is neither a regular file nor a block device/);
+  });
+
+  test("a number that names something else to the manager names the caller's", async () => {
+    // The manager has its lock and its log open under numbers like these.
+    for (const number of [17, 18, 19, 20, 21]) {
+      const { code, stdout } = await shell(`exec $CLI attach --json /proc/self/fd/${number}`);
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    }
+    expect(await statuses()).toEqual([]);
+  });
+
+  test("a file that has been deleted, and one that a mount covers", async () => {
+    copyFileSync(other(), files.at("copy"));
+    const gone = await attachIn(
+      'exec 7<"$0"; rm "$0"; exec $CLI attach --json /proc/self/fd/7'.replaceAll("$0", files.at("copy")),
+    );
+    expectBytes(gone, other());
+    expect(gone.source.uri).toBe(`descriptor:${files.at("copy")} (deleted)`);
+    try {
+      const covered = await attachIn(
+        'exec 7<"$IMAGE"; mount --bind "$OTHER" "$IMAGE"; exec $CLI attach --json /proc/self/fd/7',
+      );
+      // The descriptor is the only way to it.
+      expect(readFileSync(files.image).equals(readFileSync(other()))).toBe(true);
+      expect(covered.source.uri).toBe(`descriptor:${files.image}`);
+      execFileSync("umount", [files.image]);
+      expectBytes(covered, files.image);
+    } finally {
+      execFileSync("sh", ["-c", 'while umount "$0" 2>/dev/null; do :; done', files.image]);
+    }
+  });
+});
