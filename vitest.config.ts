@@ -24,9 +24,10 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts"],
-          // Many of these wait for processes, on machines that may be busy with other things.
-          testTimeout: 30_000,
-          hookTimeout: 30_000,
+          // Many of these wait for processes, on machines that may be busy with other things: above the waits inside of them
+          // (test/helpers/until.ts).
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
       {
@@ -34,8 +35,8 @@ export default defineConfig({
           name: "interop",
           include: ["test/interop/**/*.test.ts"],
           globalSetup: ["test/kernel/global-setup.ts"],
-          testTimeout: 60_000,
-          hookTimeout: 120_000,
+          testTimeout: 120_000,
+          hookTimeout: 240_000,
         },
       },
       {

@@ -2,7 +2,8 @@
  * Runs the guest suite once on one kernel and declares each of its tests as a test of this run, under the kernel's
  * name. Each linux-*.test.ts calls `declareKernel` at its top level: the guest runs while that file is collected.
  *
- * A test that did not report is a failure, never missing. Where kernels can't be booted at all the suite is skipped
+ * A test that did not report is a failure, never missing. One that hangs, or takes the kernel down, costs itself: the kernel is booted again
+ * for the tests that are left. Where kernels can't be booted at all the suite is skipped
  * with the reason, but fails under CI.
  */
 import { spawn } from "node:child_process";
@@ -16,19 +17,24 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "vitest";
 import { describe, test } from "vitest";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
 import { HOST_KERNEL, hostObstacle } from "./lab/host.mjs";
-import type { GuestEnd, GuestTest } from "./lab/report.ts";
-import { readReport } from "./lab/report.ts";
+import { LIMITS, MAX_BOOTS } from "./lab/limits.mjs";
+import { type Boot, type GuestEnd, type GuestTest, type Rest, readReport, restOf } from "./lab/report.ts";
 import type { KernelSeries } from "./lab/types.ts";
 
 const GUEST_DIR = "test/kernel/guest";
 const SUITE = "test/kernel/lab/guest-suite.mjs";
-const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? 25 * 60_000);
+const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? LIMITS.kernelMs);
+/** A boot that could not be over in this is not begun. */
+const SHORTEST_BOOT_MS = LIMITS.testMs;
+/** In the shared directory: tests that a former boot has told of. */
+const DONE_FILE = "done.json";
 const EVIDENCE_LINES = 40;
 
 /**
@@ -109,30 +115,72 @@ async function runSuite(kernel: KernelSeries | typeof HOST_KERNEL): Promise<Outc
   const place = join(PROJECT_DIR, ".cache", "kernel-tests");
   mkdirSync(place, { recursive: true });
   const directory = mkdtempSync(join(place, `${kernel}-`));
-  const words = [process.execPath, SUITE, ...files];
-  const run = await (kernel === HOST_KERNEL
-    ? runHere(words, directory)
-    : runInGuest(kernel, words, directory));
-  if ("obstacle" in run) {
-    rmSync(directory, { recursive: true, force: true });
-    return run;
+  const boots: Boot[] = [];
+  const endsAtMs = Date.now() + TIME_LIMIT_MS;
+  let rest: ReturnType<typeof restOf> = { files, done: [] };
+  while (rest !== undefined && boots.length < MAX_BOOTS) {
+    const leftMs = endsAtMs - Date.now();
+    if (boots.length > 0 && leftMs < SHORTEST_BOOT_MS) break;
+    const boot = await runOnce(kernel, rest, join(directory, String(boots.length + 1)), leftMs);
+    if ("obstacle" in boot) {
+      rmSync(directory, { recursive: true, force: true });
+      return boot;
+    }
+    boots.push(boot);
+    // On this machine's own kernel what a test has left cannot be got rid of.
+    rest = kernel === HOST_KERNEL ? undefined : restOf(boots, files);
+    if (rest !== undefined) process.stderr.write(`linux ${kernel}: boot ${boots.length} ended early\n`);
   }
-  const results = join(directory, "results.jsonl");
-  const text = existsSync(results) ? readFileSync(results, "utf8") : "";
-  const tests = readReport(text, files, { ...run, evidence: evidenceIn(directory) });
+  const tests = readReport(boots, files);
   // What a failed run left is evidence, what a passed one left is litter.
   if (tests.every((each) => each.state !== "failed")) rmSync(directory, { recursive: true, force: true });
   return { tests };
 }
 
-async function runInGuest(kernel: KernelSeries, words: readonly string[], directory: string): Promise<Run> {
+/** Boots once, for what is left to run. */
+async function runOnce(
+  kernel: KernelSeries | typeof HOST_KERNEL,
+  { files, done }: Rest,
+  directory: string,
+  timeoutMs: number,
+): Promise<Boot | { readonly obstacle: string }> {
+  mkdirSync(directory);
+  writeFileSync(join(directory, DONE_FILE), JSON.stringify(done));
+  const words = [process.execPath, SUITE, ...files];
+  const run = await (kernel === HOST_KERNEL
+    ? runHere(words, directory, timeoutMs)
+    : runInGuest(kernel, words, directory, timeoutMs));
+  if ("obstacle" in run) return run;
+  const results = join(directory, "results.jsonl");
+  const text = existsSync(results) ? readFileSync(results, "utf8") : "";
+  return { text, end: { ...run, evidence: evidenceIn(directory) } };
+}
+
+const soak = { EROFS_NBD_SOAK: process.env["EROFS_NBD_SOAK"] ?? "1" };
+
+/** What the suite is told beside its files. */
+function environmentOf(directory: string): Record<string, string> {
+  return {
+    EROFS_NBD_LAB_REPORT: "1",
+    EROFS_NBD_LAB_DONE: join(directory, DONE_FILE),
+    NO_COLOR: "1",
+    ...soak,
+  };
+}
+
+async function runInGuest(
+  kernel: KernelSeries,
+  words: readonly string[],
+  directory: string,
+  timeoutMs: number,
+): Promise<Run> {
   try {
     const { exitCode } = await boot({
       kernel,
       command: words,
-      env: { EROFS_NBD_LAB_REPORT: "1", CI: process.env["CI"] ?? "", NO_COLOR: "1" },
+      env: { ...environmentOf(directory), CI: process.env["CI"] ?? "" },
       outputDir: directory,
-      timeoutMs: TIME_LIMIT_MS,
+      timeoutMs,
     });
     return { died: undefined, exitCode };
   } catch (error) {
@@ -143,7 +191,7 @@ async function runInGuest(kernel: KernelSeries, words: readonly string[], direct
 }
 
 /** The guest suite as a child of this process, on this machine's kernel. */
-async function runHere(words: readonly string[], directory: string): Promise<Run> {
+async function runHere(words: readonly string[], directory: string, timeoutMs: number): Promise<Run> {
   const obstacle = hostObstacle();
   if (obstacle !== undefined) return { obstacle };
   const [stdout, stderr] = ["stdout", "stderr"].map((name) => openSync(join(directory, name), "w"));
@@ -151,8 +199,8 @@ async function runHere(words: readonly string[], directory: string): Promise<Run
   const child = spawn(file, args, {
     cwd: PROJECT_DIR,
     stdio: ["ignore", stdout, stderr],
-    env: { ...process.env, EROFS_NBD_LAB_REPORT: "1", EROFS_NBD_LAB_SHARE: directory, NO_COLOR: "1" },
-    timeout: TIME_LIMIT_MS,
+    env: { ...process.env, ...environmentOf(directory), EROFS_NBD_LAB_SHARE: directory },
+    timeout: timeoutMs,
     killSignal: "SIGKILL",
   });
   for (const fd of [stdout, stderr]) if (fd !== undefined) closeSync(fd);

@@ -20,12 +20,14 @@ import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ChaosRun, FaultKind } from "../../../src/chaos/run.ts";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { LIMITS } from "../lab/limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import { attach, CLI, cleanUpAfterFailure, detachAll, erofsNbd, isAlive, status } from "./product.ts";
+import { many } from "./soak.ts";
 
 const KINDS: readonly FaultKind[] = ["worker", "hang", "link", "manager", "both", "upgrade"];
 /** A manager takes seconds to start in these slow kernels. */
-const FAULTS_OF_EACH = 3;
+const FAULTS_OF_EACH = many(3);
 
 let directory: string;
 let image: string;
@@ -38,7 +40,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-describe("chaos", () => {
+describe("chaos", { timeout: LIMITS.longTestMs }, () => {
   // With many deaths in a row the kernel counts its lines instead of logging them.
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
@@ -77,7 +79,7 @@ describe("chaos", () => {
     expect(statSync(report).size).toBeGreaterThan(10_000);
     expect(readFileSync(report, "utf8")).toContain(image);
     await detachAll();
-  }, 400_000);
+  });
 
   test("an image that differs from the attached one by a byte: exit code 2, and the place", async () => {
     const copy = join(directory, "copy.erofs");
@@ -96,7 +98,7 @@ describe("chaos", () => {
     expect(result.stdout).toMatch(new RegExp(`1 differ from the image, the first at ${placeBytes} \\(0x`));
     renameSync(copy, other);
     await detachAll();
-  }, 120_000);
+  });
 
   test("interrupted in the middle: exit code 8, a summary, and nothing left behind", async () => {
     const device = await attach(image);
@@ -119,5 +121,5 @@ describe("chaos", () => {
     expect(isAlive(victim)).toBe(false);
     expect((await status(device.device ?? "")).state).toBe("serving");
     await detachAll();
-  }, 120_000);
+  });
 });

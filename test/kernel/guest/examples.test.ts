@@ -90,10 +90,10 @@ describe("examples", () => {
   test("attach: the device, a failover as it happens, and its end at Ctrl-C", async () => {
     const { child, said } = start(example("attach.mjs"), image);
     const ended = once(child, "exit");
-    await until("it is attached", () => /, serving, worker \d+\n/.test(said()), 60_000);
+    await until("it is attached", () => /, serving, worker \d+\n/.test(said()));
     const [, device = "", worker = ""] = /^(\S+): \S+, \d+ bytes, serving, worker (\d+)\n/.exec(said()) ?? [];
     process.kill(Number(worker), "SIGKILL");
-    await until("the failover is told", () => said().includes("recovered"), 60_000);
+    await until("the failover is told", () => said().includes("recovered"));
     expect(said()).toContain(`recovered (takeover) after worker ${worker} was killed by SIGKILL;`);
     const { managerPid } = await status(device);
     child.kill("SIGINT");
@@ -135,7 +135,7 @@ describe("examples", () => {
     // A manager that saw its worker die would have begun to do something about it.
     process.kill(managerPid, "SIGSTOP");
     for (const pid of [workerOf(before), managerPid]) process.kill(pid, "SIGKILL");
-    await until("the next manager", () => heard.length >= 2, 60_000);
+    await until("the next manager", () => heard.length >= 2);
     const now = await device.status();
     expect(heard).toEqual(["lost", `found ${now.managerPid}`]);
     expect(now).toMatchObject({ identifier: device.identifier, source: before.source });

@@ -9,6 +9,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach } from "vitest";
 import type { KernelLogRecord } from "../lab/kernel-log.ts";
 import { formatRecord, KernelLogReader } from "../lab/kernel-log.ts";
+import { LIMITS } from "../lab/limits.mjs";
 
 /** The machine's state at one moment, as far as tests may not change it. */
 export interface Snapshot {
@@ -62,7 +63,7 @@ const SUSPICIOUS_LEVEL = 4;
 const ALARMS =
   /\b(BUG|Oops|WARNING|Call Trace|hung task|blocked for more than|I\/O error|use-after-free|refcount_t)\b|general protection|stuck for/i;
 /** Closing, reaping and disconnecting take a moment after the test's last await. */
-const GRACE_MS = 5_000;
+const GRACE_MS: number = LIMITS.graceMs;
 const LOOK_AGAIN_MS = 50;
 /** In a guest every process is ours; on a host only these are. */
 const OUR_PROCESSES = /erofs-nbd|\/dist\/src\/|nbd-client|nbd-server|nbdkit|qemu-|\bfio\b|do-it/;

@@ -75,7 +75,7 @@ describe("workers", () => {
     expect(workers).toHaveLength(2);
     // A spare is there before its code is loaded, which may take root.
     const isReady = (pid: number): boolean => uidOf(pid) !== 0;
-    await until("workers that have let go of root", () => workers.every(isReady), 60_000);
+    await until("workers that have let go of root", () => workers.every(isReady));
     // Rights are a thread's: a module's own code may run on any.
     const threads = workers.flatMap((pid) =>
       readdirSync(`/proc/${pid}/task`).map((tid) => `/proc/${pid}/task/${tid}`),
@@ -275,5 +275,5 @@ describe("a manager that died", () => {
       await until("no device", () => !existsSync("/sys/block/nbd0/pid"));
     }
     await until("the end of every manager", () => managerPids().length === 0);
-  }, 180_000);
+  });
 });

@@ -9,6 +9,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { LIMITS } from "../lab/limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   allGone,
@@ -27,10 +28,11 @@ import {
   untilAsync,
   workerOf,
 } from "./product.ts";
+import { SOAK } from "./soak.ts";
 import { attachOver, useImage, warm } from "./takeover-rig.ts";
 
-const DEVICES = 500;
-const FIRST = 100;
+const DEVICES = SOAK === 1 ? 150 : 500;
+const FIRST = 50;
 /** As many attaches at once as an orchestrator might do. */
 const AT_ONCE = 8;
 const MOST_BYTES = 300e6;
@@ -77,7 +79,7 @@ const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 const secondsSince = (then: number): string => `${((performance.now() - then) / 1000).toFixed(1)} s`;
 
-describe(`${DEVICES} devices`, () => {
+describe(`${DEVICES} devices`, { timeout: LIMITS.longTestMs }, () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
@@ -136,7 +138,7 @@ describe(`${DEVICES} devices`, () => {
     );
     since = performance.now();
     process.kill(victim, "SIGKILL");
-    await until("every takeover", () => outcomes.length >= served, 120_000);
+    await until("every takeover", () => outcomes.length >= served, LIMITS.testMs);
     said.push(`${served} links of a killed worker moved in ${Math.round(lastAt - since)} ms`);
     const read = outcomes.find(({ device }) => device === last?.device);
     if (read?.event === "failover")
@@ -148,7 +150,7 @@ describe(`${DEVICES} devices`, () => {
     // Its successor finds all of them served, and no read waits.
     since = performance.now();
     process.kill(managerPid, "SIGKILL");
-    const second = await successorOf(managerPid, 240_000);
+    const second = await successorOf(managerPid, LIMITS.testMs);
     said.push(`found all again ${secondsSince(since)} after their manager was killed`);
     const found = await statuses();
     expect(found).toHaveLength(DEVICES);
@@ -162,13 +164,13 @@ describe(`${DEVICES} devices`, () => {
     const [guardian = -1] = guardiansOf(second);
     expect(guardian).toBeGreaterThan(0);
     await killTogether(second, ...allWorkers());
-    const third = await successorOf(second, 240_000);
+    const third = await successorOf(second, LIMITS.testMs);
     said.push(`the manager after one that died with all workers: there after ${secondsSince(since)}`);
     await untilAsync(
       "every reconnect",
       async () =>
         (await statuses()).every(({ state, counters }) => state === "serving" && counters.reconnects > 0),
-      240_000,
+      LIMITS.testMs,
     );
     said.push(`all reconnected after ${secondsSince(since)}`);
     expectFlawless(await reader.stop());
@@ -181,5 +183,5 @@ describe(`${DEVICES} devices`, () => {
     process.stderr.write(`${DEVICES} devices: ${said.join("; ")}\n`);
     expect(many.rssBytes).toBeLessThan(MOST_BYTES);
     expect(perDevice).toBeLessThan(MOST_BYTES_PER_DEVICE);
-  }, 900_000);
+  });
 });

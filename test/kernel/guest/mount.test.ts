@@ -132,7 +132,7 @@ describe("a mount", () => {
     }
     // One that was just being started for the last command finds nothing to do, and leaves.
     await until("the end of every manager", () => managerPids().length === 0);
-  }, 180_000);
+  });
 
   test("is not detached by accident: refused with the mount points, done with --force", async () => {
     await erofsNbdOk("mount", image, mountPoint);

@@ -18,10 +18,11 @@ import {
   NbdNetlink,
   type NbdNetlinkOptions,
 } from "../../../netlink/index.ts";
+import { LIMITS } from "../lab/limits.mjs";
 import { type Guard, guarded } from "./leftovers.ts";
 
 /** How long a test waits for what must come. */
-export const DEADLINE_MS = 20_000;
+export const DEADLINE_MS: number = LIMITS.stepMs;
 export const BLOCK_BYTES: number = 4096;
 const REQUEST_BYTES = 28;
 

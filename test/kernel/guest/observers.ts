@@ -11,6 +11,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
+import { LIMITS } from "../lab/limits.mjs";
 
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
 const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
@@ -111,7 +112,7 @@ export async function watchEvents(): Promise<Watcher> {
   await first;
   return {
     events,
-    next: async (what, fits, deadlineMs = 30_000) => {
+    next: async (what, fits, deadlineMs = LIMITS.stepMs) => {
       const end = Date.now() + deadlineMs;
       for (let at = events.length; ; at += 1) {
         while (events.length <= at) {

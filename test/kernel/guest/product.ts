@@ -14,6 +14,7 @@ import type { DeviceStatus, Method, Requests } from "../../../src/manager/contro
 import { greet } from "../../../src/manager/reach-manager.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { connectOrStart } from "../../../src/manager/start-manager.ts";
+import { LIMITS } from "../lab/limits.mjs";
 import { endObservers } from "./observers.ts";
 
 export {
@@ -125,7 +126,7 @@ export async function statusWhen(
   target: string,
   what: string,
   wanted: (status: DeviceStatus) => boolean,
-  deadlineMs = 30_000,
+  deadlineMs: number = LIMITS.stepMs,
 ): Promise<DeviceStatus> {
   const end = Date.now() + deadlineMs;
   for (;;) {
@@ -145,7 +146,11 @@ export async function afterFailovers(target: string, count: number): Promise<Dev
 }
 
 /** Waits until a condition holds. */
-export async function until(what: string, condition: () => boolean, deadlineMs = 20_000): Promise<void> {
+export async function until(
+  what: string,
+  condition: () => boolean,
+  deadlineMs: number = LIMITS.stepMs,
+): Promise<void> {
   await untilAsync(what, async () => condition(), deadlineMs, 5);
 }
 
@@ -153,7 +158,7 @@ export async function until(what: string, condition: () => boolean, deadlineMs =
 export async function untilAsync(
   what: string,
   condition: () => Promise<boolean>,
-  deadlineMs = 20_000,
+  deadlineMs: number = LIMITS.stepMs,
   pauseMs = 50,
 ): Promise<void> {
   const end = Date.now() + deadlineMs;
@@ -285,7 +290,7 @@ export function guardiansOf(managerPid: number): number[] {
 }
 
 /** Waits for a manager that answers and is not that one, which dies: nobody gives a command. Returns its pid. */
-export async function successorOf(managerPid: number, deadlineMs = 60_000): Promise<number> {
+export async function successorOf(managerPid: number, deadlineMs: number = LIMITS.stepMs): Promise<number> {
   await until("the death", () => !isAlive(managerPid));
   let pid = managerPid;
   await untilAsync(

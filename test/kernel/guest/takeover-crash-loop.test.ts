@@ -77,7 +77,6 @@ describe("an image that kills whoever reads it", () => {
       // While the first successors are starting there is another reason for one.
       ({ state, stalledReason }) =>
         state === "stalled" && stalledReason?.startsWith("its workers die") === true,
-      60_000,
     );
     expect(stalled.stalledReason).toMatch(
       /its workers die: \d+ in the last .*killed by SIGABRT; next attempt in/,
@@ -98,7 +97,7 @@ describe("an image that kills whoever reads it", () => {
     expect(state).toBe("serving");
 
     rmSync(trigger(bad, "kills"));
-    await statusWhen(device.device ?? "", "its recovery", (now) => now.state === "serving", 60_000);
+    await statusWhen(device.device ?? "", "its recovery", (now) => now.state === "serving");
     await until("answers", () => readsInFlight(device.index ?? -1) < 4);
     expect(words()).toEqual([]);
     for (const reader of readers) expectFlawless(await reader.stop());
@@ -115,7 +114,7 @@ describe("an image that kills whoever reads it", () => {
     expect(innocent.links).toMatchObject([{ state: "up", generation: 1 }]);
     await watcher.stop();
     await detachAll();
-  }, 240_000);
+  });
 });
 
 describe("an image that never lets a worker go", () => {
@@ -130,13 +129,9 @@ describe("an image that never lets a worker go", () => {
     const victim = workerOf(await status(device.device ?? ""));
     writeFileSync(trigger(bad, "loops"), "");
     await until("eight reads on the wire", () => readsInFlight(device.index ?? -1) >= reader.depth);
-    await until(
-      "the end of the looping worker",
-      () => !workersOf(device.managerPid).includes(victim),
-      60_000,
-    );
+    await until("the end of the looping worker", () => !workersOf(device.managerPid).includes(victim));
     rmSync(trigger(bad, "loops"));
-    await until("answers", () => readsInFlight(device.index ?? -1) < reader.depth, 60_000);
+    await until("answers", () => readsInFlight(device.index ?? -1) < reader.depth);
     const after = await afterFailovers(device.device ?? "", 1);
     expect(words()).toEqual([]);
     expectFlawless(await reader.stop());
@@ -146,7 +141,7 @@ describe("an image that never lets a worker go", () => {
       new RegExp(`worker ${victim} has not answered for [\\d.]+ s: stopped, or stuck in a read of link`),
     );
     await detachAll();
-  }, 240_000);
+  });
 });
 
 /** Whether it was there to be killed: it may have died of the kill before, or of its manager's. */
@@ -169,7 +164,7 @@ describe("somebody who kills every worker as soon as it appears", () => {
     const words = kernelWords(guard);
     await killUnderLoad(device, workersOf(device.managerPid));
     for (let killed = 0; killed < SPREE; ) {
-      await until("a fresh worker", () => workersOf(device.managerPid).length > 0, 60_000);
+      await until("a fresh worker", () => workersOf(device.managerPid).length > 0);
       for (const pid of workersOf(device.managerPid)) {
         killed += Number(killIfThere(pid));
       }
@@ -181,12 +176,11 @@ describe("somebody who kills every worker as soon as it appears", () => {
       device.device ?? "",
       "service",
       ({ state, lastFailover }) => state === "serving" && lastFailover !== null,
-      60_000,
     );
     await until("answers", () => readsInFlight(device.index ?? -1) < reader.depth);
     expect(words()).toEqual([]);
     expectFlawless(await reader.stop());
     expectTakeovers(after, after.counters.takeovers);
     await detachAll();
-  }, 240_000);
+  });
 });

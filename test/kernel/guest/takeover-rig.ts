@@ -46,7 +46,7 @@ export function useImage(
 
 /** Waits until a second worker has started: a worker takes its name when it is ready. */
 export async function warm(managerPid: number): Promise<void> {
-  await until("a warm spare", () => workersOf(managerPid).length >= 2, 60_000);
+  await until("a warm spare", () => workersOf(managerPid).length >= 2);
 }
 
 /** What the kernel logs of nbd from now on; call the result for what there was. */

@@ -6,6 +6,7 @@
  * counted, and none may be of another level.
  */
 import { describe, expect, test } from "vitest";
+import { LIMITS } from "../lab/limits.mjs";
 import { guarded } from "./leftovers.ts";
 import {
   afterFailovers,
@@ -23,6 +24,7 @@ import {
   workerOf,
   workersOf,
 } from "./product.ts";
+import { many } from "./soak.ts";
 import {
   expectTakeovers,
   HANGABLE,
@@ -36,9 +38,7 @@ import {
   workerSockets,
 } from "./takeover-rig.ts";
 
-/** More, for those who want to be surer than a test run has time for. */
-const KILLS = Number(process.env["EROFS_NBD_GUEST_KILLS"] ?? 12);
-const KILLS_TIMEOUT_MS = 280_000;
+const KILLS = many(12);
 const { image } = useImage("takeover", 24 << 20);
 
 describe("workers killed one after the other, at random moments", () => {
@@ -72,13 +72,13 @@ describe("workers killed one after the other, at random moments", () => {
   test(
     "under random reads of 4 KiB: as many takeovers, and nothing else",
     () => killMany(4096, "random"),
-    KILLS_TIMEOUT_MS,
+    LIMITS.longTestMs,
   );
 
   test(
     "under sequential reads of 128 KiB to 1 MiB: as many takeovers, and nothing else",
     () => killMany(`${128 << 10}-${1 << 20}`, "sequential"),
-    KILLS_TIMEOUT_MS,
+    LIMITS.longTestMs,
   );
 });
 

@@ -7,12 +7,16 @@
  * through its API, because reading a configuration file alone takes seconds in a guest. With EROFS_NBD_LAB_REPORT
  * in the environment every result is also written into $EROFS_NBD_LAB_SHARE, see guest-reporter.ts.
  */
+import { appendFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { BaseSequencer, parseCLI, startVitest } from "vitest/node";
+import { LIMITS } from "./limits.mjs";
 
-/** Longer than any test may take, shorter than the guest's own limit. */
-const SILENCE_LIMIT_MS = 300_000;
-const END_LIMIT_MS = 15_000;
+/** How vitest begins the error of a test or hook that was out of time. */
+const OUT_OF_TIME = /^(Test|Hook) timed out in /;
+/** The other reporters say what they have heard, too. */
+const LAST_LINES_MS = 500;
 const root = fileURLToPath(new URL("../../..", import.meta.url));
 const share = process.env["EROFS_NBD_LAB_SHARE"];
 const reports = process.env["EROFS_NBD_LAB_REPORT"] !== undefined && share !== undefined;
@@ -30,31 +34,50 @@ class ByName extends BaseSequencer {
 }
 
 /**
- * Ends this process when vitest can't: a test process that the kernel holds in a read that never ends can neither
- * report nor be killed.
+ * Ends this process where it cannot go on with clean hands: when vitest is stuck (a test process that the kernel holds in a read that never
+ * ends can neither report nor be killed), and after a test that was out of time, because its code, processes and devices are still there.
+ * The host boots the kernel again for the tests that are left; see linux-suite.ts.
  * @type {import("vitest/node").Reporter}
  */
 const lastResort = {
-  onTestModuleCollected: () => expectNews(SILENCE_LIMIT_MS, "said nothing more"),
-  onTestCaseReady: () => expectNews(SILENCE_LIMIT_MS, "said nothing more"),
-  onTestCaseResult: () => expectNews(SILENCE_LIMIT_MS, "said nothing more"),
-  onTestRunEnd: () => expectNews(END_LIMIT_MS, "did not end after its last test"),
+  onTestModuleCollected: () => expectNews(LIMITS.silenceMs),
+  onTestCaseReady: (test) => expectNews(limitOf(test) + LIMITS.lateMs),
+  onTestCaseResult: (test) => {
+    expectNews(LIMITS.silenceMs);
+    const late = (test.result().errors ?? []).find(({ message }) => OUT_OF_TIME.test(message));
+    if (late !== undefined && reports) stop(`${test.fullName}: ${late.message}`);
+  },
+  onTestRunEnd: () => expectNews(LIMITS.lateMs),
 };
+
+/**
+ * A test's own limit, which vitest keeps but does not tell of.
+ * @param {import("vitest/node").TestCase} test
+ */
+function limitOf(test) {
+  const { task } = /** @type {{ task?: { timeout?: number } }} */ (/** @type {unknown} */ (test));
+  return task?.timeout ?? LIMITS.longTestMs;
+}
 
 /** @type {NodeJS.Timeout | undefined} */
 let alarm;
 
-/**
- * @param {number} limitMs
- * @param {string} otherwise what the test process did if nothing else comes meanwhile
- */
-function expectNews(limitMs, otherwise) {
+/** @param {number} limitMs what happens if nothing comes meanwhile: the test that runs is told to hang by what is missing */
+function expectNews(limitMs) {
   clearTimeout(alarm);
   alarm = setTimeout(() => {
-    process.stderr.write(`The test process ${otherwise} (waited ${limitMs} ms)\n`);
+    process.stderr.write(`Nothing was heard of the test process for ${limitMs / 1000} s\n`);
     process.exit(1);
   }, limitMs);
   alarm.unref();
+}
+
+/** @param {string} why the test is told of already; what has begun since then has not run */
+function stop(why) {
+  if (share !== undefined)
+    appendFileSync(join(share, "results.jsonl"), `${JSON.stringify({ type: "stopped", why })}\n`);
+  process.stderr.write(`Ending the run: ${why}\n`);
+  setTimeout(() => process.exit(1), LAST_LINES_MS);
 }
 
 const { filter, options } = parseCLI(["vitest", "run", ...process.argv.slice(2)]);
@@ -63,8 +86,8 @@ const reporters = reports
   ? ["verbose", lastResort, [here("guest-reporter.ts"), { directory: share }]]
   : ["verbose", lastResort];
 const vitest = await startVitest("test", filter, {
-  testTimeout: 120_000,
-  hookTimeout: 60_000,
+  testTimeout: LIMITS.testMs,
+  hookTimeout: LIMITS.testMs,
   ...options,
   root,
   config: false,

@@ -1,5 +1,5 @@
 /**
- * The lines of a guest's `results.jsonl`: written by guest-reporter.ts, read by report.ts. Types only.
+ * The lines of a guest's `results.jsonl`: written by guest-reporter.ts, read by report.ts.
  */
 
 /** An error as it crosses from the guest to the host. */
@@ -39,4 +39,14 @@ export type ReportLine =
   | { readonly type: "started"; readonly file: string; readonly names: readonly string[] }
   | TestLine
   | FileLine
+  /** The run is ended after a test that was out of time: tests that begin now have not run. */
+  | { readonly type: "stopped"; readonly why: string }
   | { readonly type: "end"; readonly reason: string; readonly errors: readonly ReportedError[] };
+
+/** The note of a test that a former boot of the same kernel has told of. */
+export const TOLD_BEFORE = "told by a former boot";
+
+/** One word for one test of one file. */
+export function keyOf(file: string, names: readonly string[]): string {
+  return [file, ...names].join("\0");
+}

@@ -2,7 +2,14 @@
  * Makes sense of a guest's `results.jsonl`: every test that was to run, with its result, and everything that never
  * reported, as failures. Pure; linux-suite.ts declares the outcome as tests of the host's run.
  */
-import type { FileLine, ReportedError, ReportLine, TestLine } from "./report-lines.ts";
+import {
+  type FileLine,
+  keyOf,
+  type ReportedError,
+  type ReportLine,
+  type TestLine,
+  TOLD_BEFORE,
+} from "./report-lines.ts";
 
 /** One test of the guest, or what stands for tests that never reported. */
 export interface GuestTest {
@@ -25,14 +32,29 @@ export interface GuestEnd {
   readonly evidence: string;
 }
 
+/** What one boot has told, and how it ended. */
+export interface Boot {
+  /** Content of results.jsonl; a last line cut in the middle is ignored. */
+  readonly text: string;
+  readonly end: GuestEnd;
+}
+
+/** What another boot is for. */
+export interface Rest {
+  /** Files with tests that were not reached. */
+  readonly files: readonly string[];
+  /** Tests of these that have a result, by {@link keyOf}. */
+  readonly done: readonly string[];
+}
+
 /**
- * @param text content of results.jsonl; a last line cut in the middle is ignored
+ * @param boots at least one, in order: each ran what the one before had left, see {@link restOf}
  * @param files the test files that were to run, relative to the project
- * @param end how the guest ended
  * @returns all tests, in the order they ran; at least one per file
  */
-export function readReport(text: string, files: readonly string[], end: GuestEnd): GuestTest[] {
-  const lines = parseLines(text);
+export function readReport(boots: readonly Boot[], files: readonly string[]): GuestTest[] {
+  const lines = boots.flatMap((boot, at) => (at < boots.length - 1 ? closed(boot) : linesOf(boot)));
+  const end = boots.at(-1)?.end ?? { died: "it was not booted", exitCode: undefined, evidence: "" };
   const found: GuestTest[] = [];
   for (const file of files) found.push(...testsOfFile(lines, file, end));
   const last = lines.find((line) => line.type === "end");
@@ -54,7 +76,7 @@ export function readReport(text: string, files: readonly string[], end: GuestEnd
 }
 
 function testsOfFile(lines: readonly ReportLine[], file: string, end: GuestEnd): GuestTest[] {
-  const own = lines.filter((line) => line.type !== "end" && line.file === file);
+  const own = lines.filter((line) => "file" in line && line.file === file);
   const tests = own.filter((line): line is TestLine => line.type === "test");
   const done = own.find((line): line is FileLine => line.type === "file");
   const found: GuestTest[] = tests.map((line) => ({ ...line }));
@@ -97,6 +119,60 @@ function silentTests(
     const error = made(`The test ${what}`, end.died ?? "the runner ended early");
     return failure(file, each, [error], running ? end.evidence : undefined);
   });
+}
+
+/**
+ * What another boot should run after these; undefined: there is nothing, or another boot would get no further.
+ * @param files as given to {@link readReport}
+ */
+export function restOf(boots: readonly Boot[], files: readonly string[]): Rest | undefined {
+  const last = boots.at(-1);
+  if (last === undefined || linesOf(last).some((line) => line.type === "end")) return undefined;
+  const lines = boots.flatMap(closed);
+  const through = new Set(lines.flatMap((line) => (line.type === "file" ? [line.file] : [])));
+  const left = files.filter((file) => !through.has(file));
+  const hasProgress = closed(last).some((line) => line.type === "test");
+  // It did not come to a test: what keeps it is in the first file, outside of its tests.
+  const rest = hasProgress ? left : left.slice(1);
+  const done = lines.flatMap((line) => (line.type === "test" ? [keyOf(line.file, line.names)] : []));
+  return rest.length === 0 ? undefined : { files: rest, done };
+}
+
+/** The lines of a boot that ended early, with a result for the test that it ended in. */
+function closed({ text, end }: Boot): ReportLine[] {
+  const lines = linesOf({ text, end });
+  const running = lines.some((line) => line.type === "stopped") ? undefined : runningTest(lines);
+  if (running === undefined) return lines;
+  const why = end.died ?? "the test process was stuck";
+  const errors = [made("The test was running when its kernel was given up", why)];
+  const { file, names } = running;
+  return [
+    ...lines,
+    {
+      type: "test",
+      file,
+      names,
+      state: "failed",
+      durationMs: 0,
+      note: undefined,
+      errors,
+      dmesg: end.evidence,
+    },
+  ];
+}
+
+/** The test that has begun last, if it has no result. */
+function runningTest(lines: readonly ReportLine[]): { file: string; names: readonly string[] } | undefined {
+  const last = lines.findLast((line) => line.type === "started");
+  if (last?.type !== "started") return undefined;
+  const key = keyOf(last.file, last.names);
+  const isTold = lines.some((line) => line.type === "test" && keyOf(line.file, line.names) === key);
+  return isTold ? undefined : last;
+}
+
+/** Without what a former boot has told already. */
+function linesOf({ text }: Boot): ReportLine[] {
+  return parseLines(text).filter((line) => line.type !== "test" || line.note !== TOLD_BEFORE);
 }
 
 function parseLines(text: string): ReportLine[] {

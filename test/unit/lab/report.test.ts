@@ -2,8 +2,8 @@
  * readReport: what a guest's result lines say, and above all that a test or file that did not report is a failure.
  */
 import { describe, expect, test } from "vitest";
-import { readReport } from "../../kernel/lab/report.ts";
-import type { ReportLine } from "../../kernel/lab/report-lines.ts";
+import { type GuestEnd, readReport, restOf } from "../../kernel/lab/report.ts";
+import { keyOf, type ReportLine, TOLD_BEFORE } from "../../kernel/lab/report-lines.ts";
 
 const FILE = "test/kernel/guest/a.test.ts";
 const FINE = { died: undefined, exitCode: 0, evidence: "the log" };
@@ -34,10 +34,10 @@ const fileEnd = (...messages: string[]): ReportLine => ({
 const end: ReportLine = { type: "end", reason: "passed", errors: [] };
 
 const text = (...lines: ReportLine[]): string => lines.map((line) => `${JSON.stringify(line)}\n`).join("");
-const summary = (...parameters: Parameters<typeof readReport>): string[] =>
-  readReport(...parameters).map(
-    (each) => `${each.state} ${each.names.join(" > ")}: ${each.errors[0]?.message ?? ""}`,
-  );
+const summaryOf = (results: ReturnType<typeof readReport>): string[] =>
+  results.map((each) => `${each.state} ${each.names.join(" > ")}: ${each.errors[0]?.message ?? ""}`);
+const summary = (lines: string, files: readonly string[], how: GuestEnd): string[] =>
+  summaryOf(readReport([{ text: lines, end: how }], files));
 
 describe("readReport", () => {
   test("hands on what reported", () => {
@@ -61,7 +61,7 @@ describe("readReport", () => {
       started("two"),
       started("three"),
     );
-    const results = readReport(lines, [FILE], DEAD);
+    const results = readReport([{ text: lines, end: DEAD }], [FILE]);
     expect(summary(lines, [FILE], DEAD)).toEqual([
       "passed one: ",
       `failed two: The test ran, but its result was lost: ${DEAD.died}`,
@@ -125,9 +125,83 @@ describe("readReport", () => {
       end,
     );
     for (let length = 0; length < whole.length; length += 1) {
-      const results = readReport(whole.slice(0, length), [FILE], DEAD);
+      const results = readReport([{ text: whole.slice(0, length), end: DEAD }], [FILE]);
       expect(results.some((each) => each.state === "failed")).toBe(true);
       expect(results.length).toBeGreaterThan(1);
     }
+  });
+});
+
+describe("boots one after the other", () => {
+  const OTHER = "test/kernel/guest/b.test.ts";
+  const STUCK = { died: undefined, exitCode: 1, evidence: "the log" };
+  const again = (name: string): ReportLine =>
+    ({ ...passed(name), state: "skipped", note: TOLD_BEFORE }) as ReportLine;
+  const elsewhere = (line: ReportLine): ReportLine => ({ ...line, file: OTHER }) as ReportLine;
+  const first = text(collected("one", "two", "three"), started("one"), passed("one"), started("two"));
+
+  test("a test that hangs costs itself: the next boot passes over what was told, and runs the rest", () => {
+    const boots = [{ text: first, end: STUCK }];
+    expect(restOf(boots, [FILE, OTHER])).toEqual({
+      files: [FILE, OTHER],
+      done: [keyOf(FILE, ["one"]), keyOf(FILE, ["two"])],
+    });
+    const second = text(
+      collected("one", "two", "three"),
+      again("one"),
+      again("two"),
+      started("three"),
+      passed("three"),
+      fileEnd(),
+      elsewhere(collected("four")),
+      elsewhere(passed("four")),
+      elsewhere(fileEnd()),
+      end,
+    );
+    boots.push({ text: second, end: FINE });
+    expect(restOf(boots, [FILE, OTHER])).toBeUndefined();
+    const results = readReport(boots, [FILE, OTHER]);
+    expect(summaryOf(results)).toEqual([
+      "passed one: ",
+      "failed two: The test was running when its kernel was given up: the test process was stuck",
+      "passed three: ",
+      "passed four: ",
+    ]);
+    expect(results[1]?.dmesg).toBe("the log");
+  });
+
+  test("after a test that was out of time, what has begun since then is run again", () => {
+    const late: ReportLine = { ...passed("two"), state: "failed" } as ReportLine;
+    const stopped: ReportLine = { type: "stopped", why: "two: Test timed out" };
+    const boots = [{ text: `${first}${text(late, stopped, started("three"))}`, end: STUCK }];
+    expect(restOf(boots, [FILE])?.done).toEqual([keyOf(FILE, ["one"]), keyOf(FILE, ["two"])]);
+  });
+
+  test("files that are through are not run again", () => {
+    const boots = [{ text: text(collected("one"), passed("one"), fileEnd()), end: DEAD }];
+    expect(restOf(boots, [FILE, OTHER])?.files).toEqual([OTHER]);
+  });
+
+  test("a file that hangs outside of its tests costs itself, and no boot is made in vain", () => {
+    const boots = [{ text: text(collected("one")), end: STUCK }];
+    expect(restOf(boots, [FILE, OTHER])).toEqual({ files: [OTHER], done: [] });
+    expect(restOf(boots, [FILE])).toBeUndefined();
+    const second = text(elsewhere(collected("four")), elsewhere(passed("four")), elsewhere(fileEnd()), end);
+    expect(summaryOf(readReport([...boots, { text: second, end: FINE }], [FILE, OTHER]))).toEqual([
+      "failed one: The test was not reached: the runner ended early",
+      "passed four: ",
+    ]);
+  });
+
+  test("the last boot's early end is a failure of the run", () => {
+    const boots = [
+      { text: first, end: STUCK },
+      { text: text(started("three")), end: DEAD },
+    ];
+    expect(summaryOf(readReport(boots, [FILE])).slice(1)).toEqual([
+      "failed two: The test was running when its kernel was given up: the test process was stuck",
+      `failed three: The test was running: ${DEAD.died}`,
+      `failed comes to its end: ${DEAD.died}`,
+    ]);
   });
 });

@@ -1,0 +1,5 @@
+/** Types of limits.mjs for TypeScript callers. */
+export declare const LIMITS: Readonly<
+  Record<"graceMs" | "stepMs" | "testMs" | "longTestMs" | "lateMs" | "silenceMs" | "kernelMs", number>
+>;
+export declare const MAX_BOOTS: number;

@@ -1,0 +1,37 @@
+// @ts-check
+/**
+ * Every bound of the test run, in one place, from the innermost to the outermost: each is larger than the one inside it, so that what ends
+ * first is what hangs and not what waits for it. test/unit/lab/limits.test.ts holds the order.
+ *
+ * All are generous. Nothing waits for one of them as long as something goes on: waits end at states. In milliseconds.
+ */
+const ORDINARY = {
+  /** What a test has ended is gone: closing, reaping and disconnecting take a moment. */
+  graceMs: 30_000,
+  /** A wait for one state inside a test: a process is there, a device serves. */
+  stepMs: 90_000,
+  /** A test in a guest, and each of its hooks, where it does not ask for more. */
+  testMs: 240_000,
+  /** The most that a test may ask for. */
+  longTestMs: 480_000,
+  /** After a test's own limit: for its hooks and for vitest to say so. Then the test process is stuck. */
+  lateMs: 60_000,
+  /** Nothing was heard from the test process, whatever it does. */
+  silenceMs: 600_000,
+  /** All boots of one kernel together. */
+  kernelMs: 45 * 60_000,
+};
+
+/** `npm run soak` does the same things more often; each of them takes as long as always. */
+const factor = Math.max(1, Number(process.env["EROFS_NBD_SOAK"] ?? 1) || 1);
+
+export const LIMITS = Object.freeze({
+  ...ORDINARY,
+  testMs: ORDINARY.testMs * factor,
+  longTestMs: ORDINARY.longTestMs * factor,
+  silenceMs: ORDINARY.silenceMs * factor,
+  kernelMs: ORDINARY.kernelMs * factor,
+});
+
+/** How often a kernel is booted again after a test that hung or took it down. */
+export const MAX_BOOTS = 6;

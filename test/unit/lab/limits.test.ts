@@ -1,0 +1,27 @@
+/** limits.mjs: bounds inside one another are ordered, and tests ask for no more than there is. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { LIMITS } from "../../kernel/lab/limits.mjs";
+
+test("each bound is larger than what it bounds, with room for more than one of it where there may be more", () => {
+  const { graceMs, stepMs, testMs, longTestMs, lateMs, silenceMs, kernelMs } = LIMITS;
+  expect(graceMs).toBeLessThan(stepMs);
+  expect(stepMs * 2).toBeLessThan(testMs);
+  expect(testMs).toBeLessThan(longTestMs);
+  expect(longTestMs + lateMs).toBeLessThan(silenceMs);
+  // A hook has a test's limit, and is silent as well.
+  expect(testMs + lateMs).toBeLessThan(silenceMs);
+  expect(silenceMs * 2).toBeLessThan(kernelMs);
+});
+
+test("no kernel test has a limit of its own that is not one of these", () => {
+  const directory = new URL("../../kernel/guest/", import.meta.url).pathname;
+  const own = readdirSync(directory)
+    .filter((name) => name.endsWith(".test.ts"))
+    .flatMap((name) => {
+      const text = readFileSync(join(directory, name), "utf8");
+      return [...text.matchAll(/^\s*\}, (\d[\d_]*)\);$/gm)].map(([, limit]) => `${name}: ${limit}`);
+    });
+  expect(own).toEqual([]);
+});
