@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { HOST_KERNEL, hostObstacle } from "./kernel/lab/host.mjs";
+import { kernelTable } from "./kernel/lab/table.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const USAGE = `usage: npm test -- [OPTIONS] [VITEST OPTIONS AND FILTERS]
@@ -84,6 +85,26 @@ function count(path) {
   };
 }
 
+/**
+ * Prints the table of the kernel tests; how many of its cells are missing.
+ * @param {string} path vitest's JSON report
+ * @param {ReturnType<typeof parse>} request
+ */
+function showKernels(path, { env, rest }) {
+  if (!existsSync(path)) return 0;
+  const words = (/** @type {string} */ name) => env[name] ?? process.env[name] ?? "";
+  const { text, missing } = kernelTable(JSON.parse(readFileSync(path, "utf8")), {
+    kernels: (words("EROFS_NBD_KERNELS") || "6.1,6.12,7.2,6.12-smp").split(",").filter((name) => name !== ""),
+    wanted: words("EROFS_NBD_GUEST_FILTER")
+      .split(" ")
+      .filter((word) => word !== ""),
+    isWhole: rest.length === 0,
+  });
+  if (text !== "") process.stdout.write(`\n${text}`);
+  if (missing > 0) process.stdout.write(`${missing} of them did not run, and count as failures\n`);
+  return missing;
+}
+
 function main() {
   const request = parse(process.argv.slice(2));
   if (request.help) {
@@ -115,7 +136,8 @@ function main() {
     const reports = [`--reporter=${reporter}`, "--reporter=json", `--outputFile.json=${json}`];
     const passed = step("tests", "vitest", "vitest", ["run", ...reports, ...request.rest], request.env);
     const counts = count(json);
-    const failed = counts.failed + failedChecks + (passed || counts.failed > 0 ? 0 : 1);
+    const missing = showKernels(json, request);
+    const failed = counts.failed + missing + failedChecks + (passed || counts.failed > 0 ? 0 : 1);
     process.stdout.write(`\n${counts.passed} passed, ${failed} failed, ${counts.skipped} skipped\n`);
     return failed === 0 ? 0 : 1;
   } finally {

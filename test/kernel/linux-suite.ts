@@ -14,7 +14,6 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -25,10 +24,10 @@ import { describe, test } from "vitest";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
 import { HOST_KERNEL, hostObstacle } from "./lab/host.mjs";
 import { LIMITS, MAX_BOOTS } from "./lab/limits.mjs";
+import { GUEST_DIR, plannedFiles } from "./lab/plan.mjs";
 import { type Boot, type GuestEnd, type GuestTest, type Rest, readReport, restOf } from "./lab/report.ts";
 import type { KernelSeries } from "./lab/types.ts";
 
-const GUEST_DIR = "test/kernel/guest";
 const SUITE = "test/kernel/lab/guest-suite.mjs";
 const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? LIMITS.kernelMs);
 /** A boot that could not be over in this is not begun. */
@@ -36,54 +35,6 @@ const SHORTEST_BOOT_MS = LIMITS.testMs;
 /** In the shared directory: tests that a former boot has told of. */
 const DONE_FILE = "done.json";
 const EVIDENCE_LINES = 40;
-
-/**
- * Kernels that run these files only, as long as no filter says otherwise: two processors cost a machine of the same
- * size, so that kernel is for races between links, workers and kernel threads, not for everything once more.
- */
-const SELECTED: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly string[]>> = {
-  "6.12-smp": ["lab.test.ts", "takeover.test.ts"],
-};
-
-/**
- * Files that a kernel can do without: what they test does not depend on the kernel's version, or is tested there by
- * other files, and everything together has to be over in half an hour. Each file runs on one of them at least, and
- * takeover.test.ts on 6.12 with two processors.
- */
-const LEFT_OUT: Partial<Record<KernelSeries | typeof HOST_KERNEL, readonly string[]>> = {
-  "6.1": [
-    "adoption.test.ts",
-    "chaos.test.ts",
-    "cli-mount.test.ts",
-    "cli.test.ts",
-    "examples.test.ts",
-    "ioctl.test.ts",
-    "many-devices.test.ts",
-    "mount-helper.test.ts",
-    "observability.test.ts",
-    "takeover-crash-loop.test.ts",
-    "takeover-ends.test.ts",
-  ],
-  "6.12": [
-    "chaos.test.ts",
-    "cli.test.ts",
-    "manager.test.ts",
-    "mount.test.ts",
-    "takeover-links.test.ts",
-    "takeover.test.ts",
-  ],
-  "7.2": [
-    "adoption.test.ts",
-    "cli-mount.test.ts",
-    "examples.test.ts",
-    "ioctl.test.ts",
-    "manager.test.ts",
-    "many-devices.test.ts",
-    "mount-helper.test.ts",
-    "observability.test.ts",
-    "takeover-crash-loop.test.ts",
-  ],
-};
 
 /** What came of running the suite; `obstacle` when it could not run at all. */
 type Outcome = { readonly tests: readonly GuestTest[] } | { readonly obstacle: string };
@@ -105,13 +56,8 @@ export async function declareKernel(kernel: KernelSeries | typeof HOST_KERNEL): 
 
 async function runSuite(kernel: KernelSeries | typeof HOST_KERNEL): Promise<Outcome> {
   const wanted = (process.env["EROFS_NBD_GUEST_FILTER"] ?? "").split(" ").filter((word) => word !== "");
-  const filters = wanted.length > 0 ? wanted : (SELECTED[kernel] ?? [GUEST_DIR]);
-  const leftOut = wanted.length > 0 ? [] : (LEFT_OUT[kernel] ?? []);
-  const files = readdirSync(join(PROJECT_DIR, GUEST_DIR))
-    .filter((name) => name.endsWith(".test.ts") && !leftOut.includes(name))
-    .map((name) => `${GUEST_DIR}/${name}`)
-    .filter((file) => filters.some((word) => file.includes(word)));
-  if (files.length === 0) return { obstacle: `no guest test file matches ${filters.join(" ")}` };
+  const files = plannedFiles(kernel, wanted).map((name) => `${GUEST_DIR}/${name}`);
+  if (files.length === 0) return { obstacle: `no guest test file matches ${wanted.join(" ")}` };
   const place = join(PROJECT_DIR, ".cache", "kernel-tests");
   mkdirSync(place, { recursive: true });
   const directory = mkdtempSync(join(place, `${kernel}-`));

@@ -204,21 +204,25 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
 
   test("of a detach: the device goes, and so do its record and its journal", async () => {
     const deaths: string[] = [];
+    // As above.
+    let next: ControlClient | undefined;
     for (;;) {
       expect(deaths.length).toBeLessThan(MOST_STEPS);
       await attachHere(image);
+      next?.close();
       arm(deaths);
       await ask("detach", { targets: [], all: true, force: false }).catch(() => {});
       const death = disarm();
-      const next = await reach();
+      next = await reach();
       await next.request("detach", { targets: [], all: true, force: false });
       expect((await next.request("status", { target: null })).devices).toEqual([]);
-      next.close();
-      await until("the end of all", () => managerPids().length === 0 && journalFiles().length === 0);
+      await until("the end of every link", () => journalFiles().length === 0);
       expect(records()).toEqual([]);
       if (death === undefined) break;
       deaths.push(death);
     }
+    next.close();
+    await until("the end of all", () => managerPids().length === 0);
     expectDeaths(deaths, "before DISCONNECT", "after DISCONNECT");
   });
 
