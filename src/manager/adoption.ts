@@ -49,15 +49,18 @@ interface Reopened {
   readonly spec: SourceSpec;
 }
 
-/** A netlink device that the kernel still has, and its image if that is still the one that was attached. */
+/** A netlink device that the kernel still has, and its image if that is still the one that was attached; else why not. */
 interface Found {
   readonly record: DeviceRecord;
   readonly index: number;
   readonly image: Reopened | undefined;
+  readonly imageGone: string;
 }
 
 /** The receivers of the killed workers' sockets need a moment to notice (kernel: recv_work). */
 const SETTLE_MS = 60;
+/** What gives a device its image back, when nothing else can. */
+const HAND_IN = "erofs-nbd attach IMAGE";
 /** A worker inside an uninterruptible read ignores SIGKILL for as long as that takes: the start does not. */
 const KILL_PATIENCE_MS = 5000;
 
@@ -105,7 +108,15 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
         // One device that cannot be gone on with must not cost the others their manager.
         note(`nbd${index} (${record.image.path}) cannot be gone on with: ${String(error)}`),
       );
-    else found.push({ record, index, image: reopen(record, note) });
+    else {
+      const image = reopen(record);
+      if (typeof image === "string") note(image);
+      found.push(
+        typeof image === "string"
+          ? { record, index, image: undefined, imageGone: image }
+          : { record, index, image, imageGone: "" },
+      );
+    }
   }
   for (const link of unclaimed) letGo(link, loaded.unreadable.length > 0, context, note);
   await takeNetlink(found, needed, context, note);
@@ -163,24 +174,21 @@ async function goOn(
   await context.adopt(record, image, index, links);
 }
 
-/** The image by its path, if what is there now is what was attached. */
-function reopen({ image: spec }: DeviceRecord, note: (message: string) => void): Reopened | undefined {
+/** The image by its path, if what is there now is what was attached; else why not. */
+function reopen({ image: spec }: DeviceRecord): Reopened | string {
   try {
     // What it makes of its options now is for the workers to compare.
     if (spec.type === "module") return { fd: openModule(spec.path).fd, spec };
-    if (spec.isHandedIn) {
-      note(`${sourceUri(spec)} was handed in as a descriptor, and no path leads to it from here`);
-      return undefined;
-    }
+    if (spec.isHandedIn)
+      return `${sourceUri(spec)} was handed in as a descriptor: no path leads to it from here`;
     const image = openImage(spec.path);
     const change = describeChange(spec.identity, image.spec.identity);
     if (change === undefined) return image;
     close(image.fd);
-    note(`${spec.path} is not what was attached: ${change}`);
+    return `${spec.path} is not what was attached: ${change}`;
   } catch (error) {
-    note(error instanceof Error ? error.message : String(error));
+    return error instanceof Error ? error.message : String(error);
   }
-  return undefined;
 }
 
 /**
@@ -240,7 +248,7 @@ async function takeNetlink(
   const { readsInFlight } = context.view ?? SYSFS_VIEW;
   const waiting = new Map(found.map((one) => [one, readsInFlight(one.index)]));
   for (const one of [...found].sort((a, b) => (waiting.get(b) ?? 0) - (waiting.get(a) ?? 0))) {
-    const { record, index, image } = one;
+    const { record, index, image, imageGone } = one;
     const name = `nbd${index} (${record.image.path})`;
     if (image !== undefined && mendable.includes(one)) {
       note(`${name} was left by manager ${record.manager.pid}, which is dead: taken over`);
@@ -254,15 +262,23 @@ async function takeNetlink(
       image === undefined
         ? "its image is no longer what was attached"
         : "it may share its worker with a device that needs that one";
+    const canBeHandedIn = image === undefined && record.image.type === "file";
+    const remedy = canBeHandedIn
+      ? `it goes on when it gets it back (${HAND_IN}), or detach it`
+      : "detach it and attach it again";
     note(
-      `${name} was left by manager ${record.manager.pid}, which is dead, and ${why}: its old worker, if any, serves on; detach it and attach it again`,
+      `${name} was left by manager ${record.manager.pid}, which is dead, and ${why}: its old worker, if any, serves on; ${remedy}`,
     );
     context.keep(
       new OrphanDevice(
         record,
         index,
         { spec: record.image, fd: image?.fd ?? -1, blockSizeBytes: record.blockSizeBytes },
-        { servers: serversOf(record, [], context), why },
+        {
+          servers: serversOf(record, [], context),
+          why,
+          ...(canBeHandedIn ? { awaits: `${imageGone}; hand the image in: ${HAND_IN}` } : {}),
+        },
         context.nbd,
         context.view,
       ),

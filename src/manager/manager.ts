@@ -13,7 +13,8 @@ import { EventEmitter } from "eventemitter3";
 import { SUPERBLOCK_HEAD_BYTES } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
-import { openHandedImage } from "../source/open-image.ts";
+import { describeChange } from "../source/file-identity.ts";
+import { type OpenImage, openHandedImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
@@ -32,7 +33,7 @@ import {
   mountPointsOf,
   readMounts,
 } from "../supervisor/sysfs.ts";
-import { close } from "../sys/libc.ts";
+import { close, duplicate } from "../sys/libc.ts";
 import { adoptDevices } from "./adoption.ts";
 import { faultOf } from "./control-fault.ts";
 import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } from "./control-protocol.ts";
@@ -41,8 +42,9 @@ import { type Inspection, inspectHead, inspectImage } from "./image-inspection.t
 import { KernelControl } from "./kernel-control.ts";
 import { LateRecords } from "./late-records.ts";
 import { type Figures, type ManagerVitals, Observatory } from "./observatory.ts";
+import { OrphanDevice } from "./orphan-device.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "./process-identity.ts";
-import { type NewRecord, RecordStore, settingsOf } from "./records.ts";
+import { type DeviceRecord, type NewRecord, RecordStore, settingsOf } from "./records.ts";
 import { meetWorkers } from "./reunion.ts";
 import type { RunDir } from "./run-dir.ts";
 import { inspectModule } from "./source-inspector.ts";
@@ -58,6 +60,7 @@ interface ManagerEvents {
 
 const STEP_DOWN_PATIENCE_MS = 10_000;
 const STEP_DOWN_POLL_MS = 20;
+const SETTLED_POLL_MS = 20;
 const BORROWER_POLL_MS = 250;
 
 /** Two: the links of a dead worker have somewhere to go at once. */
@@ -171,26 +174,65 @@ export class Manager extends EventEmitter<ManagerEvents> {
       links,
       metPids: met.map(({ pid }) => pid),
       silent,
-      adopt: async (record, image, index, found) => {
-        const device = new DeviceSupervisor(settingsOf(record), image, this.#lazyNbd(), this.#pool, () =>
-          this.#persist(device),
-        );
-        this.#own(device);
-        if (record.lentTo !== null) void this.#awaitBorrower(device, record.lentTo);
-        try {
-          await device.adopt(index, found, "a dead manager left it behind", record.history);
-        } catch (error) {
-          this.#forget(device);
-          throw error;
-        }
-        await this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
-      },
+      adopt: (record, image, index, found) => this.#goOn(record, image, index, found),
       keep: (device) => this.#own(device),
     });
   }
 
+  /** Goes on with a device that a former manager left, with its workers' links or with none. Takes the image over. */
+  async #goOn(
+    record: DeviceRecord,
+    image: Image,
+    index: number,
+    found: readonly PooledFoundLink[],
+  ): Promise<void> {
+    const device: DeviceSupervisor = new DeviceSupervisor(
+      settingsOf(record),
+      image,
+      this.#lazyNbd(),
+      this.#pool,
+      () => this.#persist(device),
+    );
+    this.#own(device);
+    if (record.lentTo !== null) void this.#awaitBorrower(device, record.lentTo);
+    try {
+      await device.adopt(index, found, "a dead manager left it behind", record.history);
+    } catch (error) {
+      this.#forget(device);
+      throw error;
+    }
+    await this.#persist(device).catch((error: unknown) => this.#log.error(String(error)));
+  }
+
+  /** Devices that wait for just this image go on with it, each with a descriptor of its own. Returns their indices. */
+  async #giveBack({ fd, spec }: OpenImage): Promise<number[]> {
+    const waiting = [...this.#devices.values()].filter(
+      (device) =>
+        device instanceof OrphanDevice &&
+        device.isAwaitingImage &&
+        device.image.spec.type === "file" &&
+        describeChange(device.image.spec.identity, spec.identity) === undefined,
+    ) as OrphanDevice[];
+    for (const device of waiting) {
+      const own = openHandedImage(duplicate(fd), spec.path);
+      const record = device.leave();
+      this.#forget(device);
+      this.#log.warn(`nbd${device.index} waited for ${sourceUri(spec)} and goes on with it`);
+      const image = { ...own, blockSizeBytes: record.blockSizeBytes };
+      await this.#goOn(record, image, device.index, []);
+    }
+    return waiting.map(({ index }) => index);
+  }
+
+  /** Waits until a failover of the device is over, one way or the other. @throws ErofsNbdError ERR_NOT_ATTACHED when the device ends */
+  async #settled(index: number): Promise<ManagedDevice> {
+    while (["taking-over", "reconnecting"].includes(this.#byIndex(index).state)) await sleep(SETTLED_POLL_MS);
+    return this.#byIndex(index);
+  }
+
   /**
-   * Attaches an image and returns the device when it can be read. `imageFd` is the image's descriptor, which is taken over. Where
+   * Attaches an image and returns the device when it can be read. A device that has lost this image and waits for it is what
+   * was asked for, unless a mount or another index is wanted. `imageFd` is the image's descriptor, which is taken over. Where
    * it is to be mounted, `borrowerPid` is who will say that it is.
    * @throws ErofsNbdError, NetlinkError
    */
@@ -202,6 +244,14 @@ export class Manager extends EventEmitter<ManagerEvents> {
     const opened = await this.#openSource(params, imageFd);
     let device: ManagedDevice | undefined;
     try {
+      const revived =
+        opened.spec.type === "file" ? await this.#giveBack({ ...opened, spec: opened.spec }) : [];
+      const wanted = revived.find((index) => !params.forMount && index === (params.index ?? index));
+      if (wanted !== undefined) {
+        const found = await this.#settled(wanted);
+        close(opened.fd);
+        return { device: found, notes: [`nbd${wanted} was waiting for this image, and goes on with it`] };
+      }
       const { blockSizeBytes, notes } = opened.inspect();
       if (params.index !== null) this.#refuseBusy(params.index, opened);
       const settings = toSettings(params, opened.spec, blockSizeBytes);

@@ -1,9 +1,10 @@
 /**
  * A device that a dead manager left behind and that this one can end, but not give new links.
  *
- * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image is no longer the
- * file it was attached from; its old worker still has the right file open, so it is left to serve. It shows in
- * `status`, never blocks the image or the index for good, and goes when it is detached or ends by itself.
+ * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image cannot be found where it
+ * was; its old worker still has the right file open, so it is left to serve. Where none lives, the device waits for its
+ * image: whoever can open that hands it in, and the manager goes on with the device (`leave`). It shows in `status`, never
+ * blocks the image or the index for good, and goes when it is detached or ends by itself.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
@@ -33,6 +34,8 @@ const POLL_MS = 20;
 export interface OrphanService {
   readonly servers: readonly ProcessIdentity[];
   readonly why: string;
+  /** It only needs its image back: why that cannot be found, and what to do. */
+  readonly awaits?: string | undefined;
 }
 
 /** How an orphan sees whether its device is still there. */
@@ -52,7 +55,6 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     handovers: 0,
   };
   readonly lastFailover: FailoverOutcome | null = null;
-  readonly stalledReason = null;
   readonly waitingMs = 0;
   readonly silentMs = 0;
   readonly history: DeviceHistory;
@@ -82,7 +84,24 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     this.history = record.history;
     this.#nbd = nbd;
     this.#view = view;
+    if (this.isAwaitingImage) this.#state = "stalled";
     this.#watch = setInterval(() => this.#look(), WATCH_MS);
+  }
+
+  /** Nobody serves it, and its image is all that it needs. */
+  get isAwaitingImage(): boolean {
+    return this.#service.awaits !== undefined && !this.#service.servers.some(isAlive);
+  }
+
+  get stalledReason(): string | null {
+    return this.#state === "stalled" ? (this.#service.awaits ?? null) : null;
+  }
+
+  /** Its record, for who goes on with the device: this object is not its owner any more. */
+  leave(): DeviceRecord {
+    clearInterval(this.#watch);
+    this.removeAllListeners();
+    return this.#record;
   }
 
   get state(): DeviceState {
@@ -140,10 +159,10 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
   #look(): void {
     if (this.#state === "detaching") return;
     if (!this.#exists()) return this.#release("it ended while no manager had it");
-    if (this.#state === "serving" && !this.#service.servers.some(isAlive)) {
-      this.#become("failed");
-      this.emit("stalled", `its worker died, and ${this.#service.why}: detach it`);
-    }
+    if (this.#state !== "serving" || this.#service.servers.some(isAlive)) return;
+    const { awaits, why } = this.#service;
+    this.#become(awaits === undefined ? "failed" : "stalled");
+    this.emit("stalled", awaits ?? `its worker died, and ${why}: detach it`);
   }
 
   #release(why: string): void {

@@ -4,15 +4,40 @@
  *
  * Runs inside a guest (or with --host). The manager runs in the test's own namespace and was started there before.
  */
-import { execFileSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import { processStat } from "../../../src/sys/process-stat.ts";
 import { makeImage } from "../../helpers/erofs-image.ts";
 import { cliFixture } from "./cli-fixture.ts";
-import { guarded } from "./leftovers.ts";
-import { CLI, cleanUpAfterFailure, detachAll, reach, run, statuses } from "./product.ts";
+import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
+import {
+  CLI,
+  cleanUpAfterFailure,
+  detachAll,
+  erofsNbd,
+  erofsNbdOk,
+  killTogether,
+  reach,
+  run,
+  statuses,
+  statusWhen,
+  until,
+  untilAsync,
+  workersOf,
+} from "./product.ts";
 
 const files = cliFixture();
 /** Another image of the same size, which lies somewhere else. */
@@ -151,5 +176,100 @@ describe("the device has the bytes of the image that the command has open", () =
     } finally {
       execFileSync("sh", ["-c", 'while umount "$0" 2>/dev/null; do :; done', files.image]);
     }
+  });
+});
+
+describe("after everything has died, with another file at the path", () => {
+  const guard = guarded(LINK_DEATH_LINES);
+  cleanUpAfterFailure();
+  beforeEach(() => {
+    guard.expectKernelLog(/^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/);
+  });
+  afterEach(() => {
+    execFileSync("sh", ["-c", 'while umount "$0" 2>/dev/null; do :; done', files.image]);
+  });
+
+  /** The whole device past the page cache: it waits for as long as nobody serves. */
+  async function startReading({ device }: DeviceStatus): Promise<() => Promise<Buffer>> {
+    const child = spawn("dd", [`if=${device}`, "bs=64k", "iflag=direct", "status=none"], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const parts: Buffer[] = [];
+    child.stdout.on("data", (part: Buffer) => parts.push(part));
+    const read = once(child, "close").then(([code]) => {
+      expect(code).toBe(0);
+      return Buffer.concat(parts);
+    });
+    // The kernel counts no read in flight while it has no link for it.
+    await until("a read that waits", () => processStat(child.pid ?? 0)?.state === "D");
+    return () => read;
+  }
+
+  async function loseEverything({ managerPid, device }: DeviceStatus): Promise<DeviceStatus> {
+    await until("both workers", () => workersOf(managerPid).length === 2);
+    await killTogether(managerPid, ...workersOf(managerPid));
+    await untilAsync("a successor", async () => (await statuses().catch(() => [])).length > 0);
+    return statusWhen(device ?? "", "the end of its links", ({ links }) => links.length === 0);
+  }
+
+  test("the device waits, says why, and gives no byte of that file; an attach of its image makes it go on", async () => {
+    const device = await attachIn('exec $CLI attach --json "$IMAGE"');
+    const fd = openSync(files.image, "r");
+    const image = readFileSync(fd);
+    try {
+      execFileSync("mount", ["--bind", other(), files.image]);
+      const lost = await loseEverything(device);
+      expect(lost).toMatchObject({
+        state: "stalled",
+        identifier: device.identifier,
+        stalledReason: expect.stringMatching(
+          new RegExp(`^${files.image} is not what was attached: .*: erofs-nbd attach IMAGE$`),
+        ),
+      });
+      const shown = await erofsNbd("status");
+      expect(shown.stdout + shown.stderr).toContain("is not what was attached");
+      const reading = await startReading(lost);
+      const wrong = await attachIn('exec $CLI attach --json "$IMAGE"');
+      expect(wrong.index).not.toBe(device.index);
+      await erofsNbdOk("detach", `${wrong.device}`);
+      const { code, stdout, stderr } = await shell(
+        `exec 7</proc/${process.pid}/fd/${fd}; exec $CLI attach --json /proc/self/fd/7`,
+      );
+      expect(code, stderr).toBe(0);
+      expect(JSON.parse(stdout)).toMatchObject({
+        device: device.device,
+        identifier: device.identifier,
+        state: "serving",
+      });
+      expect(stderr).toBe(`note: nbd${device.index} was waiting for this image, and goes on with it\n`);
+      expect((await reading()).subarray(0, image.length).equals(image)).toBe(true);
+      await detachAll();
+    } finally {
+      closeSync(fd);
+    }
+  });
+
+  test("what was handed in has to be handed in again, from wherever it can be opened", async () => {
+    const manager = await reach();
+    const device = await attachIn(
+      'mount --bind "$OTHER" "$IMAGE"; exec $CLI attach --json "$IMAGE"',
+      "unshare",
+      "-m",
+    );
+    manager.close();
+    const lost = await loseEverything(device);
+    expect(lost).toMatchObject({
+      state: "stalled",
+      stalledReason: `descriptor:${files.image} was handed in as a descriptor: no path leads to it from here; hand the image in: erofs-nbd attach IMAGE`,
+    });
+    const reading = await startReading(lost);
+    // A mount wants a device of its own; the other one goes on all the same.
+    const mounted = await shell('$CLI mount "$OTHER" "$MNT"; cat "$MNT/which"; $CLI umount "$MNT"');
+    expect(mounted).toMatchObject({ code: 0, stdout: "other" });
+    const wanted = readFileSync(other());
+    expect((await reading()).subarray(0, wanted.length).equals(wanted)).toBe(true);
+    const after = await statusWhen(device.device ?? "", "service", ({ state }) => state === "serving");
+    expect(after).toMatchObject({ identifier: device.identifier, source: { uri: other() } });
+    await detachAll();
   });
 });

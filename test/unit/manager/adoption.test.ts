@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { adoptDevices } from "../../../src/manager/adoption.ts";
 import type { PooledFoundLink } from "../../../src/manager/found-link.ts";
+import type { OrphanDevice } from "../../../src/manager/orphan-device.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "../../../src/manager/process-identity.ts";
 import { type DeviceRecord, type NewRecord, RecordStore } from "../../../src/manager/records.ts";
 import { openImage } from "../../../src/source/open-image.ts";
@@ -298,7 +299,9 @@ describe("an image that is not what was attached", () => {
       kernel.devices.set("a", 2);
       const notes = await adopt();
       expect(notes.join("\n")).toMatch(why);
-      expect(notes.at(-1)).toContain("its old worker, if any, serves on; detach it and attach it again");
+      expect(notes.at(-1)).toContain(
+        "its old worker, if any, serves on; it goes on when it gets it back (erofs-nbd attach IMAGE), or detach it",
+      );
       expect(isAlive(one)).toBe(true);
       expect(adopted).toEqual([]);
       expect(kept[0]?.describeLinks()).toMatchObject([{ workerPid: one.pid, state: "up" }]);
@@ -309,6 +312,36 @@ describe("an image that is not what was attached", () => {
       expect(kept[0]?.state).toBe("detached");
     });
   }
+
+  test("without a worker the device waits for its image, and says which and why", async () => {
+    const one = await worker();
+    const path = await leave("a", [one]);
+    rmSync(path);
+    kernel.devices.set("a", 2);
+    await adopt();
+    const device = kept[0] as OrphanDevice;
+    expect([device.state, device.stalledReason, device.isAwaitingImage]).toEqual(["serving", null, false]);
+    const stalled = new Promise((resolve) => device.once("stalled", resolve));
+    process.kill(one.pid, "SIGKILL");
+    const reason = `Cannot open image ${path}: there is no such file; hand the image in: erofs-nbd attach IMAGE`;
+    expect(await stalled).toBe(reason);
+    expect([device.state, device.stalledReason, device.isAwaitingImage]).toEqual(["stalled", reason, true]);
+    // The same from the start, where its worker died before the manager came.
+    await adopt();
+    expect(kept[1]).toMatchObject({ state: "stalled", stalledReason: reason, isAwaitingImage: true });
+    expect((kept[1] as OrphanDevice).leave()).toMatchObject({ identifier: "a" });
+    kept.pop();
+  });
+
+  test("one that was handed in as a descriptor is never looked for at its path", async () => {
+    const path = await leave("a", []);
+    const file = join(directory, "a.json");
+    writeFileSync(file, readFileSync(file, "utf8").replace('"path":', '"isHandedIn": true, "path":'));
+    kernel.devices.set("a", 2);
+    await adopt();
+    expect(adopted).toEqual([]);
+    expect(kept[0]?.stalledReason).toContain(`descriptor:${path} was handed in as a descriptor`);
+  });
 
   test("a device that shares a worker with it keeps that worker too, and so on; the rest is taken over", async () => {
     const [one, two, three, four] = [await worker(), await worker(), await worker(), await worker()];
@@ -369,7 +402,7 @@ describe("an orphan", () => {
     await adopt([], [other.pid]);
     expect(kept[0]?.describeLinks()).toMatchObject([{ workerPid: own.pid }]);
     process.kill(own.pid, "SIGKILL");
-    await until("failed", () => kept[0]?.state === "failed");
+    await until("stalled", () => kept[0]?.state === "stalled");
     expect(isAlive(other)).toBe(true);
   });
 
@@ -384,9 +417,16 @@ describe("an orphan", () => {
     expect(isAlive(client)).toBe(true);
   });
 
-  test("that nobody serves any more is failed, and can still be detached", async () => {
+  test("that nobody serves any more, and that no image helps, is failed, and can still be detached", async () => {
     const one = await worker();
-    rmSync(await leave("a", [one]));
+    const image = {
+      type: "module",
+      path: "/nowhere.mjs",
+      options: null,
+      sizeBytes: 4096,
+      identity: null,
+    } as const;
+    await leave("a", [one], { image });
     kernel.devices.set("a", 2);
     await adopt();
     const said: string[] = [];
