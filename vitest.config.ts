@@ -40,6 +40,15 @@ export default defineConfig({
         },
       },
       {
+        // The project's own tools: how runs start and end, and the other Node.js versions.
+        test: {
+          name: "launch",
+          include: ["test/launch/**/*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
         test: {
           name: "kernel",
           include: [

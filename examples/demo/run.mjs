@@ -22,6 +22,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { boot, PROJECT_DIR } from "../../test/kernel/lab/boot.mjs";
 import { hostObstacle } from "../../test/kernel/lab/host.mjs";
+import { removeIfInterrupted } from "../../tools/litter.mjs";
 
 const STORY = fileURLToPath(new URL("./story.mjs", import.meta.url));
 const KERNEL = "6.12";
@@ -35,6 +36,7 @@ async function main() {
   const place = join(PROJECT_DIR, ".cache");
   mkdirSync(place, { recursive: true });
   const directory = mkdtempSync(join(place, "demo-"));
+  removeIfInterrupted(directory);
   try {
     say("making an EROFS image from the files of a few npm packages …");
     ensureMkfs();

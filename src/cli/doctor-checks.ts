@@ -69,8 +69,8 @@ export async function runChecks(runDir: RunDir): Promise<Check[]> {
 
 function checkNode(): Verdict {
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
-  if (major > 20 || (major === 20 && minor >= 11)) return ok(`Node.js ${process.versions.node}`);
-  return fail(`Node.js ${process.versions.node}`, "install Node.js 20.11 or newer");
+  if (major > 20 || (major === 20 && minor >= 19)) return ok(`Node.js ${process.versions.node}`);
+  return fail(`Node.js ${process.versions.node}`, "install Node.js 20.19 or newer");
 }
 
 function checkKernel(): Verdict {

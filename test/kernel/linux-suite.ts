@@ -21,6 +21,7 @@ import {
 import { join } from "node:path";
 import type { TestContext } from "vitest";
 import { describe, test } from "vitest";
+import { removeIfInterrupted } from "../../tools/litter.mjs";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
 import { HOST_KERNEL, hostObstacle } from "./lab/host.mjs";
 import { LIMITS, MAX_BOOTS } from "./lab/limits.mjs";
@@ -61,6 +62,7 @@ async function runSuite(kernel: KernelSeries | typeof HOST_KERNEL): Promise<Outc
   const place = join(PROJECT_DIR, ".cache", "kernel-tests");
   mkdirSync(place, { recursive: true });
   const directory = mkdtempSync(join(place, `${kernel}-`));
+  const keep = removeIfInterrupted(directory);
   const boots: Boot[] = [];
   const endsAtMs = Date.now() + TIME_LIMIT_MS;
   let rest: ReturnType<typeof restOf> = { files, done: [] };
@@ -77,6 +79,7 @@ async function runSuite(kernel: KernelSeries | typeof HOST_KERNEL): Promise<Outc
     rest = kernel === HOST_KERNEL ? undefined : restOf(boots, files);
     if (rest !== undefined) process.stderr.write(`linux ${kernel}: boot ${boots.length} ended early\n`);
   }
+  keep();
   const tests = readReport(boots, files);
   // What a failed run left is evidence, what a passed one left is litter.
   if (tests.every((each) => each.state !== "failed")) rmSync(directory, { recursive: true, force: true });

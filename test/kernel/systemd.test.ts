@@ -8,6 +8,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { removeIfInterrupted } from "../../tools/litter.mjs";
 import { fillDirectory, makeImage } from "../helpers/erofs-image.ts";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
 
@@ -22,7 +23,9 @@ interface Step {
 const filter = (process.env["EROFS_NBD_GUEST_FILTER"] ?? "").split(" ").filter((word) => word !== "");
 const isWanted = filter.length === 0 || filter.some((word) => "systemd.test.ts".includes(word));
 const directory = makeDirectory();
+const keep = removeIfInterrupted(directory);
 const problem = isWanted ? await runGuest() : undefined;
+keep();
 const failed: string[] = [];
 
 function makeDirectory(): string {

@@ -8,6 +8,7 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
+import { LAUNCH_VARIABLE } from "../../../tools/leftovers.mjs";
 import { launchOf } from "./kernels.mjs";
 
 /** Waits for the end of its input, which comes when the parent is gone. */
@@ -41,7 +42,7 @@ export function startKernel(kernel, place) {
   const log = openSync(join(place.share, "console.log"), "w");
   const child = spawn(file, args, {
     stdio: ["ignore", log, log],
-    env: { PATH: "/usr/bin:/bin", HOME: place.scratch, ...environment },
+    env: { PATH: "/usr/bin:/bin", HOME: place.scratch, ...launchMark(), ...environment },
     detached: true,
     cwd: place.scratch, // a kernel that panics aborts, and may leave a core file
   });
@@ -61,6 +62,12 @@ export function startKernel(kernel, place) {
     watchdog.kill("SIGKILL");
   });
   return { ended, kill };
+}
+
+/** Tells the run's keeper that a guest is its own: see tools/keeper.mjs. */
+function launchMark() {
+  const run = process.env[LAUNCH_VARIABLE];
+  return run === undefined ? {} : { [LAUNCH_VARIABLE]: run };
 }
 
 /** @param {number | undefined} pid leader of the group */
