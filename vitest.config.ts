@@ -3,6 +3,7 @@
  * kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";
+import { LongestFirst } from "./test/longest-first.ts";
 
 const kernels = (process.env["EROFS_NBD_KERNELS"] ?? "6.1,6.12,7.2,6.12-smp")
   .split(",")
@@ -15,10 +16,11 @@ function filesOf(names: readonly string[]): string[] {
 // biome-ignore lint/style/noDefaultExport: vitest reads its configuration from the default export
 export default defineConfig({
   test: {
-    // A kernel test mostly waits for its guest, which is one process: two at a time suit two processors. Fewer than that at
-    // least, and the pool leaves a last file waiting while one of two places is free.
-    minWorkers: 2,
-    maxWorkers: 2,
+    // A guest is one process and waits a third of its time: three at a time suit two processors. Fewer than that at
+    // least, and the pool leaves a last file waiting while one of the places is free.
+    minWorkers: 3,
+    maxWorkers: 3,
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
