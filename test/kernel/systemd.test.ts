@@ -11,8 +11,9 @@ import { afterAll, describe, expect, test } from "vitest";
 import { removeIfInterrupted } from "../../tools/litter.mjs";
 import { fillDirectory, makeImage } from "../helpers/erofs-image.ts";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
+import { LIMITS } from "./lab/limits.mjs";
 
-const TIME_LIMIT_MS = 480_000;
+const TIME_LIMIT_MS = LIMITS.systemdMs;
 const SYSTEMD = "/lib/systemd/systemd";
 
 interface Step {

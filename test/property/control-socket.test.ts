@@ -91,7 +91,7 @@ test("any JSON: answered exactly once, or told what is wrong with it and cut off
   );
   expect(bugs).toEqual([]);
   await until("all connections gone", () => server.connectionCount === 0);
-}, 30_000);
+});
 
 test("any text: at most one answer for each line, and the server lives on", async () => {
   await fc.assert(
@@ -106,7 +106,7 @@ test("any text: at most one answer for each line, and the server lives on", asyn
     { id: 1, result: { pid: process.pid } },
   ]);
   expect(bugs).toEqual([]);
-}, 30_000);
+});
 
 /** Attaches, greetings and nonsense, each with descriptors of its own kind and number, cut anywhere. */
 const lines = fc.array(
@@ -163,7 +163,7 @@ test("any descriptors with any lines: every attach gets its own or none, and not
   );
   for (const file of files) close(file);
   expect(bugs).toEqual([]);
-}, 60_000);
+});
 
 test("lines are the same however the stream was cut", () => {
   fc.assert(

@@ -23,7 +23,7 @@ beforeAll(() => {
   const said = execFileSync("npm", words, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
   const [tarball] = JSON.parse(said) as [{ files: readonly { path: string }[] }];
   paths = tarball.files.map(({ path }) => path);
-}, 60_000);
+});
 
 describe("the tarball", () => {
   test("has only what is run, typed or read", () => {

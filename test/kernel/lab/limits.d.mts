@@ -1,5 +1,8 @@
 /** Types of limits.mjs for TypeScript callers. */
 export declare const LIMITS: Readonly<
-  Record<"graceMs" | "stepMs" | "testMs" | "longTestMs" | "lateMs" | "silenceMs" | "kernelMs", number>
+  Record<
+    "graceMs" | "stepMs" | "testMs" | "longTestMs" | "lateMs" | "silenceMs" | "systemdMs" | "kernelMs",
+    number
+  >
 >;
 export declare const MAX_BOOTS: number;

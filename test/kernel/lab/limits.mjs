@@ -18,6 +18,8 @@ const ORDINARY = {
   lateMs: 60_000,
   /** Nothing was heard from the test process, whatever it does. */
   silenceMs: 600_000,
+  /** The story of the systemd guest: a dozen steps. */
+  systemdMs: 20 * 60_000,
   /** All boots of one kernel together. */
   kernelMs: 45 * 60_000,
 };

@@ -12,12 +12,13 @@ import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { LIMITS } from "../lab/limits.mjs";
 
 const SHARE = process.env["EROFS_NBD_LAB_SHARE"] ?? "/tmp";
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
 const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
 const UNIT = "erofs-nbd.service";
-const DEADLINE_MS = 30_000;
+const DEADLINE_MS = LIMITS.stepMs;
 /** @type {typeof import("../../../src/manager/control-client.ts")} */
 const { ControlClient } = await import(
   new URL("../../../dist/src/manager/control-client.js", import.meta.url).href

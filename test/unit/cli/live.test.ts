@@ -436,7 +436,7 @@ describe("on a real terminal", () => {
     expect(terminal.shown()).toContain("\u001b[?1049l");
   });
 
-  test("a dumb terminal gets lines", { timeout: 60_000 }, async () => {
+  test("a dumb terminal gets lines", async () => {
     fake = await startFakeManager(directory, answers);
     const terminal = onTerminal({ TERM: "dumb" });
     await terminal.sees("MOUNTED ON");

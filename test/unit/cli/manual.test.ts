@@ -24,7 +24,7 @@ beforeAll(async () => {
     pages[name] = plain(readFileSync(join(directory, `${name}.8`), "utf8"));
   }
   program = await describedProgram();
-}, 60_000);
+});
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 /** What a reader sees of it, line by line. */

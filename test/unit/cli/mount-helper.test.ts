@@ -145,7 +145,7 @@ describe("a mount", () => {
     program("mount", 'mkfifo "$LOG.go"; read -r _ < "$LOG.go"');
     await withManager();
     const first = startCli([at("image"), at("mnt point")], { program: MOUNT_HELPER, env: environment() });
-    await expect.poll(() => existsSync(at("log.go")), { timeout: 20_000 }).toBe(true);
+    await expect.poll(() => existsSync(at("log.go")), { timeout: 60_000 }).toBe(true);
     program("mount", "");
     symlinkSync(at("mnt point"), at("link"));
     const words = [at("image"), at("link"), "-v"];

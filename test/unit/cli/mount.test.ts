@@ -149,7 +149,7 @@ test("an interrupted mount ends mount(8), detaches and ends with 8", async () =>
   program("mount", 'echo begun >> "$LOG"; exec sleep 60');
   const fake = await withManager();
   const command = start();
-  await expect.poll(log, { timeout: 20_000 }).toBe("begun\n");
+  await expect.poll(log, { timeout: 60_000 }).toBe("begun\n");
   command.child.kill("SIGINT");
   const result = await command.ended;
   expect(result).toMatchObject({ code: 8, stdout: "" });
@@ -161,7 +161,7 @@ test("an interruption that comes too late to stop mount(8) is undone by umount(8
   program("mount", 'trap "" TERM; mkfifo "$LOG.go"; echo begun >> "$LOG"; read -r _ < "$LOG.go"');
   const fake = await withManager();
   const command = start();
-  await expect.poll(log, { timeout: 20_000 }).toBe("begun\n");
+  await expect.poll(log, { timeout: 60_000 }).toBe("begun\n");
   command.child.kill("SIGTERM");
   await command.until("stderr", /^note: interrupted/m);
   writeFileSync(at("log.go"), "go\n");

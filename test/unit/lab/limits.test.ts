@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { LIMITS } from "../../kernel/lab/limits.mjs";
 
 test("each bound is larger than what it bounds, with room for more than one of it where there may be more", () => {
-  const { graceMs, stepMs, testMs, longTestMs, lateMs, silenceMs, kernelMs } = LIMITS;
+  const { graceMs, stepMs, testMs, longTestMs, lateMs, silenceMs, systemdMs, kernelMs } = LIMITS;
   expect(graceMs).toBeLessThan(stepMs);
   expect(stepMs * 2).toBeLessThan(testMs);
   expect(testMs).toBeLessThan(longTestMs);
@@ -13,6 +13,9 @@ test("each bound is larger than what it bounds, with room for more than one of i
   // A hook has a test's limit, and is silent as well.
   expect(testMs + lateMs).toBeLessThan(silenceMs);
   expect(silenceMs * 2).toBeLessThan(kernelMs);
+  // Each of its steps waits for a few states.
+  expect(stepMs * 12).toBeLessThan(systemdMs);
+  expect(systemdMs).toBeLessThan(kernelMs);
 });
 
 test("no kernel test has a limit of its own that is not one of these", () => {

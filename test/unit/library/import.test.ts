@@ -10,7 +10,7 @@ function run(program: string): string {
     cwd: ROOT,
     encoding: "utf8",
     // One that something keeps alive never ends by itself.
-    timeout: 20_000,
+    timeout: 60_000,
   });
 }
 

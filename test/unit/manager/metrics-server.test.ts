@@ -208,7 +208,7 @@ describe("a loopback address", () => {
   });
 
   test("that is in use is no obstacle to the rest, said once, and taken when it is free", {
-    timeout: 20_000,
+    timeout: 60_000,
   }, async () => {
     const port = await freePort();
     const other = createServer().listen(port, "127.0.0.1");

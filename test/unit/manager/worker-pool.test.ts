@@ -543,7 +543,7 @@ describe("workers that cannot start", () => {
     const { pool, log } = startPool({ size: 1, workerPath: join(directory, "nothing") });
     const starts = (): number => log.filter((line) => line.includes("Started")).length;
     const allDead = async (count: number): Promise<void> => {
-      const end = performance.now() + 15_000;
+      const end = performance.now() + 60_000;
       while ((starts() < count || pool.pids.length > 0) && performance.now() < end)
         await new Promise((go) => setImmediate(go));
       expect([starts(), pool.pids]).toEqual([count, []]);
@@ -562,7 +562,7 @@ describe("workers that cannot start", () => {
       await allDead(before + 1);
     }
     stop.abort();
-  }, 30_000);
+  });
 });
 
 describe("stop", () => {

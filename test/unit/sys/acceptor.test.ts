@@ -48,7 +48,7 @@ test("without free descriptors a connection is cut off and said, and later ones 
   const script = fileURLToPath(new URL("./acceptor-starved.mjs", import.meta.url));
   const { stdout, stderr, status } = spawnSync(process.execPath, [script, join(directory, "socket")], {
     encoding: "utf8",
-    timeout: 30_000,
+    timeout: 60_000,
   });
   expect({ stderr, status }).toEqual({ stderr: "", status: 0 });
   expect(JSON.parse(stdout)).toEqual({ turnedAway: 1, complaint: "EMFILE", served: 1 });
