@@ -9,7 +9,7 @@ import { describe, expect, test } from "vitest";
 import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
 import { cliFixture, expectNothingAttached, expectRefusal, RUN_DIR, start } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
-import { attach, CLI, detachAll, erofsNbd, erofsNbdOk, run, status } from "./product.ts";
+import { attach, CLI, detachAll, erofsNbd, erofsNbdOk, managerPids, run, status, until } from "./product.ts";
 
 const SERIES = process.env["EROFS_NBD_LAB_KERNEL"];
 const NOBODY = 65_534;
@@ -197,6 +197,19 @@ describe("refused by the manager or the kernel", () => {
     expect(await status(first.device ?? "")).toMatchObject({ state: "serving", links: first.links });
     await detachAll();
     await expectNothingAttached();
+  });
+});
+
+describe("interrupted", () => {
+  guarded();
+
+  test("while the manager is being started for it: no manager and no device stay", async () => {
+    const command = start(["attach", files.image]);
+    await until("the manager's start", () => managerPids().length > 0);
+    command.kill("SIGINT");
+    expect(await command.ended).toMatchObject({ code: 8, stdout: "" });
+    await until("the manager's end", () => managerPids().length === 0);
+    expect(existsSync("/sys/block/nbd0/pid")).toBe(false);
   });
 });
 
