@@ -24,14 +24,15 @@ const COLUMNS = [
   "IMAGE",
   "MOUNTED ON",
   "LINKS",
+  "EXACT",
   "REQUESTS",
   "FAILOVERS",
   "LAST FAILOVER",
 ] as const;
 
 /**
- * The table of `status`: a line of heads and one per device, columns separated by two spaces; below a device that nobody serves,
- * indented, why that is so.
+ * The table of `status`: a line of heads and one per device, columns separated by two spaces; below a device that nobody serves, or
+ * whose image has changed, indented, why that is so.
  */
 export function formatTable(devices: readonly DeviceStatus[]): string {
   const rows = [[...COLUMNS], ...devices.map((device) => toRow(device).map(printable))];
@@ -43,7 +44,7 @@ export function formatTable(devices: readonly DeviceStatus[]): string {
       .trimEnd(),
   );
   const withReasons = devices.flatMap((device, at) => {
-    const reason = stalledReason(device);
+    const reason = stalledReason(device) ?? changedReason(device);
     return [lines[at] ?? "", ...(reason === undefined ? [] : [`    ${reason}`])];
   });
   return [heads, ...withReasons].join("\n");
@@ -54,6 +55,11 @@ export function stalledReason(device: DeviceStatus): string | undefined {
   // Managers of former versions do not say it.
   const reason = device.stalledReason ?? null;
   return reason === null ? undefined : `stalled: ${printable(reason)}`;
+}
+
+/** Why reads of a device are answered with errors although it is served; undefined while its image is what was attached. */
+function changedReason({ imageChange = null }: DeviceStatus): string | undefined {
+  return imageChange === null ? undefined : `reads fail: the image has changed: ${printable(imageChange)}`;
 }
 
 function toRow(device: DeviceStatus): string[] {
@@ -68,6 +74,8 @@ function toRow(device: DeviceStatus): string[] {
     device.source.uri,
     device.mountPoints.join(" ") || "-",
     formatLinks(links),
+    // Managers of former versions do not say it.
+    device.exact ?? "-",
     `${counters.requests}`,
     failed,
     lastFailover === null

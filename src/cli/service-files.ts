@@ -121,7 +121,7 @@ UMask=0077
 # were started in, images in /tmp could not be found, and which mounts a device has could not be told. No network namespace:
 # the kernel's nbd events reach the first one alone. No MemoryDenyWriteExecute=: Node compiles to machine code.
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL CAP_SETUID CAP_SETGID CAP_SETPCAP
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_IPC_LOCK CAP_SYS_NICE CAP_SYS_RESOURCE
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_IPC_LOCK CAP_SYS_NICE CAP_SYS_RESOURCE CAP_LEASE
 NoNewPrivileges=yes
 DevicePolicy=closed
 DeviceAllow=block-* rw

@@ -65,6 +65,8 @@ const READ_BYTES = 4;
 const READ_ERRORS = 5;
 /** When something was received last, by the loop's clock. */
 const RECEIVED_AT = 6;
+/** When the lease was last seen held under which pages of the file itself are sent; 0: only copies are. */
+const LEASE_SEEN_AT = 7;
 /** How far `space` looks: what comes at once is less, and looking costs. */
 const MAX_RECEIVED_SLOTS = 64;
 
@@ -215,6 +217,15 @@ export class Journal {
 
   set busy(busy: boolean) {
     this.#words[BUSY_WORD] = busy ? 1 : 0;
+  }
+
+  /** When the image's lease was last seen held, by the loop's clock; 0 while nothing is sent under one. */
+  get leaseSeenAtMs(): number {
+    return this.#doubles[LEASE_SEEN_AT] as number;
+  }
+
+  set leaseSeenAtMs(value: number) {
+    this.#doubles[LEASE_SEEN_AT] = value;
   }
 
   /** Slots in a state; «unknown» where the word is none that we or the kernel write. */

@@ -129,6 +129,13 @@ export interface DeviceStatus {
   readonly lastFailover: FailoverOutcome | null;
   /** Why nobody serves, while the state is `stalled`. */
   readonly stalledReason: string | null;
+  /**
+   * `lease`: no process can change the image. `checked`: what was read is checked against the image's time before it leaves. null:
+   * a block device or a module, where nothing can be checked, or a device that another manager made.
+   */
+  readonly exact: "lease" | "checked" | null;
+  /** What has changed in the image since it was attached, while reads are answered with errors for that. */
+  readonly imageChange: string | null;
   /** The last seconds; null before there were any. */
   readonly recent: RecentTraffic | null;
 }

@@ -29,6 +29,7 @@ type LinkFds = [
   readFd: number,
   writeFd: number,
   kernelFd: number,
+  leaseFd?: number,
 ];
 
 /** `own` makes a link one that its supervisor can use. */
@@ -38,7 +39,7 @@ export function describeFound(
   own: (link: HeldLink) => OpenLink,
 ): PooledFoundLink {
   const { link: number, device, slot, copyOnly } = description;
-  const [serverFd, imageFd, journalFd, readFd, writeFd, kernelFd] = fds as LinkFds;
+  const [serverFd, imageFd, journalFd, readFd, writeFd, kernelFd, leaseFd] = fds as LinkFds;
   const journalPath = readlinkSync(`/proc/self/fd/${journalFd}`);
   const closeOurs = (): void => {
     for (const fd of fds) close(fd);
@@ -51,7 +52,7 @@ export function describeFound(
     imageFd,
     journalPath,
     open: (request: LinkRequest, observer: LinkObserver) => {
-      const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const };
+      const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const, leaseFd };
       const link = new HeldLink(number, request, observer, ends, journalPath);
       link.workerPid = worker.pid;
       link.confirmed = description.confirmed === true;

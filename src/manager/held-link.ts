@@ -25,6 +25,7 @@ import {
 import type { LinkCounters } from "../worker/link-end.ts";
 import type { ServedLinkDescription } from "../worker/worker-protocol.ts";
 import { LinkTrouble } from "./crash-loop.ts";
+import { LinkLease } from "./link-lease.ts";
 import { RequestAges } from "./request-ages.ts";
 import type { WorkerProcess } from "./worker-process.ts";
 
@@ -39,6 +40,8 @@ export interface LinkDescriptors {
   readonly kernelFd: number;
   readonly journalFd: number;
   readonly pipe: readonly [number, number];
+  /** A description of the image with a read lease on it, where its worker has one. */
+  readonly leaseFd?: number | undefined;
 }
 
 export class HeldLink {
@@ -48,6 +51,7 @@ export class HeldLink {
   /** Given to whoever opened the link; not closed here. */
   readonly kernelFd: number;
   readonly trouble: LinkTrouble = new LinkTrouble();
+  readonly lease: LinkLease;
   /** Who serves it. */
   worker: WorkerProcess | undefined;
   workerPid = 0;
@@ -82,6 +86,7 @@ export class HeldLink {
     this.request = request;
     this.observer = observer;
     this.kernelFd = descriptors.kernelFd;
+    this.lease = new LinkLease(request.image, descriptors.leaseFd);
     this.#serverFd = descriptors.serverFd;
     this.#journalFd = descriptors.journalFd;
     this.#pipe = descriptors.pipe;
@@ -150,12 +155,14 @@ export class HeldLink {
       copyOnly,
       counted,
       confirmed: this.confirmed,
+      lease: this.lease.state,
     };
   }
 
-  /** In the order of LINK_FDS; all stay ours. */
+  /** In the order of LINK_FDS, and the lease's where there is one; all stay ours. */
   get descriptors(): number[] {
-    return [this.#serverFd, this.request.image.fd, this.#journalFd, ...this.#pipe, this.kernelFd];
+    const ends = [this.#serverFd, this.request.image.fd, this.#journalFd, ...this.#pipe, this.kernelFd];
+    return this.lease.fd === undefined ? ends : [...ends, this.lease.fd];
   }
 
   /** Makes the journal say exactly what is left to do, while no worker has the link. */
@@ -173,6 +180,9 @@ export class HeldLink {
     });
     if (!this.isOpen || this.hasEnded) return { safe: false, why: "its socket has ended meanwhile" };
     if (!settlement.safe) return settlement;
+    // What is in the pipe leaves as it is: pages of the image itself must be what they were.
+    if (!settlement.freshPipe && !this.lease.protects(this.#journal.leaseSeenAtMs))
+      return { safe: false, why: "its image was unprotected while a reply was on its way" };
     // A fresh pipe rather than an emptied one: a worker that is stuck in the kernel may still put something into it.
     if (settlement.freshPipe) {
       for (const fd of this.#pipe) close(fd);
@@ -188,6 +198,7 @@ export class HeldLink {
     this.addLatenciesTo(latencies);
     this.#lastLatencies = latencies;
     this.#last = this.counters;
+    this.lease.drop();
     rmSync(this.#journalPath, { force: true });
     // Whoever is settling it still looks at the memory.
     if (this.#settling === 0) this.#release();

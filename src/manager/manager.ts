@@ -407,6 +407,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       counters: device.counters,
       lastFailover: device.lastFailover,
       stalledReason: device.stalledReason,
+      ...device.exactness,
       recent: this.#observatory.recent(device),
     };
   }
@@ -515,6 +516,12 @@ export class Manager extends EventEmitter<ManagerEvents> {
       this.#tell(device, { event: "moved", workerPid, stallMs });
       this.#lateRecords.note(device);
     });
+    device.on("imageChanged", (change) => {
+      const { path } = device.image.spec;
+      if (change === undefined) this.#log.info(`${name()}: ${path} is what was attached again`);
+      else this.#log.error(`${name()}: reads fail, because ${path} has changed: ${change}`);
+    });
+    device.on("repinned", () => this.#lateRecords.note(device));
     device.on("revived", () => this.#tell(device, { event: "revived" }));
     device.on("readErrors", (message, count) => {
       this.#log.error(`${name()}: ${count} read(s) answered with an error: ${message}`, { count });

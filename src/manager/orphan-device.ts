@@ -9,6 +9,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../errors.ts";
+import type { DeviceExactness } from "../supervisor/device-exactness.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import { disconnectByIoctl } from "../supervisor/ioctl-device.ts";
@@ -55,6 +56,7 @@ export class OrphanDevice extends EventEmitter<DeviceEvents> implements ManagedD
     handovers: 0,
   };
   readonly lastFailover: FailoverOutcome | null = null;
+  readonly exactness: DeviceExactness = { exact: null, imageChange: null };
   readonly waitingMs = 0;
   readonly silentMs = 0;
   readonly history: DeviceHistory;

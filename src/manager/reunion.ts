@@ -13,11 +13,11 @@ import { ERRNO, SystemError } from "../sys/errno.ts";
 import { close, duplicate, effectiveUid, peerCredentials, pidfdOpen } from "../sys/libc.ts";
 import { connectMessages } from "../sys/listen.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker/worker-protocol.ts";
-import { LINK_FDS } from "../worker/worker-protocol.ts";
+import { linkFds } from "../worker/worker-protocol.ts";
 import { isAlive, type ProcessIdentity } from "./process-identity.ts";
 import { isFromWorker } from "./worker-words.ts";
 
-/** A link as its worker has described it, with our duplicates of its descriptors in the order of LINK_FDS. */
+/** A link as its worker has described it, with our duplicates of its descriptors in the order of LINK_FDS, and of its lease's. */
 export interface ToldLink {
   readonly description: ServedLinkDescription;
   readonly fds: readonly number[];
@@ -131,7 +131,7 @@ async function meet(socketPath: string, journals: string): Promise<Acquaintance 
 }
 
 function toldLink(message: FromWorker, fds: readonly number[], journals: string): ToldLink | undefined {
-  if (message.type !== "held" || fds.length !== LINK_FDS || !isJournal(fds[2] as number, journals))
+  if (message.type !== "held" || fds.length !== linkFds(message) || !isJournal(fds[2] as number, journals))
     return undefined;
   const { type: _, ...description } = message;
   return { description, fds };

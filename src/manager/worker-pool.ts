@@ -176,6 +176,9 @@ export class WorkerPool implements LinkServer {
       get isUsed() {
         return link.isUsed;
       },
+      get exactness() {
+        return link.lease.exactness;
+      },
       confirm: () => {
         link.confirmed = true;
         link.worker?.confirm(link.number);

@@ -82,6 +82,7 @@ export class WorkerProcess {
   #inspected: ((found: InspectedSource | Error | undefined) => void) | undefined;
   #pongs = 0;
   #ready = false;
+  #takesLeases = false;
   #alive = true;
   /** Nothing can be told to it any more. */
   #deaf = false;
@@ -204,6 +205,7 @@ export class WorkerProcess {
     this.links.set(link.number, link);
     link.worker = this;
     link.refusal = undefined;
+    link.lease.prepareFor(this.pid, this.#takesLeases);
     const serves = await this.#ask(link.number, { type: "serve", ...link.describe() }, link.descriptors);
     if (serves) {
       link.workerPid = this.pid;
@@ -212,6 +214,16 @@ export class WorkerProcess {
     if (link.worker === this) link.worker = undefined;
     this.links.delete(link.number);
     return false;
+  }
+
+  /** Gets leases again for links that have none: a writer may have gone. To be called now and then. */
+  renewLeases(): void {
+    if (!this.#takesLeases || !this.isReady) return;
+    for (const link of this.links.values()) {
+      if (!link.isOpen || link.hasEnded || link.worker !== this || this.isAskedAbout(link)) continue;
+      const fd = link.lease.renewFor(this.pid);
+      if (fd !== undefined) this.#channel.send({ type: "lease", link: link.number }, [fd]).catch(() => {});
+    }
   }
 
   /** Takes a link away from it, to be given to another one; false when it died or the link ended meanwhile. */
@@ -311,6 +323,8 @@ export class WorkerProcess {
   #hear(message: FromWorker): void {
     if (message.type === "ready") {
       this.#ready = true;
+      this.#takesLeases = message.leases === true;
+      if (this.#takesLeases) this.#channel.send({ type: "report" }).catch(() => {});
       return this.#events.ready();
     }
     if (message.type === "pong") {
@@ -331,7 +345,11 @@ export class WorkerProcess {
       if (link !== undefined) link.refusal = message.message;
       this.#answers.get(message.link)?.(false);
     } else if (message.type === "held" || link === undefined) return;
-    else if (message.type === "first-request") link.observer.firstRequest();
+    else if (message.type === "lease-over") link.lease.drop();
+    else if (message.type === "exactness") {
+      if (link.lease.told(message)) link.observer.repinned?.();
+      link.observer.exactness?.();
+    } else if (message.type === "first-request") link.observer.firstRequest();
     else if (message.type === "read-error") link.observer.readErrors(message.message, message.count);
     else {
       this.links.delete(message.link);

@@ -235,6 +235,7 @@ export class WorkerSet {
       const verdict = watch.tick({ nowMs, pongs: worker.pongs, links });
       if (verdict !== undefined) worker.kill(verdict.reason, verdict.silentMs);
       else worker.ping();
+      worker.renewLeases();
       for (const { link, answered, waiting } of links)
         worker.links.get(link)?.trouble.served({ nowMs, answered, waiting });
     }

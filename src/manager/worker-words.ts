@@ -21,7 +21,7 @@ const count = z
 const words = z.string().max(65_536);
 
 const schema = z.discriminatedUnion("type", [
-  z.object({ type: z.literal("ready") }),
+  z.object({ type: z.literal("ready"), leases: z.boolean().optional() }),
   z.object({ type: z.literal("reunion"), pid: z.number().int().min(2), links: link }),
   z.object({
     type: z.literal("held"),
@@ -32,6 +32,7 @@ const schema = z.discriminatedUnion("type", [
     counted: z.boolean(),
     // A worker of a former version does not know: its requests tell.
     confirmed: z.boolean().optional(),
+    lease: z.enum(["none", "fresh", "vouched"]).optional(),
   }),
   z.object({ type: z.literal("pong") }),
   z.object({
@@ -44,6 +45,14 @@ const schema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("serving"), link }),
   z.object({ type: z.literal("refused"), link, message: words }),
   z.object({ type: z.literal("released"), link }),
+  z.object({
+    type: z.literal("exactness"),
+    link,
+    exact: z.enum(["lease", "checked"]),
+    change: words.nullable(),
+    mtimeNs: z.string().regex(/^-?\d{1,30}$/),
+  }),
+  z.object({ type: z.literal("lease-over"), link }),
   z.object({ type: z.literal("first-request"), link }),
   z.object({ type: z.literal("read-error"), link, message: words, count }),
   z.object({

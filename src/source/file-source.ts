@@ -4,22 +4,37 @@
  * The descriptor was opened once, by whoever attached the image, and arrives here with the identity that was
  * pinned then; the path is never opened again, so a file put in its place cannot slip in. A file that was
  * truncated or changed underneath answers with errors until it is as it was, never with zeros.
+ *
+ * Under a read lease (read-lease.ts) the file cannot change, and nothing has to be looked at: `verify` is a comparison of times,
+ * and pages may leave by reference. Without one, bytes are copied first and the file's identity is looked at then. A write
+ * changes a file's time before its bytes, so what was copied before a look that finds the time unchanged is as it was pinned,
+ * up to the grain of that time (milliseconds), and but for stores through a mapping that was dirty already, which change no time.
+ *
+ * A changed time alone is no change while the lease is held: there can have been no write. The new time is pinned then, by
+ * `refresh`, and when a break is noticed while the writer still has to wait.
  */
 
 import { ERRNO, errnoName } from "../sys/errno.ts";
 import { close, pread } from "../sys/libc.ts";
+import { loopClock } from "../sys/loop-clock.ts";
 import { describeChange, type FileIdentity, FileStat } from "./file-identity.ts";
-import { type FileExtent, type Source, SourceError } from "./source.ts";
+import { type ReadLease, takeReadLease } from "./read-lease.ts";
+import { type ExtentOwner, type FileExtent, type Source, SourceError } from "./source.ts";
 
-export class FileSource implements Source {
+export class FileSource implements Source, ExtentOwner {
   readonly sizeBytes: number;
   readonly asynchronous = false;
   readonly #fd: number;
-  readonly #identity: FileIdentity;
   readonly #path: string;
   readonly #stat = new FileStat();
-  readonly #mtimeSeconds: number;
-  readonly #mtimeNanoseconds: number;
+  #identity: FileIdentity;
+  #mtimeSeconds = 0;
+  #mtimeNanoseconds = 0;
+  #lease: ReadLease | undefined;
+  /** The file is as it was pinned, and the lease has been held since that was seen. */
+  #isLeased = false;
+  /** Called once per lease, when it turns out to be broken; in the middle of a read, perhaps. */
+  onBroken: (() => void) | undefined;
 
   /** Takes the descriptor over. `path` is only for messages. */
   constructor(fd: number, identity: FileIdentity, path: string) {
@@ -27,6 +42,85 @@ export class FileSource implements Source {
     this.#identity = identity;
     this.#path = path;
     this.sizeBytes = identity.sizeBytes;
+    this.#pin(identity);
+  }
+
+  get kind(): FileIdentity["kind"] {
+    return this.#identity.kind;
+  }
+
+  /** What counts as the file's identity now: that of the attach, with the time it had when a lease was last looked at. */
+  get identity(): FileIdentity {
+    return this.#identity;
+  }
+
+  /** Takes a lease on this file, of which this process hears; see takeReadLease. */
+  takeLease(): number | undefined {
+    return takeReadLease(this.#fd, process.pid);
+  }
+
+  /**
+   * A lease on this file, which stays the caller's. `isVouched`: a former worker has seen under this very lease that the file is as it
+   * was pinned. Else that is looked at now.
+   */
+  useLease(lease: ReadLease, isVouched: boolean): void {
+    this.#lease = lease;
+    // A first look, so that it is known from when on it was held.
+    lease.look();
+    this.#isLeased = isVouched && lease.isHeld;
+    if (!this.#isLeased) this.refresh();
+  }
+
+  /** The lease is let go. */
+  dropLease(): void {
+    this.#lease = undefined;
+    this.#isLeased = false;
+  }
+
+  /** Whether the file cannot change now. */
+  get isLeased(): boolean {
+    if (!this.#isLeased) return false;
+    if (this.#lease?.isHeld === true) return true;
+    this.#isLeased = false;
+    this.#repin();
+    this.onBroken?.();
+    return false;
+  }
+
+  get mayShare(): boolean {
+    return this.#identity.kind === "block-device" || this.isLeased;
+  }
+
+  /**
+   * Looks at lease and file, whether reads come or not; to be called about once a second. Returns what has changed in the file, in
+   * words, undefined when nothing has.
+   */
+  refresh(): string | undefined {
+    if (this.#identity.kind === "block-device") return undefined;
+    // First the file, then the lease: a lease that is held now was held when the file was looked at.
+    const found = this.#look();
+    if (found instanceof SourceError) return found.message;
+    if (this.#lease?.look() === true) {
+      if (this.#isLeased) this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
+      this.#isLeased ||= describeChange(this.#identity, found) === undefined;
+    }
+    return this.isLeased ? undefined : describeChange(this.#identity, found);
+  }
+
+  /**
+   * After a break that has just been noticed: the writer still waits, if no more time has passed since the lease was seen held than
+   * it has to wait at least. So the time that the file has now is that of the bytes that were attached.
+   */
+  #repin(): void {
+    const lease = this.#lease;
+    const found = this.#look();
+    if (lease === undefined || found instanceof SourceError) return;
+    if (loopClock.read() < lease.protectedUntilMs && found.sizeBytes === this.sizeBytes)
+      this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
+  }
+
+  #pin(identity: FileIdentity): void {
+    this.#identity = identity;
     this.#mtimeSeconds = Number(BigInt(identity.mtimeNs) / 1_000_000_000n);
     this.#mtimeNanoseconds = Number(BigInt(identity.mtimeNs) % 1_000_000_000n);
   }
@@ -48,16 +142,10 @@ export class FileSource implements Source {
   }
 
   verify(): void {
-    if (this.#identity.kind === "block-device") return;
+    if (this.#identity.kind === "block-device" || this.isLeased) return;
     const stat = this.#stat;
-    try {
-      stat.refresh(this.#fd);
-    } catch (error) {
-      // A file system that has gone away: of no concern to who reads other images.
-      throw new SourceError(
-        `Cannot look at ${this.#path}: ${error instanceof Error ? error.message : error}`,
-      );
-    }
+    const failure = this.#ask();
+    if (failure !== undefined) throw failure;
     const same =
       stat.sizeBytes === this.#identity.sizeBytes &&
       stat.mtimeNanoseconds === this.#mtimeNanoseconds &&
@@ -67,11 +155,27 @@ export class FileSource implements Source {
     throw new SourceError(`Cannot serve ${this.#path}: ${change ?? "it was modified"}`);
   }
 
-  extent(offsetBytes: number): FileExtent {
-    return { fd: this.#fd, offsetBytes };
+  extent(offsetBytes: number): FileExtent | undefined {
+    return this.mayShare ? { fd: this.#fd, offsetBytes, owner: this } : undefined;
   }
 
   close(): void {
     close(this.#fd);
+  }
+
+  #look(): FileIdentity | SourceError {
+    return this.#ask() ?? this.#stat.identity(this.#fd);
+  }
+
+  #ask(): SourceError | undefined {
+    try {
+      this.#stat.refresh(this.#fd);
+      return undefined;
+    } catch (error) {
+      // A file system that has gone away: of no concern to who reads other images.
+      return new SourceError(
+        `Cannot look at ${this.#path}: ${error instanceof Error ? error.message : error}`,
+      );
+    }
   }
 }

@@ -16,6 +16,13 @@ export class SourceError extends Error {
 export interface FileExtent {
   readonly fd: number;
   readonly offsetBytes: number;
+  readonly owner: ExtentOwner;
+}
+
+/** The source of an extent, asked again while the extent is on its way. */
+export interface ExtentOwner extends Pick<Source, "read" | "verify"> {
+  /** Whether pages may still leave by reference; else what is left of the extent is copied, and verified before it leaves. */
+  readonly mayShare: boolean;
 }
 
 export interface Source {

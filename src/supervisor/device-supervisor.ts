@@ -12,6 +12,7 @@ import pRetry from "p-retry";
 import { NBD_CFLAG_DISCONNECT_ON_CLOSE, NetlinkError } from "../../netlink/index.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
+import { type DeviceExactness, exactnessOf, ImageChanges } from "./device-exactness.ts";
 import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } from "./device-state.ts";
 import { SYSFS_VIEW } from "./device-view.ts";
 import { DeviceEndedError, FAILOVER_TIMING, type FailoverTiming, restoreLinks } from "./failover.ts";
@@ -67,6 +68,7 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   readonly #persist: () => Promise<void>;
   readonly #life = new AbortController();
   readonly #lostReads = new LostReads();
+  readonly #changes = new ImageChanges((change) => this.emit("imageChanged", change));
   readonly #look: NodeJS.Timeout;
   readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 };
   #state: DeviceState = "attaching";
@@ -122,6 +124,8 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
         this.#copyOnly = true;
       },
       readErrors: (message, count) => this.emit("readErrors", message, count),
+      exactness: () => this.#changes.look(this.exactness),
+      repinned: () => this.emit("repinned"),
     });
   }
 
@@ -140,6 +144,10 @@ export class DeviceSupervisor extends EventEmitter<DeviceEvents> implements Mana
   /** Why nobody serves, where that is so. */
   get stalledReason(): string | null {
     return this.#state === "stalled" ? this.#stalledWhy : null;
+  }
+
+  get exactness(): DeviceExactness {
+    return exactnessOf(this.#links.exactness);
   }
 
   get counters(): DeviceCounters {

@@ -14,6 +14,7 @@ import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
 import { errnoName } from "../sys/errno.ts";
 import { close, SHUT_RDWR, shutdown } from "../sys/libc.ts";
 import { NO_COUNTERS } from "../worker/link-end.ts";
+import { type DeviceExactness, exactnessOf, ImageChanges } from "./device-exactness.ts";
 import type { DeviceState } from "./device-state.ts";
 import { type IoctlClientArguments, type IoctlClientMessage, SOCKET_FD } from "./ioctl-codes.ts";
 import type { LinkDescription } from "./link-set.ts";
@@ -47,6 +48,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   readonly #persist: () => Promise<void>;
   readonly #counters = { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 };
   readonly #life = new AbortController();
+  readonly #changes = new ImageChanges((change) => this.emit("imageChanged", change));
   #state: DeviceState = "attaching";
   #index: number | undefined;
   #link: OpenLink | undefined;
@@ -81,6 +83,10 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
 
   get counters(): DeviceCounters {
     return { ...(this.#link?.counters ?? NO_COUNTERS), ...this.#counters };
+  }
+
+  get exactness(): DeviceExactness {
+    return exactnessOf(this.#link === undefined ? [] : [this.#link.exactness]);
   }
 
   get history(): DeviceHistory {
@@ -138,6 +144,8 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     const observer = {
       firstRequest: () => {},
       readErrors: (message: string, count: number) => void this.emit("readErrors", message, count),
+      exactness: () => this.#changes.look(this.exactness),
+      repinned: () => void this.emit("repinned"),
       orphaned: (cause: string, silentMs: number, hung = false) => void this.#takeOver(cause, silentMs, hung),
       moved: (workerPid: number, stallMs: number) => {
         this.#counters.handovers += 1;

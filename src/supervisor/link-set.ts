@@ -5,6 +5,8 @@
  * hang-up of the kernel end, LINK_DEAD. The kernel end is kept open here while the kernel uses the socket and a
  * while longer: without it a fresh socket may be killed, or the old one freed under the kernel's receiver.
  */
+
+import type { Exactness } from "../source/exactness.ts";
 import { close, isHungUp, SHUT_RDWR, shutdown } from "../sys/libc.ts";
 import { type Watch, watchHangUp } from "../sys/watch.ts";
 import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "../worker/link-end.ts";
@@ -37,6 +39,10 @@ export interface LinkSetEvents {
   /** A worker cut a link because a file failed inside a reply: no more `sendfile` on this device. */
   mustCopy(): void;
   readErrors(message: string, count: number): void;
+  /** What `exactness` says may be new. */
+  exactness(): void;
+  /** The image's identity has another modification time now. */
+  repinned(): void;
 }
 
 /** One slot's current link. */
@@ -121,6 +127,11 @@ export class LinkSet {
   /** Whether nothing is unread, unanswered or unsent on any link. */
   get areQuiet(): boolean {
     return this.#filled.every((slot) => slot.alive && slot.link.isQuiet);
+  }
+
+  /** How exact the answers of all live links are. */
+  get exactness(): readonly (Exactness | undefined)[] {
+    return this.#filled.filter(({ alive }) => alive).map(({ link }) => link.exactness);
   }
 
   describe(): LinkDescription[] {
@@ -289,6 +300,8 @@ export class LinkSet {
     const link = await open({
       firstRequest: () => tell((slot, of) => this.#seen(slot, of)),
       readErrors: (message, count) => this.#events.readErrors(message, count),
+      exactness: () => this.#events.exactness(),
+      repinned: () => this.#events.repinned(),
       orphaned: (cause, silentMs, hung = false) =>
         tell((slot, of) => this.#orphaned(slot, of, cause, silentMs, hung)),
       moved: (workerPid, stallMs) => this.#events.moved(workerPid, stallMs),

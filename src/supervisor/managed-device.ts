@@ -5,6 +5,7 @@
  */
 import type { EventEmitter } from "eventemitter3";
 import type { LinkCounters } from "../worker/link-end.ts";
+import type { DeviceExactness } from "./device-exactness.ts";
 import type { DeviceState } from "./device-state.ts";
 import type { LinkDescription } from "./link-set.ts";
 import type { Image } from "./ports.ts";
@@ -78,6 +79,10 @@ export interface DeviceEvents {
   moved: (workerPid: number, stallMs: number) => void;
   attemptFailed: (why: string, attempt: number) => void;
   readErrors: (message: string, count: number) => void;
+  /** The image is no longer what was attached, for this reason, and reads fail; undefined: it is again. */
+  imageChanged: (change: string | undefined) => void;
+  /** The image's identity has another modification time now, and belongs into the record. */
+  repinned: () => void;
   /** The record could not be written; the failover went on without. */
   recordFailed: (why: string) => void;
   /** The block layer's request timer could not be set: reads of a lost socket wait longer. */
@@ -97,6 +102,7 @@ export interface ManagedDevice extends EventEmitter<DeviceEvents> {
   readonly lastFailover: FailoverOutcome | null;
   /** Why nobody serves, where that is so. */
   readonly stalledReason: string | null;
+  readonly exactness: DeviceExactness;
   readonly history: DeviceHistory;
   /**
    * For how long nothing was done about a change that is under way, in milliseconds: 0 in a state that lasts, and while the

@@ -5,6 +5,7 @@
  * The manager passes NbdNetlink and its worker pool; tests pass what they like. Types only.
  */
 import type { NbdNetlink } from "../../netlink/index.ts";
+import type { Exactness } from "../source/exactness.ts";
 import type { SourceSpec } from "../source/source-spec.ts";
 import type { LinkCounters, LinkEnd } from "../worker/link-end.ts";
 import type { ProbeResult } from "./probe.ts";
@@ -32,7 +33,8 @@ export interface DeviceView {
 
 /** What is served on a device's links. */
 export interface Image {
-  readonly spec: SourceSpec;
+  /** Replaced by one with another modification time where that alone has changed under a lease; see FileSource. */
+  spec: SourceSpec;
   /** Opened once, by whoever attached; the owner of the device closes it. */
   readonly fd: number;
   readonly blockSizeBytes: number;
@@ -64,6 +66,10 @@ export interface LinkObserver {
    * already; `hung`: the worker was ended because it did not serve.
    */
   orphaned(cause: string, silentMs: number, hung?: boolean): void;
+  /** How exact the link's answers are has changed, or what has changed in the image; see OpenLink. */
+  exactness?(): void;
+  /** The image's identity has another modification time now, and is to be recorded anew. */
+  repinned?(): void;
   /** Another worker serves it now, by plan: reads stood still for so long. */
   moved(workerPid: number, stallMs: number): void;
   /** The link has ended: `cause` in words, `end` where the worker lived to tell. Called exactly once. */
@@ -89,6 +95,8 @@ export interface OpenLink {
   readonly isQuiet: boolean;
   /** Whether the kernel surely has its socket. */
   readonly isUsed: boolean;
+  /** How exact its answers are; undefined where its worker has said nothing of it. */
+  readonly exactness: Exactness | undefined;
   /** The kernel has its socket: a later manager may rely on it. */
   confirm(): void;
   /** Adds what its requests took to a total, number by number; what they mean is for the manager to know. */

@@ -37,6 +37,7 @@ const c = {
   statx: bind("int statx(int, const char *, int, uint32_t, void *)"),
   fcntl: bind("int fcntl(int, int, int)"),
   flock: bind("int flock(int, int)"),
+  fstatfs: bind("int fstatfs(int, void *)"),
   poll: bind("int poll(void *, uint64_t, int)"),
   ioctl: bind("int ioctl(int, uint64_t, uint64_t)"),
   mmap: libc.func("void *mmap(void *, size_t, int, int, int, int64_t)") as (...args: unknown[]) => bigint,
@@ -327,6 +328,28 @@ export const keepAcrossExec = (fd: number): number => result(c.fcntl(fd, F_SETFD
 export const closeOnExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, FD_CLOEXEC));
 /** False also where there is no such descriptor. */
 export const isKeptAcrossExec = (fd: number): boolean => c.fcntl(fd, F_GETFD, 0) === 0;
+
+const F_SETOWN = 8;
+const F_SETLEASE = 1024;
+const F_GETLEASE = 1025;
+const F_RDLCK = 0;
+/**
+ * The process that signals about this open file description go to (F_SETOWN). The kernel keeps the process, not its number, and
+ * asks whether the caller of this may send it signals.
+ */
+export const setSignalOwner = (fd: number, pid: number): number => result(c.fcntl(fd, F_SETOWN, pid));
+/** A read lease on an open file description (fcntl(2), F_SETLEASE): only for the file's owner, or with CAP_LEASE. */
+export const setReadLease = (fd: number): number => result(c.fcntl(fd, F_SETLEASE, F_RDLCK));
+/** Whether a read lease is held and no process waits for it to be let go (F_GETLEASE). */
+export const hasReadLease = (fd: number): boolean => c.fcntl(fd, F_GETLEASE, 0) === F_RDLCK;
+
+const statfsWords = new BigUint64Array(32);
+const statfsBytes = new Uint8Array(statfsWords.buffer);
+/** `f_type` of the file system that a file is on (fstatfs(2); linux/magic.h). @throws SystemError */
+export function fileSystemType(fd: number): number {
+  check("fstatfs", result(c.fstatfs(fd, statfsBytes)));
+  return Number(BigInt.asUintN(32, statfsWords[0] as bigint));
+}
 
 const SIG_IGN = 1;
 /** The kernel drops the signal from now on; what the process did about it before is forgotten (signal(2), SIG_IGN). */

@@ -40,6 +40,9 @@ const FILE_MIN_BYTES = 32 * 1024;
 const MAX_PIPE_BYTES = 4 * 1024 * 1024;
 const PAGE_BYTES = 4096;
 
+/** Copied at once of a file whose pages may not leave by reference any more. */
+const PIECE_BYTES = 256 * 1024;
+
 /** The two ends of a link's pipe. */
 export interface ReplyPipe {
   readonly readFd: number;
@@ -68,6 +71,8 @@ export class JournaledReplies implements Replies {
   #job: Job | undefined;
   #committedBytes = 0;
   #inPipeBytes = 0;
+  /** Pages may lie in pipe or socket by reference; a former worker may have put them there. */
+  #hasShared = true;
 
   constructor(fd: number, pipe: ReplyPipe, journal: Journal, counted: boolean) {
     this.#fd = fd;
@@ -81,6 +86,12 @@ export class JournaledReplies implements Replies {
 
   get isEmpty(): boolean {
     return this.#job === undefined;
+  }
+
+  get sharesPages(): boolean {
+    // Our end counts what it holds until the peer has read it, on a unix socket.
+    this.#hasShared &&= this.#inPipeBytes > 0 || unsentBytes(this.#fd) > 0;
+    return this.#hasShared;
   }
 
   get needsFile(): boolean {
@@ -228,12 +239,7 @@ export class JournaledReplies implements Replies {
       const total = SIMPLE_REPLY_BYTES + lengthBytes;
       while (from + put < total) {
         const done = from + put - SIMPLE_REPLY_BYTES;
-        const got = spliceFromFile(
-          extent.fd,
-          extent.offsetBytes + done,
-          this.#pipe.writeFd,
-          lengthBytes - done,
-        );
+        const got = this.#putFile(extent, extent.offsetBytes + done, lengthBytes - done);
         if (got === -ERRNO.EAGAIN) break;
         if (got === -ERRNO.EINTR) continue;
         if (got === 0) throw new SourceError("Cannot finish a reply: the file ended inside it");
@@ -241,8 +247,21 @@ export class JournaledReplies implements Replies {
           throw new SourceError(`Cannot finish a reply: reading the file failed: ${errnoName(-got)}`);
         put += got;
       }
+      // Nothing of this has left yet, however long the reading took.
+      extent.owner.verify();
       return put;
     };
     return { slots: [slot], totalBytes: SIMPLE_REPLY_BYTES + lengthBytes, needsFile: true, fill };
+  }
+
+  /** Puts pages of a file into the pipe: themselves, or copies. Returns how many bytes, or -errno. @throws SourceError */
+  #putFile({ fd, owner }: FileExtent, offsetBytes: number, lengthBytes: number): number {
+    if (owner.mayShare) {
+      this.#hasShared = true;
+      return spliceFromFile(fd, offsetBytes, this.#pipe.writeFd, lengthBytes);
+    }
+    const piece = new Uint8Array(Math.min(lengthBytes, PIECE_BYTES));
+    void owner.read(piece, offsetBytes);
+    return write(this.#pipe.writeFd, piece, piece.length);
   }
 }

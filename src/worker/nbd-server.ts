@@ -7,6 +7,9 @@
 
 import { ServerHandshake } from "../nbd/handshake-server.ts";
 import { readOnlyExport } from "../nbd/nbd-export.ts";
+import type { Exactness } from "../source/exactness.ts";
+import { FileSource } from "../source/file-source.ts";
+import { leaseBreakTimeMs } from "../source/read-lease.ts";
 import type { Source } from "../source/source.ts";
 import { Acceptor } from "../sys/acceptor.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
@@ -21,14 +24,17 @@ import {
   setSocketOption,
   TCP_NODELAY,
 } from "../sys/libc.ts";
+import { type KeptLease, LeaseKeeper } from "./lease-keeper.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "./link-end.ts";
 import { type Pollable, Pump } from "./pump.ts";
 import { ReplyQueue } from "./reply-queue.ts";
-import { type JournaledLink, ServedLink } from "./serve-loop.ts";
+import { type JournaledLink, type LinkOptions, ServedLink } from "./serve-loop.ts";
 
 /** Connections at a time, unless the caller says otherwise; a client beyond that is closed at once. */
 export const DEFAULT_MAX_CLIENTS = 64;
 const HANDSHAKE_DEADLINE_MS = 30_000;
+/** A client that does not read what it was sent is cut off so long after a process wants to write the image. */
+const DRAIN_PATIENCE_MS = 5000;
 /** Handshake receives are small, so that what follows the last option always fits into a link's inbox. */
 const HANDSHAKE_RECEIVE_BYTES = 4096;
 
@@ -48,6 +54,8 @@ export class NbdServer {
   readonly #pump = new Pump();
   readonly #acceptor: Acceptor;
   readonly #connections = new Set<Connection>();
+  readonly #leases = new LeaseKeeper();
+  readonly #lease: KeptLease | undefined;
 
   /** Takes the listening socket over (non-blocking); the source stays the caller's. */
   constructor(
@@ -66,13 +74,47 @@ export class NbdServer {
       trouble: (message) => events.log("error", message),
     });
     this.#pump.yieldTo(listenFd, EPOLLIN);
+    if (source instanceof FileSource && source.kind === "file") this.#lease = this.#keepLease(source);
+  }
+
+  /** How exact answers are now; undefined where nothing keeps or checks the image. */
+  get exactness(): Exactness | undefined {
+    return this.#lease?.exactness;
   }
 
   /** Stops listening and cuts every connection. */
   close(): void {
     this.#acceptor.close();
     for (const connection of this.#connections) connection.close();
+    this.#leases.close();
     this.#pump.close();
+  }
+
+  /** One lease for all clients, where the image is this user's or this process may take leases on anything. */
+  #keepLease(source: FileSource): KeptLease {
+    let lastChange: string | null = null;
+    const lease = this.#leases.keep({
+      source,
+      links: () => [...this.#connections].flatMap(({ link }) => link ?? []),
+      changed: ({ exact, change }) => {
+        const how = exact === "lease" ? "under a read lease" : "copied, and checked before they leave";
+        if (change !== null)
+          this.#events.log(
+            "error",
+            `Reads are answered with errors: the image is not what it was: ${change}`,
+          );
+        else
+          this.#events.log(
+            "info",
+            `${lastChange === null ? "" : "The image is as it was. "}Bytes are sent ${how}`,
+          );
+        lastChange = change;
+      },
+      take: () => source.takeLease(),
+      patienceMs: DRAIN_PATIENCE_MS,
+    });
+    lease.refresh(leaseBreakTimeMs());
+    return lease;
   }
 
   #open(fd: number): void {
@@ -84,17 +126,23 @@ export class NbdServer {
     // A client whose machine went away without a word is noticed in the end.
     setSocketOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     // Fails on a unix socket, where there is nothing to delay.
-    setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    const isTcp = setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) === 0;
     const handshake = new ServerHandshake([readOnlyExport(this.#exportName, this.#source.sizeBytes)]);
-    const connection = new Connection(fd, this.#pump, handshake, this.#source, {
-      end: (message, end, counters) => {
-        this.#connections.delete(connection);
-        this.#events.log("info", message);
-        if (end !== undefined && counters !== undefined) this.#events.linkEnded?.(end, counters);
+    const connection = new Connection(
+      fd,
+      this.#pump,
+      handshake,
+      { source: this.#source, copyOnly: isTcp },
+      {
+        end: (message, end, counters) => {
+          this.#connections.delete(connection);
+          this.#events.log("info", message);
+          if (end !== undefined && counters !== undefined) this.#events.linkEnded?.(end, counters);
+        },
+        readError: (error) => this.#events.log("error", error.message),
+        journal: () => this.#events.journal?.(),
       },
-      readError: (error) => this.#events.log("error", error.message),
-      journal: () => this.#events.journal?.(),
-    });
+    );
     this.#connections.add(connection);
     connection.start();
   }
@@ -111,20 +159,30 @@ class Connection implements Pollable {
   readonly #fd: number;
   readonly #pump: Pump;
   readonly #handshake: ServerHandshake;
-  readonly #source: Source;
+  readonly #options: LinkOptions;
   readonly #events: ConnectionEvents;
   readonly #queue: ReplyQueue;
   readonly #slot: number;
   readonly #deadline: NodeJS.Timeout;
   readonly #received = new Uint8Array(HANDSHAKE_RECEIVE_BYTES);
-  #link: ServedLink | undefined;
+  link: ServedLink | undefined;
   #open = true;
 
-  constructor(fd: number, pump: Pump, handshake: ServerHandshake, source: Source, events: ConnectionEvents) {
+  /**
+   * Over TCP pages are always copied: what the peer's kernel has acknowledged its process need not have read, and on a loopback or
+   * between containers it lies there by reference.
+   */
+  constructor(
+    fd: number,
+    pump: Pump,
+    handshake: ServerHandshake,
+    options: LinkOptions,
+    events: ConnectionEvents,
+  ) {
     this.#fd = fd;
     this.#pump = pump;
     this.#handshake = handshake;
-    this.#source = source;
+    this.#options = options;
     this.#events = events;
     this.#queue = new ReplyQueue(fd);
     this.#slot = pump.add(fd, EPOLLIN, this);
@@ -139,7 +197,7 @@ class Connection implements Pollable {
   }
 
   close(): void {
-    if (this.#link !== undefined) this.#link.close();
+    if (this.link !== undefined) this.link.close();
     else this.#end("the server stops");
   }
 
@@ -162,13 +220,13 @@ class Connection implements Pollable {
     const link = new ServedLink(
       this.#fd,
       this.#pump,
-      { source: this.#source, ...(journal === undefined ? {} : { journal }) },
+      { ...this.#options, ...(journal === undefined ? {} : { journal }) },
       {
         readError: (error) => this.#events.readError(error),
         end: (end) => this.#events.end(`A client's link ended: ${describeEnd(end)}`, end, link.counters),
       },
     );
-    this.#link = link;
+    this.link = link;
     link.start(received);
   }
 

@@ -7,7 +7,7 @@
 
 import { type FileExtent, SourceError } from "../source/source.ts";
 import { ERRNO } from "../sys/errno.ts";
-import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, sendfile } from "../sys/libc.ts";
+import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, sendfile, unsentBytes } from "../sys/libc.ts";
 
 interface Unsent {
   readonly bytes: Uint8Array | undefined;
@@ -22,10 +22,14 @@ const HEAD_BYTES = 16;
 const BATCH_BYTES = 256 * 1024;
 /** From this size on a reply goes from the page cache: copying is as cheap up to 32 KiB, and a third dearer at 64 KiB. */
 const FILE_MIN_BYTES = 48 * 1024;
+/** Copied at once of a file whose pages may not leave by reference any more. */
+const PIECE_BYTES = 256 * 1024;
 
 /** The way out of a link, as the read-serving loop sees it. Slots name the requests that the bytes answer. */
 export interface Replies {
   readonly isEmpty: boolean;
+  /** Whether the peer has yet to read pages of a file that were sent by reference. Asks the kernel, if any were since it said no. */
+  readonly sharesPages: boolean;
   /** Whether something waits that is still to be read from a file. */
   readonly needsFile: boolean;
   /** How much the loop may gather for one `sendBatch`. */
@@ -53,6 +57,7 @@ export class ReplyQueue implements Replies {
   readonly fileMinBytes: number = FILE_MIN_BYTES;
   readonly #fd: number;
   readonly #unsent: Unsent[] = [];
+  #hasShared = false;
 
   constructor(fd: number) {
     this.#fd = fd;
@@ -60,6 +65,11 @@ export class ReplyQueue implements Replies {
 
   get isEmpty(): boolean {
     return this.#unsent.length === 0;
+  }
+
+  get sharesPages(): boolean {
+    this.#hasShared &&= unsentBytes(this.#fd) > 0;
+    return this.#hasShared;
   }
 
   get needsFile(): boolean {
@@ -116,15 +126,21 @@ export class ReplyQueue implements Replies {
     return send(this.#fd, rest, rest.length, SEND_FLAGS);
   }
 
-  #sendFileSome(next: Unsent, extent: FileExtent): number {
-    const sent = sendfile(
-      this.#fd,
-      extent.fd,
-      extent.offsetBytes + next.doneBytes,
-      next.lengthBytes - next.doneBytes,
-    );
+  #sendFileSome(next: Unsent, { fd, offsetBytes, owner }: FileExtent): number {
+    const at = offsetBytes + next.doneBytes;
+    const restBytes = next.lengthBytes - next.doneBytes;
+    if (!owner.mayShare) {
+      const piece = new Uint8Array(Math.min(restBytes, PIECE_BYTES));
+      void owner.read(piece, at);
+      owner.verify();
+      return send(this.#fd, piece, piece.length, SEND_FLAGS);
+    }
+    this.#hasShared = true;
+    const sent = sendfile(this.#fd, fd, at, restBytes);
     if (sent === 0) throw new SourceError("Cannot finish a reply: the file ended inside it");
     if (sent === -ERRNO.EIO) throw new SourceError("Cannot finish a reply: reading the file failed");
+    // Reading may have taken so long that the lease has ended meanwhile: then the peer must not believe what it got.
+    owner.verify();
     return sent;
   }
 }

@@ -6,8 +6,8 @@
  * One `ServedLink` per socket; all of a process share one outbox and one pump, on one thread. A link neither
  * knows nor cares whether its socket is a device's first, taken over from another worker or a fresh one after a
  * failure: what is left to do lies in its journal. What one `recv` brought in is answered in as few sends as
- * possible. Large reads of a local file go straight from the page cache; if the file fails when part of a reply
- * has left already, the link is cut so that the kernel asks again.
+ * possible. Large reads of a local file that cannot change go straight from the page cache; if the file fails when part of
+ * a reply has left already, the link is cut so that the kernel asks again.
  */
 
 import type { Journal } from "../journal/journal.ts";
@@ -26,7 +26,7 @@ import {
 import { type FileExtent, type Source, SourceError } from "../source/source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../sys/epoll.ts";
 import { ERRNO, errnoName, SystemError } from "../sys/errno.ts";
-import { close, growSendBuffer, MSG_DONTWAIT, recv, SHUT_RDWR, shutdown } from "../sys/libc.ts";
+import { close, duplicate, growSendBuffer, MSG_DONTWAIT, recv, SHUT_RDWR, shutdown } from "../sys/libc.ts";
 import { JournaledReplies, type ReplyPipe } from "./journaled-replies.ts";
 import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "./link-end.ts";
 import type { Pollable, Pump } from "./pump.ts";
@@ -97,13 +97,13 @@ export class ServedLink implements Pollable {
   /** The journal's slots of the requests that the outbox answers. */
   readonly #outboxSlots: number[] = [];
   readonly #oneSlot: number[] = [0];
-  /** Whether the source has vouched for the file in this pass over the inbox. */
-  #vouched = false;
   #asyncBytes = 0;
   /** The peer has said goodbye: what it asked for before is still answered, then the link ends. */
   #leaving = false;
   /** The rest of a reply that has begun is being read: nothing else may leave before it. */
   #resuming = false;
+  /** Nothing new is answered before the peer has read what was sent by reference. */
+  #holdingBack = false;
   #interest = EPOLLIN;
   #requestSeen = false;
   #open = true;
@@ -142,6 +142,26 @@ export class ServedLink implements Pollable {
     this.#attempt(() => this.#resumeBatch());
     this.#answerReceived();
     if (this.#open) journal.busy = false;
+  }
+
+  /** Whether the peer has yet to read pages of the file itself. */
+  get sharesPages(): boolean {
+    return this.#open && this.#replies.sharesPages;
+  }
+
+  /** Answers nothing new until `goOn`: what has been sent is to be read first. A reply that has begun is finished. */
+  holdBack(): void {
+    this.#holdingBack = true;
+  }
+
+  goOn(): void {
+    this.#holdingBack = false;
+    if (this.#open) this.onEvents(0);
+  }
+
+  /** A descriptor of the socket that tells, when the link has ended, how much its peer has not read. @throws SystemError */
+  keepSocket(): number {
+    return duplicate(this.#fd);
   }
 
   /** Lets go of the link, which lives on: another worker goes on with what the journal says is left. */
@@ -193,7 +213,6 @@ export class ServedLink implements Pollable {
 
   /** Answers the whole requests in the inbox; false when the link has ended or must wait before it goes on. */
   #answerReceived(): boolean {
-    this.#vouched = false;
     try {
       while (this.#canAnswer() && this.#intake.next(request)) this.#answer();
     } catch (error) {
@@ -206,7 +225,7 @@ export class ServedLink implements Pollable {
   }
 
   #canAnswer(): boolean {
-    if (!this.#open || this.#leaving || this.#resuming) return false;
+    if (!this.#open || this.#leaving || this.#resuming || this.#holdingBack) return false;
     return this.#replies.isEmpty && this.#asyncBytes < MAX_ASYNC_BYTES;
   }
 
@@ -295,18 +314,9 @@ export class ServedLink implements Pollable {
     this.#countErrors(error, this.#outboxReplies.length);
   }
 
-  /**
-   * A reply from the page cache, without a copy. Verified before, because nothing can be taken back after; once per
-   * pass is enough (a file's time has a grain of milliseconds, and each look cost a tenth of a 128 KiB reply).
-   */
+  /** A reply from the page cache, without a copy: there is an extent only where the file cannot change. */
   #sendExtent(extent: FileExtent): void {
     const { lengthBytes, cookieHigh, cookieLow } = request;
-    try {
-      if (!this.#vouched) this.#source.verify();
-      this.#vouched = true;
-    } catch (error) {
-      return this.#failRead(error);
-    }
     encodeReplyInto(head, 0, 0, cookieHigh, cookieLow);
     this.counters.readBytes += lengthBytes;
     const slot = this.#requestSlot;
@@ -373,7 +383,6 @@ export class ServedLink implements Pollable {
     if (batch.phase === "idle" || batch.committedBytes === batch.totalBytes) return replies.resume(undefined);
     journal.requestIn(journal.slotsIn("sending")[0] as number, request);
     const { offsetBytes, lengthBytes, cookieHigh, cookieLow } = request;
-    this.#source.verify();
     encodeReplyInto(head, 0, 0, cookieHigh, cookieLow);
     const extent = this.#source.extent(offsetBytes, lengthBytes);
     if (extent !== undefined && !this.#copyOnly)
@@ -382,7 +391,10 @@ export class ServedLink implements Pollable {
     reply.set(head);
     const rest = { header: head.slice(), data: reply, lengthBytes };
     const reading = this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
-    if (reading === undefined) return replies.resume(rest);
+    if (reading === undefined) {
+      this.#source.verify();
+      return replies.resume(rest);
+    }
     this.#resumeLater(reading, () => replies.resume(rest));
     return 0;
   }

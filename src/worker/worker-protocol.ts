@@ -4,6 +4,8 @@
  * Link numbers are given by the manager and never used twice in its life. Counters need no message: they are in the
  * journals. An upgraded manager speaks with workers of the version before for as long as it takes to replace them.
  */
+
+import type { Exactness } from "../source/exactness.ts";
 import type { JsonValue, SourceSpec } from "../source/source-spec.ts";
 import type { LinkCounters, LinkEnd } from "./link-end.ts";
 
@@ -25,13 +27,23 @@ export interface ServedLinkDescription {
   readonly counted: boolean;
   /** The kernel has its socket for certain. Until this is known, a next manager trusts only a link that has had a request. */
   readonly confirmed: boolean;
+  /**
+   * Whether a lease's descriptor comes behind the others: no, one that was just taken, or one under which the file has been seen to be as
+   * it was attached. Those of a former version do not say it.
+   */
+  readonly lease?: "none" | "fresh" | "vouched";
 }
 
 /**
  * The descriptors that go with a link, in this order: its server end, the image (or source module), its journal, the reading and the writing end of
- * its pipe, and its kernel end, which the worker only keeps for a later manager.
+ * its pipe, and its kernel end, which the worker only keeps for a later manager. Behind them, where there is one, a description
+ * of the image with a read lease on it.
  */
 export const LINK_FDS = 6;
+
+/** How many descriptors come with this description. */
+export const linkFds = ({ lease = "none" }: Pick<ServedLinkDescription, "lease">): number =>
+  lease === "none" ? LINK_FDS : LINK_FDS + 1;
 
 /** What a source module makes. */
 export interface InspectedSource {
@@ -51,6 +63,10 @@ export type ToWorker =
   | { readonly type: "release"; readonly link: number }
   /** The kernel has taken the link's socket: remember it for a later manager. */
   | { readonly type: "confirm"; readonly link: number }
+  /** Tell how exact each link's answers are, now and whenever that changes. To workers that take leases only, as the next. */
+  | { readonly type: "report" }
+  /** A lease for a link that has none; comes with the descriptor. */
+  | { readonly type: "lease"; readonly link: number }
   /** Load a source module and say what it makes: asked of a worker of its own, which serves nothing. */
   | {
       readonly type: "inspect";
@@ -64,7 +80,8 @@ export type ToWorker =
   | { readonly type: "stop" };
 
 export type FromWorker =
-  | { readonly type: "ready" }
+  /** `leases`: it has a handler for their signal. Those of a former version have none, and would die. */
+  | { readonly type: "ready"; readonly leases?: boolean }
   /** To a manager that has come after the one before: how many `held` will follow. */
   | { readonly type: "reunion"; readonly pid: number; readonly links: number }
   /** One link that this worker serves. Comes with LINK_FDS descriptors. */
@@ -78,6 +95,10 @@ export type FromWorker =
   | { readonly type: "serving"; readonly link: number }
   | { readonly type: "refused"; readonly link: number; readonly message: string }
   | { readonly type: "released"; readonly link: number }
+  /** How exact its answers are from now on. To managers that have asked for it (`report`), as the next. */
+  | ({ readonly type: "exactness"; readonly link: number } & Exactness)
+  /** Nothing that was sent under its lease is unread any more: let go of it. */
+  | { readonly type: "lease-over"; readonly link: number }
   | { readonly type: "first-request"; readonly link: number }
   | { readonly type: "read-error"; readonly link: number; readonly message: string; readonly count: number }
   | { readonly type: "ended"; readonly link: number; readonly end: LinkEnd; readonly counters: LinkCounters };

@@ -6,6 +6,7 @@
  * next manager connects to the worker's own socket, and gets every link told, with duplicates of its descriptors.
  */
 import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
+import { FileSource } from "../source/file-source.ts";
 import { ModuleSource, openCustomSource } from "../source/module-source.ts";
 import { padToBlocks } from "../source/padded-source.ts";
 import type { Source } from "../source/source.ts";
@@ -14,6 +15,7 @@ import { Acceptor } from "../sys/acceptor.ts";
 import { Channel } from "../sys/channel.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { close, mapShared, peerCredentials, unmapShared } from "../sys/libc.ts";
+import { type KeptLease, LeaseKeeper } from "./lease-keeper.ts";
 import type { LinkEnd } from "./link-end.ts";
 import { Pump } from "./pump.ts";
 import { ServedLink } from "./serve-loop.ts";
@@ -22,6 +24,7 @@ import {
   type FromWorker,
   HEAD_PIECE_BYTES,
   LINK_FDS,
+  linkFds,
   type ServedLinkDescription,
   type ToWorker,
 } from "./worker-protocol.ts";
@@ -30,10 +33,12 @@ type ServeMessage = Extract<ToWorker, { type: "serve" }>;
 
 interface Held {
   description: ServedLinkDescription;
-  /** In the order of LINK_FDS. The journal's and the kernel end are only kept; the others belong to link and source. */
+  /** In the order of LINK_FDS, and no lease's. The journal's and the kernel end are only kept; the others belong to link and source. */
   readonly fds: readonly number[];
   readonly link: ServedLink;
   readonly source: Source;
+  /** Where the image is a file. */
+  readonly lease: KeptLease | undefined;
   readonly memory: ArrayBuffer;
   readonly errors: ReadErrorLog;
 }
@@ -50,6 +55,8 @@ export interface WorkerStart {
 
 export class Worker {
   readonly #pump = new Pump();
+  /** Before the first message: a manager that hears that we are ready may make us the owner of a lease. */
+  readonly #leases = new LeaseKeeper();
   readonly #links = new Map<number, Held>();
   /** Links whose sources are still being opened. */
   readonly #opening = new Map<number, readonly number[]>();
@@ -57,6 +64,10 @@ export class Worker {
   readonly #managerUid: number;
   #channel: Channel<ToWorker, FromWorker>;
   #stopping = false;
+  /** The manager gives leases, and has asked to be told of them. */
+  #reports = false;
+  /** Leases of links that were let go before this manager asked: it may hold duplicates of them. */
+  readonly #unsaid = new Set<number>();
 
   /** Takes the descriptors over. Calls `leave` when there is nothing left to do. */
   constructor({ controlFd, reunionFd, managerUid }: WorkerStart, leave: () => void) {
@@ -70,7 +81,7 @@ export class Worker {
     acceptor.unref();
     this.#pump.yieldTo(reunionFd, EPOLLIN);
     warmUp(this.#pump);
-    this.#tell({ type: "ready" });
+    this.#tell({ type: "ready", leases: true });
   }
 
   #open(fd: number): Channel<ToWorker, FromWorker> {
@@ -97,20 +108,43 @@ export class Worker {
     for (const link of [...this.#opening.keys()]) this.#dropOpening(link);
     this.#channel = this.#open(fd);
     this.#tell({ type: "reunion", pid: process.pid, links: this.#links.size });
-    for (const { description, fds } of this.#links.values())
-      this.#channel.send({ type: "held", ...description }, fds).catch(() => {});
-    this.#tell({ type: "ready" });
+    this.#reports = false;
+    this.#unsaid.clear();
+    for (const { description, fds, lease } of this.#links.values()) {
+      // A lease that is about to be let go is ours alone to let go.
+      const [leaseState, leaseFds] =
+        lease?.fd === undefined ? (["none", []] as const) : (["vouched", [lease.fd]] as const);
+      this.#channel
+        .send({ type: "held", ...description, lease: leaseState }, [...fds, ...leaseFds])
+        .catch(() => {});
+    }
+    this.#tell({ type: "ready", leases: true });
   }
 
   #obey(message: ToWorker, fds: readonly number[]): void {
     if (message.type === "serve") return this.#serve(message, fds);
+    if (message.type === "lease" && fds.length === 1) return this.#useLease(message.link, fds[0] as number);
     for (const fd of fds) close(fd);
     if (message.type === "close") this.#close(message.link);
     else if (message.type === "release") this.#release(message.link);
     else if (message.type === "confirm") this.#confirm(message.link);
     else if (message.type === "ping") this.#tell({ type: "pong" });
     else if (message.type === "inspect") void this.#inspect(message);
-    else this.#stopWhenIdle();
+    else if (message.type === "report") this.#report();
+    else if (message.type === "stop") this.#stopWhenIdle();
+  }
+
+  #report(): void {
+    this.#reports = true;
+    for (const link of this.#unsaid) this.#tell({ type: "lease-over", link });
+    this.#unsaid.clear();
+    for (const { lease } of this.#links.values()) lease?.report(true);
+  }
+
+  #useLease(link: number, fd: number): void {
+    const lease = this.#links.get(link)?.lease;
+    if (lease === undefined) close(fd);
+    else lease.use(fd, false);
   }
 
   #close(link: number): void {
@@ -128,7 +162,8 @@ export class Worker {
     const { link } = message;
     let source: Source | Promise<Source>;
     try {
-      if (fds.length !== LINK_FDS) throw new Error(`${fds.length} descriptors came instead of ${LINK_FDS}`);
+      if (fds.length !== linkFds(message))
+        throw new Error(`${fds.length} descriptors came instead of ${linkFds(message)}`);
       source = openSource(message.source, fds[1] as number);
     } catch (error) {
       return this.#refuse(link, fds, error);
@@ -162,6 +197,7 @@ export class Worker {
       return this.#refuse(link, withoutImage(fds), error);
     }
     this.#tell({ type: "serving", link });
+    this.#links.get(link)?.lease?.report();
     this.#links.get(link)?.link.resume();
   }
 
@@ -194,7 +230,7 @@ export class Worker {
 
   #takeLink(message: ServeMessage, fds: readonly number[], opened: Source): void {
     const [socketFd, , journalFd, readFd, writeFd] = fds as [number, number, number, number, number, number];
-    const { type: _, ...description } = message;
+    const { type: _, lease: leaseState, ...description } = message;
     const { link } = description;
     let memory: ArrayBuffer | undefined;
     try {
@@ -203,7 +239,8 @@ export class Worker {
       const errors = new ReadErrorLog((text, count) =>
         this.#tell({ type: "read-error", link, message: text, count }),
       );
-      const journal = { journal: new Journal(memory), pipe: { readFd, writeFd }, counted: message.counted };
+      const kept = new Journal(memory);
+      const journal = { journal: kept, pipe: { readFd, writeFd }, counted: message.counted };
       const served = new ServedLink(
         socketFd,
         this.#pump,
@@ -214,11 +251,36 @@ export class Worker {
           end: (end) => this.#ended(link, end),
         },
       );
-      this.#links.set(link, { description, fds, link: served, source, memory, errors });
+      const lease =
+        opened instanceof FileSource && opened.kind === "file"
+          ? this.#keepLease(link, opened, served, kept)
+          : undefined;
+      const linkOnly = fds.slice(0, LINK_FDS);
+      this.#links.set(link, { description, fds: linkOnly, link: served, source, lease, memory, errors });
+      const leaseFd = fds[LINK_FDS];
+      if (leaseFd !== undefined && lease !== undefined) lease.use(leaseFd, leaseState === "vouched");
+      else if (leaseFd !== undefined) close(leaseFd);
     } catch (error) {
       if (memory !== undefined) unmapShared(memory);
       throw error;
     }
+  }
+
+  #keepLease(link: number, source: FileSource, served: ServedLink, journal: Journal): KeptLease {
+    return this.#leases.keep({
+      source,
+      links: () => [served],
+      changed: (exactness) => {
+        if (this.#reports) this.#tell({ type: "exactness", link, ...exactness });
+      },
+      letGo: () => {
+        if (this.#reports) this.#tell({ type: "lease-over", link });
+        else this.#unsaid.add(link);
+      },
+      seen: (atMs) => {
+        journal.leaseSeenAtMs = atMs;
+      },
+    });
   }
 
   #release(link: number): void {
@@ -243,8 +305,9 @@ export class Worker {
     if (this.#stopping) this.#stopWhenIdle();
   }
 
-  #letGo(link: number, { errors, source, memory, fds }: Held): void {
+  #letGo(link: number, { errors, source, lease, memory, fds }: Held): void {
     this.#links.delete(link);
+    lease?.close();
     errors.close();
     source.close();
     const [, , journalFd, , , kernelFd] = fds as [number, number, number, number, number, number];

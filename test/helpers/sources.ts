@@ -115,11 +115,31 @@ export function openPatternFile(path: string, sizeBytes: number): FileSource {
   return openFileSource(path);
 }
 
+/** Sends its pages by reference although no lease protects them, and checks them all the same. */
+class SharingFileSource extends FileSource {
+  override get mayShare(): boolean {
+    return true;
+  }
+}
+
+/** The same, with a way out without copies. */
+export function openSharedFile(path: string, sizeBytes: number): FileSource {
+  writeFileSync(path, patternAt(0, sizeBytes));
+  return openFileSource(path, SharingFileSource);
+}
+
+/** An extent of a file that never changes. */
+export const sharedExtent = (fd: number, offsetBytes: number): FileExtent => ({
+  fd,
+  offsetBytes,
+  owner: { mayShare: true, read: () => {}, verify: () => {} },
+});
+
 /** Any file as a source. */
-export function openFileSource(path: string): FileSource {
+export function openFileSource(path: string, Kind: typeof FileSource = FileSource): FileSource {
   const fd = openSync(path, "r");
   try {
-    return new FileSource(fd, identifyImage(fd, path), path);
+    return new Kind(fd, identifyImage(fd, path), path);
   } catch (error) {
     closeSync(fd);
     throw error;

@@ -90,6 +90,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
       uri,
       image: sourceUri(image.spec),
       sizeBytes: source.sizeBytes,
+      exact: server.exactness?.exact ?? null,
       export: name,
       pid: process.pid,
     };

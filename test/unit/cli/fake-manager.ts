@@ -116,6 +116,8 @@ export function deviceStatus(changes: Partial<DeviceStatus> = {}): DeviceStatus 
     },
     lastFailover: null,
     stalledReason: null,
+    exact: "lease",
+    imageChange: null,
     recent: null,
     ...changes,
   };

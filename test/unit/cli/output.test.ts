@@ -35,9 +35,9 @@ test("the table has a line of heads and one per device, its columns aligned", ()
     }),
   ]);
   expect(table.split("\n")).toEqual([
-    "DEVICE      STATE                 SIZE       IMAGE               MOUNTED ON     LINKS              REQUESTS  FAILOVERS     LAST FAILOVER",
-    "/dev/nbd0   serving               107.8 MiB  /images/tree.erofs  /mnt/a /mnt/b  1/1 (worker 4712)  12        0             -",
-    "/dev/nbd12  reconnecting (ioctl)  512 B      /x\\ny               -              0/1                9         3 (1 failed)  recovered in 1.06 s, 2026-01-02T03:04:05.678Z: worker 5 was killed by SIGKILL",
+    "DEVICE      STATE                 SIZE       IMAGE               MOUNTED ON     LINKS              EXACT  REQUESTS  FAILOVERS     LAST FAILOVER",
+    "/dev/nbd0   serving               107.8 MiB  /images/tree.erofs  /mnt/a /mnt/b  1/1 (worker 4712)  lease  12        0             -",
+    "/dev/nbd12  reconnecting (ioctl)  512 B      /x\\ny               -              0/1                lease  9         3 (1 failed)  recovered in 1.06 s, 2026-01-02T03:04:05.678Z: worker 5 was killed by SIGKILL",
   ]);
 });
 
@@ -54,6 +54,15 @@ test("a cause forges no device", () => {
   const lines = formatTable([deviceStatus({ lastFailover })]).split("\n");
   expect(lines).toHaveLength(2);
   expect(lines[1]).toContain(": x\\n/dev/nbd9  serving\\x1b[2K\\x9b2J\\u202e");
+});
+
+test("below a device whose image has changed is how", () => {
+  const changed = deviceStatus({ exact: "checked", imageChange: "it was modified\n" });
+  const former = { ...deviceStatus(), exact: undefined as unknown as null, imageChange: undefined as never };
+  const [, first, why, second] = formatTable([changed, former]).split("\n");
+  expect(first).toContain("  checked  ");
+  expect(why).toBe("    reads fail: the image has changed: it was modified\\n");
+  expect(second).toContain("  -        12 ");
 });
 
 test("below a device that nobody serves is why, in a line of its own that cannot reach the terminal", () => {

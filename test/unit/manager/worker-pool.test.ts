@@ -1,5 +1,6 @@
 /** worker-pool.ts with real worker processes (of the build), real sockets and a client that shares no code with them. */
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -198,7 +199,8 @@ describe("links", () => {
       image: { spec: shrinking.spec, fd: shrinking.fd, blockSizeBytes: 512 },
     });
     close(shrinking.fd);
-    writeFileSync(path, "short");
+    // Not synchronously: it waits until worker and pool have let go of their lease.
+    await writeFile(path, "short");
     const client = await MiniNbdClient.open({ fd: link.kernelFd });
     expect((await client.request(0, 4096, 512)).errno).toBe(5);
     await until("the reason", () => heard.heard.some((line) => line.startsWith("1 × ")));

@@ -4,7 +4,7 @@
 import { describe, expect, test } from "vitest";
 import { paddedSizeBytes, padToBlocks } from "../../../src/source/padded-source.ts";
 import { type FileExtent, SourceError } from "../../../src/source/source.ts";
-import { DeferredSource, PatternSource, patternAt } from "../../helpers/sources.ts";
+import { DeferredSource, PatternSource, patternAt, sharedExtent } from "../../helpers/sources.ts";
 
 const DATA = 50;
 const BLOCK = 16;
@@ -68,9 +68,9 @@ describe("a padded source", () => {
 
   test("names an extent for data alone", () => {
     const inner = new PatternSource(DATA);
-    inner.extent = (offsetBytes?: number): FileExtent => ({ fd: 3, offsetBytes: offsetBytes ?? -1 });
+    inner.extent = (offsetBytes?: number): FileExtent => sharedExtent(3, offsetBytes ?? -1);
     const source = padToBlocks(inner, BLOCK);
-    expect(source.extent(10, 40)).toEqual({ fd: 3, offsetBytes: 10 });
+    expect(source.extent(10, 40)).toMatchObject({ fd: 3, offsetBytes: 10 });
     expect(source.extent(10, 41)).toBeUndefined();
     expect(source.extent(DATA, 1)).toBeUndefined();
   });

@@ -4,7 +4,9 @@
  * A link can be orphaned (its worker dies, its socket stays), killed (both are gone), hung up in silence, or ended in
  * words. Takeovers go as the test has planned them.
  */
+
 import { readlinkSync } from "node:fs";
+import type { Exactness } from "../../../src/source/exactness.ts";
 import type {
   LinkObserver,
   LinkRequest,
@@ -45,6 +47,7 @@ export class FakeLink implements OpenLink {
   takeovers = 0;
   isQuiet = true;
   isUsed = false;
+  exactness: Exactness | undefined;
   confirmations = 0;
   /** What its requests took: any numbers will do. */
   latencies: number[] = [];

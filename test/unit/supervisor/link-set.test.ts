@@ -37,6 +37,8 @@ function make(count: number): { links: LinkSet; server: FakeLinkServer; heard: s
     disconnected: () => heard.push("disconnected"),
     mustCopy: () => heard.push("must copy"),
     readErrors: (message, times) => heard.push(`${times} × ${message}`),
+    exactness: () => {},
+    repinned: () => heard.push("repinned"),
   });
   return { links, server, heard };
 }

@@ -9,7 +9,7 @@ import { SourceError } from "../../../src/source/source.ts";
 import { ERRNO } from "../../../src/sys/errno.ts";
 import { close, MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
 import { ReplyQueue } from "../../../src/worker/reply-queue.ts";
-import { patternAt } from "../../helpers/sources.ts";
+import { patternAt, sharedExtent } from "../../helpers/sources.ts";
 
 const MIB = 1 << 20;
 const HEADER = 16;
@@ -57,7 +57,7 @@ describe("a reply queue", () => {
   test("is empty for as long as the socket takes everything", () => {
     expect(queue.sendBatch(patternAt(0, 1000), 500)).toBe(0);
     expect(queue.sendOwned(patternAt(500, 500))).toBe(0);
-    expect(queue.sendFile(patternAt(1000, HEADER), { fd: file, offsetBytes: 1000 + HEADER }, 1000)).toBe(0);
+    expect(queue.sendFile(patternAt(1000, HEADER), sharedExtent(file, 1000 + HEADER), 1000)).toBe(0);
     expect(queue.isEmpty).toBe(true);
     expect(arrived().equals(patternAt(0, 2000 + HEADER))).toBe(true);
   });
@@ -73,9 +73,9 @@ describe("a reply queue", () => {
   test("keeps everything in the order in which it was sent", () => {
     const parts: (() => number)[] = [
       () => queue.sendOwned(patternAt(0, 300_000)),
-      () => queue.sendFile(patternAt(300_000, HEADER), { fd: file, offsetBytes: 300_016 }, 400_000),
+      () => queue.sendFile(patternAt(300_000, HEADER), sharedExtent(file, 300_016), 400_000),
       () => queue.sendBatch(patternAt(700_016, 100), 100),
-      () => queue.sendFile(patternAt(700_116, HEADER), { fd: file, offsetBytes: 700_132 }, MIB - 700_132),
+      () => queue.sendFile(patternAt(700_116, HEADER), sharedExtent(file, 700_132), MIB - 700_132),
     ];
     expect(parts.map((send) => send())).toEqual([0, 0, 0, 0]);
     expect([queue.isEmpty, queue.needsFile]).toEqual([false, true]);
@@ -93,7 +93,7 @@ describe("a reply queue", () => {
       const header = patternAt(offsetBytes - HEADER, HEADER);
       const heard: Buffer[] = [];
       expect(() => {
-        queue.sendFile(header, { fd: file, offsetBytes }, lengthBytes);
+        queue.sendFile(header, sharedExtent(file, offsetBytes), lengthBytes);
         while (!queue.isEmpty) {
           heard.push(arrived());
           queue.flush();
@@ -112,8 +112,6 @@ describe("a reply queue", () => {
     peer = -1;
     expect(queue.flush()).toBe(-ERRNO.EPIPE);
     expect(new ReplyQueue(ours).sendOwned(patternAt(0, 10))).toBe(-ERRNO.EPIPE);
-    expect(new ReplyQueue(ours).sendFile(patternAt(0, HEADER), { fd: file, offsetBytes: 0 }, 10)).toBe(
-      -ERRNO.EPIPE,
-    );
+    expect(new ReplyQueue(ours).sendFile(patternAt(0, HEADER), sharedExtent(file, 0), 10)).toBe(-ERRNO.EPIPE);
   });
 });

@@ -12,7 +12,7 @@ import { ReplyQueue } from "../../../src/worker/reply-queue.ts";
 import { OUTBOX_BYTES } from "../../../src/worker/serve-loop.ts";
 import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
 import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { openPatternFile, PatternSource, patternAt } from "../../helpers/sources.ts";
+import { openPatternFile, openSharedFile, PatternSource, patternAt } from "../../helpers/sources.ts";
 
 // Megabytes pass through here: on a busy machine that takes longer than a unit test may.
 vi.setConfig({ testTimeout: 30_000 });
@@ -34,9 +34,12 @@ afterEach(() => {
   file = undefined;
 });
 
-function startFile(sizeBytes: number, options: { copyOnly?: boolean } = {}): HandDrivenLink {
+function startFile(
+  sizeBytes: number,
+  options: { copyOnly?: boolean; isShared?: boolean } = {},
+): HandDrivenLink {
   image = join(directory, `image-${images++}`);
-  file = openPatternFile(image, sizeBytes);
+  file = (options.isShared === false ? openPatternFile : openSharedFile)(image, sizeBytes);
   harness = new HandDrivenLink(file, options);
   return harness;
 }
@@ -181,7 +184,7 @@ describe("a file that changes under us", () => {
     ["grown", () => truncateSync(image, LARGE * 2)],
     ["modified in place", () => writeFileSync(image, Buffer.alloc(LARGE), { flag: "r+" })],
   ])("is answered with EIO, small and large reads alike: %s", (_, change) => {
-    startFile(LARGE);
+    startFile(LARGE, { isShared: false });
     expectBatch([4096, 200_000]);
     change();
     harness.put(Buffer.concat([read(1n, 0, 512), read(2n, 0, 200_000), read(3n, LARGE - 4096, 4096)]));
