@@ -8,7 +8,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
-import { describeChange } from "../source/file-identity.ts";
+import { describeChange, describeDoubt, isSameFile } from "../source/file-identity.ts";
 import { openImage } from "../source/open-image.ts";
 import { openModule } from "../source/open-module.ts";
 import { type SourceSpec, sourceUri } from "../source/source-spec.ts";
@@ -54,7 +54,13 @@ interface Found {
   readonly record: DeviceRecord;
   readonly index: number;
   readonly image: Reopened | undefined;
-  readonly imageGone: string;
+  readonly loss: Loss | undefined;
+}
+
+/** Why an image was not opened again, and what gives it back. */
+interface Loss {
+  readonly why: string;
+  readonly remedy: string;
 }
 
 /** The receivers of the killed workers' sockets need a moment to notice (kernel: recv_work). */
@@ -80,10 +86,15 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
   }
   const found: Found[] = [];
   const unclaimed = new Set(context.links);
-  const linksOf = ({ identifier }: DeviceRecord): PooledFoundLink[] => {
+  const linksOf = ({ identifier, image }: DeviceRecord): PooledFoundLink[] => {
     const links = context.links.filter(({ device }) => device === identifier);
     for (const link of links) unclaimed.delete(link);
-    return links;
+    const strange = links.filter(({ imageFd }) => !isOpen(image, imageFd));
+    for (const link of strange) {
+      note(`worker ${link.workerPid} serves ${image.path} from another file: its link is given up`);
+      link.close();
+    }
+    return links.filter((link) => !strange.includes(link));
   };
   /** Workers that somebody depends on who cannot be given another one. */
   const needed: ProcessIdentity[] = [];
@@ -110,12 +121,9 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
       );
     else {
       const image = reopen(record);
-      if (typeof image === "string") note(image);
-      found.push(
-        typeof image === "string"
-          ? { record, index, image: undefined, imageGone: image }
-          : { record, index, image, imageGone: "" },
-      );
+      const isLost = "why" in image;
+      if (isLost) note(image.why);
+      found.push({ record, index, image: isLost ? undefined : image, loss: isLost ? image : undefined });
     }
   }
   for (const link of unclaimed) letGo(link, loaded.unreadable.length > 0, context, note);
@@ -139,6 +147,10 @@ function letGo(
     note(`nbd${index} is served by a worker of ours, and no record tells how: left alone`);
   link.leave();
 }
+
+/** Whether a descriptor is of the record's image. A worker loads a module by its path. */
+const isOpen = (spec: SourceSpec, fd: number): boolean =>
+  spec.type === "module" || isSameFile(fd, spec.identity);
 
 /** Where the kernel has the record's device. All indexes are looked at only if the one in the record is not it. */
 function indexOf(
@@ -174,20 +186,26 @@ async function goOn(
   await context.adopt(record, image, index, links);
 }
 
-/** The image by its path, if what is there now is what was attached; else why not. */
-function reopen({ image: spec }: DeviceRecord): Reopened | string {
+/** The image by its path, if what is there now is what was attached. */
+function reopen({ image: spec }: DeviceRecord): Reopened | Loss {
+  const lost = (why: string): Loss => ({ why, remedy: `hand the image in: ${HAND_IN}` });
   try {
     // What it makes of its options now is for the workers to compare.
     if (spec.type === "module") return { fd: openModule(spec.path).fd, spec };
     if (spec.isHandedIn)
-      return `${sourceUri(spec)} was handed in as a descriptor: no path leads to it from here`;
+      return lost(`${sourceUri(spec)} was handed in as a descriptor: no path leads to it from here`);
     const image = openImage(spec.path);
     const change = describeChange(spec.identity, image.spec.identity);
-    if (change === undefined) return image;
+    const doubt = describeDoubt(spec.identity, image.spec.identity);
+    if (change === undefined && doubt === undefined) return image;
     close(image.fd);
-    return `${spec.path} is not what was attached: ${change}`;
+    if (change !== undefined) return lost(`${spec.path} is not what was attached: ${change}`);
+    return {
+      why: `${spec.path} may not be what was attached: ${doubt}`,
+      remedy: `if its bytes are the same, hand it in: ${HAND_IN}`,
+    };
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return lost(error instanceof Error ? error.message : String(error));
   }
 }
 
@@ -248,7 +266,7 @@ async function takeNetlink(
   const { readsInFlight } = context.view ?? SYSFS_VIEW;
   const waiting = new Map(found.map((one) => [one, readsInFlight(one.index)]));
   for (const one of [...found].sort((a, b) => (waiting.get(b) ?? 0) - (waiting.get(a) ?? 0))) {
-    const { record, index, image, imageGone } = one;
+    const { record, index, image, loss } = one;
     const name = `nbd${index} (${record.image.path})`;
     if (image !== undefined && mendable.includes(one)) {
       note(`${name} was left by manager ${record.manager.pid}, which is dead: taken over`);
@@ -262,10 +280,12 @@ async function takeNetlink(
       image === undefined
         ? "its image is no longer what was attached"
         : "it may share its worker with a device that needs that one";
-    const canBeHandedIn = image === undefined && record.image.type === "file";
-    const remedy = canBeHandedIn
-      ? `it goes on when it gets it back (${HAND_IN}), or detach it`
-      : "detach it and attach it again";
+    const awaits =
+      loss !== undefined && record.image.type === "file" ? `${loss.why}; ${loss.remedy}` : undefined;
+    const remedy =
+      awaits === undefined
+        ? "detach it and attach it again"
+        : `it goes on when it gets it back (${HAND_IN}), or detach it`;
     note(
       `${name} was left by manager ${record.manager.pid}, which is dead, and ${why}: its old worker, if any, serves on; ${remedy}`,
     );
@@ -274,11 +294,7 @@ async function takeNetlink(
         record,
         index,
         { spec: record.image, fd: image?.fd ?? -1, blockSizeBytes: record.blockSizeBytes },
-        {
-          servers: serversOf(record, [], context),
-          why,
-          ...(canBeHandedIn ? { awaits: `${imageGone}; hand the image in: ${HAND_IN}` } : {}),
-        },
+        { servers: serversOf(record, [], context), why, awaits },
         context.nbd,
         context.view,
       ),

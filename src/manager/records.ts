@@ -103,6 +103,7 @@ const historySchema: z.ZodType<DeviceHistory> = z.object({
     .nullable(),
 });
 
+const nanoseconds = z.string().regex(/^-?\d{1,30}$/);
 const fileSchema = z.object({
   type: z.literal("file"),
   path: z.string(),
@@ -113,7 +114,14 @@ const fileSchema = z.object({
     device: z.string(),
     inode: z.string(),
     sizeBytes: bytes,
-    mtimeNs: z.string().regex(/^-?\d{1,30}$/),
+    mtimeNs: nanoseconds,
+    // Former versions did not note them, and not every file system and kernel has them.
+    createdNs: nanoseconds.optional(),
+    changedNs: nanoseconds.optional(),
+    diskSequence: z
+      .string()
+      .regex(/^\d{1,20}$/)
+      .optional(),
   }),
 });
 const moduleSchema = z.object({

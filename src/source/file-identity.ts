@@ -1,12 +1,13 @@
 /**
- * Which file this is: device, inode, size and modification time, pinned when an image is opened.
+ * Which file this is: device, inode, size and times, pinned when an image is opened.
  *
- * The manager pins it once; workers get it with the descriptor and compare it on every batch; a later manager
- * compares it before it reopens a path. Changed metadata alone (rename, chmod, links) does not count.
+ * The manager pins it once; workers get it with the descriptor and compare size and modification time on every batch. A later
+ * manager compares all of it before it goes on with what it finds at a path: an inode and a disk's number are used again, and
+ * times can be set back.
  */
 
 import { ErofsNbdError } from "../errors.ts";
-import { blockDeviceSizeBytes } from "../sys/block-device.ts";
+import { blockDeviceSizeBytes, diskSequence as diskSequenceOf } from "../sys/block-device.ts";
 import { check, statxInto, statxPathInto } from "../sys/libc.ts";
 
 /** JSON-safe, because it travels to workers and into records. `mtimeNs` is a decimal string. */
@@ -17,9 +18,19 @@ export interface FileIdentity {
   readonly inode: string;
   readonly sizeBytes: number;
   readonly mtimeNs: string;
+  /** When the inode came to be (statx(2), stx_btime), where the file system keeps that: the next file with its number has another. */
+  readonly createdNs?: string | undefined;
+  /** The last change of contents or metadata (stx_ctime). Nobody can set it back; but a rename, chmod or link changes it, too. */
+  readonly changedNs?: string | undefined;
+  /** Of a block device: which of the disks that have had its number it is (BLKGETDISKSEQ), where the kernel says that. */
+  readonly diskSequence?: string | undefined;
 }
 
 const STATX_BASIC_STATS = 0x7ff;
+const STATX_BTIME = 0x800;
+const BTIME_AT = 80;
+const CTIME_AT = 96;
+const MTIME_AT = 112;
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 const S_IFBLK = 0o060000;
@@ -33,6 +44,11 @@ export class FileStat {
   /** Asks the kernel. @throws SystemError */
   refresh(fd: number): void {
     check("statx", statxInto(fd, STATX_BASIC_STATS, this.#bytes));
+  }
+
+  /** The same and when the inode came to be, which verifying needs not. @throws SystemError */
+  refreshAll(fd: number): void {
+    check("statx", statxInto(fd, STATX_BASIC_STATS | STATX_BTIME, this.#bytes));
   }
 
   /** Asks what is at a path; false when nothing can be seen there. */
@@ -66,13 +82,25 @@ export class FileStat {
   /** The identity of what was last asked for; `fd` is needed for the size of a block device. */
   identity(fd: number): FileIdentity {
     const { kind, device } = this.#place();
+    const place = { kind, device, inode: this.#inode() };
+    const mtimeNs = this.#timeNs(MTIME_AT);
+    if (kind === "block-device") {
+      const diskSequence = diskSequenceOf(fd)?.toString();
+      return { ...place, sizeBytes: blockDeviceSizeBytes(fd), mtimeNs, diskSequence };
+    }
+    const hasBirth = (this.#view.getUint32(0, true) & STATX_BTIME) !== 0;
     return {
-      kind,
-      device,
-      inode: this.#inode(),
-      sizeBytes: kind === "block-device" ? blockDeviceSizeBytes(fd) : this.sizeBytes,
-      mtimeNs: (BigInt(this.mtimeSeconds) * 1_000_000_000n + BigInt(this.mtimeNanoseconds)).toString(),
+      ...place,
+      sizeBytes: this.sizeBytes,
+      mtimeNs,
+      createdNs: hasBirth ? this.#timeNs(BTIME_AT) : undefined,
+      changedNs: this.#timeNs(CTIME_AT),
     };
+  }
+
+  #timeNs(at: number): string {
+    const seconds = this.#view.getBigInt64(at, true);
+    return (seconds * 1_000_000_000n + BigInt(this.#view.getUint32(at + 8, true))).toString();
   }
 
   #place(): Pick<FileIdentity, "kind" | "device"> {
@@ -89,6 +117,13 @@ export class FileStat {
   }
 }
 
+/** Whether a descriptor is of that very file or device. @throws SystemError */
+export function isSameFile(fd: number, identity: FileIdentity): boolean {
+  const stat = new FileStat();
+  stat.refresh(fd);
+  return stat.isSameFile(identity);
+}
+
 /** Whether a path leads to that very file or device, from where this process looks. */
 export function leadsTo(path: string, identity: FileIdentity): boolean {
   const stat = new FileStat();
@@ -98,7 +133,7 @@ export function leadsTo(path: string, identity: FileIdentity): boolean {
 /** The identity of an open image. @throws ErofsNbdError when it is neither a regular file nor a block device */
 export function identifyImage(fd: number, path: string): FileIdentity {
   const stat = new FileStat();
-  stat.refresh(fd);
+  stat.refreshAll(fd);
   if (stat.kind !== S_IFREG && stat.kind !== S_IFBLK) {
     const what = stat.kind === S_IFDIR ? "a directory" : "neither a regular file nor a block device";
     throw new ErofsNbdError("ERR_IMAGE", `Cannot use ${path}: it is ${what}`, {
@@ -112,10 +147,29 @@ export function identifyImage(fd: number, path: string): FileIdentity {
 export function describeChange(pinned: FileIdentity, found: FileIdentity): string | undefined {
   if (pinned.kind !== found.kind || pinned.device !== found.device) return "it is another file now";
   if (pinned.kind === "file" && pinned.inode !== found.inode) return "it was replaced by another file";
+  if (differ(pinned.createdNs, found.createdNs))
+    return "it was replaced by another file, which has got its inode";
+  if (differ(pinned.diskSequence, found.diskSequence))
+    return "another disk, or another medium, has its number by now";
   if (found.sizeBytes < pinned.sizeBytes)
     return `it was truncated from ${pinned.sizeBytes} to ${found.sizeBytes} bytes`;
   if (found.sizeBytes !== pinned.sizeBytes)
     return `its size changed from ${pinned.sizeBytes} to ${found.sizeBytes} bytes`;
   if (pinned.kind === "file" && pinned.mtimeNs !== found.mtimeNs) return "it was modified";
   return undefined;
+}
+
+/**
+ * Why a file that shows no change may have been changed all the same, since nobody had it open: its contents could have been
+ * written and their time been set back (cp -p, rsync, touch). Undefined when that is out of the question.
+ */
+export function describeDoubt(pinned: FileIdentity, found: FileIdentity): string | undefined {
+  return differ(pinned.changedNs, found.changedNs)
+    ? "it was touched after the attach, by a rename, chmod or link, or by a write whose time was set back"
+    : undefined;
+}
+
+/** What one of them does not know proves nothing. */
+function differ(pinned: string | undefined, found: string | undefined): boolean {
+  return pinned !== undefined && found !== undefined && pinned !== found;
 }

@@ -29,9 +29,11 @@ import {
   detachAll,
   erofsNbd,
   erofsNbdOk,
+  guardiansOf,
   killTogether,
   reach,
   run,
+  status,
   statuses,
   statusWhen,
   until,
@@ -183,7 +185,10 @@ describe("after everything has died, with another file at the path", () => {
   const guard = guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
   beforeEach(() => {
-    guard.expectKernelLog(/^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/);
+    guard.expectKernelLog(
+      /^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/,
+      /^(loop: module loaded|loop0: detected capacity change from \d+ to \d+|nbd: nbd5 already in use)$/,
+    );
   });
   afterEach(() => {
     execFileSync("sh", ["-c", 'while umount "$0" 2>/dev/null; do :; done', files.image]);
@@ -270,6 +275,47 @@ describe("after everything has died, with another file at the path", () => {
     expect((await reading()).subarray(0, wanted.length).equals(wanted)).toBe(true);
     const after = await statusWhen(device.device ?? "", "service", ({ state }) => state === "serving");
     expect(after).toMatchObject({ identifier: device.identifier, source: { uri: other() } });
+    await detachAll();
+  });
+
+  test("a disk that was made anew, with the same number and size, is another one", async () => {
+    execFileSync("modprobe", ["loop"]);
+    copyFileSync(files.image, files.at("disk"));
+    copyFileSync(files.image, files.at("next"));
+    writeFileSync(files.at("next"), "x", { flag: "r+" });
+    execFileSync("losetup", ["/dev/loop0", files.at("disk")]);
+    try {
+      const device = await attachIn("exec $CLI attach --json /dev/loop0");
+      const { managerPid } = device;
+      await until("both workers", () => workersOf(managerPid).length === 2);
+      // Without a guardian nobody begins before the disk is another one.
+      await killTogether(managerPid, ...workersOf(managerPid), ...guardiansOf(managerPid));
+      execFileSync("losetup", ["-d", "/dev/loop0"]);
+      execFileSync("losetup", ["/dev/loop0", files.at("next")]);
+      await erofsNbdOk("status");
+      expect(await status(device.device ?? "")).toMatchObject({
+        state: "stalled",
+        stalledReason: expect.stringContaining(
+          "/dev/loop0 is not what was attached: another disk, or another medium, has its number by now",
+        ),
+      });
+      await detachAll();
+    } finally {
+      execFileSync("losetup", ["-d", "/dev/loop0"]);
+    }
+  });
+
+  test("an index that another image has got shows nothing of the one before, nor while it was held open", async () => {
+    const first = await attachIn('exec $CLI attach --json --device 5 "$IMAGE"');
+    const held = openSync("/dev/nbd5", "r");
+    expectBytes(first, files.image);
+    await detachAll();
+    // The kernel keeps the index, and with it the pages, for who has it open.
+    const refused = await shell('exec $CLI attach --device 5 "$OTHER"');
+    expect(refused).toMatchObject({ code: 2, stdout: "" });
+    closeSync(held);
+    const second = await attachIn('exec $CLI attach --json --device 5 "$OTHER"');
+    expectBytes(second, other());
     await detachAll();
   });
 });

@@ -3,12 +3,15 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   appendFileSync,
+  chmodSync,
+  existsSync,
   mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -219,12 +222,13 @@ describe("a netlink device", () => {
 /** A link that a worker has told of, and what became of it. */
 function told(device: string, workerPid: number): PooledFoundLink & { readonly fates: string[] } {
   const fates: string[] = [];
+  const image = join(directory, `${device}.image`);
   return {
     device,
     workerPid,
     slot: 0,
     copyOnly: false,
-    imageFd: openSync("/dev/null", "r"),
+    imageFd: openSync(existsSync(image) ? image : "/dev/null", "r"),
     journalPath: "/nowhere",
     fates,
     open: () => {
@@ -331,6 +335,33 @@ describe("an image that is not what was attached", () => {
     expect(kept[1]).toMatchObject({ state: "stalled", stalledReason: reason, isAwaitingImage: true });
     expect((kept[1] as OrphanDevice).leave()).toMatchObject({ identifier: "a" });
     kept.pop();
+  });
+
+  test("that was touched, so that it may have been written and its times set back: it waits, too", async () => {
+    const path = await leave("a", []);
+    const { atime, mtime } = statSync(path);
+    // The clock that files are stamped with ticks every few milliseconds.
+    const { ctimeNs } = statSync(path, { bigint: true });
+    while (statSync(path, { bigint: true }).ctimeNs === ctimeNs) chmodSync(path, 0o600);
+    kernel.devices.set("a", 2);
+    await adopt();
+    expect(statSync(path)).toMatchObject({ atime, mtime });
+    expect(adopted).toEqual([]);
+    expect(kept[0]?.stalledReason).toBe(
+      `${path} may not be what was attached: it was touched after the attach, by a rename, chmod or link, or by a write whose time was set back; if its bytes are the same, hand it in: erofs-nbd attach IMAGE`,
+    );
+  });
+
+  test("that a worker of a former manager does not have open: that link is given up", async () => {
+    const one = await worker();
+    const link = { ...told("a", one.pid), imageFd: openSync("/dev/null", "r") };
+    await leave("a", [one]);
+    kernel.devices.set("a", 1);
+    const notes = await adopt([link], [one.pid]);
+    expect(notes[0]).toMatch(/^worker \d+ serves .*a\.image from another file: its link is given up$/);
+    expect(link.fates).toEqual(["closed"]);
+    expect(adopted).toMatchObject([{ links: [] }]);
+    close(link.imageFd);
   });
 
   test("one that was handed in as a descriptor is never looked for at its path", async () => {

@@ -7,6 +7,7 @@ import {
   openSync,
   renameSync,
   rmSync,
+  statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
@@ -15,7 +16,12 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
-import { describeChange, type FileIdentity, identifyImage } from "../../../src/source/file-identity.ts";
+import {
+  describeChange,
+  describeDoubt,
+  type FileIdentity,
+  identifyImage,
+} from "../../../src/source/file-identity.ts";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import { SourceError } from "../../../src/source/source.ts";
@@ -137,6 +143,40 @@ describe("an identity", () => {
     [{ inode: "13", sizeBytes: 10, mtimeNs: "18" }, "it was replaced by another file"],
   ])("that differs by %o: %s", (difference, words) => {
     expect(describeChange(pinned, { ...pinned, ...difference })).toBe(words);
+  });
+
+  test("of a file whose inode, size and time another file has got differs by when it came to be", () => {
+    const known = { ...pinned, createdNs: "3" };
+    expect(describeChange(known, { ...known, createdNs: "4" })).toBe(
+      "it was replaced by another file, which has got its inode",
+    );
+    // A file system that does not keep it, and a record of a former version.
+    expect(describeChange(known, pinned)).toBeUndefined();
+    expect(describeChange(pinned, known)).toBeUndefined();
+  });
+
+  test("of a disk differs from that of the next one with its number", () => {
+    const device: FileIdentity = { ...pinned, kind: "block-device", diskSequence: "8" };
+    expect(describeChange(device, { ...device, diskSequence: "9" })).toBe(
+      "another disk, or another medium, has its number by now",
+    );
+  });
+
+  test("shows nothing after a write whose time was set back: but that something may have happened", () => {
+    const fd = openSync(path, "r+");
+    utimesSync(path, 1, 1);
+    const first = identifyImage(fd, path);
+    const ctime = (): bigint => statSync(path, { bigint: true }).ctimeNs;
+    const before = ctime();
+    do {
+      writeSync(fd, "other", 0);
+      utimesSync(path, 1, 1);
+    } while (ctime() === before);
+    const now = identifyImage(fd, path);
+    expect(describeChange(first, now)).toBeUndefined();
+    expect(describeDoubt(first, now)).toMatch(/^it was touched after the attach/);
+    expect(describeDoubt(first, first)).toBeUndefined();
+    closeSync(fd);
   });
 
   test("of a block device does not depend on inode and time of its node", () => {

@@ -71,6 +71,8 @@ describe("openImage", () => {
         inode: expect.stringMatching(/^\d+$/),
         sizeBytes: 10,
         mtimeNs: expect.stringMatching(/^\d{19}$/),
+        createdNs: expect.stringMatching(/^\d{19}$/),
+        changedNs: expect.stringMatching(/^\d{19}$/),
       },
     });
     closeSync(fd);
