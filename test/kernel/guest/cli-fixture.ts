@@ -22,7 +22,7 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { afterAll, beforeAll, expect } from "vitest";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
-import { CLI, type CommandResult, until } from "./product.ts";
+import { CLI, type CommandResult, until, withoutWaiting } from "./product.ts";
 
 export const RUN_DIR = "/run/erofs-nbd";
 
@@ -110,7 +110,11 @@ export function start(args: readonly string[], before: readonly string[] = []): 
       said[name] += text;
     });
   }
-  const ended = once(child, "close").then(([code]) => ({ code: code as number | null, ...said }));
+  const ended = once(child, "close").then(([code]) => ({
+    code: code as number | null,
+    stdout: said.stdout,
+    stderr: withoutWaiting(said.stderr),
+  }));
   const unlessEnded = <T>(wanted: Promise<T>): Promise<T> =>
     Promise.race([
       wanted,

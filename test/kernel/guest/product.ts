@@ -50,7 +50,12 @@ export async function run(
     stderr += text;
   });
   const [code] = (await once(child, "close")) as [number | null];
-  return { code, stdout, stderr };
+  return { code, stdout, stderr: withoutWaiting(stderr) };
+}
+
+/** What a command says that has to wait on a busy machine is no news here. */
+export function withoutWaiting(stderr: string): string {
+  return stderr.replace(/^erofs-nbd: waiting for .*\n/gm, "");
 }
 
 /** Runs `erofs-nbd ARGS`. */
