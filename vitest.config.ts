@@ -3,6 +3,7 @@
  * kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";
+import { LIMITS } from "./test/limits.mjs";
 import { LongestFirst } from "./test/longest-first.ts";
 
 const kernels = (process.env["EROFS_NBD_KERNELS"] ?? "6.1,6.12,7.2,6.12-smp")
@@ -26,10 +27,9 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts"],
-          // Many of these wait for processes, on machines that may be busy with other things: above the waits inside of them
-          // (test/helpers/until.ts).
-          testTimeout: 120_000,
-          hookTimeout: 120_000,
+          // Many of these wait for processes, on machines that may be busy with other things.
+          testTimeout: LIMITS.unitTestMs,
+          hookTimeout: LIMITS.unitTestMs,
         },
       },
       {
@@ -37,8 +37,8 @@ export default defineConfig({
           name: "interop",
           include: ["test/interop/**/*.test.ts"],
           globalSetup: ["test/kernel/global-setup.ts"],
-          testTimeout: 120_000,
-          hookTimeout: 240_000,
+          testTimeout: LIMITS.unitTestMs,
+          hookTimeout: LIMITS.unitTestMs,
         },
       },
       {
@@ -46,8 +46,8 @@ export default defineConfig({
         test: {
           name: "launch",
           include: ["test/launch/**/*.test.ts"],
-          testTimeout: 120_000,
-          hookTimeout: 120_000,
+          testTimeout: LIMITS.unitTestMs,
+          hookTimeout: LIMITS.unitTestMs,
         },
       },
       {

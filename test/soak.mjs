@@ -4,7 +4,7 @@
  * time for.
  *
  * The tests are the same. Those that repeat something (kills, cuts, faults of every kind) do it EROFS_NBD_SOAK times as often
- * (test/kernel/guest/soak.ts), and their limits grow with it (test/kernel/lab/limits.mjs).
+ * (test/kernel/guest/soak.ts), and their limits grow with it (test/kernel/limits.mjs).
  */
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";

@@ -2,16 +2,15 @@
  * Waiting for something that has no event of its own: looks again every few milliseconds, with a deadline.
  */
 import { setTimeout as delay } from "node:timers/promises";
+import { LIMITS } from "../limits.mjs";
 
 const LOOK_AGAIN_MS = 5;
-/** Below a test's own limit (vitest.config.ts), above what a busy machine makes of the start of a process. */
-const DEADLINE_MS = 60_000;
 
 /** Resolves once `condition` holds. @throws Error naming `what` when it does not within the deadline */
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
-  deadlineMs: number = DEADLINE_MS,
+  deadlineMs: number = LIMITS.unitStepMs,
 ): Promise<void> {
   const endMs = Date.now() + deadlineMs;
   while (!(await condition())) {

@@ -10,8 +10,8 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { removeIfInterrupted } from "../../tools/litter.mjs";
 import { fillDirectory, makeImage } from "../helpers/erofs-image.ts";
+import { LIMITS } from "../limits.mjs";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
-import { LIMITS } from "./lab/limits.mjs";
 
 const TIME_LIMIT_MS = LIMITS.systemdMs;
 const SYSTEMD = "/lib/systemd/systemd";

@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {
   allWorkers,

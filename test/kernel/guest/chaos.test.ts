@@ -20,7 +20,7 @@ import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ChaosRun, FaultKind } from "../../../src/chaos/run.ts";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import { attach, CLI, cleanUpAfterFailure, detachAll, erofsNbd, isAlive, status } from "./product.ts";
 import { many } from "./soak.ts";

@@ -7,9 +7,9 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach } from "vitest";
+import { LIMITS } from "../../limits.mjs";
 import type { KernelLogRecord } from "../lab/kernel-log.ts";
 import { formatRecord, KernelLogReader } from "../lab/kernel-log.ts";
-import { LIMITS } from "../lab/limits.mjs";
 
 /** The machine's state at one moment, as far as tests may not change it. */
 export interface Snapshot {

@@ -9,7 +9,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   allGone,

@@ -18,7 +18,7 @@ import {
   NbdNetlink,
   type NbdNetlinkOptions,
 } from "../../../netlink/index.ts";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { type Guard, guarded } from "./leftovers.ts";
 
 /** How long a test waits for what must come. */

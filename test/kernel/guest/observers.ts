@@ -11,7 +11,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
 const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));

@@ -14,7 +14,7 @@ import type { DeviceStatus, Method, Requests } from "../../../src/manager/contro
 import { greet } from "../../../src/manager/reach-manager.ts";
 import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { connectOrStart } from "../../../src/manager/start-manager.ts";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { endObservers } from "./observers.ts";
 
 export {

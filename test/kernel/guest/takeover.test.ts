@@ -6,7 +6,7 @@
  * counted, and none may be of another level.
  */
 import { describe, expect, test } from "vitest";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { guarded } from "./leftovers.ts";
 import {
   afterFailovers,
@@ -38,7 +38,7 @@ import {
   workerSockets,
 } from "./takeover-rig.ts";
 
-const KILLS = many(12);
+const KILLS = many(8);
 const { image } = useImage("takeover", 24 << 20);
 
 describe("workers killed one after the other, at random moments", () => {

@@ -11,7 +11,7 @@ import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { BaseSequencer, parseCLI, startVitest } from "vitest/node";
-import { LIMITS } from "./limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 
 /** How vitest begins the error of a test or hook that was out of time. */
 const OUT_OF_TIME = /^(Test|Hook) timed out in /;

@@ -12,7 +12,7 @@ import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { LIMITS } from "../lab/limits.mjs";
+import { LIMITS } from "../../limits.mjs";
 
 const SHARE = process.env["EROFS_NBD_LAB_SHARE"] ?? "/tmp";
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));

@@ -1,15 +1,13 @@
 /** Waiting for an event with a deadline, and counting open sockets; for tests of everything that holds descriptors. */
 import { readdirSync, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-
-/** Below a test's own limit (vitest.config.ts). */
-const DEADLINE_MS = 60_000;
+import { LIMITS } from "../../limits.mjs";
 
 /** Resolves when `holds` does; rejects, naming `what`, when it does not within the deadline. */
 export async function until(
   what: string,
   holds: () => boolean,
-  deadlineMs: number = DEADLINE_MS,
+  deadlineMs: number = LIMITS.unitStepMs,
 ): Promise<void> {
   const end = performance.now() + deadlineMs;
   while (!holds()) {

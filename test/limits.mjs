@@ -1,14 +1,18 @@
 // @ts-check
 /**
  * Every bound of the test run, in one place, from the innermost to the outermost: each is larger than the one inside it, so that what ends
- * first is what hangs and not what waits for it. test/unit/lab/limits.test.ts holds the order.
+ * first is what hangs and not what waits for it. test/unit/limits.test.ts holds the order.
  *
  * All are generous. Nothing waits for one of them as long as something goes on: waits end at states. In milliseconds.
  */
 const ORDINARY = {
+  /** A wait for one state in a unit test. */
+  unitStepMs: 60_000,
+  /** A unit or interoperability test, and each of its hooks, where it does not ask for less. */
+  unitTestMs: 150_000,
   /** What a test has ended is gone: closing, reaping and disconnecting take a moment. */
   graceMs: 30_000,
-  /** A wait for one state inside a test: a process is there, a device serves. */
+  /** A wait for one state inside a test in a guest: a process is there, a device serves. */
   stepMs: 90_000,
   /** A test in a guest, and each of its hooks, where it does not ask for more. */
   testMs: 240_000,

@@ -1,8 +1,0 @@
-/** Types of limits.mjs for TypeScript callers. */
-export declare const LIMITS: Readonly<
-  Record<
-    "graceMs" | "stepMs" | "testMs" | "longTestMs" | "lateMs" | "silenceMs" | "systemdMs" | "kernelMs",
-    number
-  >
->;
-export declare const MAX_BOOTS: number;

@@ -1,0 +1,17 @@
+/** Types of limits.mjs for TypeScript callers. */
+export declare const LIMITS: Readonly<
+  Record<
+    | "unitStepMs"
+    | "unitTestMs"
+    | "graceMs"
+    | "stepMs"
+    | "testMs"
+    | "longTestMs"
+    | "lateMs"
+    | "silenceMs"
+    | "systemdMs"
+    | "kernelMs",
+    number
+  >
+>;
+export declare const MAX_BOOTS: number;
