@@ -46,7 +46,7 @@ export async function attach(
   try {
     const lease = await leaseSession(options.runDir);
     try {
-      return await attachOpened(lease.session, params, image.fd, lease.end, options.signal);
+      return await attachOpened(lease.session, image, lease.end, options.signal);
     } catch (error) {
       lease.end();
       throw error;
@@ -66,7 +66,7 @@ export async function attachThrough(
   refuseAborted(signal);
   const image = await openBeforehand(params);
   try {
-    return await attachOpened(session, params, image.fd, letGo, signal);
+    return await attachOpened(session, image, letGo, signal);
   } finally {
     image.close();
   }
@@ -74,14 +74,13 @@ export async function attachThrough(
 
 async function attachOpened(
   session: Session,
-  params: AttachParams,
-  imageFd: number | undefined,
+  { params, fd }: OpenedBeforehand,
   letGo: () => void,
   signal?: AbortSignal,
 ): Promise<AttachedDevice> {
   refuseAborted(signal);
   const [device] = await hearEarly(session, async () => {
-    const { device: status, notes } = await session.request("attach", params, imageFd);
+    const { device: status, notes } = await session.request("attach", params, fd);
     return [new AttachedDevice(session, status, notes, letGo)];
   });
   if (signal?.aborted === true) await undo(device as AttachedDevice, signal);
@@ -104,21 +103,27 @@ async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<ne
   throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot attach: it was aborted${rest}`, { cause: reason });
 }
 
-/** What is handed to the manager: the image's descriptor; a module is a file for workers to find by its path. */
+/** What is asked of the manager, and handed to it: the image's descriptor. A module is for workers to find by its path. */
 interface OpenedBeforehand {
+  readonly params: AttachParams;
   readonly fd: number | undefined;
   close(): void;
 }
 
 /** @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE */
-async function openBeforehand({ image, module, blockSizeBytes }: AttachParams): Promise<OpenedBeforehand> {
+async function openBeforehand(params: AttachParams): Promise<OpenedBeforehand> {
+  const { image, module, blockSizeBytes } = params;
   const { closeSync } = await import("node:fs");
   if (module === undefined) {
     const { openChecked } = await import("../manager/image-inspection.ts");
     const { fd } = openChecked(image, blockSizeBytes, false);
-    return { fd, close: () => closeSync(fd) };
+    return { params, fd, close: () => closeSync(fd) };
   }
-  const { openModule } = await import("../source/open-module.ts");
+  const [{ openModule }, { pathView }] = await Promise.all([
+    import("../source/open-module.ts"),
+    import("../source/path-view.ts"),
+  ]);
   closeSync(openModule(image).fd);
-  return { fd: undefined, close: () => {} };
+  const seen = { ...params, module: { ...module, view: pathView() } };
+  return { params: seen, fd: undefined, close: () => {} };
 }

@@ -11,6 +11,7 @@ import type { Log } from "../log.ts";
 import { describeChange, describeDoubt, isSameFile } from "../source/file-identity.ts";
 import { openImage } from "../source/open-image.ts";
 import { openModule } from "../source/open-module.ts";
+import { pathView } from "../source/path-view.ts";
 import { type SourceSpec, sourceUri } from "../source/source-spec.ts";
 import { SYSFS_VIEW } from "../supervisor/device-view.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
@@ -190,6 +191,8 @@ async function goOn(
 function reopen({ image: spec }: DeviceRecord): Reopened | Loss {
   const lost = (why: string): Loss => ({ why, remedy: `hand the image in: ${HAND_IN}` });
   try {
+    if (spec.type === "module" && spec.view !== undefined && spec.view !== pathView())
+      return lost(`${spec.path} was loaded in another mount namespace, or under another root`);
     // What it makes of its options now is for the workers to compare.
     if (spec.type === "module") return { fd: openModule(spec.path).fd, spec };
     if (spec.isHandedIn)

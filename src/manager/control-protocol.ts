@@ -20,7 +20,7 @@ export interface AttachParams {
   /** What the caller calls the image; its descriptor comes along with the request. With `module` that module's absolute path. */
   readonly image: string;
   /** With it `image` is a module that workers load, and that makes a source of these options (source/module-source.ts). */
-  readonly module?: { readonly options: JsonValue } | undefined;
+  readonly module?: ModuleParams | undefined;
   /** `any`: netlink, or ioctl with a note where the kernel has no netlink family for nbd. */
   readonly interface: "netlink" | "ioctl" | "any";
   /** Null: the kernel picks. */
@@ -39,6 +39,12 @@ export interface AttachParams {
    * is there: then the device gets autoclear, else it is detached.
    */
   readonly forMount: boolean;
+}
+
+/** `view` is the caller's (source/path-view.ts): the path must mean the same for manager and workers. */
+export interface ModuleParams {
+  readonly options: JsonValue;
+  readonly view?: string | undefined;
 }
 
 export interface Requests {
@@ -177,7 +183,7 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
   stepDown: nothing,
   attach: z.strictObject({
     image: path,
-    module: z.strictObject({ options: moduleOptions }).optional(),
+    module: z.strictObject({ options: moduleOptions, view: z.string().max(200).optional() }).optional(),
     interface: z.enum(["netlink", "ioctl", "any"]),
     index: index.nullable(),
     connections: z.number().int().min(1).max(MAX_CONNECTIONS),

@@ -13,7 +13,7 @@
  */
 
 import type { Exactness } from "../source/exactness.ts";
-import { FileStat } from "../source/file-identity.ts";
+import { type FileIdentity, FileStat } from "../source/file-identity.ts";
 import { leaseBreakTimeMs, takeReadLease } from "../source/read-lease.ts";
 import type { Image } from "../supervisor/ports.ts";
 import { close, hasReadLease, setSignalOwner } from "../sys/libc.ts";
@@ -80,8 +80,10 @@ export class LinkLease {
     const { spec } = this.#image;
     if (spec.type !== "file" || spec.identity.mtimeNs === exactness.mtimeNs) return false;
     // A worker has fewer rights than we have, and is believed only what is so.
-    if (this.#mtimeNs !== exactness.mtimeNs) return false;
-    this.#image.spec = { ...spec, identity: { ...spec.identity, mtimeNs: exactness.mtimeNs } };
+    const found = this.#found;
+    if (found?.mtimeNs !== exactness.mtimeNs) return false;
+    const { mtimeNs, changedNs } = found;
+    this.#image.spec = { ...spec, identity: { ...spec.identity, mtimeNs, changedNs } };
     return true;
   }
 
@@ -107,11 +109,11 @@ export class LinkLease {
     if (spec.type === "file" && spec.identity.kind === "file") this.#fd = takeReadLease(fd, workerPid);
   }
 
-  get #mtimeNs(): string | undefined {
+  get #found(): FileIdentity | undefined {
     try {
       const stat = new FileStat();
       stat.refresh(this.#image.fd);
-      return stat.identity(this.#image.fd).mtimeNs;
+      return stat.identity(this.#image.fd);
     } catch {
       return undefined;
     }
@@ -119,6 +121,8 @@ export class LinkLease {
 
   get #isUnchanged(): boolean {
     const { spec } = this.#image;
-    return spec.type === "file" && spec.identity.kind === "file" && this.#mtimeNs === spec.identity.mtimeNs;
+    return (
+      spec.type === "file" && spec.identity.kind === "file" && this.#found?.mtimeNs === spec.identity.mtimeNs
+    );
   }
 }

@@ -16,6 +16,7 @@ import type { Log } from "../log.ts";
 import { describeChange } from "../source/file-identity.ts";
 import { type OpenImage, openHandedImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
+import { pathView } from "../source/path-view.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import { DeviceSupervisor } from "../supervisor/device-supervisor.ts";
@@ -293,6 +294,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       return { ...image, inspect: () => inspectImage(image, blockSizeBytes, forMount) };
     }
     if (imageFd !== undefined) close(imageFd);
+    refuseOtherView(name, module.view);
     const { fd, spec, head } = await inspectModule(
       name,
       module.options,
@@ -695,6 +697,20 @@ export class Manager extends EventEmitter<ManagerEvents> {
     const path = device.index === undefined ? null : devicePath(device.index);
     this.emit("event", { at: new Date().toISOString(), device: path, ...event } as DeviceEvent);
   }
+}
+
+/** Workers load a module by its path: it has to lead to the same file for them. @throws ErofsNbdError ERR_SOURCE */
+function refuseOtherView(path: string, view: string | undefined): void {
+  if (view !== undefined && view === pathView()) return;
+  throw new ErofsNbdError(
+    "ERR_SOURCE",
+    `Cannot use source module ${path}: ${
+      view === undefined
+        ? "the program does not say in which mount namespace (it has no /proc, or an older version of this package)"
+        : "the manager is in another mount namespace, or under another root, where the path may lead elsewhere"
+    }`,
+    { hint: `attach it from where the manager is: nsenter -t ${process.pid} -m -r` },
+  );
 }
 
 /** Journals of links that are no more: their manager died before it could remove them. */

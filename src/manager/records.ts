@@ -127,6 +127,7 @@ const fileSchema = z.object({
 const moduleSchema = z.object({
   type: z.literal("module"),
   path: z.string(),
+  view: z.string().optional(),
   // JSON, as all of the file is; what it means is the module's business.
   options: z.custom<JsonValue>((value) => value !== undefined),
   sizeBytes: bytes,

@@ -7,6 +7,7 @@
 import { setPriority } from "node:os";
 import { ErofsNbdError } from "../errors.ts";
 import { openModule } from "../source/open-module.ts";
+import { pathView } from "../source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../source/source-spec.ts";
 import { close } from "../sys/libc.ts";
 import type { InspectedSource } from "../worker/worker-protocol.ts";
@@ -37,7 +38,8 @@ export async function inspectModule(
   const module = openModule(path);
   try {
     const { sizeBytes, identity, head } = await askWorker(module.path, options, headBytes, workers);
-    const spec = { type: "module", path: module.path, options, sizeBytes, identity } as const;
+    const view = pathView();
+    const spec = { type: "module", path: module.path, view, options, sizeBytes, identity } as const;
     return { fd: module.fd, spec, head };
   } catch (error) {
     close(module.fd);

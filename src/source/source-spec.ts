@@ -36,6 +36,8 @@ export interface ModuleSourceSpec {
   readonly type: "module";
   /** Absolute path of the module. */
   readonly path: string;
+  /** From where the path was followed at the attach (path-view.ts); former versions did not note it. */
+  readonly view?: string | undefined;
   readonly options: JsonValue;
   /** As of the attach: a worker that gets another size, or another identity, refuses to serve. */
   readonly sizeBytes: number;

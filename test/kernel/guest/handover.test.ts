@@ -41,6 +41,8 @@ import {
   workersOf,
 } from "./product.ts";
 
+/** The package as it is installed. */
+const LIBRARY = new URL("../../../dist/src/index.js", import.meta.url).href;
 const files = cliFixture();
 /** Another image of the same size, which lies somewhere else. */
 const other = (): string => files.at("other.erofs");
@@ -72,7 +74,7 @@ function shell(script: string, ...before: readonly string[]): ReturnType<typeof 
 
 async function attachIn(script: string, ...before: readonly string[]): Promise<DeviceStatus> {
   const { code, stdout, stderr } = await shell(script, ...before);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  expect(code, stderr).toBe(0);
   return JSON.parse(stdout) as DeviceStatus;
 }
 
@@ -133,6 +135,22 @@ describe("the device has the bytes of the image that the command has open", () =
     } finally {
       execFileSync("umount", ["-R", "-l", jail]);
     }
+  });
+
+  test("a source module, which workers load by its path, is refused from there", async () => {
+    writeFileSync(
+      files.at("module.mjs"),
+      "export const open = () => ({ sizeBytes: 4096, read: (to) => void to.fill(7) });",
+    );
+    const program = `const { attach } = await import(${JSON.stringify(LIBRARY)});
+      const device = await attach({ module: ${JSON.stringify(files.at("module.mjs"))} }).catch(({ message }) => message);
+      console.log(device.device ?? device);
+      await device.detach?.();`;
+    const words = [process.execPath, "--input-type=module", "-e", program];
+    const refused = await run("unshare", ["-m", ...words]);
+    expect(refused.stdout).toMatch(/^Cannot use source module .*: the manager is in another mount namespace/);
+    expect(await statuses()).toEqual([]);
+    expect((await run("env", words)).stdout).toMatch(/^\/dev\/nbd\d+$/m);
   });
 
   test("/dev/stdin, and a descriptor by its number", async () => {

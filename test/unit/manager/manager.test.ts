@@ -95,6 +95,24 @@ describe("attach refuses", () => {
   }
 });
 
+describe("a source module", () => {
+  test.each([
+    [undefined, "the program does not say in which mount namespace"],
+    ["mnt:[1] root 2 on mount 3", "the manager is in another mount namespace, or under another root"],
+  ])("that is named from elsewhere (%s) is refused, and no worker loads it", async (view, words) => {
+    const path = join(base, "module.mjs");
+    writeFileSync(path, "export const open = () => ({ sizeBytes: 512, read() {} });");
+    await expect(
+      manager.attach({ ...params(path), module: { options: null, view } }, undefined),
+    ).rejects.toMatchObject({
+      code: "ERR_SOURCE",
+      message: expect.stringContaining(words),
+    });
+    expect(logged.filter((line) => line.startsWith("Started worker"))).toEqual([]);
+    expect(openFiles()).toEqual([]);
+  });
+});
+
 describe("targets that are not there", () => {
   test("status: not attached, by index and by path", async () => {
     await expect(manager.status({ index: 1_048_575 })).rejects.toMatchObject({
