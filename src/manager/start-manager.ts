@@ -61,11 +61,11 @@ export async function connectOrStart(runDir: RunDir, options: StartOptions = {})
       }
       if (started.end !== undefined) {
         const words = started.lastWords();
-        if (words === undefined || !TAKEN.test(words) || starts > MAX_STARTS)
-          throw cannotStart(runDir, words ?? started.end);
+        const mayTryAgain = started.hasLeft || (words !== undefined && TAKEN.test(words));
         // The manager that has the directory answers soon, or was just ending.
-        const holder = lockHolder(runDir);
+        const holder = mayTryAgain ? lockHolder(runDir) : undefined;
         if (holder === undefined) {
+          if (!mayTryAgain || starts >= MAX_STARTS) throw cannotStart(runDir, words ?? started.end);
           starts += 1;
           started = new StartedManager(runDir, options.program ?? CLI_PATH);
         }
@@ -141,6 +141,7 @@ class StartedManager {
   readonly #logStartBytes: number;
   readonly #kill: () => void;
   #end: string | undefined;
+  #code: number | null = null;
 
   /** @throws ErofsNbdError ERR_RUN_DIR */
   constructor(runDir: RunDir, program: string) {
@@ -157,6 +158,7 @@ class StartedManager {
     this.pid = child.pid ?? -1;
     this.#kill = () => void child.kill("SIGKILL");
     child.once("exit", (code, signal) => {
+      this.#code = code;
       this.#end = `it ended with ${signal ?? `code ${code}`}, and its log does not say why (is ${runDir.path} full?)`;
       process.off("exit", this.abandon);
     });
@@ -171,6 +173,11 @@ class StartedManager {
   /** How it ended, in words; undefined while it runs. */
   get end(): string | undefined {
     return this.#end;
+  }
+
+  /** It has ended as one does that has nothing to do: we were not quick enough to ask it. */
+  get hasLeft(): boolean {
+    return this.#code === 0;
   }
 
   /** It is used: from now on it ends by itself. */

@@ -4,7 +4,7 @@
  *
  * How it behaves is in `behaviour.json` in the run directory's parent: it may be slow with its socket, stop, or die.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -17,12 +17,16 @@ const { ControlServer } = await import(new URL("manager/control-server.js", dist
 
 const runDir = chooseRunDir(process.argv[process.argv.indexOf("--run-dir") + 1]);
 const path = join(dirname(runDir.path), "behaviour.json");
-/** @type {{ lastWords?: string, slowMs?: number, stopped?: "starting" | "listening" }} */
+/** @type {{ lastWords?: string, slowMs?: number, leaves?: boolean, stopped?: "starting" | "listening" }} */
 const behaviour = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : {};
 
 if (behaviour.lastWords !== undefined) {
   process.stderr.write(`erofs-nbd: ${behaviour.lastWords}\n`);
   process.exit(2);
+}
+if (behaviour.leaves === true && !existsSync(`${path}.left`)) {
+  writeFileSync(`${path}.left`, "");
+  process.exit(0);
 }
 prepareRunDir(runDir);
 const lock = lockRunDir(runDir);

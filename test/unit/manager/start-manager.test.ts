@@ -115,6 +115,13 @@ describe("connectOrStart", () => {
     expect(words.filter((line) => line.includes("EPERM"))).toHaveLength(1);
   });
 
+  test("one that has left because it was asked too late: another is started", async () => {
+    behave({ leaves: true });
+    const { pid } = await start();
+    end(pid);
+    expect(existsSync(join(base, "behaviour.json.left"))).toBe(true);
+  });
+
   test("a run directory that cannot be made: told, nothing is started", async () => {
     writeFileSync(runDir.path, "a file");
     await expect(start()).rejects.toMatchObject({ code: "ERR_RUN_DIR" });
