@@ -43,6 +43,7 @@ const LEFT_OUT = {
   6.12: [
     "chaos.test.ts",
     "cli.test.ts",
+    "handover.test.ts",
     "manager.test.ts",
     "mount.test.ts",
     "takeover-links.test.ts",
