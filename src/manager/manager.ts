@@ -47,7 +47,7 @@ import { OrphanDevice } from "./orphan-device.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "./process-identity.ts";
 import { type DeviceRecord, type NewRecord, RecordStore, settingsOf } from "./records.ts";
 import { meetWorkers } from "./reunion.ts";
-import type { RunDir } from "./run-dir.ts";
+import { hasRecords, type RunDir } from "./run-dir.ts";
 import { inspectModule } from "./source-inspector.ts";
 import { type PoolOptions, type Renewal, WorkerPool } from "./worker-pool.ts";
 
@@ -66,6 +66,8 @@ const BORROWER_POLL_MS = 250;
 
 /** Two: the links of a dead worker have somewhere to go at once. */
 const POOL_SIZE = 2;
+/** How often to look whether no attach waits, and the second worker can be started. */
+const SECOND_WORKER_MS = 500;
 
 export interface ManagerOptions {
   readonly runDir: RunDir;
@@ -103,6 +105,8 @@ export class Manager extends EventEmitter<ManagerEvents> {
       [...this.#devices.values()].some(({ state }) => state === "taking-over" || state === "reconnecting"),
     write: (device) => this.#persist(device).catch((error: unknown) => this.#log.error(String(error))),
   });
+  /** Attaches that have begun and are not answered. */
+  #attaching = 0;
   /** What a start has found and done, for the next `status`. */
   #notes: string[] = [];
 
@@ -167,7 +171,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   async start(): Promise<void> {
     const { met, silent } = await meetWorkers(this.#runDir.workers, this.#runDir.journals);
     const links = met.flatMap((acquaintance) => this.#pool.adopt(acquaintance));
-    this.#pool.fill();
+    this.#startWorkers();
     clearJournals(this.#runDir.journals, links);
     this.#notes = await adoptDevices(this.#records, {
       log: this.#log,
@@ -231,6 +235,17 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return this.#byIndex(index);
   }
 
+  /** All at once where devices wait for them; else the first, and the others when the first attach has been answered. */
+  #startWorkers(): void {
+    if (hasRecords(this.#runDir)) return this.#pool.fill();
+    this.#pool.begin();
+    const rest = setInterval(() => {
+      if (this.#attaching > 0) return;
+      clearInterval(rest);
+      this.#pool.fill();
+    }, SECOND_WORKER_MS).unref();
+  }
+
   /**
    * Attaches an image and returns the device when it can be read. A device that has lost this image and waits for it is what
    * was asked for, unless a mount or another index is wanted. `imageFd` is the image's descriptor, which is taken over. Where
@@ -241,6 +256,19 @@ export class Manager extends EventEmitter<ManagerEvents> {
     params: AttachParams,
     imageFd: number | undefined,
     borrowerPid?: number,
+  ): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+    this.#attaching += 1;
+    try {
+      return await this.#attach(params, imageFd, borrowerPid);
+    } finally {
+      this.#attaching -= 1;
+    }
+  }
+
+  async #attach(
+    params: AttachParams,
+    imageFd: number | undefined,
+    borrowerPid: number | undefined,
   ): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
     const opened = await this.#openSource(params, imageFd);
     let device: ManagedDevice | undefined;

@@ -1,8 +1,8 @@
 /**
  * Where links go: to a worker when they are opened, to another when theirs dies, to fresh ones in an upgrade.
  *
- * Implements LinkServer for the supervisors. There are always two workers, so that the links of a dead one have somewhere
- * to go at once, to a process that is warm. Which one a link goes to, and how long one waits whose workers die again and
+ * Implements LinkServer for the supervisors. There are two workers, so that the links of a dead one have somewhere
+ * to go at once, to a process that is warm; the second is started when the first attach has been answered. Which one a link goes to, and how long one waits whose workers die again and
  * again, is judged in crash-loop.ts; the processes themselves are worker-set.ts.
  */
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
@@ -82,6 +82,11 @@ export class WorkerPool implements LinkServer {
     this.#workers.fill();
   }
 
+  /** Starts the first of them; the others follow with `fill`. */
+  begin(): void {
+    this.#workers.begin();
+  }
+
   get pids(): number[] {
     return this.#workers.all.map((worker) => worker.pid);
   }
@@ -105,7 +110,10 @@ export class WorkerPool implements LinkServer {
   }
 
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
-    if (request.spread) await this.#idleWorker(signal);
+    if (request.spread) {
+      this.#workers.fill();
+      await this.#idleWorker(signal);
+    }
     const link = createLink(this.#nextLink++, request, observer, this.#journals);
     try {
       for (;;) {

@@ -42,6 +42,8 @@ export class WorkerSet {
   readonly #backoff = new RestartBackoff();
   readonly #ticker: NodeJS.Timeout;
   #lastDeath = "none has started yet";
+  /** One worker will do for now; see `begin`. */
+  #holdsBack = false;
   #restart: NodeJS.Timeout | undefined;
   #stopped = false;
   #tickedAt = performance.now();
@@ -83,8 +85,24 @@ export class WorkerSet {
 
   /** Starts workers until there are enough. They get ready in their own time. */
   fill(): void {
+    this.#holdsBack = false;
+    this.#fill();
+  }
+
+  /** Starts one worker, if there is none, and the others with the next `fill`: what waits for the first is not to wait for them, too. */
+  begin(): void {
+    this.#holdsBack = true;
+    this.#fill();
+  }
+
+  /** How many there are to be now. */
+  get #goal(): number {
+    return this.#holdsBack ? 1 : this.#options.size;
+  }
+
+  #fill(): void {
     try {
-      while (!this.#stopped && this.#workers.size < this.#options.size) this.#start();
+      while (!this.#stopped && this.#workers.size < this.#goal) this.#start();
     } catch (error) {
       this.#cannotStart(error);
     }
@@ -93,8 +111,8 @@ export class WorkerSet {
   /** As `fill`, but not while a start is put off; and one more than enough where those there are will not do. */
   want(beyondSize: boolean): void {
     if (this.#restart !== undefined) return;
-    this.fill();
-    if (!beyondSize || this.#stopped || this.#workers.size !== this.#options.size) return;
+    this.#fill();
+    if (!beyondSize || this.#stopped || this.#workers.size !== this.#goal) return;
     try {
       this.#start();
     } catch (error) {
@@ -208,10 +226,10 @@ export class WorkerSet {
   }
 
   #startLater(delayMs: number): void {
-    if (delayMs <= 0 && this.#restart === undefined) return this.fill();
+    if (delayMs <= 0 && this.#restart === undefined) return this.#fill();
     this.#restart ??= setTimeout(() => {
       this.#restart = undefined;
-      this.fill();
+      this.#fill();
     }, delayMs);
   }
 

@@ -92,14 +92,15 @@ function observer(): Observed {
   };
 }
 
-function startPool(options: Partial<PoolOptions> = {}): { pool: WorkerPool; log: string[] } {
+function startPool(options: Partial<PoolOptions> = {}, isWhole = true): { pool: WorkerPool; log: string[] } {
   const log: string[] = [];
   const pool = new WorkerPool(
     { size: 2, stderr: "ignore", workerPath: WORKER_PATH, directory: workers, journals, ...options },
     { log: (level, message) => log.push(`${level}: ${message}`) },
   );
   pools.push(pool);
-  pool.fill();
+  if (isWhole) pool.fill();
+  else pool.begin();
   return { pool, log };
 }
 
@@ -146,6 +147,39 @@ async function readOver(link: OpenLink): Promise<MiniNbdClient> {
   expect(await client.read(4096, 1000)).toEqual(Buffer.from(content.subarray(4096, 5096)));
   return client;
 }
+
+describe("a pool that begins with one worker", () => {
+  test("gives it a link; the second is started when it is asked for", async () => {
+    const { pool } = startPool({}, false);
+    const first = pool.pids;
+    expect(first).toHaveLength(1);
+    // Waiting for the first worker is no reason to start another beside it.
+    const link = await open(pool, observer(), { spread: false });
+    expect([pool.pids, link.workerPid]).toEqual([first, first[0]]);
+    pool.fill();
+    expect(pool.pids).toHaveLength(2);
+    close(link.kernelFd);
+  });
+
+  test("starts the second at once for links that are to be spread", async () => {
+    const { pool } = startPool({}, false);
+    const links = [await open(pool, observer(), { spread: false }), await open(pool)];
+    expect(new Set(links.map(({ workerPid }) => workerPid)).size).toBe(2);
+    for (const { kernelFd } of links) close(kernelFd);
+  });
+
+  test("starts another one when it dies", async () => {
+    const { pool } = startPool({}, false);
+    const heard = observer();
+    const link = await open(pool, heard, { spread: false });
+    const killed = link.workerPid;
+    process.kill(killed, "SIGKILL");
+    expect(await takenOver(link, heard)).toMatchObject({ safe: true });
+    expect(link.workerPid).not.toBe(killed);
+    expect(pool.pids).toHaveLength(1);
+    close(link.kernelFd);
+  });
+});
 
 describe("links", () => {
   test("two workers; links are spread over them, serve, count, and end once with words", async () => {
