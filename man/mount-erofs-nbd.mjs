@@ -12,7 +12,7 @@ the device end with its last mount: a plain umount(8) ends everything. It is fou
 puts it there, together with what systemd needs; without systemd, erofs-nbd install-units --prefix / does. It is a script:
 
   #!/bin/sh
-  exec /usr/local/bin/node /DIRECTORY/OF/erofs-nbd/dist/src/cli/mount-helper.js "$@"
+  exec /usr/local/bin/node /DIRECTORY/OF/erofs-nbd/dist/src/cli/mount-helper.cjs "$@"
 
 A link to the program finds Node in /usr/bin or /bin alone, because mount(8) gives its helpers no PATH.
 

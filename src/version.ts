@@ -5,6 +5,9 @@ interface PackageFile {
   readonly version: string;
 }
 
+/** Set by the build where it makes one file of many. */
+declare const BUNDLED_VERSION: string | undefined;
+
 /** package.json lies two folders above the built file, one above the source. */
 function readVersion(): string {
   for (const candidate of ["../../package.json", "../package.json"]) {
@@ -17,4 +20,4 @@ function readVersion(): string {
   return "unknown";
 }
 
-export const VERSION: string = readVersion();
+export const VERSION: string = typeof BUNDLED_VERSION === "string" ? BUNDLED_VERSION : readVersion();

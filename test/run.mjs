@@ -67,6 +67,12 @@ function step(title, packageName, program, args, env = {}) {
   return status === 0;
 }
 
+/** Makes the programs' bundles of what the compiler has made; true when that worked. */
+function bundle() {
+  const { status } = spawnSync(process.execPath, ["tools/bundle.mjs"], { cwd: ROOT, stdio: "inherit" });
+  return status === 0;
+}
+
 /**
  * Counts from vitest's JSON report. A file that failed without any test counts as one failure, an unhandled error too.
  * @param {string} path
@@ -118,7 +124,7 @@ function main() {
     process.stderr.write(`${obstacle}\nhint: without --host the tests boot kernels of their own\n`);
     return 1;
   }
-  if (request.build && !step("build", "typescript", "tsc", ["-p", "tsconfig.build.json"])) {
+  if (request.build && !(step("build", "typescript", "tsc", ["-p", "tsconfig.build.json"]) && bundle())) {
     process.stdout.write("\n0 passed, 1 failed, 0 skipped\n");
     return 1;
   }

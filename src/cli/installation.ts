@@ -38,7 +38,7 @@ type Plan = FileAction & { readonly file: SystemFile };
 const DIRECTORY_MODE = 0o755;
 
 /** What npm's link to the mount helper is called, and what that leads to. */
-const HELPER_NAMES = new Set(["mount.erofs.nbd", "mount-helper.js"]);
+const HELPER_NAMES = new Set(["mount.erofs.nbd", "mount-helper.cjs", "mount-helper.js"]);
 
 /** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
@@ -125,7 +125,7 @@ function planWriting(path: string, file: SystemFile, prefix: string): Plan {
 
 /** Of one that leads nowhere its words must do: the Node that it was made with, and all that was installed there, are gone. */
 function isToHelper({ words, target }: Link): boolean {
-  if (target !== NOWHERE) return target.endsWith("/mount-helper.js");
+  if (target !== NOWHERE) return /\/mount-helper\.c?js$/.test(target);
   return HELPER_NAMES.has(basename(words));
 }
 

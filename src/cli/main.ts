@@ -1,31 +1,48 @@
 #!/usr/bin/env node
-import { EXIT } from "../errors.ts";
 /**
- * Entry of `erofs-nbd`: builds the program, runs one command, turns any error into a line, a hint and an exit code.
+ * Entry of `erofs-nbd`: loads as little as the command line needs.
  *
- * The manager starts this file, too (`manager --auto`). Nothing imports it. It ends the process itself, so that a
- * forgotten handle shows as a wrong result in a test and not as a command that hangs.
+ * Most of a short command's time is Node's own start and the loading of files. The build makes one file each of what is waited for
+ * (tools/bundle.mjs): the manager, and the commands that talk to one. Everything else, and whatever is not understood here, is run from
+ * the files as they are, which is always right. The manager is started by this file as well (`manager --auto`).
  */
-import { CliContext } from "./context.ts";
-import { createProgram } from "./program.ts";
-import { exitCodeOfError, formatError } from "./report.ts";
+import { writeSync } from "node:fs";
+import { createRequire } from "node:module";
+import { VERSION } from "../version.ts";
 
-async function main(argv: readonly string[]): Promise<number> {
-  const context = new CliContext();
+/** The commands in client.cjs. */
+const CLIENTS = ["attach", "detach", "mount", "umount", "status", "upgrade"];
+/** What makes them more than that: a manager of their own, a live table. */
+const NOT_CLIENTS = ["--foreground", "--watch"];
+const VERBOSE = ["-v", "--verbose"];
+
+/** The command's name, where nothing but the global options stands before it. */
+function commandOf(words: readonly string[]): string | undefined {
+  let at = 0;
+  while (VERBOSE.includes(words[at] ?? "") || words[at] === "--run-dir")
+    at += words[at] === "--run-dir" ? 2 : 1;
+  return words[at];
+}
+
+function bundleFor(words: readonly string[]): string | undefined {
+  const command = commandOf(words);
+  if (command === "manager") return "../manager/main.cjs";
+  const isClient =
+    command === undefined || command === "--help" || command === "-h" || CLIENTS.includes(command);
+  return isClient && !words.some((word) => NOT_CLIENTS.includes(word)) ? "./client.cjs" : undefined;
+}
+
+/** Without Node's stream, which takes longer to make than all of this. */
+function printVersion(): void {
   try {
-    await createProgram(context).parseAsync(argv, { from: "user" });
-    return context.exitCode;
-  } catch (error) {
-    const text = formatError(error, context.isVerbose, context.commandName);
-    if (text !== "") process.stderr.write(text);
-    return exitCodeOfError(error);
+    writeSync(1, `${VERSION}\n`);
+  } catch {
+    // EPIPE: whoever read it has gone. EAGAIN: a pipe that is full already.
   }
 }
 
-// Whoever read our stderr may be gone; there is nobody left to tell.
-process.stderr.on("error", () => {});
-process.on("uncaughtException", (error) => {
-  process.stderr.write(formatError(error, true));
-  process.exit(EXIT.bug);
-});
-process.exit(await main(process.argv.slice(2)));
+const words = process.argv.slice(2);
+const bundle = bundleFor(words);
+if (words.length === 1 && (words[0] === "--version" || words[0] === "-V")) printVersion();
+else if (bundle !== undefined) createRequire(import.meta.url)(bundle);
+else void import("./run.ts");

@@ -46,4 +46,4 @@ process.on("uncaughtException", (error) => {
   process.stderr.write(formatError(error, true));
   process.exit(EXIT.bug);
 });
-process.exit(await main(process.argv.slice(2)));
+void main(process.argv.slice(2)).then((code) => process.exit(code));

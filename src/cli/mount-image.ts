@@ -11,6 +11,7 @@ import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import type { ControlClient } from "../manager/control-client.ts";
 import type { DeviceStatus } from "../manager/control-protocol.ts";
+import { openChecked } from "../manager/image-inspection.ts";
 import { readTarget } from "../manager/target.ts";
 import type { OpenImage } from "../source/open-image.ts";
 import { devicePath, indexMountedAt } from "../supervisor/sysfs.ts";
@@ -21,7 +22,7 @@ import type { Remembered } from "./interrupts.ts";
 import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { type ProgramEnd, programError, runProgram } from "./mount-program.ts";
-import { openChecked, requireRoot } from "./preconditions.ts";
+import { requireRoot } from "./preconditions.ts";
 
 /** What is to be mounted where, and how. */
 export interface MountRequest {

@@ -1,11 +1,9 @@
 /**
- * What is checked before a manager is started: a bad path or a missing right must not leave a daemon behind.
+ * What is checked before a manager is started, beside the image: a missing right must not leave a daemon behind.
  *
- * The manager checks all of it again, on the descriptor that it is handed.
+ * The manager checks it again. Most commands need no more than this, so nothing is loaded for it.
  */
 import { ErofsNbdError } from "../errors.ts";
-
-export { openChecked } from "../manager/image-inspection.ts";
 
 /** `act` follows «Cannot ». @throws ErofsNbdError ERR_PERMISSION */
 export function requireRoot(act: string): void {

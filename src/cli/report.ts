@@ -7,6 +7,7 @@
  */
 import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
 import { printable } from "../printable.ts";
+import { toSourceLines } from "../source-lines.ts";
 
 interface ErrorShape {
   readonly code?: unknown;
@@ -103,6 +104,8 @@ function stacksOf(error: Error): string[] {
 
 /** With the lines of its message indented as its frames are: none can pass for one of ours. */
 function stackOf(error: Error): string {
-  const [first = "", ...more] = (error.stack ?? error.message).split("\n").map(printable);
+  const [first = "", ...more] = toSourceLines(error.stack ?? error.message)
+    .split("\n")
+    .map(printable);
   return [first, ...more.map((line) => `    ${line.trimStart()}`)].join("\n");
 }

@@ -10,7 +10,7 @@ import { ADMIN_UNIT_DIRECTORY, SERVICE, UNIT_DIRECTORY } from "../manager/system
 export interface Installation {
   /** Absolute. */
   readonly nodePath: string;
-  /** The directory of main.js and mount-helper.js, absolute. */
+  /** The directory of main.cjs and mount-helper.cjs, absolute. */
   readonly programDirectory: string;
   /** As `systemctl --version` says; 0: not known. */
   readonly systemdVersion: number;
@@ -55,7 +55,7 @@ export function serviceFiles(installation: Installation): SystemFile[] {
       path: MOUNT_HELPER,
       mode: 0o755,
       // No link: it names the Node that was chosen, and mount(8) gives no PATH by which another could be found.
-      text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(`${programDirectory}/mount-helper.js`)} "$@"\n`,
+      text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(`${programDirectory}/mount-helper.cjs`)} "$@"\n`,
     },
   ];
 }
@@ -69,7 +69,7 @@ options nbd max_part=0
 `;
 
 function managerUnit({ nodePath, programDirectory, systemdVersion }: Installation): string {
-  const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.js`)}`;
+  const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.cjs`)}`;
   const survival =
     systemdVersion >= SURVIVES_FINAL_KILL
       ? "# Workers outlive the last SIGKILL of a shutdown: something that could not be unmounted may still read.\nSurviveFinalKillSignal=yes\n"
@@ -144,7 +144,7 @@ const STOP_SCRIPT =
   'id=$$(sed -n "/identifier/{s/.*: .//;s/.,//p;q}" "$$1"); shift; exec "$$@" "$${id:-$$0}"';
 
 function imageUnit({ nodePath, programDirectory }: Installation): string {
-  const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.js`)}`;
+  const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.cjs`)}`;
   const record = "%t/erofs-nbd@%i/device";
   return `# For an image that is to be attached and not mounted: erofs-nbd@$(systemd-escape --path /srv/a.erofs).service
 # Options of «attach» go into OPTIONS, with «systemctl edit»: Environment=OPTIONS="--device 5".

@@ -4,7 +4,7 @@
  * A request carries an id and gets exactly one answer with it; after `watch`, events follow on the same connection.
  * The manager checks requests with the schemas below; answers are trusted, since only the manager can send them.
  */
-import { z } from "zod";
+import * as z from "zod";
 import type { AnyErrorCode, ExitCode } from "../errors.ts";
 import type { JsonValue } from "../source/source-spec.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";

@@ -8,9 +8,10 @@
  */
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
-import { z } from "zod";
+import * as z from "zod";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
+import { toSourceLines } from "../source-lines.ts";
 import { Acceptor } from "../sys/acceptor.ts";
 import { DescriptorReader } from "../sys/descriptor-stream.ts";
 import { close, duplicate, effectiveUid, peerCredentials } from "../sys/libc.ts";
@@ -301,7 +302,9 @@ class ControlConnection {
     } catch (error) {
       const fault = faultOf(error);
       if (fault.code === "ERR_INTERNAL")
-        this.#log.error("A request failed by a bug", { stack: error instanceof Error ? error.stack : error });
+        this.#log.error("A request failed by a bug", {
+          stack: error instanceof Error ? toSourceLines(error.stack ?? error.message) : error,
+        });
       this.#send({ id, error: fault });
     } finally {
       if (imageFd !== undefined) close(imageFd);

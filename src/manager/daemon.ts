@@ -87,7 +87,12 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   const guardian = needsGuardian ? new Guardian({ runDir, auto }) : undefined;
   // Somebody's program may have closed its stderr, or have it read to its end: workers outlive it and must not hold that.
   const workerLogFd = options.isGuest === true ? openLog(runDir) : undefined;
-  const manager = new Manager({ runDir, log, workerStderr: workerLogFd ?? "inherit" });
+  const manager = new Manager({
+    runDir,
+    log,
+    workerStderr: workerLogFd ?? "inherit",
+    isForAttach: auto,
+  });
   const stepDown = async (): Promise<{ auto: boolean }> => {
     await manager.stepDown();
     guardian?.retire();

@@ -10,7 +10,7 @@ import { closeSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { openLog, type RunDir } from "./run-dir.ts";
 
-const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
+const CLI_PATH = fileURLToPath(new URL("../cli/main.cjs", import.meta.url));
 
 /**
  * A line is a new delay in seconds, or «bye». At the pipe's end: wait, leave if somebody else was quicker, or become the

@@ -76,6 +76,8 @@ export interface ManagerOptions {
   readonly workerStderr: number | "inherit" | "ignore";
   /** The program that a worker runs; for tests. */
   readonly workerPath?: string;
+  /** An attach is about to come: one worker is started first, and the second when it has been answered. */
+  readonly isForAttach?: boolean;
 }
 
 /** Something to attach: the descriptor closes with the device. */
@@ -107,6 +109,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   });
   /** Attaches that have begun and are not answered. */
   #attaching = 0;
+  readonly #isForAttach: boolean;
   /** What a start has found and done, for the next `status`. */
   #notes: string[] = [];
 
@@ -114,6 +117,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     super();
     this.#log = options.log;
     this.#runDir = options.runDir;
+    this.#isForAttach = options.isForAttach === true;
     this.#records = new RecordStore(options.runDir.devices);
     this.#workers = {
       size: POOL_SIZE,
@@ -235,9 +239,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return this.#byIndex(index);
   }
 
-  /** All at once where devices wait for them; else the first, and the others when the first attach has been answered. */
+  /** All at once where devices wait for them, or nobody does. */
   #startWorkers(): void {
-    if (hasRecords(this.#runDir)) return this.#pool.fill();
+    if (!this.#isForAttach || hasRecords(this.#runDir)) return this.#pool.fill();
     this.#pool.begin();
     const rest = setInterval(() => {
       if (this.#attaching > 0) return;

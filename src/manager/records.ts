@@ -7,7 +7,7 @@
 import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { open, rename, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { ErofsNbdError } from "../errors.ts";
 import type { JsonValue, SourceSpec } from "../source/source-spec.ts";
 import type { DeviceHistory, DeviceSettings } from "../supervisor/managed-device.ts";

@@ -14,7 +14,7 @@ import { ControlClient } from "./control-client.ts";
 import { hasRecords, lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
 import { SILENCE_MS, StartWatch } from "./start-watch.ts";
 
-const CLI_PATH = fileURLToPath(new URL("../cli/main.js", import.meta.url));
+const CLI_PATH = fileURLToPath(new URL("../cli/main.cjs", import.meta.url));
 /** How often to look: a start that is slow anyway is not to be slowed down by being watched. */
 const POLL_MS = 20;
 const SLOW_POLL_MS = 100;

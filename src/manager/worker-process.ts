@@ -57,7 +57,7 @@ export interface ProcessHandle {
   unref(): void;
 }
 
-export const WORKER_PATH: string = fileURLToPath(new URL("../worker/main.js", import.meta.url));
+export const WORKER_PATH: string = fileURLToPath(new URL("../worker/main.cjs", import.meta.url));
 /** A worker that does not take or give a link within this time is not working. */
 const SERVING_DEADLINE_MS = 5000;
 /** Of an inspected source: what it begins with is a superblock's size at most. */

@@ -4,7 +4,7 @@
  * Workers have fewer rights than their manager and look at images, clients and modules that others made: one that was
  * taken over must not take the manager with it. Shapes only; what may be believed is up to who asks.
  */
-import { z } from "zod";
+import * as z from "zod";
 import type { FromWorker } from "../worker/worker-protocol.ts";
 import { MAX_CONNECTIONS } from "./limits.ts";
 

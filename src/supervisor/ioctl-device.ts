@@ -30,7 +30,7 @@ import type { Image, LinkServer, OpenLink } from "./ports.ts";
 import { probeDevice } from "./probe.ts";
 import { configuringThread, countsReads, deviceIndexes, readsInFlight } from "./sysfs.ts";
 
-const CLIENT_PATH = fileURLToPath(new URL("./ioctl-main.js", import.meta.url));
+const CLIENT_PATH = fileURLToPath(new URL("../supervisor/ioctl-main.js", import.meta.url));
 const START_DEADLINE_MS = 15_000;
 const READY_DEADLINE_MS = 30_000;
 const GONE_DEADLINE_MS = 5000;

@@ -19,7 +19,7 @@ const USAGE = `usage: npm run bench -- [--rounds N] [--only WORD] [--against WOR
   --rounds N       interleaved rounds, default 9 (about two minutes)
   --only WORD      only the loads whose names have this word, such as "depth 32" or MiB
   --against WORD   only the servers whose names have this word, beside our own and nbdkit
-  --before PATH    another build's dist/src/cli/main.js as a further server: what a change is worth
+  --before PATH    another build's dist/src/cli/main.cjs as a further server: what a change is worth
 `;
 const IMAGE_BYTES = 128 * 1024 * 1024;
 const REFERENCE = "nbdkit file";

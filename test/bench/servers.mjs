@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-const OURS = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const OURS = fileURLToPath(new URL("../../dist/src/cli/main.cjs", import.meta.url));
 const JOURNALED = fileURLToPath(new URL("./journaled-server.mjs", import.meta.url));
 const PID_FILE = "nbd-server.pid";
 const START_LIMIT_MS = 20_000;
@@ -37,7 +37,7 @@ const LOOK_AGAIN_MS = 20;
 
 /**
  * @param {string} name
- * @param {string} program a build's dist/src/cli/main.js
+ * @param {string} program a build's dist/src/cli/main.cjs
  * @returns {Server}
  */
 export const ourServer = (name, program) => ({

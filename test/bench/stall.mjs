@@ -15,7 +15,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { boot } from "../kernel/lab/boot.mjs";
 
-const CLI = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const CLI = fileURLToPath(new URL("../../dist/src/cli/main.cjs", import.meta.url));
 const IMAGE_BYTES = 64 << 20;
 const LIMIT_MS = 3_600_000;
 

@@ -20,7 +20,7 @@ const { values } = parseArgs({
   options: {
     kernel: { type: "string", default: "6.12" },
     rounds: { type: "string", default: "5" },
-    cli: { type: "string", default: fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url)) },
+    cli: { type: "string", default: fileURLToPath(new URL("../../dist/src/cli/main.cjs", import.meta.url)) },
     guest: { type: "boolean", default: false },
   },
 });

@@ -12,8 +12,9 @@ import { pathToFileURL } from "node:url";
 const program = process.argv[1] ?? "";
 const place = process.env["DEADLY_IMAGES"] ?? "";
 
-if (program.endsWith("/worker/main.js")) {
-  const { FileSource } = await import(new URL("../source/file-source.js", pathToFileURL(program)).href);
+if (program.endsWith("/worker/main.cjs")) {
+  const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
+  const { FileSource } = await from("../source/file-source.js");
   const verify = FileSource.prototype.verify;
   FileSource.prototype.verify = function () {
     const { ino } = fstatSync(this.extent(0).fd);
@@ -21,4 +22,7 @@ if (program.endsWith("/worker/main.js")) {
     if (existsSync(`${place}/${ino}.loops`)) for (;;);
     return verify.call(this);
   };
+  // Instead of the bundle that the program is, whose classes are others. It ends the process itself.
+  await from("./start.js");
+  await new Promise(() => {});
 }

@@ -51,7 +51,7 @@ function around(prototype, method, name) {
 // Its guardian would be ever slower to start the next one, as after faults that nobody caused.
 delete process.env["EROFS_NBD_REVIVALS"];
 
-if (program.endsWith("/cli/main.js") && command === "manager") {
+if (program.endsWith("/cli/main.cjs") && command === "manager") {
   const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
   const { RecordStore } = await from("../manager/records.js");
   const { WorkerProcess } = await from("../manager/worker-process.js");
@@ -65,4 +65,7 @@ if (program.endsWith("/cli/main.js") && command === "manager") {
   around(NbdNetlink.prototype, "connect", "CONNECT");
   around(NbdNetlink.prototype, "reconfigure", "RECONFIGURE");
   around(NbdNetlink.prototype, "disconnect", "DISCONNECT");
+  // Instead of the bundle that the program is, whose classes are others. It ends the process itself.
+  await from("./run.js");
+  await new Promise(() => {});
 }

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ensurePackages } from "../helpers/packages.ts";
 
-const CLI = fileURLToPath(new URL("../../dist/src/cli/main.js", import.meta.url));
+const CLI = fileURLToPath(new URL("../../dist/src/cli/main.cjs", import.meta.url));
 let directory = "";
 const at = (name: string): string => join(directory, name);
 

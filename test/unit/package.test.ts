@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { PROGRAMS } from "../../tools/programs.mjs";
 
 interface Manifest {
   readonly bin: Record<string, string>;
@@ -14,6 +15,8 @@ interface Manifest {
 }
 
 const manifest = JSON.parse(readFileSync("package.json", "utf8")) as Manifest;
+/** What managers, units and guardians of a former version start: an upgrade puts this version in their place. */
+const FORMER_PROGRAMS = ["dist/src/cli/main.js", "dist/src/cli/mount-helper.js", "dist/src/worker/main.js"];
 let paths: readonly string[] = [];
 
 beforeAll(() => {
@@ -30,7 +33,8 @@ describe("the tarball", () => {
     const odd = paths.filter(
       (path) =>
         !/^(package\.json|README\.md|ARCHITECTURE\.md|SECURITY\.md|LICENSE)$/.test(path) &&
-        !/^dist\/(src|netlink)\/[\w./-]+(\.js|\.d\.ts)$/.test(path) &&
+        !/^dist\/(src|netlink)\/[\w./-]+(\.js|\.cjs|\.cjs\.map|\.d\.ts)$/.test(path) &&
+        path !== "dist/THIRD-PARTY.txt" &&
         !/^dist\/man\/[\w.-]+\.8$/.test(path) &&
         !/^examples\/[\w-]+\.mjs$/.test(path),
     );
@@ -46,11 +50,26 @@ describe("the tarball", () => {
   });
 
   test("has no leftover of a source that is gone (else remove dist/ and build again)", () => {
+    const bundles = PROGRAMS.flatMap(({ file }) => [`dist/${file}`, `dist/${file}.map`]);
     const orphans = paths.filter(
       (path) =>
-        /^dist\/(src|netlink)\//.test(path) && !existsSync(path.slice(5).replace(/(\.d)?\.[jt]s$/, ".ts")),
+        /^dist\/(src|netlink)\//.test(path) &&
+        !bundles.includes(path) &&
+        !existsSync(path.slice(5).replace(/(\.d)?\.[jt]s$/, ".ts")),
     );
     expect(orphans).toEqual([]);
+  });
+
+  test("has the bundles, maps that lead to our own sources alone, and the licences of what else is in them", () => {
+    const licences = readFileSync("dist/THIRD-PARTY.txt", "utf8");
+    for (const name of ["commander", "zod", "pino", "eventemitter3"])
+      expect(licences).toMatch(new RegExp(`^${name} [\\d.]+ \\(MIT\\)$`, "m"));
+    for (const { file } of PROGRAMS) {
+      expect(paths).toContain(`dist/${file}`);
+      expect(paths).toContain(`dist/${file}.map`);
+      const { sources } = JSON.parse(readFileSync(`dist/${file}.map`, "utf8")) as { sources: string[] };
+      expect(sources.filter((path) => !/^(\.\.\/)+(src|netlink)\//.test(path))).toEqual([]);
+    }
   });
 
   test("has the programs, executable by their first line, and the pages", () => {
@@ -67,6 +86,7 @@ describe("the tarball", () => {
     const entries = Object.values(manifest.exports);
     const code = reachable([
       ...Object.values(manifest.bin),
+      ...FORMER_PROGRAMS,
       ...entries.map((entry) => entry.default.slice(2)),
     ]);
     const types = reachable(entries.map((entry) => entry.types.slice(2)));
@@ -75,7 +95,7 @@ describe("the tarball", () => {
     const wanted = [...code, ...types];
     // In package.json, «files» says which types are in it, and which code is not: it is there for tests, or holds types alone.
     expect(wanted.filter((path) => !paths.includes(path))).toEqual([]);
-    const built = paths.filter((path) => /^dist\/(src|netlink)\//.test(path));
+    const built = paths.filter((path) => /^dist\/(src|netlink)\/.*(?<!\.map)$/.test(path));
     expect(built.filter((path) => !wanted.includes(path))).toEqual([]);
   });
 });
@@ -95,9 +115,8 @@ function importsOf(path: string): string[] {
   const named = [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.{1,2}\/[^"]+)"/g)].map(
     (match) => match[1] ?? "",
   );
-  const linked = [...text.matchAll(/new URL\("(\.{1,2}\/[^"]+\.js)", import\.meta\.url\)/g)].map(
-    (match) => match[1] ?? "",
-  );
+  // What is run, and what a bundle loads.
+  const linked = [...text.matchAll(/"(\.{1,2}\/[^"]+\.c?js)"/g)].map((match) => match[1] ?? "");
   return [...named, ...linked].map((wanted) => {
     const target = join(dirname(path), wanted);
     return path.endsWith(".d.ts") ? target.replace(/\.[jt]s$/, ".d.ts") : target;

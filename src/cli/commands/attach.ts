@@ -12,6 +12,7 @@ import { type AttachWords, DEFAULTS, readAttachParams } from "../attach-params.t
 import { startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { printAttached } from "../output.ts";
+import { requireRoot } from "../preconditions.ts";
 
 interface Options extends AttachWords {
   readonly foreground?: true;
@@ -67,9 +68,9 @@ function withDefault(flags: string, description: string, value: string): Option 
 
 async function run(context: CliContext, path: string, options: Options): Promise<void> {
   const wanted = readAttachParams(options);
-  // Looking into images loads libc's bindings, which --help can do without.
-  const { openChecked, requireRoot } = await import("../preconditions.ts");
   requireRoot(`attach ${path}`);
+  // Looking into images loads libc's bindings, which --help can do without.
+  const { openChecked } = await import("../../manager/image-inspection.ts");
   const image = openChecked(path, wanted.blockSizeBytes, false);
   try {
     await attachImage(context, path, { ...wanted, image: resolve(path), forMount: false }, image.fd, options);

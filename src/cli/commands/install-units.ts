@@ -102,7 +102,7 @@ function requireSystem(act: string): void {
 
 /** Under a prefix only what is there: the rest is for whoever puts it there. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 function checkWhoMayWrite(context: CliContext, top: string, force: boolean): void {
-  for (const path of [process.execPath, `${PROGRAM_DIRECTORY}/main.js`]) {
+  for (const path of [process.execPath, `${PROGRAM_DIRECTORY}/main.cjs`]) {
     const weakness = findWeakness(join(top, path), top);
     if (weakness === undefined) continue;
     const why = `root would run ${path}, and ${weakness.who} may change ${weakness.path}`;
@@ -121,7 +121,7 @@ function installedFiles(): SystemFile[] {
     systemdVersion: systemdVersion(),
     version: VERSION,
   };
-  const hasHelper = existsSync(`${PROGRAM_DIRECTORY}/mount-helper.js`);
+  const hasHelper = existsSync(`${PROGRAM_DIRECTORY}/mount-helper.cjs`);
   return serviceFiles(installation).filter(({ path }) => path !== MOUNT_HELPER || hasHelper);
 }
 

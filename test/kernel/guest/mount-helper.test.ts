@@ -22,7 +22,7 @@ import { cliFixture, expectNothingAttached, mountsAt } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
 import { type CommandResult, cleanUpAfterFailure, run, statuses, until } from "./product.ts";
 
-const HELPER = fileURLToPath(new URL("../../../dist/src/cli/mount-helper.js", import.meta.url));
+const HELPER = fileURLToPath(new URL("../../../dist/src/cli/mount-helper.cjs", import.meta.url));
 const LINK = "/sbin/mount.erofs.nbd";
 const SILENT: CommandResult = { code: 0, stdout: "", stderr: "" };
 

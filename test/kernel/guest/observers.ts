@@ -13,7 +13,7 @@ import { expect } from "vitest";
 import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
 import { LIMITS } from "../../limits.mjs";
 
-const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
 const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
 
 /** At work; a test that fails leaves some. */

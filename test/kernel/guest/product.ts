@@ -26,7 +26,7 @@ export {
   watchEvents,
 } from "./observers.ts";
 
-export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
 
 export interface CommandResult {
   readonly code: number | null;
@@ -271,7 +271,7 @@ export function managerPids(): number[] {
       try {
         // Not the shell that would start the next one.
         const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-        return words.includes("cli/main.js\0manager\0") && !words.startsWith("/bin/sh");
+        return words.includes("cli/main.cjs\0manager\0") && !words.startsWith("/bin/sh");
       } catch {
         return false;
       }

@@ -28,7 +28,7 @@ cp "$share/image.erofs" /srv/image.erofs
 cp "$share/image.erofs" /srv/other-image.erofs
 cd "$project" || exit 1
 # The project may be anybody's: it is where the host has it.
-"$node" dist/src/cli/main.js install-units --prefix / --force || echo "install-units failed" >&2
+"$node" dist/src/cli/main.cjs install-units --prefix / --force || echo "install-units failed" >&2
 mkdir -p $units/erofs-nbd.service.d
 # A test does not wait for half a minute, and a busy machine is to be given more than a few seconds; and without a journal, what the manager says goes where the test finds it.
 printf '[Service]\nWatchdogSec=20s\nStandardOutput=append:%s/manager\nStandardError=append:%s/manager\n' "$share" "$share" \

@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 import { LIMITS } from "../../limits.mjs";
 
 const SHARE = process.env["EROFS_NBD_LAB_SHARE"] ?? "/tmp";
-const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
 const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
 const UNIT = "erofs-nbd.service";
 const DEADLINE_MS = LIMITS.stepMs;

@@ -31,7 +31,7 @@ const INSTALLATION = {
 };
 const FILES = serviceFiles(INSTALLATION);
 const UNIT = "/usr/local/lib/systemd/system/erofs-nbd.service";
-const PROGRAM = join(import.meta.dirname, "../../../dist/src/cli/main.js");
+const PROGRAM = join(import.meta.dirname, "../../../dist/src/cli/main.cjs");
 const FORMER_UNIT = "/etc/systemd/system/erofs-nbd.service";
 
 let prefix: string;
@@ -177,7 +177,7 @@ describe("files", () => {
     ["/usr/bin/node", "left alone"],
     ["/usr/local/bin/node", "written"],
   ])("npm's own link in that very place, with Node as %s: %s", (node, action) => {
-    const program = "lib/node_modules/erofs-nbd/dist/src/cli/mount-helper.js";
+    const program = "lib/node_modules/erofs-nbd/dist/src/cli/mount-helper.cjs";
     for (const path of [node, `/usr/${program}`, "/usr/bin/x"]) {
       mkdirSync(dirname(at(path)), { recursive: true });
       writeFileSync(at(path), "");
@@ -400,7 +400,7 @@ describe("texts", () => {
       mode: 0o755,
     });
     const { stdout } = spawnSync(helper, ["/an image", "/mnt", "-o", "ro"], { encoding: "utf8" });
-    expect(stdout).toBe("</p q/mount-helper.js></an image></mnt><-o><ro>");
+    expect(stdout).toBe("</p q/mount-helper.cjs></an image></mnt><-o><ro>");
   });
 
   test("a line without a priority is an error's: somebody's last words", () => {

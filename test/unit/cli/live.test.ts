@@ -297,7 +297,7 @@ test("figures and texts in few columns", () => {
 });
 
 describe("on a real terminal", () => {
-  const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+  const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
   let directory = "";
   let fake: FakeManager | undefined;
   const answers = {

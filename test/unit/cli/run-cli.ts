@@ -10,11 +10,11 @@ import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { vi } from "vitest";
 
-export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.js", import.meta.url));
+export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
 
 /** The program that mount(8) runs. */
 export const MOUNT_HELPER: string = fileURLToPath(
-  new URL("../../../dist/src/cli/mount-helper.js", import.meta.url),
+  new URL("../../../dist/src/cli/mount-helper.cjs", import.meta.url),
 );
 
 // Every test that imports this starts processes, and the machine may be busy.

@@ -1,0 +1,101 @@
+// @ts-check
+/**
+ * Makes one file each of the programs that are waited for: part of `npm run build`, after the compiler.
+ *
+ * A program of a hundred modules spends most of its start on finding and opening them. Each bundle is CommonJS, which Node loads without
+ * its machinery for modules, and complete: a manager that runs for months never loads a file of another version. What the library, the
+ * rarely used commands and the tests use are the compiler's files, which stay beside them. A bundle lies as deep as they do, so that
+ * `new URL("../x/y.js", import.meta.url)` means the same in it.
+ *
+ * Lines and columns of a stack lead to the sources by the .map beside each bundle, which has nothing of other packages in it.
+ * THIRD-PARTY.txt has the licences of what the bundles contain.
+ */
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { decode, encode } from "@jridgewell/sourcemap-codec";
+import { build } from "esbuild";
+import { PROGRAMS } from "./programs.mjs";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const at = (/** @type {string} */ path) => join(ROOT, path);
+const { version } = JSON.parse(readFileSync(at("package.json"), "utf8"));
+
+/** What a program says that is made to do what was left out of it. */
+const LEFT_OUT = 'throw new Error("this bundle does not have that part of the program");';
+
+/** @param {import("./programs.d.mts").Program} program @returns {import("esbuild").Plugin} */
+const leaveOut = ({ without, beside }) => ({
+  name: "leave-out",
+  setup(builder) {
+    builder.onResolve({ filter: /^\./ }, ({ path, kind }) => {
+      if (kind !== "dynamic-import") return undefined;
+      if (beside?.test(path) === true) return { path: path.replace(/\.ts$/, ".js"), external: true };
+      return without?.test(path) === true ? { path, namespace: "left-out" } : undefined;
+    });
+    builder.onLoad({ filter: /./, namespace: "left-out" }, () => ({ contents: LEFT_OUT }));
+  },
+});
+
+/** Takes the code of other packages out of a source map, which is most of it. @param {string} path */
+function keepOwnLines(path) {
+  const map = JSON.parse(readFileSync(path, "utf8"));
+  const isOwn = map.sources.map((/** @type {string} */ source) => /^(\.\.\/)+(src|netlink)\//.test(source));
+  const sources = map.sources.filter((/** @type {string} */ _, /** @type {number} */ old) => isOwn[old]);
+  const mappings = decode(map.mappings).map((line) =>
+    line.map((segment) => {
+      if (segment.length === 1 || !isOwn[segment[1]]) return /** @type {[number]} */ ([segment[0]]);
+      const source = sources.indexOf(map.sources[segment[1]]);
+      return /** @type {[number, number, number, number]} */ ([segment[0], source, segment[2], segment[3]]);
+    }),
+  );
+  writeFileSync(path, JSON.stringify({ ...map, sources, names: [], mappings: encode(mappings) }));
+}
+
+/** Names of packages that a bundle has code of. @type {Set<string>} */
+const contained = new Set();
+
+for (const program of PROGRAMS) {
+  const { entry, file } = program;
+  const { metafile } = await build({
+    absWorkingDir: ROOT,
+    entryPoints: [entry],
+    outfile: join("dist", file),
+    bundle: true,
+    platform: "node",
+    format: "cjs",
+    target: "node20.11",
+    external: ["koffi"],
+    plugins: [leaveOut(program)],
+    banner: { js: '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
+    define: { "import.meta.url": "bundleUrl", BUNDLED_VERSION: JSON.stringify(version) },
+    // Names stay: a stack is to be read.
+    minifyWhitespace: true,
+    minifySyntax: true,
+    sourcemap: "linked",
+    sourcesContent: false,
+    legalComments: "none",
+    metafile: true,
+    logLevel: "warning",
+  });
+  keepOwnLines(at(`dist/${file}.map`));
+  for (const input of Object.keys(metafile.inputs)) {
+    const name = /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)?.[1];
+    if (name !== undefined) contained.add(join(ROOT, input.slice(0, input.indexOf(name) + name.length)));
+  }
+}
+
+/** The text of a package's licence. @param {string} directory */
+function licenceOf(directory) {
+  const name = readdirSync(directory).find((one) => /^licen[cs]e/i.test(one));
+  if (name === undefined)
+    throw new Error(`${basename(dirname(directory))}/${basename(directory)} has no licence file`);
+  return readFileSync(join(directory, name), "utf8").trim();
+}
+
+const parts = [...contained].sort().map((directory) => {
+  const manifest = JSON.parse(readFileSync(join(directory, "package.json"), "utf8"));
+  return `${manifest.name} ${manifest.version} (${manifest.license})\n\n${licenceOf(directory)}\n`;
+});
+const intro = "The .cjs files of this package contain code of these packages.\n";
+writeFileSync(at("dist/THIRD-PARTY.txt"), [intro, ...parts].join(`\n${"-".repeat(80)}\n\n`));

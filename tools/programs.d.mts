@@ -1,0 +1,13 @@
+/** A program that the build makes one file of. */
+export interface Program {
+  /** A source. */
+  readonly entry: string;
+  /** What is made of it, below dist/. */
+  readonly file: string;
+  /** Dynamic imports that are not followed, because main.ts starts something else where they would be needed. */
+  readonly without?: RegExp;
+  /** Dynamic imports that load the compiler's file. */
+  readonly beside?: RegExp;
+}
+
+export declare const PROGRAMS: readonly Program[];
