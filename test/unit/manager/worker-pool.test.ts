@@ -614,6 +614,7 @@ describe("stop", () => {
     expect(await client.read(0, 512)).toHaveLength(512);
     await client.disconnect();
     await until("both have left", () => !workers.some(isAlive));
+    await until("the link to have ended", () => heard.ends.length > 0);
     expect(heard.ends).toEqual([{ kind: "disconnect" }]);
     await until("the pool to know", () => pool.pids.length === 0);
   });
