@@ -1,6 +1,7 @@
 /**
- * The test projects: unit (with property tests), interop (programs that nobody here wrote), kernel and kernel-smp (real
- * kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
+ * The test projects: unit (with property tests), counts (of system calls, files and lines), interop (programs that nobody
+ * here wrote), launch, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the
+ * kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";
 import { LIMITS } from "./test/limits.mjs";
@@ -30,6 +31,14 @@ export default defineConfig({
           // Many of these wait for processes, on machines that may be busy with other things.
           testTimeout: LIMITS.unitTestMs,
           hookTimeout: LIMITS.unitTestMs,
+        },
+      },
+      {
+        test: {
+          name: "counts",
+          include: ["test/bench/**/*.test.ts"],
+          // A kernel is booted first. Nothing here depends on how long it takes.
+          hookTimeout: 660_000,
         },
       },
       {

@@ -21,6 +21,8 @@ const LOOK_AGAIN_MS = 20;
 /**
  * @typedef {object} RunningServer
  * @property {string} name
+ * @property {number} pid of its first process
+ * @property {string} socket its path
  * @property {string} uri what a client is pointed at
  * @property {() => Promise<number>} cpuMs CPU time of all its processes so far, those that ended included
  * @property {() => Promise<void>} stop
@@ -115,6 +117,8 @@ export async function start(server, image, directory) {
   if (pid === undefined) throw new Error(`Cannot start ${server.name}: it has no process`);
   return {
     name: server.name,
+    pid,
+    socket,
     uri: `nbd+unix:///${server.exportName}?socket=${socket}`,
     cpuMs: () => settledCpuMs(pid),
     stop: () => stop(pid),
