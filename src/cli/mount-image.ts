@@ -17,7 +17,7 @@ import type { OpenImage } from "../source/open-image.ts";
 import { devicePath, indexMountedAt } from "../supervisor/sysfs.ts";
 import { findManager, runDirOf, startManager } from "./connection.ts";
 import type { CliContext } from "./context.ts";
-import { sameDevice, statusOf } from "./device-end.ts";
+import { sameDevice } from "./device-end.ts";
 import type { Remembered } from "./interrupts.ts";
 import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
@@ -150,7 +150,7 @@ function checkNamespace(namespace: string): void {
   });
 }
 
-/** Whether just this is on top there: the mount table names a device, the manager its image. */
+/** Whether just this is on top there: the mount table names a device, the manager those of the image. */
 async function isMountedAlready(context: CliContext, request: MountRequest): Promise<boolean> {
   const index = await indexMountedAt(await realpath(request.directory));
   if (index === undefined) return false;
@@ -158,7 +158,12 @@ async function isMountedAlready(context: CliContext, request: MountRequest): Pro
   if (client === undefined) return false;
   try {
     const target = await readTarget(resolve(request.image));
-    return "path" in target && (await statusOf(client, index))?.source.uri === target.path;
+    if ("index" in target) return false;
+    const { devices } = await client.request("status", { target });
+    return devices.some((device) => device.index === index);
+  } catch (error) {
+    if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return false;
+    throw error;
   } finally {
     client.close();
   }

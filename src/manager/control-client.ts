@@ -119,12 +119,22 @@ export class ControlClient {
     return new Promise<Requests[M]["result"]>((resolve, reject) => {
       if (this.#gone) return reject(managerGone());
       this.#waiting.set(id, { resolve: (result) => resolve(result as Requests[M]["result"]), reject });
-      send(Buffer.from(`${JSON.stringify({ id, method, params })}\n`)).catch((error: unknown) => {
-        this.#waiting.delete(id);
-        const isGone = (error as { errnoName?: unknown }).errnoName === "EPIPE";
-        reject(isGone ? managerGone() : (error as Error));
-      });
+      send(Buffer.from(`${JSON.stringify({ id, method, params }, this.#leftOut(method))}\n`)).catch(
+        (error: unknown) => {
+          this.#waiting.delete(id);
+          const isGone = (error as { errnoName?: unknown }).errnoName === "EPIPE";
+          reject(isGone ? managerGone() : (error as Error));
+        },
+      );
     });
+  }
+
+  /** Managers of former versions refuse what they do not know, and go by a target's path alone. */
+  #leftOut(method: Method): ((key: string, value: unknown) => unknown) | undefined {
+    const isFormer = this.#manager !== undefined && this.#manager.takesDescriptors !== true;
+    return isFormer && (method === "detach" || method === "status")
+      ? (key, value) => (key === "seen" ? undefined : value)
+      : undefined;
   }
 
   /** Events from now on. `onEnd` is called when the manager goes away. */

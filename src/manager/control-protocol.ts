@@ -13,8 +13,16 @@ import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS, MIN_HANG_TIMEOUT_MS } 
 import type { ManagerVitals } from "./observatory.ts";
 import type { RecentTraffic } from "./recent-traffic.ts";
 
-/** A device by index, or a path: of an image, or of a mount point. */
-export type Target = { readonly index: number } | { readonly path: string };
+/** A device by index, or a path: of an image, or of a mount point, as the caller sees it. */
+export type Target =
+  | { readonly index: number }
+  | { readonly path: string; readonly seen?: SeenTarget | undefined };
+
+/** Where the caller looks from (source/path-view.ts), and what lies at the path there: numbers as in a FileIdentity. */
+export interface SeenTarget {
+  readonly view: string | null;
+  readonly file: { readonly device: string; readonly inode: string } | null;
+}
 
 export interface AttachParams {
   /** What the caller calls the image; its descriptor comes along with the request. With `module` that module's absolute path. */
@@ -170,7 +178,15 @@ const MAX_OPTIONS_DEPTH = 32;
 const index = z.number().int().min(0).max(MAX_INDEX);
 const seconds = z.number().int().min(0).max(MAX_TIMEOUT_SECONDS);
 const path = z.string().startsWith("/").max(4096);
-const target = z.union([z.strictObject({ index }), z.strictObject({ path })]);
+const digits = z
+  .string()
+  .max(42)
+  .regex(/^\d+(:\d+)?$/);
+const seen = z.strictObject({
+  view: z.string().max(200).nullable(),
+  file: z.strictObject({ device: digits, inode: digits }).nullable(),
+});
+const target = z.union([z.strictObject({ index }), z.strictObject({ path, seen: seen.optional() })]);
 const nothing = z.strictObject({});
 /** They travel with each link and are written into the record. It is JSON, since it came as that. */
 const moduleOptions = z.custom<JsonValue>(isSmall, `must be JSON of at most ${MAX_OPTIONS_BYTES} bytes`);

@@ -13,7 +13,7 @@ import { EventEmitter } from "eventemitter3";
 import { SUPERBLOCK_HEAD_BYTES } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log.ts";
-import { describeChange } from "../source/file-identity.ts";
+import { describeChange, type FileIdentity } from "../source/file-identity.ts";
 import { type OpenImage, openHandedImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
 import { pathView } from "../source/path-view.ts";
@@ -37,7 +37,14 @@ import {
 import { close, duplicate } from "../sys/libc.ts";
 import { adoptDevices } from "./adoption.ts";
 import { faultOf } from "./control-fault.ts";
-import type { AttachParams, DetachResult, DeviceEvent, DeviceStatus, Target } from "./control-protocol.ts";
+import type {
+  AttachParams,
+  DetachResult,
+  DeviceEvent,
+  DeviceStatus,
+  SeenTarget,
+  Target,
+} from "./control-protocol.ts";
 import type { PooledFoundLink } from "./found-link.ts";
 import { type Inspection, inspectHead, inspectImage } from "./image-inspection.ts";
 import { KernelControl } from "./kernel-control.ts";
@@ -380,9 +387,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
       try {
         if (device === undefined) throw this.#notAttached(target);
         await this.#detachOne(device, force);
-        results.push({ target, device: path, error: null });
+        results.push({ target: nameOf(target), device: path, error: null });
       } catch (error) {
-        results.push({ target, device: path, error: faultOf(error) });
+        results.push({ target: nameOf(target), device: path, error: faultOf(error) });
       }
     }
     return results;
@@ -698,9 +705,20 @@ export class Manager extends EventEmitter<ManagerEvents> {
   async #resolve(target: Target): Promise<ManagedDevice[]> {
     const all = [...this.#devices.values()];
     if ("index" in target) return all.filter((device) => device.index === target.index);
-    const mounted = await indexMountedAt(target.path);
+    // Former versions do not say what they see.
+    const { path, seen = { view: pathView() ?? null, file: null } } = target;
+    // From elsewhere a path means nothing here, whatever lies at it.
+    const isHere = seen.view !== null && seen.view === pathView();
+    const mounted = isHere ? await indexMountedAt(path) : undefined;
     if (mounted !== undefined) return all.filter((device) => device.index === mounted);
-    return all.filter((device) => device.image.spec.path === target.path);
+    const same = all.filter(
+      ({ image: { spec } }) => spec.type === "file" && isSeen(spec.identity, seen.file),
+    );
+    if (same.length > 0 || !isHere) return same;
+    // The image may have been removed, or replaced, while it is attached.
+    return all.filter(
+      ({ image: { spec } }) => spec.path === path && !(spec.type === "file" && spec.isHandedIn),
+    );
   }
 
   #notAttached(target: Target | null): ErofsNbdError {
@@ -729,6 +747,16 @@ export class Manager extends EventEmitter<ManagerEvents> {
     const path = device.index === undefined ? null : devicePath(device.index);
     this.emit("event", { at: new Date().toISOString(), device: path, ...event } as DeviceEvent);
   }
+}
+
+/** A target as answers repeat it. */
+function nameOf(target: Target | null): Target | null {
+  return target !== null && "path" in target ? { path: target.path } : target;
+}
+
+/** Whether a caller sees just this file or disk. A disk has any number of nodes. */
+function isSeen({ kind, device, inode }: FileIdentity, file: SeenTarget["file"]): boolean {
+  return file?.device === device && (kind === "block-device" || file.inode === inode);
 }
 
 /** Workers load a module by its path: it has to lead to the same file for them. @throws ErofsNbdError ERR_SOURCE */

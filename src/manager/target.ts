@@ -3,10 +3,11 @@
  *
  * Resolves paths; asks nobody whether such a device is attached.
  */
-import { realpath } from "node:fs/promises";
+import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
-import type { Target } from "./control-protocol.ts";
+import { pathView } from "../source/path-view.ts";
+import type { SeenTarget, Target } from "./control-protocol.ts";
 import { MAX_INDEX } from "./limits.ts";
 
 const INDEX = /^(0|[1-9]\d{0,15})$/;
@@ -20,7 +21,7 @@ export function deviceIndex(text: string): number | undefined {
 
 /**
  * A device in any spelling; anything else is a path, of an image or a mount point, made absolute with its links
- * resolved where it exists. `./3` is a path.
+ * resolved where it exists, and what lies there. `./3` is a path.
  * @throws ErofsNbdError ERR_BAD_ARGUMENT
  */
 export async function readTarget(text: string): Promise<Target> {
@@ -31,11 +32,26 @@ export async function readTarget(text: string): Promise<Target> {
     return { index };
   }
   const absolute = resolve(text);
+  const seen = { view: pathView() ?? null, file: await fileAt(absolute) };
   try {
-    return { path: await realpath(absolute) };
+    return { path: await realpath(absolute), seen };
   } catch {
     // An image may have been removed while it is attached: its device can still be named by the path it had.
-    return { path: absolute };
+    return { path: absolute, seen };
+  }
+}
+
+/** What tells a file from every other one on this machine; of a block device, which disk it is. */
+async function fileAt(path: string): Promise<SeenTarget["file"]> {
+  try {
+    const found = await stat(path, { bigint: true });
+    const number = found.isBlockDevice() ? found.rdev : found.dev;
+    // As glibc puts the two into one number (sysmacros.h).
+    const major = ((number >> 8n) & 0xfffn) | ((number >> 32n) & ~0xfffn);
+    const minor = (number & 0xffn) | ((number >> 12n) & ~0xffn);
+    return { device: `${major}:${minor}`, inode: `${found.ino}` };
+  } catch {
+    return null;
   }
 }
 

@@ -81,7 +81,7 @@ function notAttached(target: Target): DetachResult {
   const name = "path" in target ? target.path : `nbd${target.index}`;
   const message = `Cannot detach ${name}: it is not attached`;
   const error = { code: "ERR_NOT_ATTACHED", message, exitCode: EXIT.absent } as const;
-  return { target, device: null, error };
+  return { target: "path" in target ? { path: target.path } : target, device: null, error };
 }
 
 async function report(

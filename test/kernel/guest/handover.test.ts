@@ -108,6 +108,15 @@ describe("the device has the bytes of the image that the command has open", () =
     const again = await attachIn('exec $CLI attach --json "$IMAGE"');
     expectBytes(again, files.image);
     expect(again.source.uri).toBe(files.image);
+    // The path names what each of them sees there.
+    const inside = (words: string) =>
+      shell(`mount --bind "$OTHER" "$IMAGE"; $CLI ${words} "$IMAGE"`, "unshare", "-m");
+    const seen = await inside("status --json");
+    expect(JSON.parse(seen.stdout)).toMatchObject({ identifier: device.identifier });
+    expect(await inside("detach")).toMatchObject({ code: 0, stdout: `detached ${device.device}\n` });
+    expect(await inside("detach")).toMatchObject({ code: 3, stdout: "" });
+    const left = await shell('$CLI status --json "$IMAGE"');
+    expect(JSON.parse(left.stdout)).toMatchObject({ identifier: again.identifier });
   });
 
   test("a mount in another mount namespace", async () => {

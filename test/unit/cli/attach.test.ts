@@ -2,12 +2,13 @@
  * attach and detach against a manager that the test plays: what is asked, what is printed, what is undone.
  */
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { AttachParams, ControlFault } from "../../../src/manager/control-protocol.ts";
+import { pathView } from "../../../src/source/path-view.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
 import { runCli, startCli } from "./run-cli.ts";
 
@@ -205,8 +206,12 @@ describe("detach", () => {
     });
     const result = await run("nbd1", "/dev/nbd2", "3", image);
     expect(result).toEqual({ code: 0, stdout: "detached /dev/nbd0\n".repeat(4), stderr: "" });
+    const seen = {
+      view: pathView(),
+      file: { device: expect.stringMatching(/^\d+:\d+$/), inode: `${statSync(image).ino}` },
+    };
     expect(requests[0]?.params).toEqual({
-      targets: [{ index: 1 }, { index: 2 }, { index: 3 }, { path: image }],
+      targets: [{ index: 1 }, { index: 2 }, { index: 3 }, { path: image, seen }],
       all: false,
       force: false,
     });

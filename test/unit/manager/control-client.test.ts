@@ -4,8 +4,10 @@ import { once } from "node:events";
 import {
   chmodSync,
   chownSync,
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -17,6 +19,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
+import { toAttachParams } from "../../../src/library/options.ts";
 import { ControlClient } from "../../../src/manager/control-client.ts";
 import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
 import { ControlServer } from "../../../src/manager/control-server.ts";
@@ -172,6 +175,30 @@ describe("request", () => {
       hint: "look",
       exitCode: 3,
     });
+  });
+
+  test("an older manager is not asked to open an image, nor told what it would refuse", async () => {
+    const heard: string[] = [];
+    await serveRaw((socket) => {
+      socket.write('{"id":1,"result":{"version":"0.0.9","pid":1}}\n');
+      socket.on("data", (bytes) => {
+        heard.push(String(bytes));
+        socket.write('{"id":2,"result":{"devices":[],"notes":[]}}\n');
+      });
+    });
+    const client = await connected();
+    const fd = openSync(base, "r");
+    await expect(client.request("attach", toAttachParams("/a", {}), fd)).rejects.toMatchObject({
+      code: "ERR_CONTROL",
+      message: "Cannot hand an image to the manager: it is of version 0.0.9, which opens images itself",
+      hint: expect.stringContaining("erofs-nbd upgrade"),
+    });
+    closeSync(fd);
+    const target = { path: "/a", seen: { view: "mnt:[1]", file: null } };
+    await client.request("status", { target });
+    expect(heard.map((line) => JSON.parse(line) as unknown)).toEqual([
+      { id: 2, method: "status", params: { target: { path: "/a" } } },
+    ]);
   });
 
   test("a method that an older manager does not know: its answer, not «went away»", async () => {

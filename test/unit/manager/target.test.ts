@@ -1,9 +1,11 @@
 /** target.ts: what names a device, and what is a path. */
-import { mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readTarget } from "../../../src/manager/target.ts";
+import { openImage } from "../../../src/source/open-image.ts";
+import { pathView } from "../../../src/source/path-view.ts";
 
 describe("targets", () => {
   let directory = "";
@@ -19,10 +21,22 @@ describe("targets", () => {
   });
 
   test("anything else is a path, absolute and without links", async () => {
-    expect(await readTarget(join(directory, "link"))).toEqual({ path: join(directory, "image") });
-    expect(await readTarget(join(directory, "gone"))).toEqual({ path: join(directory, "gone") });
-    expect(await readTarget("./3")).toEqual({ path: join(process.cwd(), "3") });
-    expect(await readTarget("nbd7p1")).toEqual({ path: join(process.cwd(), "nbd7p1") });
+    const seen = { view: pathView(), file: null };
+    expect(await readTarget(join(directory, "gone"))).toEqual({ path: join(directory, "gone"), seen });
+    expect(await readTarget("./3")).toEqual({ path: join(process.cwd(), "3"), seen });
+    expect(await readTarget("nbd7p1")).toEqual({ path: join(process.cwd(), "nbd7p1"), seen });
+  });
+
+  test("a path says which file lies there, as an image's identity does", async () => {
+    const { fd, spec } = openImage(join(directory, "image"));
+    closeSync(fd);
+    const { device, inode } = spec.identity;
+    const file = { device, inode };
+    for (const name of ["image", "link"])
+      expect(await readTarget(join(directory, name))).toEqual({
+        path: join(directory, "image"),
+        seen: { view: pathView(), file },
+      });
   });
 
   test("nothing at all, and an index beyond any kernel's, are refused", async () => {
