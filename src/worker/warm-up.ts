@@ -27,11 +27,18 @@ const ROUNDS = 40;
 /** Small ones that gather in a batch, and one that goes through the pipe. */
 const LENGTHS_BYTES = [4096, 4096, 4096, 4096, 64 * 1024];
 
+/** Its pages leave by reference, as those of an image under a lease do, and nothing changes the program that runs. */
+class RunningProgram extends FileSource {
+  override get mayShare(): boolean {
+    return true;
+  }
+}
+
 export function warmUp(pump: Pump): void {
   const imageFd = openSync(process.execPath, "r");
   const [ours, theirs] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
   const [readFd, writeFd] = pipe();
-  const source = new FileSource(imageFd, identifyImage(imageFd, process.execPath), process.execPath);
+  const source = new RunningProgram(imageFd, identifyImage(imageFd, process.execPath), process.execPath);
   const journal = new Journal(new ArrayBuffer(JOURNAL_BYTES));
   const link = new ServedLink(
     theirs,
