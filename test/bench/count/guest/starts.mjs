@@ -4,7 +4,7 @@
  *
  * A file counts once in each process that opens it, whether Node reads it as source, from a bundle or as an addon.
  */
-import { readdirSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -12,7 +12,8 @@ import { costs, sum } from "./costs.mjs";
 import { traceTree } from "./strace.mjs";
 
 const ROOT = fileURLToPath(new URL("../../../..", import.meta.url));
-const CLI = join(ROOT, "dist/src/cli/main.js");
+/** What is run as erofs-nbd. */
+const CLI = join(ROOT, JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).bin["erofs-nbd"]);
 const TRACED = "openat,open,execve,clone,clone3,fork,vfork";
 const LOOK_AGAIN_MS = 50;
 const LIMIT_MS = 120_000;
