@@ -20,6 +20,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
 import { inspectModule } from "../../../src/manager/source-inspector.ts";
 import { WorkerPool } from "../../../src/manager/worker-pool.ts";
+import { pathView } from "../../../src/source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc.ts";
@@ -146,6 +147,7 @@ describe("a source module", () => {
     expect(found.spec).toEqual({
       type: "module",
       path,
+      view: pathView(),
       options: { identity: "v1" },
       sizeBytes: SIZE,
       identity: "v1",
