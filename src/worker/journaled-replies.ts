@@ -115,6 +115,7 @@ export class JournaledReplies implements Replies {
   }
 
   sendOwned(reply: Uint8Array, slot: number): number {
+    if (reply.length > this.batchBytes) return this.#begin(this.#bytesJob(reply, [slot]));
     return this.sendBatch(reply, reply.length, [slot]);
   }
 

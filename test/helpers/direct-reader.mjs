@@ -8,7 +8,7 @@
  * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length;
  * with PAUSE_MS, each slot rests between two reads.
  * Prints «reading» once reads are on their way, reads until its stdin ends, then prints one JSON line: how many reads,
- * errors and wrong blocks, and how long the slowest took. A process of its own, because its reads may wait in the
+ * errors, reads that were cut short or wrong, and wrong ones among them, and how long the slowest took. A process of its own, because its reads may wait in the
  * kernel where no signal reaches them.
  */
 import { closeSync, constants, openSync, read, readFileSync } from "node:fs";
@@ -30,6 +30,7 @@ const latencies = [];
 const bornMs = performance.now();
 let errors = 0;
 let mismatches = 0;
+let wrong = 0;
 let firstError = "";
 let stopping = false;
 let running = depth;
@@ -71,9 +72,10 @@ function readOne(buffer) {
       errors += 1;
       firstError ||= String(error);
     } else {
-      const same =
-        Buffer.compare(buffer.subarray(0, lengthBytes), wanted.subarray(at, at + lengthBytes)) === 0;
-      if (got !== lengthBytes || !same) mismatches += 1;
+      const isWrong = Buffer.compare(buffer.subarray(0, got), wanted.subarray(at, at + got)) !== 0;
+      if (isWrong) wrong += 1;
+      // The kernel answers with what it got before a part that failed.
+      if (got !== lengthBytes || isWrong) mismatches += 1;
     }
     if (pauseMs > 0) setTimeout(readOne, pauseMs, buffer);
     else setImmediate(readOne, buffer);
@@ -98,6 +100,7 @@ function report() {
     reads: sorted.length,
     errors,
     mismatches,
+    wrong,
     firstError,
     p50Ms: quantile(0.5),
     p99Ms: quantile(0.99),

@@ -28,7 +28,10 @@ export function endObservers(): void {
 export interface ReaderReport {
   readonly reads: number;
   readonly errors: number;
+  /** Of other bytes than the image's, or fewer than were asked for. */
   readonly mismatches: number;
+  /** Of other bytes than the image's. */
+  readonly wrong: number;
   readonly firstError: string;
   readonly p50Ms: number;
   readonly p99Ms: number;

@@ -8,7 +8,7 @@
  */
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -269,6 +269,28 @@ const STEPS = [
       const { managerPid, source } = await device.status();
       assert.equal(managerPid, await mainPid());
       assert.equal(source.uri, "/srv/other-image.erofs");
+      await device.detach();
+    },
+  ],
+  [
+    "within the unit's limits an image is leased, and a process that writes it waits and is let go on",
+    async () => {
+      // The machine's root is an overlay, whose leases mean nothing.
+      copyFileSync("/srv/other-image.erofs", "/run/leased.erofs");
+      const device = await attach("/run/leased.erofs");
+      await until("it is leased", async () => (await device.status()).exact === "lease");
+      const { code, output } = await run("dd", [
+        "if=/dev/zero",
+        "of=/run/leased.erofs",
+        "bs=4096",
+        "count=1",
+        "conv=notrunc",
+      ]);
+      assert.equal(code, 0, output);
+      await until(
+        "the change is told",
+        async () => (await device.status()).imageChange === "it was modified",
+      );
       await device.detach();
     },
   ],
