@@ -169,6 +169,11 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return this.#pool.unwatchedMs;
   }
 
+  /** Whether a worker is on its way, which devices may wait for; see WorkerSet. */
+  get isStartingWorker(): boolean {
+    return this.#pool.isStarting;
+  }
+
   get workerPids(): readonly number[] {
     return this.#pool.pids;
   }

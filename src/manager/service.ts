@@ -13,12 +13,12 @@ import { Notifier, type ServiceEnvironment } from "./notify.ts";
 /** The part of a manager that a service tells of. */
 export type ServedManager = Pick<
   Manager,
-  "overview" | "unwatchedMs" | "workerPids" | "renewWorkers" | "on" | "off"
+  "overview" | "unwatchedMs" | "isStartingWorker" | "workerPids" | "renewWorkers" | "on" | "off"
 >;
 
 /** A manager that has not looked after its workers for so long does nothing else either. */
 const MAX_UNWATCHED_MS = 5000;
-/** Every step of a change of state has a deadline well below this. */
+/** Every step of a change of state has a deadline well below this; but for the wait for a worker that starts, which ends by itself. */
 const MAX_SILENT_MS = 60_000;
 /** After a beat that was withheld: what was only late (a suspended machine) must not cost the service. */
 const LOOK_AGAIN_MS = 250;
@@ -120,8 +120,8 @@ export class Service {
 
   /** Twice in the watchdog's time, as sd_watchdog_enabled(3) has it. */
   #beatOn(): void {
-    const { overview = [], unwatchedMs = 0 } = this.#manager ?? {};
-    const complaint = complaintAbout(overview, unwatchedMs);
+    const { overview = [], unwatchedMs = 0, isStartingWorker = false } = this.#manager ?? {};
+    const complaint = complaintAbout(isStartingWorker ? [] : overview, unwatchedMs);
     if (complaint === undefined) this.#notifier.tell({ WATCHDOG: 1 });
     else if (this.#complaint === undefined) this.#log.error(`The watchdog is told nothing: ${complaint}`);
     const changed = (complaint === undefined) !== (this.#complaint === undefined);

@@ -109,6 +109,11 @@ export class WorkerPool implements LinkServer {
     return this.#workers.unwatchedMs;
   }
 
+  /** See WorkerSet. */
+  get isStarting(): boolean {
+    return this.#workers.isStarting;
+  }
+
   async openLink(request: LinkRequest, observer: LinkObserver, signal: AbortSignal): Promise<OpenLink> {
     if (request.spread) {
       this.#workers.fill();

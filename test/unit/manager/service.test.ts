@@ -20,6 +20,7 @@ type Overview = ServedManager["overview"];
 class FakeManager extends EventEmitter {
   overview: Overview = [];
   unwatchedMs = 0;
+  isStartingWorker = false;
   workerPids: number[] = [];
   renewals = 0;
   renewWorkers = async (): Promise<never> => {
@@ -189,6 +190,14 @@ describe("the watchdog", () => {
       expect(receiver.values("STATUS").at(-1)).toMatch(/device/);
     },
   );
+
+  test("a device that waits for a worker's start is not stuck", async () => {
+    manager.overview = [device("nbd3", "taking-over", 61_000)];
+    manager.isStartingWorker = true;
+    start(40);
+    await beats(3);
+    expect(said).toEqual([]);
+  });
 
   test("hears no beat after the end", async () => {
     start(20);
