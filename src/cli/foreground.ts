@@ -24,7 +24,10 @@ import { formatError } from "./report.ts";
 const FORCE_WITHIN_MS = 3000;
 const LAST_ANSWERS_MS = 2000;
 
-/** Resolves when the device has ended. `imageFd` is only lent, until the device is attached. @throws ErofsNbdError, ControlError */
+/**
+ * Resolves when the device has ended. `imageFd` is only lent, until the device is attached. @throws ErofsNbdError,
+ * ControlError
+ */
 export async function attachInForeground(
   context: CliContext,
   params: AttachParams,

@@ -56,7 +56,10 @@ export async function attach(
   }
 }
 
-/** The same through a manager that is there. `letGo` is called when the device no longer needs the session. @internal */
+/**
+ * The same through a manager that is there. `letGo` is called when the device no longer needs the session.
+ * @internal
+ */
 export async function attachThrough(
   session: Session,
   params: AttachParams,
@@ -103,7 +106,10 @@ async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<ne
   throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot attach: it was aborted${rest}`, { cause: reason });
 }
 
-/** What is asked of the manager, and handed to it: the image's descriptor. A module is for workers to find by its path. */
+/**
+ * What is asked of the manager, and handed to it: the image's descriptor. A module is for workers to find by its
+ * path.
+ */
 interface OpenedBeforehand {
   readonly params: AttachParams;
   readonly fd: number | undefined;

@@ -49,7 +49,10 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#patienceMs = patienceMs;
   }
 
-  /** Asks the manager; an `imageFd` goes along, and is only lent. @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away meanwhile */
+  /**
+   * Asks the manager; an `imageFd` goes along, and is only lent. @throws ControlError as the manager decides;
+   * ErofsNbdError ERR_CONTROL when it goes away meanwhile
+   */
   async request<M extends Method>(
     method: M,
     params: Requests[M]["params"],

@@ -50,7 +50,10 @@ interface Reopened {
   readonly spec: SourceSpec;
 }
 
-/** A netlink device that the kernel still has, and its image if that is still the one that was attached; else why not. */
+/**
+ * A netlink device that the kernel still has, and its image if that is still the one that was attached; else why
+ * not.
+ */
 interface Found {
   readonly record: DeviceRecord;
   readonly index: number;
@@ -290,7 +293,8 @@ async function takeNetlink(
         ? "detach it and attach it again"
         : `it goes on when it gets it back (${HAND_IN}), or detach it`;
     note(
-      `${name} was left by manager ${record.manager.pid}, which is dead, and ${why}: its old worker, if any, serves on; ${remedy}`,
+      `${name} was left by manager ${record.manager.pid}, which is dead, and ${why}: ` +
+        `its old worker, if any, serves on; ${remedy}`,
     );
     context.keep(
       new OrphanDevice(

@@ -25,7 +25,10 @@ export interface SeenTarget {
 }
 
 export interface AttachParams {
-  /** What the caller calls the image; its descriptor comes along with the request. With `module` that module's absolute path. */
+  /**
+   * What the caller calls the image; its descriptor comes along with the request. With `module` that module's
+   * absolute path.
+   */
   readonly image: string;
   /** With it `image` is a module that workers load, and that makes a source of these options (source/module-source.ts). */
   readonly module?: ModuleParams | undefined;
@@ -144,8 +147,9 @@ export interface DeviceStatus {
   /** Why nobody serves, while the state is `stalled`. */
   readonly stalledReason: string | null;
   /**
-   * `lease`: no process can change the image. `checked`: what was read is checked against the image's time before it leaves. null:
-   * a block device or a module, where nothing can be checked, or a device that another manager made.
+   * `lease`: no process can change the image. `checked`: what was read is checked against the image's time before
+   * it leaves. null: a block device or a module, where nothing can be checked, or a device that another manager
+   * made.
    */
   readonly exact: "lease" | "checked" | null;
   /** What has changed in the image since it was attached, while reads are answered with errors for that. */

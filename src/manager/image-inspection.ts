@@ -63,8 +63,8 @@ export function inspectHead(
 }
 
 /**
- * The open image, if it can be attached; with `forMount`, if it can be mounted as EROFS. For whoever is about to hand it to a
- * manager, which checks all of this again. The caller closes it.
+ * The open image, if it can be attached; with `forMount`, if it can be mounted as EROFS. For whoever is about to
+ * hand it to a manager, which checks all of this again. The caller closes it.
  * @throws ErofsNbdError ERR_IMAGE, ERR_NOT_EROFS, ERR_MOUNT
  */
 export function openChecked(path: string, blockSizeBytes: number | null, forMount: boolean): OpenImage {

@@ -245,7 +245,10 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return waiting.map(({ index }) => index);
   }
 
-  /** Waits until a failover of the device is over, one way or the other. @throws ErofsNbdError ERR_NOT_ATTACHED when the device ends */
+  /**
+   * Waits until a failover of the device is over, one way or the other. @throws ErofsNbdError ERR_NOT_ATTACHED when
+   * the device ends
+   */
   async #settled(index: number): Promise<ManagedDevice> {
     while (["taking-over", "reconnecting"].includes(this.#byIndex(index).state)) await sleep(SETTLED_POLL_MS);
     return this.#byIndex(index);
@@ -263,9 +266,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
   }
 
   /**
-   * Attaches an image and returns the device when it can be read. A device that has lost this image and waits for it is what
-   * was asked for, unless a mount or another index is wanted. `imageFd` is the image's descriptor, which is taken over. Where
-   * it is to be mounted, `borrowerPid` is who will say that it is.
+   * Attaches an image and returns the device when it can be read. A device that has lost this image and waits for
+   * it is what was asked for, unless a mount or another index is wanted. `imageFd` is the image's descriptor, which
+   * is taken over. Where it is to be mounted, `borrowerPid` is who will say that it is.
    * @throws ErofsNbdError, NetlinkError
    */
   async attach(
@@ -322,7 +325,10 @@ export class Manager extends EventEmitter<ManagerEvents> {
     }
   }
 
-  /** What is to be attached, open; `inspect` says what it is. @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE, ERR_BAD_ARGUMENT */
+  /**
+   * What is to be attached, open; `inspect` says what it is. @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE,
+   * ERR_BAD_ARGUMENT
+   */
   async #openSource(params: AttachParams, imageFd: number | undefined): Promise<OpenedSource> {
     const { image: name, blockSizeBytes, forMount, module } = params;
     if (module === undefined) {
@@ -330,7 +336,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       if (imageFd === undefined) {
         throw new ErofsNbdError(
           "ERR_BAD_ARGUMENT",
-          `Cannot attach ${name}: the command has not opened the image and handed it over, so it is of an older version`,
+          `Cannot attach ${name}: the command has not handed the image over, so it is of an older version`,
           { hint: "upgrade the package that the command belongs to" },
         );
       }

@@ -1,10 +1,10 @@
 /**
  * A device that a dead manager left behind and that this one can end, but not give new links.
  *
- * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image cannot be found where it
- * was; its old worker still has the right file open, so it is left to serve. Where none lives, the device waits for its
- * image: whoever can open that hands it in, and the manager goes on with the device (`leave`). It shows in `status`, never
- * blocks the image or the index for good, and goes when it is detached or ends by itself.
+ * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image cannot be found
+ * where it was; its old worker still has the right file open, so it is left to serve. Where none lives, the device
+ * waits for its image: whoever can open that hands it in, and the manager goes on with the device (`leave`). It
+ * shows in `status`, never blocks the image or the index for good, and goes when it is detached or ends by itself.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";

@@ -1,9 +1,9 @@
 /**
  * Which file this is: device, inode, size and times, pinned when an image is opened.
  *
- * The manager pins it once; workers get it with the descriptor and compare size and modification time on every batch. A later
- * manager compares all of it before it goes on with what it finds at a path: an inode and a disk's number are used again, and
- * times can be set back.
+ * The manager pins it once; workers get it with the descriptor and compare size and modification time on every
+ * batch. A later manager compares all of it before it goes on with what it finds at a path: an inode and a disk's
+ * number are used again, and times can be set back.
  */
 
 import { ErofsNbdError } from "../errors.ts";
@@ -18,11 +18,20 @@ export interface FileIdentity {
   readonly inode: string;
   readonly sizeBytes: number;
   readonly mtimeNs: string;
-  /** When the inode came to be (statx(2), stx_btime), where the file system keeps that: the next file with its number has another. */
+  /**
+   * When the inode came to be (statx(2), stx_btime), where the file system keeps that: the next file with its
+   * number has another.
+   */
   readonly createdNs?: string | undefined;
-  /** The last change of contents or metadata (stx_ctime). Nobody can set it back; but a rename, chmod or link changes it, too. */
+  /**
+   * The last change of contents or metadata (stx_ctime). Nobody can set it back; but a rename, chmod or link
+   * changes it, too.
+   */
   readonly changedNs?: string | undefined;
-  /** Of a block device: which of the disks that have had its number it is (BLKGETDISKSEQ), where the kernel says that. */
+  /**
+   * Of a block device: which of the disks that have had its number it is (BLKGETDISKSEQ), where the kernel says
+   * that.
+   */
   readonly diskSequence?: string | undefined;
 }
 
@@ -160,8 +169,8 @@ export function describeChange(pinned: FileIdentity, found: FileIdentity): strin
 }
 
 /**
- * Why a file that shows no change may have been changed all the same, since nobody had it open: its contents could have been
- * written and their time been set back (cp -p, rsync, touch). Undefined when that is out of the question.
+ * Why a file that shows no change may have been changed all the same, since nobody had it open: its contents could
+ * have been written and their time been set back (cp -p, rsync, touch). Undefined when that is out of the question.
  */
 export function describeDoubt(pinned: FileIdentity, found: FileIdentity): string | undefined {
   return differ(pinned.changedNs, found.changedNs)

@@ -1,9 +1,9 @@
 /**
  * Opening a local image for the first time: read-only, once, with its identity pinned.
  *
- * Whoever wants an image attached opens it by its path and hands the descriptor to the manager, so that both mean the same
- * file wherever the path leads from where the manager is. A later manager opens what a record names. Every reason why
- * something cannot be an image becomes one clear error here.
+ * Whoever wants an image attached opens it by its path and hands the descriptor to the manager, so that both mean
+ * the same file wherever the path leads from where the manager is. A later manager opens what a record names. Every
+ * reason why something cannot be an image becomes one clear error here.
  */
 import { openSync, readlinkSync } from "node:fs";
 import { resolve } from "node:path";
@@ -45,8 +45,8 @@ export function openImage(path: string): OpenImage {
 }
 
 /**
- * An image whose descriptor another process has sent; `name` is what that calls it. Takes the descriptor over, and gives the
- * image one of its own: nobody shares its flags, its position or its locks.
+ * An image whose descriptor another process has sent; `name` is what that calls it. Takes the descriptor over, and
+ * gives the image one of its own: nobody shares its flags, its position or its locks.
  * @throws ErofsNbdError ERR_IMAGE: not opened for reading, no file or block device, empty
  */
 export function openHandedImage(handedFd: number, name: string): OpenImage {
@@ -66,7 +66,10 @@ export function openHandedImage(handedFd: number, name: string): OpenImage {
   });
 }
 
-/** The same file, opened once more; where that is not allowed (a network file system may not let us), the descriptor itself. */
+/**
+ * The same file, opened once more; where that is not allowed (a network file system may not let us), the descriptor
+ * itself.
+ */
 function openAgain(fd: number, isReadOnly: boolean, name: string): number {
   try {
     return openSync(`/proc/self/fd/${fd}`, OPEN_FLAGS);

@@ -12,11 +12,14 @@ import type { Source } from "./source.ts";
 /** A local image; its descriptor travels with the spec. */
 export interface FileSourceSpec {
   readonly type: "file";
-  /** Absolute path without symbolic links, for messages and for a later manager; with `isHandedIn` no more than a name. */
+  /**
+   * Absolute path without symbolic links, for messages and for a later manager; with `isHandedIn` no more than a
+   * name.
+   */
   readonly path: string;
   /**
-   * The path does not lead to the image, or not from where the manager is: another mount namespace, a deleted file. A manager
-   * that has lost the descriptor has to be handed another one.
+   * The path does not lead to the image, or not from where the manager is: another mount namespace, a deleted file.
+   * A manager that has lost the descriptor has to be handed another one.
    */
   readonly isHandedIn?: true | undefined;
   readonly identity: FileIdentity;

@@ -1,7 +1,8 @@
 /**
  * What only an ioctl knows of a block device: its size, and which of the disks that have had its number it is.
  *
- * linux/fs.h, BLKGETSIZE64 and BLKGETDISKSEQ; the numbers are the same on every architecture with the generic ioctl encoding.
+ * linux/fs.h, BLKGETSIZE64 and BLKGETDISKSEQ; the numbers are the same on every architecture with the generic ioctl
+ * encoding.
  */
 import { check, ioctlInto } from "./libc.ts";
 
@@ -15,7 +16,10 @@ export function blockDeviceSizeBytes(fd: number): number {
   return Number(size[0]);
 }
 
-/** A number that no other disk of this boot has, nor this one with another medium or file behind it; undefined before Linux 5.15. */
+/**
+ * A number that no other disk of this boot has, nor this one with another medium or file behind it; undefined
+ * before Linux 5.15.
+ */
 export function diskSequence(fd: number): bigint | undefined {
   const sequence = new BigUint64Array(1);
   return ioctlInto(fd, BLKGETDISKSEQ, new Uint8Array(sequence.buffer)) < 0 ? undefined : sequence[0];

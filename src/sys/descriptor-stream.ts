@@ -1,8 +1,8 @@
 /**
  * Receiving from, and sending on, a unix stream socket where descriptors travel with the bytes (SCM_RIGHTS, unix(7)).
  *
- * Node's streams lose the descriptors, and the kernel closes them. The control socket needs both: its server reads through
- * a DescriptorReader, its client sends the one line that carries a descriptor with `sendWithDescriptor`.
+ * Node's streams lose the descriptors, and the kernel closes them. The control socket needs both: its server reads
+ * through a DescriptorReader, its client sends the one line that carries a descriptor with `sendWithDescriptor`.
  */
 import { ERRNO, SystemError } from "./errno.ts";
 import { close, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, recvmsg, sendmsg } from "./libc.ts";
@@ -17,8 +17,8 @@ const CHUNKS_AT_ONCE = 4;
 
 export interface DescriptorReaderEvents {
   /**
-   * Bytes of the stream, and the descriptors that came with one of them, which belong to the handler. `wasCut`: there were
-   * more descriptors than a message may have, or none was free in this process.
+   * Bytes of the stream, and the descriptors that came with one of them, which belong to the handler. `wasCut`:
+   * there were more descriptors than a message may have, or none was free in this process.
    */
   data(chunk: Uint8Array, fds: readonly number[], wasCut: boolean): void;
   /** The peer sends nothing more, or the connection broke. Called once. */
@@ -86,8 +86,8 @@ export class DescriptorReader {
 }
 
 /**
- * Sends bytes with a descriptor, which is only lent: the peer gets a duplicate, with the first of the bytes. Returns how many
- * were taken; 0 when the socket is full, and nothing was sent. @throws SystemError
+ * Sends bytes with a descriptor, which is only lent: the peer gets a duplicate, with the first of the bytes.
+ * Returns how many were taken; 0 when the socket is full, and nothing was sent. @throws SystemError
  */
 export function sendWithDescriptor(socketFd: number, body: Uint8Array, fd: number): number {
   const header = new MessageHeader(1, false);

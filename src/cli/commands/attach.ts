@@ -26,8 +26,8 @@ Examples:
   sudo erofs-nbd attach --foreground image.erofs     Ctrl-C detaches
   sudo erofs-nbd attach /dev/stdin <image.erofs
 
-The node is printed when the device can be read. A device that has lost this image (status shows it as stalled) goes on, and
-its node is printed instead. With --ioctl a device survives its workers, not its links.`;
+The node is printed when the device can be read. A device that has lost this image (status shows it as stalled)
+goes on, and its node is printed instead. With --ioctl a device survives its workers, not its links.`;
 
 export function define(command: Command, context: CliContext): void {
   command
