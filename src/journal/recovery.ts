@@ -32,8 +32,13 @@ export type Settlement =
   | { readonly safe: false; readonly why: string };
 
 const SAMPLE_MS = 1;
+/**
+ * So many looks at least, however late they come: a manager that did not run while time passed has seen nothing yet.
+ * Enough for what is taken for a standstill (account.ts).
+ */
+const MIN_SAMPLES = 20;
 
-/** Settles a journal within `patienceMs`. */
+/** Settles a journal within `patienceMs`, and at least MIN_SAMPLES looks at the kernel's books. */
 export async function settle(
   journal: Journal,
   witness: LinkWitness,
@@ -75,7 +80,7 @@ async function settleSend(
   }
   const accountant = new Accountant({ pending, sending: sending.length });
   const deadline = performance.now() + patienceMs;
-  while (performance.now() < deadline) {
+  for (let looks = 0; looks < MIN_SAMPLES || performance.now() < deadline; looks += 1) {
     const sample = witness.sample();
     if (sample === undefined)
       return sending.length === 0 ? settled : unsafe("nothing keeps count that could settle its last send");

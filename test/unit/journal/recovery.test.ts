@@ -110,6 +110,14 @@ describe("one send in doubt", () => {
     expect(journal.requests).toBe(0);
   });
 
+  test("a settling that did not run until its time was over still looks before it judges", async () => {
+    const journal = journalWith(5, 3);
+    expect(await settle(journal, witness({ samples: [still(6, 1)] }), 0)).toMatchObject({
+      safe: true,
+      unanswered: 5,
+    });
+  });
+
   test("replies that nobody reads: never settled", async () => {
     const journal = journalWith(5, 3);
     expect(await run(journal, { samples: [still(5, 0, false)] })).toEqual({
