@@ -14,7 +14,7 @@
 
 import type { Exactness } from "../source/exactness.ts";
 import { type FileIdentity, FileStat } from "../source/file-identity.ts";
-import { leaseBreakTimeMs, takeReadLease } from "../source/read-lease.ts";
+import { canBeLeased, leaseBreakTimeMs, takeReadLease } from "../source/read-lease.ts";
 import type { Image } from "../supervisor/ports.ts";
 import { close, hasReadLease, setSignalOwner } from "../sys/libc.ts";
 import { loopClock } from "../sys/loop-clock.ts";
@@ -25,6 +25,17 @@ const MARGIN_MS = 1000;
 /** Between two attempts to get a lease again: what is in the way may be so for ever. */
 const FIRST_RETRY_MS = 200;
 const MAX_RETRY_MS = 10_000;
+
+/** Asked once for each: a file system that hangs is not to hang the manager. Nothing else here touches an image that cannot be leased. */
+const leasable = new WeakMap<Image, boolean>();
+
+function isLeasable(image: Image): boolean {
+  const { spec, fd } = image;
+  const known =
+    leasable.get(image) ?? (spec.type === "file" && spec.identity.kind === "file" && canBeLeased(fd));
+  leasable.set(image, known);
+  return known;
+}
 
 export class LinkLease {
   readonly #image: Image;
@@ -78,7 +89,8 @@ export class LinkLease {
     this.#exactness = exactness;
     if (exactness.exact === "lease" && this.#fd !== undefined) this.#isVouched = true;
     const { spec } = this.#image;
-    if (spec.type !== "file" || spec.identity.mtimeNs === exactness.mtimeNs) return false;
+    if (spec.type !== "file" || spec.identity.mtimeNs === exactness.mtimeNs || !isLeasable(this.#image))
+      return false;
     // A worker has fewer rights than we have, and is believed only what is so.
     const found = this.#found;
     if (found?.mtimeNs !== exactness.mtimeNs) return false;
@@ -105,8 +117,7 @@ export class LinkLease {
   }
 
   #take(workerPid: number): void {
-    const { spec, fd } = this.#image;
-    if (spec.type === "file" && spec.identity.kind === "file") this.#fd = takeReadLease(fd, workerPid);
+    if (isLeasable(this.#image)) this.#fd = takeReadLease(this.#image.fd, workerPid);
   }
 
   get #found(): FileIdentity | undefined {
@@ -121,8 +132,6 @@ export class LinkLease {
 
   get #isUnchanged(): boolean {
     const { spec } = this.#image;
-    return (
-      spec.type === "file" && spec.identity.kind === "file" && this.#found?.mtimeNs === spec.identity.mtimeNs
-    );
+    return isLeasable(this.#image) && spec.type === "file" && this.#found?.mtimeNs === spec.identity.mtimeNs;
   }
 }

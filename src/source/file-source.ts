@@ -18,7 +18,7 @@ import { ERRNO, errnoName } from "../sys/errno.ts";
 import { close, pread } from "../sys/libc.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 import { describeChange, type FileIdentity, FileStat } from "./file-identity.ts";
-import { type ReadLease, takeReadLease } from "./read-lease.ts";
+import { canBeLeased, type ReadLease, takeReadLease } from "./read-lease.ts";
 import { type ExtentOwner, type FileExtent, type Source, SourceError } from "./source.ts";
 
 export class FileSource implements Source, ExtentOwner {
@@ -30,6 +30,8 @@ export class FileSource implements Source, ExtentOwner {
   #identity: FileIdentity;
   #mtimeSeconds = 0;
   #mtimeNanoseconds = 0;
+  #canBeLeased: boolean | undefined;
+  #change: string | undefined;
   #lease: ReadLease | undefined;
   /** The file is as it was pinned, and the lease has been held since that was seen. */
   #isLeased = false;
@@ -56,7 +58,18 @@ export class FileSource implements Source, ExtentOwner {
 
   /** Takes a lease on this file, of which this process hears; see takeReadLease. */
   takeLease(): number | undefined {
-    return takeReadLease(this.#fd, process.pid);
+    return this.canBeLeased ? takeReadLease(this.#fd, process.pid) : undefined;
+  }
+
+  /** Whether a lease on this file means anything. */
+  get canBeLeased(): boolean {
+    this.#canBeLeased ??= this.#identity.kind === "file" && canBeLeased(this.#fd);
+    return this.#canBeLeased;
+  }
+
+  /** What the last look has found to have changed in the file, in words; undefined: nothing. */
+  get change(): string | undefined {
+    return this.#change;
   }
 
   /**
@@ -92,10 +105,14 @@ export class FileSource implements Source, ExtentOwner {
   }
 
   /**
-   * Looks at lease and file, whether reads come or not; to be called about once a second. Returns what has changed in the file, in
-   * words, undefined when nothing has.
+   * Looks at lease and file, whether reads come or not; to be called about once a second, where the file system is one that answers.
+   * `change` says what it found.
    */
-  refresh(): string | undefined {
+  refresh(): void {
+    this.#change = this.#refresh();
+  }
+
+  #refresh(): string | undefined {
     if (this.#identity.kind === "block-device") return undefined;
     // First the file, then the lease: a lease that is held now was held when the file was looked at.
     const found = this.#look();
@@ -150,9 +167,12 @@ export class FileSource implements Source, ExtentOwner {
       stat.sizeBytes === this.#identity.sizeBytes &&
       stat.mtimeNanoseconds === this.#mtimeNanoseconds &&
       stat.mtimeSeconds === this.#mtimeSeconds;
-    if (same) return;
-    const change = describeChange(this.#identity, stat.identity(this.#fd));
-    throw new SourceError(`Cannot serve ${this.#path}: ${change ?? "it was modified"}`);
+    if (same) {
+      this.#change = undefined;
+      return;
+    }
+    this.#change = describeChange(this.#identity, stat.identity(this.#fd)) ?? "it was modified";
+    throw new SourceError(`Cannot serve ${this.#path}: ${this.#change}`);
   }
 
   extent(offsetBytes: number): FileExtent | undefined {

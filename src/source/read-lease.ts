@@ -17,7 +17,9 @@ import { openSync, readFileSync } from "node:fs";
 import { close, fileSystemType, hasReadLease, setReadLease, setSignalOwner } from "../sys/libc.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 
-/** linux/magic.h. FUSE and overlayfs grant leases, too, and the files behind them are written without breaking any. */
+/** FUSE and overlayfs grant leases, too, and the files behind them are written without breaking any. */
+const LEASABLE_NAMES: ReadonlySet<string> = new Set(["ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"]);
+/** The same in linux/magic.h. */
 const LEASABLE: ReadonlySet<number> = new Set([
   0xef53, // ext2, ext3, ext4
   0x58465342, // XFS
@@ -42,15 +44,32 @@ export function leaseBreakTimeMs(): number {
 }
 
 /**
- * A new description of an open image with a lease on it, of which `ownerPid` hears by SIGIO when it breaks: the process has
+ * Whether a lease on an open file means anything, by its file system. To be asked once: where the file is on a mount of another namespace,
+ * this asks the file system itself, which may not answer soon.
+ */
+export function canBeLeased(fd: number): boolean {
+  try {
+    const mount = /^mnt_id:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1];
+    const mounts = readFileSync("/proc/self/mountinfo", "latin1").split("\n");
+    const name = mounts
+      .find((line) => line.startsWith(`${mount} `))
+      ?.split(" - ")[1]
+      ?.split(" ")[0];
+    return name === undefined ? LEASABLE.has(fileSystemType(fd)) : LEASABLE_NAMES.has(name);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * A new description of an open image that can be leased, with a lease on it, of which `ownerPid` hears by SIGIO when it breaks: the process has
  * to have a handler by then, or the signal kills it. Undefined where there is none to be had, for now or for ever: a process has
- * the file open for writing, the file system's leases mean nothing, rights or descriptors are missing.
+ * the file open for writing, rights or descriptors are missing.
  */
 export function takeReadLease(imageFd: number, ownerPid: number): number | undefined {
   if (leaseBreakTimeMs() === 0) return undefined;
   let fd: number | undefined;
   try {
-    if (!LEASABLE.has(fileSystemType(imageFd))) return undefined;
     // O_RDONLY | O_NONBLOCK | O_CLOEXEC, which Node always adds.
     fd = openSync(`/proc/self/fd/${imageFd}`, 0o4000);
     // The owner first: the kernel would make us the owner of a lease without one.

@@ -254,9 +254,11 @@ export function unmapShared(memory: ArrayBuffer): void {
 }
 
 const AT_EMPTY_PATH = 0x1000;
+/** Asks the server of a FUSE or network file system rather than what is remembered of its last answer. */
+const AT_STATX_FORCE_SYNC = 0x2000;
 /** statx(2) of an open descriptor into a 256-byte buffer whose layout is the same on every architecture. */
 export const statxInto = (fd: number, mask: number, target: Uint8Array): number =>
-  result(c.statx(fd, "", AT_EMPTY_PATH, mask, target));
+  result(c.statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, mask, target));
 
 const AT_FDCWD = -100;
 /** statx(2) of a path, links followed, into the same. */

@@ -73,7 +73,8 @@ export class KeptLease {
   readonly #user: LeaseUser;
   readonly #forget: () => void;
   #lease: ReadLease | undefined;
-  #change: string | undefined;
+  /** There was a lease: the file system is one that answers at once, and the file may be looked at without being read. */
+  #mayLook = false;
   #reported = "";
   /** Links that have to be read empty. */
   #draining: Set<ServedLink> | undefined;
@@ -95,8 +96,8 @@ export class KeptLease {
       return;
     }
     this.#lease = new ReadLease(fd);
+    this.#mayLook = true;
     this.#user.source.useLease(this.#lease, isVouched);
-    if (this.#user.source.isLeased) this.#change = undefined;
     this.look();
     this.#tellSeen();
     this.report();
@@ -111,7 +112,7 @@ export class KeptLease {
     const { source } = this.#user;
     return {
       exact: source.isLeased ? "lease" : "checked",
-      change: this.#change ?? null,
+      change: (source.isLeased ? undefined : source.change) ?? null,
       mtimeNs: source.identity.mtimeNs,
     };
   }
@@ -130,13 +131,18 @@ export class KeptLease {
     if (this.#lease !== undefined && !this.#lease.look()) this.#break();
   }
 
-  /** The same, and looks at the file, and takes another lease where there is none. */
+  /**
+   * The same, and looks at the file, and takes another lease where there is none. A file that cannot be leased is left to its readers:
+   * a network file system that hangs is to hang them alone, and not every link of this process once a second.
+   */
   refresh(breakTimeMs: number): void {
     this.#lease?.updateBreakTime(breakTimeMs);
     this.look();
-    this.#change = this.#user.source.refresh();
-    if (this.#lease === undefined && this.#change === undefined) {
-      const fd = this.#user.take?.();
+    const { source, take } = this.#user;
+    this.#mayLook ||= take !== undefined && source.canBeLeased;
+    if (this.#mayLook) source.refresh();
+    if (this.#lease === undefined && source.change === undefined) {
+      const fd = take?.();
       if (fd !== undefined) this.use(fd, false);
     }
     if (this.#draining === undefined) this.#tellSeen();
