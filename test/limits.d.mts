@@ -5,6 +5,7 @@ export declare const LIMITS: Readonly<
     | "unitTestMs"
     | "graceMs"
     | "stepMs"
+    | "hookMs"
     | "testMs"
     | "longTestMs"
     | "lateMs"

@@ -5,14 +5,15 @@ import { expect, test } from "vitest";
 import { LIMITS } from "../limits.mjs";
 
 test("each bound is larger than what it bounds, with room for more than one of it where there may be more", () => {
-  const { graceMs, stepMs, testMs, longTestMs, lateMs, silenceMs, systemdMs, kernelMs } = LIMITS;
+  const { graceMs, stepMs, hookMs, testMs, longTestMs, lateMs, silenceMs, systemdMs, kernelMs } = LIMITS;
   expect(LIMITS.unitStepMs * 2).toBeLessThan(LIMITS.unitTestMs);
   expect(graceMs).toBeLessThan(stepMs);
   expect(stepMs * 2).toBeLessThan(testMs);
   expect(testMs).toBeLessThan(longTestMs);
   expect(longTestMs + lateMs).toBeLessThan(silenceMs);
-  // A hook has a test's limit, and is silent as well.
-  expect(testMs + lateMs).toBeLessThan(silenceMs);
+  expect(stepMs).toBeLessThan(hookMs);
+  // One before the test and one behind it.
+  expect(hookMs * 2).toBeLessThan(lateMs);
   expect(silenceMs * 2).toBeLessThan(kernelMs);
   // Each of its steps waits for a few states.
   expect(stepMs * 12).toBeLessThan(systemdMs);

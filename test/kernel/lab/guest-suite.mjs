@@ -41,7 +41,7 @@ class ByName extends BaseSequencer {
  */
 const lastResort = {
   onTestModuleCollected: () => expectNews(LIMITS.silenceMs),
-  onTestCaseReady: (test) => expectNews(limitOf(test) + LIMITS.lateMs),
+  onTestCaseReady: (test) => expectNews(Math.min(limitOf(test) + LIMITS.lateMs, LIMITS.silenceMs)),
   onTestCaseResult: (test) => {
     expectNews(LIMITS.silenceMs);
     const late = (test.result().errors ?? []).find(({ message }) => OUT_OF_TIME.test(message));
@@ -87,7 +87,7 @@ const reporters = reports
   : ["verbose", lastResort];
 const vitest = await startVitest("test", filter, {
   testTimeout: LIMITS.testMs,
-  hookTimeout: LIMITS.testMs,
+  hookTimeout: LIMITS.hookMs,
   ...options,
   root,
   config: false,
