@@ -51,13 +51,17 @@ export default defineConfig({
         },
       },
       {
-        // The project's own tools: how runs start and end, and the other Node.js versions.
+        // How runs of the project's own scripts end.
         test: {
           name: "launch",
           include: ["test/launch/**/*.test.ts"],
           testTimeout: LIMITS.unitTestMs,
           hookTimeout: LIMITS.unitTestMs,
         },
+      },
+      {
+        // Other versions of Node.js, and another processor; see test/nodes/node-suite.ts.
+        test: { name: "nodes", include: ["test/nodes/**/*.test.ts"] },
       },
       {
         test: {

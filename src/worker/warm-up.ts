@@ -23,6 +23,8 @@ import {
 import type { Pump } from "./pump.ts";
 import { ServedLink } from "./serve-loop.ts";
 
+/** The program that runs us, as an open file: the link leads to it past the directories on the way. */
+const PROGRAM = "/proc/self/exe";
 const ROUNDS = 40;
 /** Small ones that gather in a batch, and one that goes through the pipe. */
 const LENGTHS_BYTES = [4096, 4096, 4096, 4096, 64 * 1024];
@@ -35,10 +37,11 @@ class RunningProgram extends FileSource {
 }
 
 export function warmUp(pump: Pump): void {
-  const imageFd = openSync(process.execPath, "r");
+  // Not process.execPath: the directories above it may be closed to the account that we have become, as /root is.
+  const imageFd = openSync(PROGRAM, "r");
   const [ours, theirs] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
   const [readFd, writeFd] = pipe();
-  const source = new RunningProgram(imageFd, identifyImage(imageFd, process.execPath), process.execPath);
+  const source = new RunningProgram(imageFd, identifyImage(imageFd, PROGRAM), PROGRAM);
   const journal = new Journal(new ArrayBuffer(JOURNAL_BYTES));
   const link = new ServedLink(
     theirs,

@@ -88,8 +88,9 @@ export class Suite {
  * Opens a suite: writes apt's private directories under `directory` and fetches the package list.
  * @param {string} name suite name, e.g. "bookworm"
  * @param {string} directory an existing directory
+ * @param {string} [architecture] of the packages, in Debian's words
  */
-export async function openSuite(name, directory) {
+export async function openSuite(name, directory, architecture = "amd64") {
   const mirror = await debianMirror();
   const keyring = KEYRINGS.find((path) => existsSync(path));
   if (keyring === undefined) {
@@ -101,17 +102,20 @@ export async function openSuite(name, directory) {
       },
     );
   }
-  const base = join(directory, `apt-${name}`);
+  const base = join(directory, `apt-${name}-${architecture}`);
   for (const part of ["lists/partial", "cache/archives/partial"])
     mkdirSync(join(base, part), { recursive: true });
   writeFileSync(join(base, "status"), "");
-  writeFileSync(join(base, "sources.list"), `deb [signed-by=${keyring} arch=amd64] ${mirror} ${name} main\n`);
+  const source = `deb [signed-by=${keyring} arch=${architecture}] ${mirror} ${name} main\n`;
+  writeFileSync(join(base, "sources.list"), source);
   const options = [
     `Dir::Etc::sourcelist=${join(base, "sources.list")}`,
     "Dir::Etc::sourceparts=-",
     `Dir::State::lists=${join(base, "lists")}`,
     `Dir::State::status=${join(base, "status")}`,
     `Dir::Cache=${join(base, "cache")}`,
+    `APT::Architecture=${architecture}`,
+    `APT::Architectures::=${architecture}`,
     "Acquire::Languages=none",
     "Acquire::Retries=3",
     "APT::Sandbox::User=root",

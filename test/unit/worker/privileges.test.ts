@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { constants, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -91,11 +91,12 @@ describe.runIf(process.getuid?.() === 0)("a worker that is born with odd rights"
   async function start(
     words: readonly string[],
     body: (child: ChildProcess, isReady: boolean, stderr: string) => Promise<void> | void,
+    node: string = process.execPath,
   ): Promise<void> {
     const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-privileges-"));
     const [ours, theirs] = socketPair(SOCK_SEQPACKET, SOCK_NONBLOCK);
     const listening = listenUnix(join(directory, "reunion.sock"), SOCK_SEQPACKET);
-    const child = spawn("setpriv", [...words, process.execPath, MAIN], {
+    const child = spawn("setpriv", [...words, node, MAIN], {
       stdio: ["ignore", "ignore", "pipe", theirs, listening],
     });
     close(theirs);
@@ -136,6 +137,20 @@ describe.runIf(process.getuid?.() === 0)("a worker that is born with odd rights"
         expect(status).toMatch(/^NoNewPrivs:\s*1$/m);
       }
     });
+  });
+
+  test("serves with a Node.js in a directory that only root may enter, such as /root", async () => {
+    const closed = mkdtempSync(join(tmpdir(), "erofs-nbd-closed-"));
+    try {
+      const node = join(closed, "node");
+      copyFileSync(process.execPath, node, constants.COPYFILE_FICLONE);
+      const serves = (_: ChildProcess, isReady: boolean, stderr: string): void => {
+        expect({ isReady, stderr }).toEqual({ isReady: true, stderr: "" });
+      };
+      await start(["--clear-groups"], serves, node);
+    } finally {
+      rmSync(closed, { recursive: true });
+    }
   });
 
   test("ends, and says why, where root keeps its capabilities when it becomes a user", async () => {

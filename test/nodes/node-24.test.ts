@@ -1,0 +1,4 @@
+/** The portable tests with Node.js 24; see node-suite.ts. */
+import { declareNode } from "./node-suite.ts";
+
+await declareNode("24");
