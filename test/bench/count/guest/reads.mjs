@@ -16,7 +16,7 @@ import { traceWhile } from "./strace.mjs";
 const IMAGE_BYTES = 16 * 1024 * 1024;
 /** Before anything is counted, and while it is: by depth, so that there are some windows of whole rounds. */
 const WARM_UP_READS = 16;
-const READS = /** @type {Record<number, number>} */ ({ 1: 32, 8: 80 });
+const READS = /** @type {Record<number, number>} */ ({ 1: 40, 8: 80 });
 const START_LIMIT_MS = 120_000;
 
 const SIZES = [
