@@ -23,16 +23,12 @@ import { meetWorkers } from "../../../src/manager/reunion.ts";
 import { WorkerPool } from "../../../src/manager/worker-pool.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../../src/supervisor/ports.ts";
-import { close, MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
+import { close } from "../../../src/sys/libc.ts";
+import { BAD, GOOD, IMAGE_BYTES, OneByteReader } from "../../helpers/one-byte-reader.ts";
 import { until } from "../../helpers/until.ts";
 
 const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
 const NEVER = new AbortController().signal;
-const SIZE = 2 << 20;
-const READ = 256 * 1024;
-const GOOD = Buffer.alloc(SIZE, 0x5a);
-const BAD = Buffer.alloc(SIZE, 0xa5);
 const MADE_AT = 1_700_000_000;
 
 let directory: string;
@@ -85,58 +81,7 @@ function startPool(): WorkerPool {
   return started;
 }
 
-/** The kernel's side of one link. */
-class Reader {
-  readonly link: OpenLink;
-  #held = Buffer.alloc(0);
-  #asked = 0;
-  right = 0;
-  wrong = 0;
-  errors = 0;
-
-  constructor(link: OpenLink) {
-    this.link = link;
-  }
-
-  get inFlight(): number {
-    return this.#asked - this.right - this.wrong - this.errors;
-  }
-
-  ask(count: number): void {
-    for (let at = 0; at < count; at += 1, this.#asked += 1) {
-      const request = requestHeader(0, 0, BigInt(this.#asked), BigInt((this.#asked * READ) % SIZE), READ);
-      expect(send(this.link.kernelFd, request, request.length, MSG_DONTWAIT | MSG_NOSIGNAL)).toBe(28);
-    }
-  }
-
-  /** Reads and checks all replies to what was asked. */
-  async hear(): Promise<void> {
-    const piece = Buffer.alloc(64 * 1024);
-    await until("all replies have come", () => {
-      for (let got = 1; got > 0; ) {
-        got = recv(this.link.kernelFd, piece, piece.length, MSG_DONTWAIT);
-        if (got > 0) this.#take(piece.subarray(0, got));
-      }
-      return this.inFlight === 0;
-    });
-  }
-
-  #take(bytes: Buffer): void {
-    this.#held = Buffer.concat([this.#held, bytes]);
-    for (;;) {
-      if (this.#held.length < 16) return;
-      const failed = this.#held.readUInt32BE(4) !== 0;
-      const length = failed ? 16 : 16 + READ;
-      if (this.#held.length < length) return;
-      if (failed) this.errors += 1;
-      else if (this.#held.subarray(16, length).equals(GOOD.subarray(0, READ))) this.right += 1;
-      else this.wrong += 1;
-      this.#held = this.#held.subarray(length);
-    }
-  }
-}
-
-let reader: Reader;
+let reader: OneByteReader;
 
 function request(slot: number): LinkRequest {
   const { spec, fd } = image;
@@ -163,10 +108,10 @@ const observer: LinkObserver = {
   ended: () => {},
 };
 
-async function open(asked: LinkRequest = request(0)): Promise<Reader> {
+async function open(asked: LinkRequest = request(0)): Promise<OneByteReader> {
   const link = await pool.openLink(asked, observer, NEVER);
   links.push(link);
-  reader = new Reader(link);
+  reader = new OneByteReader(link);
   return reader;
 }
 
@@ -237,7 +182,7 @@ describe("under a lease", () => {
     await until("the new time is known", () => repinned > 0);
     expect(asked.image.spec).toMatchObject({ identity: { mtimeNs: "5000000000" } });
     // Who opens it and writes nothing changes nothing either.
-    await truncate(path, SIZE);
+    await truncate(path, IMAGE_BYTES);
     reader.ask(4);
     await reader.hear();
     expect(reader).toMatchObject({ wrong: 0 });
@@ -331,11 +276,11 @@ test("an image that a process has open for writing is served without a lease, an
   reader.ask(4);
   await reader.hear();
   expect(reader).toMatchObject({ right: 4 });
-  await writer.write(BAD, 0, SIZE, 0);
+  await writer.write(BAD, 0, IMAGE_BYTES, 0);
   reader.ask(4);
   await reader.hear();
   expect(reader).toMatchObject({ right: 4, wrong: 0, errors: 4 });
-  await writer.write(GOOD, 0, SIZE, 0);
+  await writer.write(GOOD, 0, IMAGE_BYTES, 0);
   await writer.close();
   utimesSync(path, MADE_AT, MADE_AT);
   await until("it is leased", () => isLeased(link));
