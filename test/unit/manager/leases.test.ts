@@ -16,6 +16,7 @@ import {
 } from "node:fs";
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
@@ -142,7 +143,11 @@ describe("under a lease", () => {
     await until("replies lie in the socket", () => link.counters.requests > 0 || link.counters.readBytes > 0);
     const writer = await beginToWrite(() => writeFile(path, BAD, { flag: "r+" }));
     reader.ask(2);
-    expect(writer.isDone()).toBe(false);
+    await until("the worker has heard of it", () => link.exactness?.exact === "checked");
+    for (let look = 0; look < 20; look += 1) {
+      await sleep(5);
+      expect(writer.isDone()).toBe(false);
+    }
     await reader.hear();
     await until("it has written", writer.isDone);
     reader.ask(4);
