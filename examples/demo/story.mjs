@@ -35,7 +35,18 @@ const outcomes = [];
 /** @type {string[]} */
 const complaints = [];
 
-process.exit(await tell());
+/** The guest's own limit is longer (run.mjs): what went wrong is to be told before it ends. */
+const LIMIT_MS = 15 * 60_000;
+/** What a busy machine may take for one step. */
+const STEP_LIMIT_MS = 5 * 60_000;
+const LOG = join(process.env["EROFS_NBD_RUN_DIR"] ?? "/run/erofs-nbd", "manager.log");
+const LOG_LINES = 30;
+
+/** @type {Promise<never>} */
+const outOfTime = new Promise((_, fail) => {
+  setTimeout(() => fail(new Error(`it was not over after ${LIMIT_MS / 60_000} minutes`)), LIMIT_MS).unref();
+});
+process.exit(await Promise.race([tell(), outOfTime]).catch(giveUp));
 
 async function tell() {
   cli("mount", image, mountPoint);
@@ -67,7 +78,7 @@ async function tell() {
     await until("reads on the wire", () => inFlight(index) >= DEPTH);
     const onTheWire = inFlight(index);
     killedAt.push(Date.now());
-    process.kill(worker, "SIGKILL");
+    killIfThere(worker);
     line(`${red(`kill -9 ${worker}`)} (the serving worker), ${onTheWire} reads on the wire`);
     await until("the failover", () => outcomes.length >= kill);
     const outcome = outcomes[kill - 1];
@@ -121,10 +132,26 @@ async function sumUp(blocks, tree, device) {
   line("umount: device, workers and manager are gone");
   for (const complaint of complaints) line(red(complaint));
   const good = complaints.length === 0;
+  if (!good) showLog();
   process.stdout.write(
     `\n${good ? green("✔ every byte matched, every failover was counted, no read was lost") : red("✘ the demo failed")}\n`,
   );
   return good ? 0 : 1;
+}
+
+/** Tells why the demo failed: in one line, and by the end of the manager's log. @param {unknown} error */
+function giveUp(error) {
+  line(red(error instanceof Error ? error.message.trimEnd() : String(error)));
+  showLog();
+  process.stdout.write(`\n${red("✘ the demo failed")}\n`);
+  return 1;
+}
+
+function showLog() {
+  const text = existsSync(LOG) ? readFileSync(LOG, "utf8").trimEnd() : "";
+  if (text === "") return line(dim(`the manager has written no log (${LOG})`));
+  line(dim(`the end of ${LOG}:`));
+  for (const each of text.split("\n").slice(-LOG_LINES)) process.stdout.write(`        ${each}\n`);
 }
 
 /** Completed reads per moment, with the kills marked above. @param {any} report @param {number[]} killedAt */
@@ -164,8 +191,19 @@ function cli(...args) {
 
 /** @returns {any[]} */
 function statuses() {
-  const { stdout } = spawnSync(process.execPath, [CLI, "status", "--json"], { encoding: "utf8" });
+  const words = [CLI, "status", "--json"];
+  const { status, stderr, stdout } = spawnSync(process.execPath, words, { encoding: "utf8" });
+  if (status !== 0) throw new Error(`erofs-nbd status ended with ${status}: ${stderr}`);
   return JSON.parse(stdout);
+}
+
+/** On a busy machine the manager may have found the stopped worker hanging, and killed it. @param {number} pid */
+function killIfThere(pid) {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if (/** @type {NodeJS.ErrnoException} */ (error).code !== "ESRCH") throw error;
+  }
 }
 
 /** @param {number} index */
@@ -175,9 +213,9 @@ function inFlight(index) {
 
 /** @param {string} what @param {() => boolean} condition */
 async function until(what, condition) {
-  const end = Date.now() + 30_000;
+  const end = Date.now() + STEP_LIMIT_MS;
   while (!condition()) {
-    if (Date.now() > end) throw new Error(`${what} did not come in 30 s`);
+    if (Date.now() > end) throw new Error(`waited ${STEP_LIMIT_MS / 60_000} minutes in vain for ${what}`);
     await sleep(10);
   }
 }

@@ -75,7 +75,7 @@ async function smoke(node: readonly string[], modules: string, how: "link" | "co
     const compiler = programOf("typescript", "tsc");
     const out = join(directory, "smoke");
     await run([process.execPath, compiler, "-p", "test/nodes/tsconfig.json", "--outDir", out]);
-    const words = [...node, join(out, "test/nodes/smoke.js"), join(dist, "src/cli/main.js"), ...node];
+    const words = [...node, join(out, "test/nodes/smoke.js"), join(dist, "src/cli/main.cjs"), ...node];
     const { stdout, problem } = await run(words);
     const told = stdout
       .split("\n")
