@@ -21,7 +21,7 @@ import { sameDevice } from "./device-end.ts";
 import type { Remembered } from "./interrupts.ts";
 import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
-import { type ProgramEnd, programError, runProgram } from "./mount-program.ts";
+import { type ProgramEnd, programError, refuseOtherNode, runProgram } from "./mount-program.ts";
 import { requireRoot } from "./preconditions.ts";
 
 /** What is to be mounted where, and how. */
@@ -236,6 +236,7 @@ async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
     // Held until autoclear is set: udev's open and close of the node must not be the last one.
     const held = await open(node, "r");
     try {
+      await refuseOtherNode(act, node, index, held);
       const words = mountWords(request, node, resolve(request.directory));
       const end = await runProgram("mount", words, interrupted.signal);
       isMounted = hasMounted(end);

@@ -3,8 +3,12 @@
  *
  * Used by the mount and umount commands. The system call itself may wait for the device, so it never runs in here.
  */
+
 import { spawn } from "node:child_process";
+import type { FileHandle } from "node:fs/promises";
 import { ErofsNbdError } from "../errors.ts";
+import { numberOf } from "../manager/target.ts";
+import { deviceNumber } from "../supervisor/sysfs.ts";
 
 /** How a program ended. */
 export interface ProgramEnd {
@@ -53,4 +57,23 @@ export function programError(act: string, name: string, end: ProgramEnd): ErofsN
   return new ErofsNbdError("ERR_MOUNT", `Cannot ${act}: ${why}`, {
     hint: more.length === 0 ? undefined : more.join(" "),
   });
+}
+
+/** In another mount namespace, or under another root, a node of that name may be of another device. */
+export async function refuseOtherNode(
+  act: string,
+  node: string,
+  index: number,
+  held: FileHandle,
+): Promise<void> {
+  const found = await held.stat({ bigint: true });
+  const number = deviceNumber(index);
+  if (!found.isBlockDevice() || number === undefined || numberOf(found.rdev) === number) return;
+  throw new ErofsNbdError(
+    "ERR_MOUNT",
+    `Cannot ${act}: ${node} is another device here, ${numberOf(found.rdev)}`,
+    {
+      hint: `make a node for ${number} there, or mount from where the manager is`,
+    },
+  );
 }

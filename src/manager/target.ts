@@ -45,14 +45,17 @@ export async function readTarget(text: string): Promise<Target> {
 async function fileAt(path: string): Promise<SeenTarget["file"]> {
   try {
     const found = await stat(path, { bigint: true });
-    const number = found.isBlockDevice() ? found.rdev : found.dev;
-    // As glibc puts the two into one number (sysmacros.h).
-    const major = ((number >> 8n) & 0xfffn) | ((number >> 32n) & ~0xfffn);
-    const minor = (number & 0xffn) | ((number >> 12n) & ~0xffn);
-    return { device: `${major}:${minor}`, inode: `${found.ino}` };
+    return { device: numberOf(found.isBlockDevice() ? found.rdev : found.dev), inode: `${found.ino}` };
   } catch {
     return null;
   }
+}
+
+/** A device number as "major:minor", as the kernel spells it; glibc puts the two into one number (sysmacros.h). */
+export function numberOf(device: bigint): string {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xffff_f000n);
+  const minor = (device & 0xffn) | ((device >> 12n) & 0xffff_ff00n);
+  return `${major}:${minor}`;
 }
 
 function badTarget(got: string, wanted: string): ErofsNbdError {

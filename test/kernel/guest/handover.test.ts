@@ -125,6 +125,17 @@ describe("the device has the bytes of the image that the command has open", () =
     expect(await shell(script, "unshare", "-m")).toEqual({ code: 0, stdout: "other", stderr: "" });
   });
 
+  test("a mount where the device's node is another device's is refused", async () => {
+    await attachIn('exec $CLI attach --json --device 15 "$OTHER"');
+    const script = 'mount --bind /dev/nbd15 /dev/nbd3; exec $CLI mount -o nbd.device=3 "$IMAGE" "$MNT"';
+    const refused = await shell(script, "unshare", "-m");
+    expect(refused).toMatchObject({ code: 32, stdout: "" });
+    expect(refused.stderr).toMatch(
+      /\/dev\/nbd3 is another device here, 43:\d+\nhint: make a node for 43:\d+ there/,
+    );
+    expect((await statuses()).map(({ index }) => index)).toEqual([15]);
+  });
+
   test("under another root", async () => {
     const jail = files.at("jail");
     mkdirSync(jail);

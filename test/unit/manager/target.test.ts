@@ -3,7 +3,7 @@ import { closeSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { readTarget } from "../../../src/manager/target.ts";
+import { numberOf, readTarget } from "../../../src/manager/target.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import { pathView } from "../../../src/source/path-view.ts";
 
@@ -42,5 +42,18 @@ describe("targets", () => {
   test("nothing at all, and an index beyond any kernel's, are refused", async () => {
     await expect(readTarget("")).rejects.toThrow(/Cannot use target an empty value/);
     await expect(readTarget("99999999")).rejects.toThrow(/an index from 0 to/);
+  });
+
+  test("a device number is spelled as the kernel does, however large its parts", () => {
+    const made = (major: bigint, minor: bigint): bigint =>
+      ((major & ~0xfffn) << 32n) | ((major & 0xfffn) << 8n) | ((minor & ~0xffn) << 12n) | (minor & 0xffn);
+    for (const [major, minor] of [
+      [0n, 35n],
+      [43n, 7n],
+      [43n, 4095n],
+      [259n, 65_536n],
+      [70_000n, 1_048_575n],
+    ] as const)
+      expect(numberOf(made(major, minor))).toBe(`${major}:${minor}`);
   });
 });
