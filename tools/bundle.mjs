@@ -8,10 +8,12 @@
  * `new URL("../x/y.js", import.meta.url)` means the same in it.
  *
  * Lines and columns of a stack lead to the sources by the .map beside each bundle, which has nothing of other packages in it.
- * THIRD-PARTY.txt has the licences of what the bundles contain.
+ * Where this Node is the one that runs them, code-cache.ts saves their compilation. THIRD-PARTY.txt has the licences of what the bundles contain.
  */
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { decode, encode } from "@jridgewell/sourcemap-codec";
 import { build } from "esbuild";
@@ -52,6 +54,23 @@ function keepOwnLines(path) {
   writeFileSync(path, JSON.stringify({ ...map, sources, names: [], mappings: encode(mappings) }));
 }
 
+/** @type {Record<string, string>} Checksums of bundles with a cache, by their place as seen from main.cjs. */
+const sums = {};
+
+/** Leaves the compiled code of a bundle beside it (code-cache.ts). @param {string} path @param {readonly string[]} words */
+function makeCache(path, words) {
+  const sum = createHash("sha256").update(readFileSync(path)).digest("hex").slice(0, 16);
+  sums[relative(at("dist/src/cli"), path).replace(/^(?!\.)/, "./")] = sum;
+  const isOld = (/** @type {string} */ name) =>
+    name.startsWith(`${basename(path)}.`) && name.endsWith(".cache");
+  for (const name of readdirSync(dirname(path)).filter(isOld)) rmSync(join(dirname(path), name));
+  const cache = `${path}.${sum}-${process.version}.cache`;
+  execFileSync(process.execPath, [at("tools/code-cache.mjs"), path, cache, ...words], {
+    stdio: ["ignore", "ignore", "inherit"],
+    env: { PATH: process.env["PATH"] },
+  });
+}
+
 /** Names of packages that a bundle has code of. @type {Set<string>} */
 const contained = new Set();
 
@@ -68,7 +87,11 @@ for (const program of PROGRAMS) {
     external: ["koffi"],
     plugins: [leaveOut(program)],
     banner: { js: '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
-    define: { "import.meta.url": "bundleUrl", BUNDLED_VERSION: JSON.stringify(version) },
+    define: {
+      "import.meta.url": "bundleUrl",
+      BUNDLED_VERSION: JSON.stringify(version),
+      BUNDLE_SUMS: JSON.stringify(sums),
+    },
     // Names stay: a stack is to be read.
     minifyWhitespace: true,
     minifySyntax: true,
@@ -79,6 +102,7 @@ for (const program of PROGRAMS) {
     logLevel: "warning",
   });
   keepOwnLines(at(`dist/${file}.map`));
+  if (program.cachedAfter !== undefined) makeCache(at(`dist/${file}`), program.cachedAfter);
   for (const input of Object.keys(metafile.inputs)) {
     const name = /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)?.[1];
     if (name !== undefined) contained.add(join(ROOT, input.slice(0, input.indexOf(name) + name.length)));

@@ -6,6 +6,8 @@ export interface Program {
   readonly file: string;
   /** Dynamic imports that are not followed, because main.ts starts something else where they would be needed. */
   readonly without?: RegExp;
+  /** It has a code cache, made of what is compiled when these words have been obeyed. */
+  readonly cachedAfter?: readonly string[];
   /** Dynamic imports that load the compiler's file. */
   readonly beside?: RegExp;
 }

@@ -10,9 +10,15 @@ const NOT_IN_MANAGER = /\/commands\/(?!manager\.ts$)[\w-]+\.ts$/;
 
 /** @type {readonly Program[]} */
 export const PROGRAMS = [
-  { entry: "src/cli/main.ts", file: "src/cli/main.cjs", beside: /\/run\.ts$/ },
-  { entry: "src/cli/run.ts", file: "src/cli/client.cjs", without: NOT_IN_CLIENT },
-  { entry: "src/cli/run.ts", file: "src/manager/main.cjs", without: NOT_IN_MANAGER },
+  { entry: "src/cli/run.ts", file: "src/cli/client.cjs", without: NOT_IN_CLIENT, cachedAfter: ["--help"] },
+  {
+    entry: "src/cli/run.ts",
+    file: "src/manager/main.cjs",
+    without: NOT_IN_MANAGER,
+    cachedAfter: ["manager", "--help"],
+  },
   { entry: "src/cli/mount-helper.ts", file: "src/cli/mount-helper.cjs" },
   { entry: "src/worker/start.ts", file: "src/worker/main.cjs" },
+  // The last one: it knows the checksums of the others.
+  { entry: "src/cli/main.ts", file: "src/cli/main.cjs", beside: /\/run\.ts$/ },
 ];

@@ -7,8 +7,8 @@
  * the files as they are, which is always right. The manager is started by this file as well (`manager --auto`).
  */
 import { writeSync } from "node:fs";
-import { createRequire } from "node:module";
 import { VERSION } from "../version.ts";
+import { loadBundle } from "./code-cache.ts";
 
 /** The commands in client.cjs. */
 const CLIENTS = ["attach", "detach", "mount", "umount", "status", "upgrade"];
@@ -44,5 +44,5 @@ function printVersion(): void {
 const words = process.argv.slice(2);
 const bundle = bundleFor(words);
 if (words.length === 1 && (words[0] === "--version" || words[0] === "-V")) printVersion();
-else if (bundle !== undefined) createRequire(import.meta.url)(bundle);
+else if (bundle !== undefined) loadBundle(bundle);
 else void import("./run.ts");

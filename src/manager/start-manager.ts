@@ -6,7 +6,7 @@
  * ended again unless a dead manager has left devices for it.
  */
 import { spawn } from "node:child_process";
-import { closeSync, fstatSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { ErofsNbdError } from "../errors.ts";
@@ -54,7 +54,8 @@ export async function connectOrStart(runDir: RunDir, options: StartOptions = {})
   let isTold = false;
   try {
     for (;;) {
-      const client = await ControlClient.connect(runDir);
+      // Connecting looks at the whole way there, which would take the time of the manager that is waited for.
+      const client = existsSync(runDir.controlSocket) ? await ControlClient.connect(runDir) : undefined;
       if (client !== undefined) {
         started.keep();
         return client;

@@ -6,7 +6,7 @@
  * there is an INODE.loops it never comes back from there: as with a bug in the reading of that image. Nothing else is changed, and nothing
  * in other processes. By inode, and in a place that anybody may look into: a worker may not follow the paths of its images.
  */
-import { existsSync, fstatSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
 const program = process.argv[1] ?? "";
@@ -17,9 +17,9 @@ if (program.endsWith("/worker/main.cjs")) {
   const { FileSource } = await from("../source/file-source.js");
   const verify = FileSource.prototype.verify;
   FileSource.prototype.verify = function () {
-    const { ino } = fstatSync(this.extent(0).fd);
-    if (existsSync(`${place}/${ino}.kills`)) process.abort();
-    if (existsSync(`${place}/${ino}.loops`)) for (;;);
+    const { inode } = this.identity;
+    if (existsSync(`${place}/${inode}.kills`)) process.abort();
+    if (existsSync(`${place}/${inode}.loops`)) for (;;);
     return verify.call(this);
   };
   // Instead of the bundle that the program is, whose classes are others. It ends the process itself.

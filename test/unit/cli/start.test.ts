@@ -9,9 +9,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
+import { PROGRAMS } from "../../../tools/programs.mjs";
 import { CLI, MOUNT_HELPER, runCli } from "./run-cli.ts";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+const MAIN = "dist/src/cli/main.cjs";
+const BUNDLES = PROGRAMS.map(({ file }) => `dist/${file}`);
 const directory = mkdtempSync(join(tmpdir(), "cli-start-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
@@ -25,31 +28,32 @@ async function filesLoadedBy(words: readonly string[], program = CLI): Promise<s
   return [...new Set([...named].map((match) => match[1] ?? ""))].map((path) => path.replace(ROOT, "")).sort();
 }
 
-const MAIN = "dist/src/cli/main.cjs";
-const CLIENT = "dist/src/cli/client.cjs";
+/** Those that are not what the build has made one file of. A bundle with a code cache is loaded past Node's loader, and shows not at all. */
+const besideBundles = (files: readonly string[]): string[] => files.filter((path) => !BUNDLES.includes(path));
 
-test.each<[string, readonly string[], readonly string[]]>([
-  ["--version", ["--version"], [MAIN]],
-  ["--help", ["--help"], [CLIENT, MAIN]],
-  ["status", ["status"], [CLIENT, MAIN]],
-  ["attach --help", ["attach", "--help"], [CLIENT, MAIN]],
-  ["detach --all", ["-v", "--run-dir", "/nowhere/x", "detach", "--all"], [CLIENT, MAIN]],
-])("%s loads no other file", async (_, words, files) => {
-  expect(await filesLoadedBy(words)).toEqual(files);
+test.each<[string, readonly string[]]>([
+  ["--version", ["--version"]],
+  ["--help", ["--help"]],
+  ["status", ["status"]],
+  ["attach --help", ["attach", "--help"]],
+  ["detach --all", ["-v", "--run-dir", "/nowhere/x", "detach", "--all"]],
+])("%s loads no file but its bundle", async (_, words) => {
+  const files = await filesLoadedBy(words);
+  expect(files).toContain(MAIN);
+  expect(besideBundles(files)).toEqual([]);
 });
 
-test.each<[string, readonly string[], string, readonly string[]]>([
-  ["the manager", ["manager", "--help"], CLI, [MAIN, "dist/src/manager/main.cjs"]],
-  ["the mount helper", ["--help"], MOUNT_HELPER, ["dist/src/cli/mount-helper.cjs"]],
-])("%s loads its bundle, and the package with native code", async (_, words, program, bundle) => {
-  const files = await filesLoadedBy(words, program);
-  const ours = files.filter((path) => !/node_modules\/(koffi|@koromix)\//.test(path));
-  expect(ours).toEqual(bundle);
-  expect(files.length).toBeGreaterThan(ours.length);
+test.each<[string, readonly string[], string]>([
+  ["the manager", ["manager", "--help"], CLI],
+  ["the mount helper", ["--help"], MOUNT_HELPER],
+])("%s loads its bundle, and the package with native code", async (_, words, program) => {
+  const files = besideBundles(await filesLoadedBy(words, program));
+  expect(files.filter((path) => !/^node_modules\/(koffi|@koromix)\//.test(path))).toEqual([]);
+  expect(files.length).toBeGreaterThan(0);
 });
 
 test("a command outside the bundles still works, and loads the files as they are", async () => {
   const files = await filesLoadedBy(["serve", "--help"]);
   expect(files).toContain("dist/src/cli/commands/serve.js");
-  expect(files).not.toContain(CLIENT);
+  expect(files.length).toBeGreaterThan(50);
 });

@@ -1,0 +1,52 @@
+/**
+ * Loads a bundle with the code that V8 has made of it before, where that lies beside it.
+ *
+ * Compiling the manager takes a third of its start. A cache is code: it is used only if it belongs to who owns the bundle, and nobody else
+ * may write it. The build makes it (tools/bundle.mjs), for the Node that builds; a package that is installed has none, and V8 itself
+ * refuses one of another version of its own. Its name has the checksum of the bundle, because V8 compares no more than the length.
+ */
+import { closeSync, constants as fileConstants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Script, constants as vmConstants } from "node:vm";
+
+/** Set by the build: the beginning of each bundle's SHA-256 in hexadecimal, by the name that `loadBundle` is given. */
+declare const BUNDLE_SUMS: Readonly<Record<string, string>> | undefined;
+
+const OTHERS_MAY_WRITE = 0o022;
+
+/** Runs a bundle as `require` would; `file` is relative to this one. */
+export function loadBundle(file: string): void {
+  const path = fileURLToPath(new URL(file, import.meta.url));
+  const require = createRequire(path);
+  const sum = typeof BUNDLE_SUMS === "object" ? BUNDLE_SUMS[file] : undefined;
+  const cachedData = sum === undefined ? undefined : readCodeCache(path, sum);
+  if (cachedData === undefined) return require(path);
+  const text = `(function (exports, require, module, __filename, __dirname) { ${readFileSync(path, "utf8")}\n});`;
+  const script = new Script(text, {
+    filename: path,
+    cachedData,
+    importModuleDynamically: vmConstants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+  });
+  const bundle = { exports: {} };
+  script.runInThisContext()(bundle.exports, require, bundle, path, dirname(path));
+}
+
+/** What the build has left for this bundle and this Node; undefined where there is nothing, or it is not to be trusted. */
+export function readCodeCache(path: string, sum: string): Buffer | undefined {
+  let fd: number | undefined;
+  try {
+    fd = openSync(
+      `${path}.${sum}-${process.version}.cache`,
+      fileConstants.O_RDONLY | fileConstants.O_NOFOLLOW,
+    );
+    const { uid, mode } = fstatSync(fd);
+    const isTrusted = uid === statSync(path).uid && (mode & OTHERS_MAY_WRITE) === 0;
+    return isTrusted ? readFileSync(fd) : undefined;
+  } catch {
+    return undefined;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
