@@ -1,7 +1,8 @@
 /**
  * Stack frames that are in a bundle, as places in the sources, by the map beside it.
  *
- * For the few who print a stack: the map is read when that happens. Node's own --enable-source-maps would read it at every start.
+ * For the few who print a stack: the map is read when that happens. Node's own --enable-source-maps would read it at
+ * every start.
  */
 import { readFileSync } from "node:fs";
 import { SourceMap } from "node:module";

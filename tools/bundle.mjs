@@ -2,13 +2,14 @@
 /**
  * Makes one file each of the programs that are waited for: part of `npm run build`, after the compiler.
  *
- * A program of a hundred modules spends most of its start on finding and opening them. Each bundle is CommonJS, which Node loads without
- * its machinery for modules, and complete: a manager that runs for months never loads a file of another version. What the library, the
- * rarely used commands and the tests use are the compiler's files, which stay beside them. A bundle lies as deep as they do, so that
- * `new URL("../x/y.js", import.meta.url)` means the same in it.
+ * A program of a hundred modules spends most of its start on finding and opening them. Each bundle is CommonJS, which
+ * Node loads without its machinery for modules, and complete: a manager that runs for months never loads a file of
+ * another version. What the library, the rarely used commands and the tests use are the compiler's files, which stay
+ * beside them. A bundle lies as deep as they do, so that `new URL("../x/y.js", import.meta.url)` means the same in it.
  *
- * Lines and columns of a stack lead to the sources by the .map beside each bundle, which has nothing of other packages in it.
- * Where this Node is the one that runs them, code-cache.ts saves their compilation. THIRD-PARTY.txt has the licences of what the bundles contain.
+ * Lines and columns of a stack lead to the sources by the .map beside each bundle, which has nothing of other packages
+ * in it. Where this Node is the one that runs them, code-cache.ts saves their compilation. THIRD-PARTY.txt has the
+ * licences of what the bundles contain.
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -57,7 +58,11 @@ function keepOwnLines(path) {
 /** @type {Record<string, string>} Checksums of bundles with a cache, by their place as seen from main.cjs. */
 const sums = {};
 
-/** Leaves the compiled code of a bundle beside it (code-cache.ts). @param {string} path @param {readonly string[]} words */
+/**
+ * Leaves the compiled code of a bundle beside it (code-cache.ts).
+ * @param {string} path
+ * @param {readonly string[]} words
+ */
 function makeCache(path, words) {
   const sum = createHash("sha256").update(readFileSync(path)).digest("hex").slice(0, 16);
   sums[relative(at("dist/src/cli"), path).replace(/^(?!\.)/, "./")] = sum;

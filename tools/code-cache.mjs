@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * node tools/code-cache.mjs BUNDLE CACHE [WORD…]: runs a bundle with these words and leaves what V8 has compiled of it until its end.
+ * node tools/code-cache.mjs BUNDLE CACHE [WORD…]: runs a bundle with these words and leaves what V8 has compiled of it
+ * until its end.
  *
  * The text is wrapped as src/cli/code-cache.ts does, which uses the cache; V8 compares its length.
  */

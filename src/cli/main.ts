@@ -2,9 +2,10 @@
 /**
  * Entry of `erofs-nbd`: loads as little as the command line needs.
  *
- * Most of a short command's time is Node's own start and the loading of files. The build makes one file each of what is waited for
- * (tools/bundle.mjs): the manager, and the commands that talk to one. Everything else, and whatever is not understood here, is run from
- * the files as they are, which is always right. The manager is started by this file as well (`manager --auto`).
+ * Most of a short command's time is Node's own start and the loading of files. The build makes one file each of what is
+ * waited for (tools/bundle.mjs): the manager, and the commands that talk to one. Everything else, and whatever is not
+ * understood here, is run from the files as they are, which is always right. The manager is started by this file as
+ * well (`manager --auto`).
  */
 import { writeSync } from "node:fs";
 import { VERSION } from "../version.ts";

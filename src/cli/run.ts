@@ -1,10 +1,10 @@
-import { EXIT } from "../errors.ts";
 /**
  * The command line at work: builds the program, runs one command, turns any error into a line, a hint and an exit code.
  *
- * Loaded by main.ts, as one of its bundles or as this file. It ends the process itself, so that a forgotten handle shows as a wrong
- * result in a test and not as a command that hangs.
+ * Loaded by main.ts, as one of its bundles or as this file. It ends the process itself, so that a forgotten handle
+ * shows as a wrong result in a test and not as a command that hangs.
  */
+import { EXIT } from "../errors.ts";
 import { CliContext } from "./context.ts";
 import { createProgram } from "./program.ts";
 import { exitCodeOfError, formatError } from "./report.ts";

@@ -89,7 +89,7 @@ export class WorkerSet {
     this.#fill();
   }
 
-  /** Starts one worker, if there is none, and the others with the next `fill`: what waits for the first is not to wait for them, too. */
+  /** Starts one worker, if there is none. The others come with the next `fill`, so that nothing waits for them. */
   begin(): void {
     this.#holdsBack = true;
     this.#fill();

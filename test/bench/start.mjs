@@ -4,9 +4,9 @@
  *
  *   npm run bench:start -- [--kernel 6.1|6.12|6.12-smp|7.2] [--rounds N] [--cli PATH/TO/main.js]
  *
- * Prints what commands take beside `node -e 0`, in turn, so that whatever else the machine does hits all of them; then, in the kernel, the
- * phases of a cold attach: which process was started when, and what the manager's log says. Medians; ratios are to `node -e 0` of the
- * same run. `--cli` measures another build. Asserts nothing. Times are milliseconds.
+ * Prints what commands take beside `node -e 0`, in turn, so that whatever else the machine does hits all of them; then,
+ * in the kernel, the phases of a cold attach: which process was started when, and what the manager's log says. Medians;
+ * ratios are to `node -e 0` of the same run. `--cli` measures another build. Asserts nothing. Times are milliseconds.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -42,7 +42,11 @@ function note(table, name, ms) {
 /** @param {readonly number[]} list */
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)] ?? Number.NaN;
 
-/** Runs a command to its end. @param {readonly string[]} words @returns {{ startedAt: number, ms: number, stdout: string }} */
+/**
+ * Runs a command to its end.
+ * @param {readonly string[]} words
+ * @returns {{ startedAt: number, ms: number, stdout: string }}
+ */
 function run(...words) {
   const startedAt = Date.now();
   const before = performance.now();

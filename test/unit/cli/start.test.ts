@@ -1,8 +1,8 @@
 /**
  * What a start loads, as counts: the files that are opened, and the packages that none of a short command's are of.
  *
- * A file is found, opened, read and compiled, which takes longer than what most of them do. So the programs that are waited for are one
- * file each (tools/bundle.mjs), and native code is loaded only where it is used.
+ * A file is found, opened, read and compiled, which takes longer than what most of them do. So the programs that are
+ * waited for are one file each (tools/bundle.mjs), and native code is loaded only where it is used.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -28,7 +28,7 @@ async function filesLoadedBy(words: readonly string[], program = CLI): Promise<s
   return [...new Set([...named].map((match) => match[1] ?? ""))].map((path) => path.replace(ROOT, "")).sort();
 }
 
-/** Those that are not what the build has made one file of. A bundle with a code cache is loaded past Node's loader, and shows not at all. */
+/** Those that are not what the build has made one file of. With a code cache a bundle is loaded past Node's loader. */
 const besideBundles = (files: readonly string[]): string[] => files.filter((path) => !BUNDLES.includes(path));
 
 test.each<[string, readonly string[]]>([
