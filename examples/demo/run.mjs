@@ -20,7 +20,9 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { openSuite } from "../../test/kernel/lab/apt.mjs";
 import { boot, PROJECT_DIR } from "../../test/kernel/lab/boot.mjs";
+import { cacheEntry } from "../../test/kernel/lab/cache.mjs";
 import { hostObstacle } from "../../test/kernel/lab/host.mjs";
 import { removeIfInterrupted } from "../../tools/litter.mjs";
 
@@ -41,10 +43,10 @@ async function main() {
   removeIfInterrupted(directory);
   try {
     say("making an EROFS image from the files of a few npm packages …");
-    ensureMkfs();
+    const [mkfs = "", ...words] = await findMkfs();
     const files = makeTree(join(directory, "tree"));
     const image = join(directory, "image.erofs");
-    execFileSync("mkfs.erofs", [image, join(directory, "tree")], { stdio: "ignore" });
+    execFileSync(mkfs, [...words, image, join(directory, "tree")], { stdio: "ignore" });
     writeFileSync(join(directory, "manifest.json"), JSON.stringify(files));
     say(`${Object.keys(files).length} files, image of ${(statSync(image).size / 2 ** 20).toFixed(1)} MiB`);
     return await tellOnSomeKernel([process.execPath, STORY, image, join(directory, "manifest.json")]);
@@ -114,19 +116,22 @@ function sizeOf(path) {
   return statSync(path).size;
 }
 
-function ensureMkfs() {
-  if (spawnSync("mkfs.erofs", ["--help"], { stdio: "ignore" }).error === undefined) return;
-  if (process.getuid?.() !== 0) {
-    throw Object.assign(new Error("mkfs.erofs is missing"), { hint: "apt-get install erofs-utils" });
-  }
-  say("installing erofs-utils …");
-  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  const apt = (/** @type {string[]} */ ...args) => spawnSync("apt-get", args, { stdio: "ignore", env });
-  if (apt("install", "-y", "erofs-utils").status !== 0) {
-    apt("update");
-    if (apt("install", "-y", "erofs-utils").status !== 0)
-      throw new Error("erofs-utils could not be installed");
-  }
+/**
+ * The words that start mkfs.erofs: the machine's own, or one from Debian's archive in the lab's cache. That one comes with its
+ * libraries and its loader, so that it needs no root and is not installed.
+ */
+async function findMkfs() {
+  if (spawnSync("mkfs.erofs", ["--help"], { stdio: "ignore" }).error === undefined) return ["mkfs.erofs"];
+  say("mkfs.erofs is missing here: taking erofs-utils from Debian's archive, without installing it …");
+  const entry = await cacheEntry("erofs-utils", async (draft) => {
+    const suite = await openSuite("trixie", draft);
+    await suite.downloadWithDependencies(["erofs-utils"], draft);
+    for (const name of readdirSync(draft).filter((each) => each !== "usr"))
+      rmSync(join(draft, name), { recursive: true });
+  });
+  const libraries = join(entry, "usr/lib/x86_64-linux-gnu");
+  const loader = join(libraries, "ld-linux-x86-64.so.2");
+  return [loader, "--library-path", libraries, join(entry, "usr/bin/mkfs.erofs")];
 }
 
 /** @param {string} text */
