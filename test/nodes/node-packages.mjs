@@ -49,7 +49,7 @@ export async function prepareArm64() {
     await (await openSuite(SUITE, draft, "arm64")).download(LIBRARIES, root);
     renameSync(join(unpacked, "usr/bin/qemu-aarch64"), join(draft, "qemu-aarch64"));
     symlinkSync("usr/lib", join(root, "lib"));
-    for (const name of [unpacked, join(draft, `apt-${SUITE}-amd64`), join(draft, `apt-${SUITE}-arm64`)])
+    for (const name of [unpacked, join(draft, `apt-${SUITE}`), join(draft, `apt-${SUITE}-arm64`)])
       rmSync(name, { recursive: true });
   });
   return [join(entry, "qemu-aarch64"), "-L", join(entry, "root")];

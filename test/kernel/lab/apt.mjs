@@ -102,7 +102,7 @@ export async function openSuite(name, directory, architecture = "amd64") {
       },
     );
   }
-  const base = join(directory, `apt-${name}-${architecture}`);
+  const base = join(directory, architecture === "amd64" ? `apt-${name}` : `apt-${name}-${architecture}`);
   for (const part of ["lists/partial", "cache/archives/partial"])
     mkdirSync(join(base, part), { recursive: true });
   writeFileSync(join(base, "status"), "");
