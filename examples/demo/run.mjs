@@ -122,8 +122,8 @@ function sizeOf(path) {
  */
 async function findMkfs() {
   if (spawnSync("mkfs.erofs", ["--help"], { stdio: "ignore" }).error === undefined) return ["mkfs.erofs"];
-  say("mkfs.erofs is missing here: taking erofs-utils from Debian's archive, without installing it …");
   const entry = await cacheEntry("erofs-utils", async (draft) => {
+    say("mkfs.erofs is missing here: taking erofs-utils from Debian's archive, without installing it …");
     const suite = await openSuite("trixie", draft);
     await suite.downloadWithDependencies(["erofs-utils"], draft);
     for (const name of readdirSync(draft).filter((each) => each !== "usr"))
