@@ -13,6 +13,7 @@ import type { LinkObserver, LinkRequest } from "../supervisor/ports.ts";
 import {
   allocateFile,
   close,
+  growSendBuffer,
   mapShared,
   pipe,
   SOCK_NONBLOCK,
@@ -23,7 +24,7 @@ import {
   unsentBytes,
 } from "../sys/libc.ts";
 import type { LinkCounters } from "../worker/link-end.ts";
-import type { ServedLinkDescription } from "../worker/worker-protocol.ts";
+import { SEND_BUFFER_BYTES, type ServedLinkDescription } from "../worker/worker-protocol.ts";
 import { LinkTrouble } from "./crash-loop.ts";
 import { LinkLease } from "./link-lease.ts";
 import { RequestAges } from "./request-ages.ts";
@@ -243,6 +244,7 @@ export function createLink(
     const reply = pipe();
     open.push(...reply);
     const [kernelFd, serverFd] = ends;
+    growSendBuffer(serverFd, SEND_BUFFER_BYTES);
     return new HeldLink(number, request, observer, { kernelFd, serverFd, journalFd, pipe: reply }, path);
   } catch (error) {
     for (const fd of open) closeSync(fd);

@@ -140,6 +140,8 @@ export const setSocketOption = (fd: number, level: number, name: number, value: 
 
 /** Lets a socket hold so much unread data; beyond the system's limit only with CAP_NET_ADMIN, else up to it. */
 export function growSendBuffer(fd: number, sizeBytes: number): void {
+  // The kernel doubles what it is asked for, and tells the double. Asking again without the right would shrink it.
+  if (sendBufferBytes(fd) >= 2 * sizeBytes) return;
   if (setSocketOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, sizeBytes) < 0)
     setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, sizeBytes);
 }
@@ -204,10 +206,17 @@ export function pipe(): [number, number] {
   return [pair[0] as number, pair[1] as number];
 }
 
-/** Asks for a pipe of this capacity and returns the one it has: beyond the system's limit only with CAP_SYS_RESOURCE. */
+/**
+ * Asks for a pipe of this capacity at least, else of half, a quarter and so on. Returns the capacity that it has: beyond
+ * the system's limit only with CAP_SYS_RESOURCE.
+ */
 export function growPipe(fd: number, sizeBytes: number): number {
-  const size = result(c.fcntl(fd, F_SETPIPE_SZ, sizeBytes));
-  return size > 0 ? size : check("fcntl F_GETPIPE_SZ", result(c.fcntl(fd, F_GETPIPE_SZ, 0)));
+  const had = check("fcntl F_GETPIPE_SZ", result(c.fcntl(fd, F_GETPIPE_SZ, 0)));
+  for (let asked = sizeBytes; asked > had; asked = Math.floor(asked / 2)) {
+    const size = result(c.fcntl(fd, F_SETPIPE_SZ, asked));
+    if (size > 0) return size;
+  }
+  return had;
 }
 
 const FIONREAD = 0x541b;

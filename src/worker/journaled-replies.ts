@@ -68,6 +68,7 @@ export class JournaledReplies implements Replies {
   readonly #roomBytes: number;
   readonly #waiting: Job[] = [];
   #pipeBytes: number;
+  #maxPipeBytes = MAX_PIPE_BYTES;
   #job: Job | undefined;
   #committedBytes = 0;
   #inPipeBytes = 0;
@@ -177,8 +178,11 @@ export class JournaledReplies implements Replies {
 
   /** A larger pipe for a larger reply, so that it goes through at once. */
   #makeRoom(totalBytes: number): void {
-    const wanted = Math.min(totalBytes + PAGE_BYTES, MAX_PIPE_BYTES);
-    if (wanted > this.#pipeBytes) this.#pipeBytes = growPipe(this.#pipe.writeFd, wanted);
+    const wanted = Math.min(totalBytes + PAGE_BYTES, this.#maxPipeBytes);
+    if (wanted <= this.#pipeBytes) return;
+    this.#pipeBytes = growPipe(this.#pipe.writeFd, wanted);
+    // What is not to be had now will not be later.
+    if (this.#pipeBytes < wanted) this.#maxPipeBytes = this.#pipeBytes;
   }
 
   #begin(job: Job): number {

@@ -31,16 +31,12 @@ import { JournaledReplies, type ReplyPipe } from "./journaled-replies.ts";
 import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "./link-end.ts";
 import type { Pollable, Pump } from "./pump.ts";
 import { type Replies, ReplyQueue, UnsentReplyError } from "./reply-queue.ts";
+import { SEND_BUFFER_BYTES } from "./worker-protocol.ts";
 
 /** The kernel has a few hundred requests of 28 bytes on a link at most; the rest is for payloads to skip. */
 const INBOX_BYTES = 16 * 1024;
 /** Replies gathered before a send, at most. A larger reply that has to be copied gets a buffer of its own. */
 export const OUTBOX_BYTES: number = 256 * 1024;
-/**
- * Room for a megabyte's reply in the socket, or whatever the system allows us. With the usual 208 KiB each large
- * reply waits for its reader several times: 1 MiB reads ran at a third of the rate for three times the CPU time.
- */
-const SEND_BUFFER_BYTES = 1024 * 1024;
 /** One busy link must not keep the others waiting: after so many receives it is their turn. */
 const MAX_RECEIVES = 8;
 /** What asynchronous reads of one link may hold in memory at once. */

@@ -1,7 +1,16 @@
 /**
  * The libc binding: results and negative errno numbers, checked descriptors, and the structures laid out by hand.
  */
-import { closeSync, fstatSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
@@ -136,6 +145,17 @@ describe("files", () => {
   });
 });
 
+describe("pipes", () => {
+  test("become as large as they may where they cannot be as large as asked for, and never smaller", () => {
+    const limit = Number(readFileSync("/proc/sys/fs/pipe-max-size", "latin1"));
+    const [, writeFd] = libc.pipe().map(kept) as [number, number];
+    expect(libc.growPipe(writeFd, 2 * limit)).toBeGreaterThanOrEqual(limit);
+    const size = libc.growPipe(writeFd, 4096);
+    expect(size).toBeGreaterThanOrEqual(limit);
+    expect(libc.growPipe(writeFd, 4096)).toBe(size);
+  });
+});
+
 describe("sockets", () => {
   test("know who is at the other end", () => {
     expect(libc.peerCredentials(pair()[0])).toEqual({
@@ -168,5 +188,13 @@ describe("sockets", () => {
     const [plain, grown] = [capacity(false), capacity(true)];
     if (process.getuid?.() === 0) expect(grown).toBeGreaterThan(plain);
     else expect(grown).toBeGreaterThanOrEqual(plain);
+  });
+
+  test("keep a buffer that is large enough, whatever the limit of who asks again", () => {
+    const [fd] = pair(libc.SOCK_STREAM);
+    libc.growSendBuffer(fd, 64 * 1024);
+    const before = libc.sendBufferBytes(fd);
+    libc.growSendBuffer(fd, 16 * 1024);
+    expect(libc.sendBufferBytes(fd)).toBe(before);
   });
 });
