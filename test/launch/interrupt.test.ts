@@ -9,9 +9,10 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { mountsBelow } from "../../tools/leftovers.mjs";
 import { until } from "../helpers/until.ts";
+import { boot } from "../kernel/lab/boot.mjs";
 
 const LAB = ["run", "lab", "--", "6.12", "--", "sh", "-c", "echo $((6 * 7)) bottles; sleep 600"];
 const GUEST_TESTS = ["--project", "kernel", "--kernel", "6.12", "--guest", "lab.test"];
@@ -20,6 +21,9 @@ const PATIENCE_MS = 50_000;
 
 let place = "";
 let output = "";
+
+// With an empty cache the kernel is downloaded first, which may take minutes.
+beforeAll(() => boot({ kernel: "6.12", command: ["true"] }), 900_000);
 
 beforeEach(() => {
   place = mkdtempSync(join(realpathSync(tmpdir()), "int-"));
