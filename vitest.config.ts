@@ -1,7 +1,7 @@
 /**
  * The test projects: unit (with property tests), counts (of system calls, files and lines), interop (programs that nobody
- * here wrote), launch, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names the
- * kernels, "host" being this machine's own.
+ * here wrote), launch, nodes, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names
+ * the kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";
 import { LIMITS } from "./test/limits.mjs";
@@ -37,8 +37,8 @@ export default defineConfig({
         test: {
           name: "counts",
           include: ["test/bench/**/*.test.ts"],
-          // A kernel is booted first. Nothing here depends on how long it takes.
-          hookTimeout: 660_000,
+          // A guest is a hook of these tests.
+          hookTimeout: LIMITS.countsMs + LIMITS.hookMs,
         },
       },
       {

@@ -10,6 +10,7 @@ export declare const LIMITS: Readonly<
     | "longTestMs"
     | "lateMs"
     | "silenceMs"
+    | "countsMs"
     | "systemdMs"
     | "kernelMs",
     number

@@ -24,6 +24,8 @@ const ORDINARY = {
   lateMs: 330_000,
   /** Nothing was heard from the test process, whatever it does. */
   silenceMs: 900_000,
+  /** The guest in which calls and files are counted. */
+  countsMs: 600_000,
   /** The story of the systemd guest: a dozen steps. */
   systemdMs: 20 * 60_000,
   /** All boots of one kernel together. */

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { boot } from "../../kernel/lab/boot.mjs";
+import { LIMITS } from "../../limits.mjs";
 import { START_COLUMNS } from "./guest/costs.mjs";
 import { READ_COLUMNS } from "./guest/per-read.mjs";
 import { countHouse, HOUSE_COLUMNS } from "./house.mjs";
@@ -15,7 +16,6 @@ import { straceEnvironment } from "./strace-program.mjs";
 
 const KERNEL = "6.12";
 const GUEST = fileURLToPath(new URL("./guest/main.mjs", import.meta.url));
-const LIMIT_MS = 600_000;
 const RESULT = "counts.json"; // what guest/main.mjs leaves
 
 /** Where the tables are. */
@@ -49,7 +49,7 @@ export async function measure() {
       command: [process.execPath, GUEST],
       env: await straceEnvironment(),
       outputDir,
-      timeoutMs: LIMIT_MS,
+      timeoutMs: LIMITS.countsMs,
     });
     if (exitCode !== 0) throw new Error(`Cannot count in kernel ${KERNEL}: ${stderr.trim()}`);
     const { reads, starts } = JSON.parse(readFileSync(join(outputDir, RESULT), "utf8"));
