@@ -25,6 +25,7 @@ import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   afterFailovers,
   attach,
+  bothWorkersOf,
   CLI,
   cleanUpAfterFailure,
   cutUnderLoad,
@@ -37,7 +38,6 @@ import {
   statusWhen,
   watchEvents,
   workerOf,
-  workersOf,
 } from "./product.ts";
 import { many } from "./soak.ts";
 
@@ -98,7 +98,7 @@ describe("a link that dies", () => {
     const device = await attach(...CUTTABLE, image);
     const reader = await startReader(device.device ?? "", image);
     const watcher = await watchEvents();
-    const victims = workersOf(device.managerPid);
+    const victims = await bothWorkersOf(device.managerPid);
     expect(victims).toHaveLength(2);
     const reconnecting = watcher.next(
       "the failover",

@@ -9,6 +9,7 @@ import {
   afterFailovers,
   allGone,
   attach,
+  bothWorkersOf,
   cleanUpAfterFailure,
   cutLinks,
   detachAll,
@@ -26,7 +27,6 @@ import {
   successorOf,
   until,
   workerOf,
-  workersOf,
 } from "./product.ts";
 import { expectTakeovers, kernelWords, PATIENT, useImage, warm } from "./takeover-rig.ts";
 
@@ -69,7 +69,7 @@ describe("a device attached by ioctl", () => {
     const device = await attach("--ioctl", ...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    await killUnderLoad(device, workersOf(device.managerPid));
+    await killUnderLoad(device, await bothWorkersOf(device.managerPid));
     const after = await afterFailovers(device.device ?? "", 1);
     expect(words()).toEqual([]);
     expectFlawless(await reader.stop());
@@ -131,7 +131,7 @@ describe("the end of a link attached by ioctl", () => {
   test("with manager and workers is the end of its device, and the next command says so", async () => {
     const device = await attach("--ioctl", image);
     const reader = await startReader(device.device ?? "", image);
-    const workers = workersOf(device.managerPid);
+    const workers = await bothWorkersOf(device.managerPid);
     await until("a guardian", () => guardiansOf(device.managerPid).length === 1);
     // Stopped first: the spare would leave on seeing its manager gone.
     for (const pid of workers) process.kill(pid, "SIGSTOP");

@@ -21,6 +21,7 @@ import {
   afterFailovers,
   allGone,
   attach,
+  bothWorkersOf,
   CLI,
   cleanUpAfterFailure,
   detachAll,
@@ -127,7 +128,7 @@ describe("a manager that dies", () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    const old = workersOf(device.managerPid);
+    const old = await bothWorkersOf(device.managerPid);
     await killTogether(device.managerPid);
     await erofsNbdOk("status");
     await killUnderLoad(device, [workerOf(device)]);
@@ -184,7 +185,7 @@ describe("a manager that dies with what it needs", () => {
   test("all its workers: reads wait, and go on when the next manager has come", async () => {
     const device = await attach(image);
     const reader = await startReader(device.device ?? "", image);
-    const victims = workersOf(device.managerPid);
+    const victims = await bothWorkersOf(device.managerPid);
     // The manager dies before it can mend what is being broken, and while its workers cannot see that: the spare would leave.
     for (const pid of victims) process.kill(pid, "SIGSTOP");
     process.kill(device.managerPid, "SIGKILL");
@@ -216,7 +217,7 @@ describe("a manager that dies with what it needs", () => {
     const copy = join(directory, "gone.erofs");
     writeFileSync(copy, readFileSync(image));
     const device = await attach(copy);
-    const victims = workersOf(device.managerPid);
+    const victims = await bothWorkersOf(device.managerPid);
     await killTogether(device.managerPid, ...victims);
     replace(copy);
     const seen = await erofsNbd("status");

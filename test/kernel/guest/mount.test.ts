@@ -13,6 +13,7 @@ import {
   afterFailovers,
   allGone,
   attach,
+  bothWorkersOf,
   CLI,
   cleanUpAfterFailure,
   erofsNbd,
@@ -28,7 +29,6 @@ import {
   until,
   untilAsync,
   workerOf,
-  workersOf,
 } from "./product.ts";
 
 let directory: string;
@@ -74,7 +74,7 @@ describe("a mount", () => {
     const [device] = await statuses();
     if (device === undefined) throw new Error("nothing is attached");
     expect(device.mountPoints).toEqual([mountPoint]);
-    const pids = [device.managerPid, ...workersOf(device.managerPid)];
+    const pids = [device.managerPid, ...(await bothWorkersOf(device.managerPid))];
 
     await dropCaches();
     const reader = await startReader(device.device ?? "", image);
@@ -98,7 +98,7 @@ describe("a mount", () => {
     const { managerPid } = device;
     // With its guardian, too: what is seen is then what the next command does.
     await until("a guardian", () => guardiansOf(managerPid).length === 1);
-    await killTogether(...guardiansOf(managerPid), managerPid, ...workersOf(managerPid));
+    await killTogether(...guardiansOf(managerPid), managerPid, ...(await bothWorkersOf(managerPid)));
     expect(await run("umount", [mountPoint])).toMatchObject({ code: 0 });
     await until("the device's end", () => !existsSync(`/sys/block/nbd${device.index}/pid`));
     const seen = await erofsNbd("status");

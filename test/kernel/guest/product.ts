@@ -243,6 +243,12 @@ export function workersOf(managerPid: number): number[] {
   return workers((parent) => parent === managerPid);
 }
 
+/** The same once the second is ready, too: it is started after the first attach has been answered. */
+export async function bothWorkersOf(managerPid: number): Promise<number[]> {
+  await until("both workers", () => workersOf(managerPid).length >= 2);
+  return workersOf(managerPid);
+}
+
 /** Pids of all workers that are ready, also those that have outlived the manager that started them. */
 export const allWorkers = (): number[] => workers(() => true);
 

@@ -13,6 +13,7 @@ import { guarded } from "./leftovers.ts";
 import {
   afterFailovers,
   attach,
+  bothWorkersOf,
   CLI,
   cleanUpAfterFailure,
   detachAll,
@@ -162,7 +163,7 @@ describe("somebody who kills every worker as soon as it appears", () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    await killUnderLoad(device, workersOf(device.managerPid));
+    await killUnderLoad(device, await bothWorkersOf(device.managerPid));
     for (let killed = 0; killed < SPREE; ) {
       await until("a fresh worker", () => workersOf(device.managerPid).length > 0);
       for (const pid of workersOf(device.managerPid)) {

@@ -13,6 +13,7 @@ import {
   allGone,
   ask,
   attach,
+  bothWorkersOf,
   cleanUpAfterFailure,
   erofsNbdOk,
   expectFlawless,
@@ -24,7 +25,6 @@ import {
   statuses,
   until,
   watchEvents,
-  workersOf,
 } from "./product.ts";
 import { journalFiles, outcomes, PATIENT, useImage, workerSockets } from "./takeover-rig.ts";
 
@@ -39,7 +39,7 @@ async function orphan(device: DeviceStatus): Promise<void> {
     "the takeover",
     (event) => event.event === "state" && event.state === "taking-over",
   );
-  await killTogether(...workersOf(device.managerPid));
+  await killTogether(...(await bothWorkersOf(device.managerPid)));
   await begun;
   expect((await status(device.device ?? "")).state).toBe("taking-over");
   void watcher.stop();
@@ -67,7 +67,7 @@ describe("while a takeover is under way", () => {
       "the takeover",
       (event) => event.event === "state" && event.state === "taking-over",
     );
-    await killUnderLoad(device, workersOf(device.managerPid));
+    await killUnderLoad(device, await bothWorkersOf(device.managerPid));
     await begun;
     const answer = ask("detach", { targets: [{ index: device.index ?? -1 }], all: false, force: true });
     expect(await outcomes(watcher, 1)).toMatchObject([{ result: "failed", level: "takeover" }]);

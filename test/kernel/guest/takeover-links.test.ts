@@ -101,7 +101,8 @@ describe("a device whose reads are not counted", () => {
   cleanUpAfterFailure();
 
   test("is taken over where that is safe, and else reconnected with the reason", async () => {
-    const device = await attach(image);
+    // A worker that a busy machine does not let run is not to be killed as hanging between two of our kills.
+    const device = await attach("--hang-timeout", "60000", image);
     // The switch belongs to the node: it stays as it is when the device is gone.
     const iostats = `/sys/block/nbd${device.index}/queue/iostats`;
     onTestFinished(() => writeFileSync(iostats, "1\n"));

@@ -13,7 +13,7 @@ import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
 import { formatRecord } from "../lab/kernel-log.ts";
 import type { Guard } from "./leftovers.ts";
-import { afterFailovers, readsInFlight, until, type Watcher, workerOf, workersOf } from "./product.ts";
+import { afterFailovers, bothWorkersOf, readsInFlight, until, type Watcher, workerOf } from "./product.ts";
 
 const { journals: JOURNALS, workers: WORKER_SOCKETS } = chooseRunDir(undefined);
 /** Kills come at any moment within this time. */
@@ -46,7 +46,7 @@ export function useImage(
 
 /** Waits until a second worker has started: a worker takes its name when it is ready. */
 export async function warm(managerPid: number): Promise<void> {
-  await until("a warm spare", () => workersOf(managerPid).length >= 2);
+  await bothWorkersOf(managerPid);
 }
 
 /** What the kernel logs of nbd from now on; call the result for what there was. */

@@ -12,6 +12,7 @@ import {
   afterFailovers,
   allGone,
   attach,
+  bothWorkersOf,
   cleanUpAfterFailure,
   detachAll,
   expectFlawless,
@@ -90,7 +91,7 @@ describe("a takeover", () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
-    const victims = workersOf(device.managerPid);
+    const victims = await bothWorkersOf(device.managerPid);
     expect(victims).toHaveLength(2);
     const onTheWire = await killUnderLoad(device, victims);
     const after = await afterFailovers(device.device ?? "", 1);

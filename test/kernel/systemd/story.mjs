@@ -95,7 +95,14 @@ async function mounted() {
 }
 
 /** @param {number} pid */
-const cgroupOf = (pid) => readFileSync(`/proc/${pid}/cgroup`, "utf8").trim();
+const cgroupOf = (pid) => {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, "utf8").trim();
+  } catch {
+    // It has ended since it was listed.
+    return undefined;
+  }
+};
 /** @param {number} pid */
 const isAlive = (pid) => existsSync(`/proc/${pid}`);
 
