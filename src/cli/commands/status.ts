@@ -26,6 +26,9 @@ Examples:
   sudo erofs-nbd status --watch             a live table, until q or Ctrl-C
   sudo erofs-nbd status --watch | cat       one line per event, until Ctrl-C
 
+EXACT is what keeps the bytes those of the attach: "lease" where no process can change the image, "checked" where what was read is
+compared with the image's time before it is sent. Below a device whose image has changed is how; its reads fail.
+
 The live table shows first what needs a look: devices that are not served, then those that failed over in the last minute. Rates
 are of the last second, latencies (from a request being received to its reply having left) of the last 2.5 to 5.
 
