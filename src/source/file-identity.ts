@@ -81,6 +81,14 @@ export class FileStat {
     return this.#view.getUint32(120, true);
   }
 
+  get ctimeSeconds(): number {
+    return this.#view.getUint32(CTIME_AT, true) + this.#view.getInt32(CTIME_AT + 4, true) * 2 ** 32;
+  }
+
+  get ctimeNanoseconds(): number {
+    return this.#view.getUint32(CTIME_AT + 8, true);
+  }
+
   /** Whether what was last asked for is that very file or device, whatever is in it by now. */
   isSameFile(identity: FileIdentity): boolean {
     const { kind, device } = this.#place();

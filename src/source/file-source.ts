@@ -9,6 +9,8 @@
  * and pages may leave by reference. Without one, bytes are copied first and the file's identity is looked at then. A write
  * changes a file's time before its bytes, so what was copied before a look that finds the time unchanged is as it was pinned,
  * up to the grain of that time (milliseconds), and but for stores through a mapping that was dirty already, which change no time.
+ * The modification time can be set back, the change time (stx_ctime) cannot: where that has moved since the last look, what was
+ * read meanwhile may be of a time in between, and is read again.
  *
  * A changed time alone is no change while the lease is held: there can have been no write. The new time is pinned then, by
  * `refresh`, and when a break is noticed while the writer still has to wait.
@@ -19,7 +21,7 @@ import { close, pread } from "../sys/libc.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 import { describeChange, type FileIdentity, FileStat } from "./file-identity.ts";
 import { canBeLeased, type ReadLease, takeReadLease } from "./read-lease.ts";
-import { type ExtentOwner, type FileExtent, type Source, SourceError } from "./source.ts";
+import { type ExtentOwner, type FileExtent, type Source, SourceError, StaleReadError } from "./source.ts";
 
 export class FileSource implements Source, ExtentOwner {
   readonly sizeBytes: number;
@@ -30,6 +32,11 @@ export class FileSource implements Source, ExtentOwner {
   #identity: FileIdentity;
   #mtimeSeconds = 0;
   #mtimeNanoseconds = 0;
+  /** The change time at the last look before what is read now; NaN before the first. */
+  #ctimeSeconds = Number.NaN;
+  #ctimeNanoseconds = 0;
+  /** Some file systems in user space make the change time up at each look. */
+  #hasSteadyCtime = true;
   #canBeLeased: boolean | undefined;
   #change: string | undefined;
   #lease: ReadLease | undefined;
@@ -45,6 +52,9 @@ export class FileSource implements Source, ExtentOwner {
     this.#path = path;
     this.sizeBytes = identity.sizeBytes;
     this.#pin(identity);
+    if (identity.changedNs === undefined) return;
+    this.#ctimeSeconds = Number(BigInt(identity.changedNs) / 1_000_000_000n);
+    this.#ctimeNanoseconds = Number(BigInt(identity.changedNs) % 1_000_000_000n);
   }
 
   get kind(): FileIdentity["kind"] {
@@ -120,6 +130,7 @@ export class FileSource implements Source, ExtentOwner {
     if (this.#lease?.look() === true) {
       if (this.#isLeased) this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
       this.#isLeased ||= describeChange(this.#identity, found) === undefined;
+      if (this.#isLeased) this.#noteCtime();
     }
     return this.isLeased ? undefined : describeChange(this.#identity, found);
   }
@@ -132,8 +143,10 @@ export class FileSource implements Source, ExtentOwner {
     const lease = this.#lease;
     const found = this.#look();
     if (lease === undefined || found instanceof SourceError) return;
-    if (loopClock.read() < lease.protectedUntilMs && found.sizeBytes === this.sizeBytes)
-      this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
+    if (loopClock.read() >= lease.protectedUntilMs || found.sizeBytes !== this.sizeBytes) return;
+    this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
+    // What has been read until now is as it was, too.
+    this.#noteCtime();
   }
 
   #pin(identity: FileIdentity): void {
@@ -169,7 +182,8 @@ export class FileSource implements Source, ExtentOwner {
       stat.mtimeSeconds === this.#mtimeSeconds;
     if (same) {
       this.#change = undefined;
-      return;
+      if (this.#isSteady) return;
+      throw new StaleReadError(`Cannot serve ${this.#path}: it is touched all the time`, this.#renew);
     }
     this.#change = describeChange(this.#identity, stat.identity(this.#fd)) ?? "it was modified";
     throw new SourceError(`Cannot serve ${this.#path}: ${this.#change}`);
@@ -181,6 +195,26 @@ export class FileSource implements Source, ExtentOwner {
 
   close(): void {
     close(this.#fd);
+  }
+
+  get #isSteady(): boolean {
+    if (!this.#hasSteadyCtime) return true;
+    return (
+      this.#stat.ctimeSeconds === this.#ctimeSeconds && this.#stat.ctimeNanoseconds === this.#ctimeNanoseconds
+    );
+  }
+
+  /** Two looks with nothing between them: a change time that differs in them means nothing. */
+  readonly #renew = (): void => {
+    const failure = this.#ask();
+    if (failure !== undefined) throw failure;
+    this.#noteCtime();
+    if (this.#ask() === undefined && !this.#isSteady) this.#hasSteadyCtime = false;
+  };
+
+  #noteCtime(): void {
+    this.#ctimeSeconds = this.#stat.ctimeSeconds;
+    this.#ctimeNanoseconds = this.#stat.ctimeNanoseconds;
   }
 
   #look(): FileIdentity | SourceError {

@@ -12,6 +12,35 @@ export class SourceError extends Error {
   readonly code = "ERR_SOURCE";
 }
 
+/**
+ * The source was touched while it was read: its contents may have been written and put back meanwhile, or only a name
+ * or a right of it has changed. What was read is to be read again, after `renew`.
+ */
+export class StaleReadError extends SourceError {
+  /** Looks at the source: what is read from now on is compared with this look. @throws SourceError */
+  readonly renew: () => void;
+
+  constructor(message: string, renew: () => void) {
+    super(message);
+    this.renew = renew;
+  }
+}
+
+/** A source that is touched all the time is read so often at most. */
+const MAX_READS = 4;
+
+/** Reads and verifies, again where the source was touched meanwhile. @throws SourceError */
+export function readSteadily(readAndVerify: () => void): void {
+  for (let reads = 1; ; reads += 1) {
+    try {
+      return readAndVerify();
+    } catch (error) {
+      if (!(error instanceof StaleReadError) || reads === MAX_READS) throw error;
+      error.renew();
+    }
+  }
+}
+
 /** Bytes of the local file that may be sent from the page cache without being copied. */
 export interface FileExtent {
   readonly fd: number;
@@ -39,7 +68,7 @@ export interface Source {
   /**
    * Called after the reads of a batch and before any of their bytes leave: throws when the data is no longer
    * what was opened, so that a change made during the reads is seen too.
-   * @throws SourceError
+   * @throws SourceError; StaleReadError where that cannot be told, and reading again can (readSteadily)
    */
   verify(): void;
   /** Where the range lies in a local file, if it may be sent straight from there; else undefined. */

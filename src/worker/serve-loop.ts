@@ -23,7 +23,7 @@ import {
   newRequest,
   SIMPLE_REPLY_BYTES,
 } from "../nbd/wire.ts";
-import { type FileExtent, type Source, SourceError } from "../source/source.ts";
+import { type FileExtent, readSteadily, type Source, SourceError, StaleReadError } from "../source/source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../sys/epoll.ts";
 import { ERRNO, errnoName, SystemError } from "../sys/errno.ts";
 import { close, duplicate, growSendBuffer, MSG_DONTWAIT, recv, SHUT_RDWR, shutdown } from "../sys/libc.ts";
@@ -101,6 +101,8 @@ export class ServedLink implements Pollable {
   #outboxBytes = 0;
   /** Where each reply in the outbox begins: all carry data, and become errors if it fails verification. */
   readonly #outboxReplies: number[] = [];
+  /** Where the data of each comes from, in the source. */
+  readonly #outboxOffsets: number[] = [];
   /** The journal's slots of the requests that the outbox answers. */
   readonly #outboxSlots: number[] = [];
   readonly #oneSlot: number[] = [0];
@@ -282,11 +284,13 @@ export class ServedLink implements Pollable {
     try {
       void this.#source.read(outbox.subarray(at + SIMPLE_REPLY_BYTES, at + replyBytes), offsetBytes);
     } catch (error) {
+      if (error instanceof StaleReadError) return this.#readAlone();
       return this.#failRead(error);
     }
     encodeReplyInto(outbox, at, 0, request.cookieHigh, request.cookieLow);
     this.#outboxBytes += replyBytes;
     this.#outboxReplies.push(at);
+    this.#outboxOffsets.push(offsetBytes);
     this.#outboxSlots.push(this.#requestSlot);
     this.counters.readBytes += lengthBytes;
   }
@@ -295,15 +299,35 @@ export class ServedLink implements Pollable {
   #flushOutbox(): void {
     if (this.#outboxBytes === 0) return;
     try {
-      this.#source.verify();
+      this.#verifyOutbox();
     } catch (error) {
       this.#turnIntoErrors(error);
     }
     const lengthBytes = this.#outboxBytes;
     this.#outboxBytes = 0;
     this.#outboxReplies.length = 0;
+    this.#outboxOffsets.length = 0;
     this.#sent(this.#replies.sendBatch(outbox, lengthBytes, this.#outboxSlots));
     this.#outboxSlots.length = 0;
+  }
+
+  #verifyOutbox(): void {
+    try {
+      this.#source.verify();
+    } catch (error) {
+      if (!(error instanceof StaleReadError)) throw error;
+      error.renew();
+      readSteadily(() => this.#readOutboxAgain());
+    }
+  }
+
+  #readOutboxAgain(): void {
+    this.#outboxReplies.forEach((at, index) => {
+      const end = this.#outboxReplies[index + 1] ?? this.#outboxBytes;
+      const data = outbox.subarray(at + SIMPLE_REPLY_BYTES, end);
+      void this.#source.read(data, this.#outboxOffsets[index] as number);
+    });
+    this.#source.verify();
   }
 
   get #requestSlot(): number {
@@ -337,12 +361,17 @@ export class ServedLink implements Pollable {
 
   /** A reply too large for the outbox, or one that has to wait: it gets a buffer of its own. */
   #readAlone(): void {
+    // What has been read before is judged by its own look at the source.
+    this.#flushOutbox();
+    if (!this.#open) return;
     const { offsetBytes, lengthBytes, cookieHigh, cookieLow } = request;
     const buffer = takeSpare(SIMPLE_REPLY_BYTES + lengthBytes);
     const reply = buffer.subarray(0, SIMPLE_REPLY_BYTES + lengthBytes);
     try {
-      void this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
-      this.#source.verify();
+      readSteadily(() => {
+        void this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
+        this.#source.verify();
+      });
     } catch (error) {
       return this.#failRead(error);
     }
@@ -400,11 +429,13 @@ export class ServedLink implements Pollable {
     const reply = new Uint8Array(SIMPLE_REPLY_BYTES + lengthBytes);
     reply.set(head);
     const rest = { header: head.slice(), data: reply, lengthBytes };
-    const reading = this.#source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
-    if (reading === undefined) {
-      this.#source.verify();
-      return replies.resume(rest);
-    }
+    const data = reply.subarray(SIMPLE_REPLY_BYTES);
+    let reading: Promise<void> | undefined;
+    readSteadily(() => {
+      reading = this.#source.read(data, offsetBytes) ?? undefined;
+      if (reading === undefined) this.#source.verify();
+    });
+    if (reading === undefined) return replies.resume(rest);
     this.#resumeLater(reading, () => replies.resume(rest));
     return 0;
   }
@@ -483,6 +514,7 @@ export class ServedLink implements Pollable {
     this.#open = false;
     this.#outboxBytes = 0;
     this.#outboxReplies.length = 0;
+    this.#outboxOffsets.length = 0;
     this.#outboxSlots.length = 0;
     this.#pump.remove(this.#fd, this.#slot);
     close(this.#fd);

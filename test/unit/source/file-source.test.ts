@@ -24,7 +24,7 @@ import {
 } from "../../../src/source/file-identity.ts";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { openImage } from "../../../src/source/open-image.ts";
-import { SourceError } from "../../../src/source/source.ts";
+import { readSteadily, SourceError } from "../../../src/source/source.ts";
 import { openSource } from "../../../src/source/source-spec.ts";
 import { openFileSource, openPatternFile, patternAt } from "../../helpers/sources.ts";
 
@@ -42,8 +42,10 @@ afterEach(() => source.close());
 /** As the loop does it: the data counts only once the source has vouched for it. */
 function read(at: number, length: number): Buffer {
   const target = new Uint8Array(length).fill(0xaa);
-  source.read(target, at);
-  source.verify();
+  readSteadily(() => {
+    source.read(target, at);
+    source.verify();
+  });
   return Buffer.from(target);
 }
 
