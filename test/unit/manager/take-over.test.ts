@@ -52,11 +52,13 @@ async function pidOfManager(): Promise<number> {
 
 const environmentOf = (pid: number): string => readFileSync(`/proc/${pid}/environ`, "utf8");
 
-/** Worker processes of a manager, once both have started. */
+/** Worker processes of a manager, once both run their own program: a child that was just forked has its parent's environment. */
 async function workersOf(pid: number): Promise<number[]> {
+  const commandOf = (one: number): string => readFileSync(`/proc/${one}/cmdline`, "latin1");
   const children = (): number[] =>
     readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").map(Number).filter(Boolean);
   await until("both workers run", () => children().length === 2);
+  await until("both run their program", () => children().every((one) => commandOf(one) !== commandOf(pid)));
   return children();
 }
 
