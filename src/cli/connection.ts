@@ -40,7 +40,8 @@ export async function findManager(context: CliContext): Promise<ControlClient | 
 }
 
 /**
- * The manager, started if need be: the machine's service where there is one, else one of our own. `signal` ends the waiting for it.
+ * The manager, started if need be: the machine's service where there is one, else one of our own. `signal` ends the
+ * waiting for it.
  * @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR, ERR_INTERRUPTED
  */
 export async function startManager(context: CliContext, signal?: AbortSignal): Promise<ControlClient> {

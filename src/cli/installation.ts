@@ -1,8 +1,9 @@
 /**
- * Writing and removing the files of `install-units`: all of them or none, whole or not at all, and never anybody else's.
+ * Writing and removing the files of `install-units`: all of them or none, whole or not at all, and never anybody
+ * else's.
  *
- * Looks at every place, and asks whether it can be written, before it touches the first (places.ts). Under a prefix nothing of the
- * running system is asked, told or touched.
+ * Looks at every place, and asks whether it can be written, before it touches the first (places.ts). Under a prefix
+ * nothing of the running system is asked, told or touched.
  */
 import {
   accessSync,
@@ -142,8 +143,8 @@ function findsNode(prefix: string): boolean {
 }
 
 /**
- * What is to become of the file in its former place. Ours goes, once: where the new place has one already, this one is a copy that
- * `systemctl edit --full` made, and an administrator's like any other.
+ * What is to become of the file in its former place. Ours goes, once: where the new place has one already, this one
+ * is a copy that `systemctl edit --full` made, and an administrator's like any other.
  */
 function planFormer(prefix: string, { file, action }: Plan): Plan[] {
   if (file.formerPath === undefined) return [];

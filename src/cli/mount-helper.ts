@@ -2,8 +2,8 @@
 /**
  * Entry of `mount.erofs.nbd`, which mount(8) runs for «mount -t erofs.nbd» and for fstab lines of that type.
  *
- * Reads what mount(8) hands over, lets mountImage() do the rest, and ends with an exit code of mount(8)'s. Nothing imports
- * it. The command line's library is not loaded: at boot there may be many of these.
+ * Reads what mount(8) hands over, lets mountImage() do the rest, and ends with an exit code of mount(8)'s. Nothing
+ * imports it. The command line's library is not loaded: at boot there may be many of these.
  */
 import { EXIT } from "../errors.ts";
 import { VERSION } from "../version.ts";

@@ -2,8 +2,9 @@
  * A mount from its options to the mounted directory: attach, mount with the node held open, let the device end with its
  * last close. Also a remount, which attaches nothing.
  *
- * Used by `erofs-nbd mount` and by the mount helper. The device is lent to this process's connection: whenever it ends before
- * `mounted`, the manager looks what is there and detaches. What can be undone from here is, so that nothing is left on return.
+ * Used by `erofs-nbd mount` and by the mount helper. The device is lent to this process's connection: whenever it
+ * ends before `mounted`, the manager looks what is there and detaches. What can be undone from here is, so that
+ * nothing is left on return.
  */
 import { closeSync, statSync } from "node:fs";
 import { open, realpath, stat } from "node:fs/promises";

@@ -31,8 +31,8 @@ const COLUMNS = [
 ] as const;
 
 /**
- * The table of `status`: a line of heads and one per device, columns separated by two spaces; below a device that nobody serves, or
- * whose image has changed, indented, why that is so.
+ * The table of `status`: a line of heads and one per device, columns separated by two spaces; below a device that
+ * nobody serves, or whose image has changed, indented, why that is so.
  */
 export function formatTable(devices: readonly DeviceStatus[]): string {
   const rows = [[...COLUMNS], ...devices.map((device) => toRow(device).map(printable))];

@@ -1,9 +1,9 @@
 /**
  * Any error as what the user sees: `erofs-nbd: CANNOT WHAT: WHY`, a hint where there is one, and an exit code.
  *
- * Called by the programs' entries. Errors are known by shape (message, code, hint, exitCode), because those of netlink/,
- * of the manager, of src/ and of commander, which is not loaded for this, are different classes. What has no such shape is
- * a bug of ours and is shown with its stack.
+ * Called by the programs' entries. Errors are known by shape (message, code, hint, exitCode), because those of
+ * netlink/, of the manager, of src/ and of commander, which is not loaded for this, are different classes. What has
+ * no such shape is a bug of ours and is shown with its stack.
  */
 import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
 import { printable } from "../printable.ts";

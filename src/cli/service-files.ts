@@ -1,6 +1,6 @@
 /**
- * What `install-units` writes: the units, and the files by which the kernel module, the workers' user and mount(8)'s helper
- * are found. Pure: paths and texts for an installation; installation.ts writes them.
+ * What `install-units` writes: the units, and the files by which the kernel module, the workers' user and mount(8)'s
+ * helper are found. Pure: paths and texts for an installation; installation.ts writes them.
  *
  * Each directive that is not plain has its reason beside it, in the unit: that is where administrators look.
  */

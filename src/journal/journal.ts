@@ -16,13 +16,14 @@
  *   FILLING, n committed     on their way into the link's pipe: nothing of that has left; what is in the pipe is dropped
  *   FILLED, n committed      in the pipe or gone: all but what the pipe still holds has left, exactly
  *
- * Order of stores, each one word: SENDING for every slot of the batch, then FILLING, then (the pipe is written), FILLED,
- * (the pipe is emptied into the socket), 0 for every slot, IDLE. Between the zeros and IDLE an empty pipe with FILLED means done;
- * between the first SENDING and FILLING nothing has left, and IDLE with an unsent send(2) says the same. A reply that is larger
- * than the pipe goes through FILLING and FILLED several times: the bytes committed before stand, those of a file never change.
+ * Order of stores, each one word: SENDING for every slot of the batch, then FILLING, then (the pipe is written),
+ * FILLED, (the pipe is emptied into the socket), 0 for every slot, IDLE. Between the zeros and IDLE an empty pipe
+ * with FILLED means done; between the first SENDING and FILLING nothing has left, and IDLE with an unsent send(2)
+ * says the same. A reply that is larger than the pipe goes through FILLING and FILLED several times: the bytes
+ * committed before stand, those of a file never change.
  *
- * Beside these words stand counters, the time of the last receive and, behind the slots, how long requests took (latency.ts).
- * Nothing is decided by them, so their order does not matter: a kill between two of them costs a count.
+ * Beside these words stand counters, the time of the last receive and, behind the slots, how long requests took
+ * (latency.ts). Nothing is decided by them, so their order does not matter: a kill between two of them costs a count.
  *
  * Shared by a worker, which writes, and its manager, which reads and, while no worker has the link, settles.
  */
@@ -38,8 +39,8 @@ const LAYOUT = 0x314c4e4a;
 const SLOTS_AT = 64;
 const LATENCIES_AT = SLOTS_AT + SLOTS * REQUEST_BYTES;
 /**
- * Bytes of a journal. Latencies take what its last page has left: one that a former version made ends before them, and its
- * page is mapped whole all the same.
+ * Bytes of a journal. Latencies take what its last page has left: one that a former version made ends before them,
+ * and its page is mapped whole all the same.
  */
 export const JOURNAL_BYTES: number = LATENCIES_AT + LATENCY_WORDS * 8;
 

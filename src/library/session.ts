@@ -2,8 +2,8 @@
  * One connection of this process to a manager, shared by all devices it has attached through it, and mended when the
  * manager is replaced or dies.
  *
- * Connects when first asked something. Loses no event but those of the time in which no manager ran, and of the moment until
- * the next one is found; `found` says that such a time is over. Knows nothing of devices.
+ * Connects when first asked something. Loses no event but those of the time in which no manager ran, and of the
+ * moment until the next one is found; `found` says that such a time is over. Knows nothing of devices.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";

@@ -136,8 +136,8 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
 }
 
 /**
- * A link that no record speaks of. Mostly its device is no more, or never came to be; but whoever reads a device that is there
- * must not lose it because its record cannot be read.
+ * A link that no record speaks of. Mostly its device is no more, or never came to be; but whoever reads a device that
+ * is there must not lose it because its record cannot be read.
  */
 function letGo(
   link: PooledFoundLink,

@@ -47,8 +47,8 @@ export interface Daemon {
 }
 
 /**
- * A manager works for milliseconds, and reads wait for it then: it goes before what keeps the processors busy. Its workers
- * run as anybody does (see worker-pool.ts).
+ * A manager works for milliseconds, and reads wait for it then: it goes before what keeps the processors busy. Its
+ * workers run as anybody does (see worker-pool.ts).
  */
 const MANAGER_NICENESS = -10;
 

@@ -1,9 +1,10 @@
 /**
  * Somebody who notices that the manager is dead and starts another one: a shell that waits at the end of a pipe.
  *
- * Used by daemon.ts while there are devices. A shell, because it is to cost nothing (about a megabyte, no processor time) and
- * has nothing that could go wrong. It cannot miss a death: the kernel closes the pipe. A manager that leaves by plan says so
- * first. If the guardian dies, the manager starts another one; only who kills both at once has to give a command.
+ * Used by daemon.ts while there are devices. A shell, because it is to cost nothing (about a megabyte, no processor
+ * time) and has nothing that could go wrong. It cannot miss a death: the kernel closes the pipe. A manager that
+ * leaves by plan says so first. If the guardian dies, the manager starts another one; only who kills both at once has
+ * to give a command.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync } from "node:fs";
@@ -13,10 +14,10 @@ import { openLog, type RunDir } from "./run-dir.ts";
 const CLI_PATH = fileURLToPath(new URL("../cli/main.cjs", import.meta.url));
 
 /**
- * A line is a new delay in seconds, or «bye». At the pipe's end: wait, leave if somebody else was quicker, or become the
- * next manager. (`sleep` of a system that knows no fractions ends at once, which will do.) The lock file's pid is a hint, which
- * saves a start: where it is the dead manager's own ($2), whoever has that pid now (a process that came later, or what nobody
- * has waited for) holds no lock. The next manager asks the lock itself.
+ * A line is a new delay in seconds, or «bye». At the pipe's end: wait, leave if somebody else was quicker, or become
+ * the next manager. (`sleep` of a system that knows no fractions ends at once, which will do.) The lock file's pid is
+ * a hint, which saves a start: where it is the dead manager's own ($2), whoever has that pid now (a process that came
+ * later, or what nobody has waited for) holds no lock. The next manager asks the lock itself.
  */
 const SCRIPT = `
 delay=0

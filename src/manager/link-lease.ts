@@ -1,8 +1,10 @@
 /**
- * The manager's part of a link's read lease: it takes it, keeps a duplicate of its description, and names the worker that hears of a break.
+ * The manager's part of a link's read lease: it takes it, keeps a duplicate of its description, and names the worker
+ * that hears of a break.
  *
- * Workers may not take leases (no CAP_LEASE, another user). They let go by closing; a lease is let go when its last duplicate is
- * closed. Ours keeps it while a link has no worker: what a dead one sent by reference is still in pipe and socket.
+ * Workers may not take leases (no CAP_LEASE, another user). They let go by closing; a lease is let go when its last
+ * duplicate is closed. Ours keeps it while a link has no worker: what a dead one sent by reference is still in pipe
+ * and socket.
  *
  * Every instant, for whoever dies:
  * - the manager while it takes one: the description is closed with it, or the message is in the worker's socket already, and the worker has it;
@@ -100,8 +102,8 @@ export class LinkLease {
   }
 
   /**
-   * Whether what was sent by reference under it, seen held last at `seenAtMs` (of the loop's clock; 0: nothing was), cannot have changed
-   * until now.
+   * Whether what was sent by reference under it, seen held last at `seenAtMs` (of the loop's clock; 0: nothing was),
+   * cannot have changed until now.
    */
   protects(seenAtMs: number): boolean {
     if (seenAtMs === 0 || (this.#fd !== undefined && hasReadLease(this.#fd))) return true;

@@ -1,8 +1,8 @@
 /**
  * A connection to a manager that stays: started where none runs, and asked once, so that it counts us.
  *
- * Used by the command line and the library alike: the machine's service is started where it is installed, for a manager of our own
- * would live, and end, with the session or the unit that it was started from.
+ * Used by the command line and the library alike: the machine's service is started where it is installed, for a
+ * manager of our own would live, and end, with the session or the unit that it was started from.
  */
 import { ErofsNbdError } from "../errors.ts";
 import { ControlClient } from "./control-client.ts";
@@ -50,7 +50,8 @@ export async function findRunning(
 
 /**
  * A manager that has answered once counts us and stays. One that was just ending, because it had nothing to do, may
- * have taken the connection and cut it: undefined, and nothing was asked of it yet. @throws ErofsNbdError ERR_CONTROL: it hangs
+ * have taken the connection and cut it: undefined, and nothing was asked of it yet. @throws ErofsNbdError
+ * ERR_CONTROL: it hangs
  */
 export async function greet(
   runDir: RunDir,

@@ -138,8 +138,9 @@ function toldLink(message: FromWorker, fds: readonly number[], journals: string)
 }
 
 /**
- * A journal is removed by its path in the end, with our rights: it must be one of this run directory. And it is mapped: one that
- * was cut short would end us, and every manager after us. (A former version's ends a little earlier, within the last page.)
+ * A journal is removed by its path in the end, with our rights: it must be one of this run directory. And it is
+ * mapped: one that was cut short would end us, and every manager after us. (A former version's ends a little earlier,
+ * within the last page.)
  */
 function isJournal(fd: number, journals: string): boolean {
   const pages = (sizeBytes: number): number => Math.ceil(sizeBytes / PAGE_BYTES);

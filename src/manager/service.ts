@@ -1,9 +1,9 @@
 /**
  * A manager as a service: tells the service manager (systemd) that it is ready, how it is doing, and that it is alive.
  *
- * Made by the command `manager` where NOTIFY_SOCKET is set, attached by daemon.ts. A beat of the watchdog is a proof and
- * no habit: the event loop turned, the pool looked after its workers, and no device is stuck between two states. Where one
- * of these fails the beats stop, and the service manager starts another manager; devices and workers stay.
+ * Made by the command `manager` where NOTIFY_SOCKET is set, attached by daemon.ts. A beat of the watchdog is a proof
+ * and no habit: the event loop turned, the pool looked after its workers, and no device is stuck between two states.
+ * Where one of these fails the beats stop, and the service manager starts another manager; devices and workers stay.
  */
 import { readFileSync } from "node:fs";
 import type { Log } from "../log.ts";
@@ -23,8 +23,8 @@ const MAX_SILENT_MS = 60_000;
 /** After a beat that was withheld: what was only late (a suspended machine) must not cost the service. */
 const LOOK_AGAIN_MS = 250;
 /**
- * While the manager looks for its devices, the service manager is asked for this much more time, this often: a start has no limit as long
- * as the event loop turns (start-watch.ts).
+ * While the manager looks for its devices, the service manager is asked for this much more time, this often: a start
+ * has no limit as long as the event loop turns (start-watch.ts).
  */
 const MORE_TIME_USEC = 60_000_000;
 const MORE_TIME_EVERY_MS = 20_000;

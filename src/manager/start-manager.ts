@@ -1,9 +1,9 @@
 /**
  * A connection to the manager of a run directory, which is started where none runs.
  *
- * The start is waited for while the process that was started lives and gets on (start-watch.ts), not for a number of seconds. When it ends,
- * so does the waiting, with what it said last. A manager that was started in vain, because its command gives up or is interrupted, is
- * ended again unless a dead manager has left devices for it.
+ * The start is waited for while the process that was started lives and gets on (start-watch.ts), not for a number of
+ * seconds. When it ends, so does the waiting, with what it said last. A manager that was started in vain, because its
+ * command gives up or is interrupted, is ended again unless a dead manager has left devices for it.
  */
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, fstatSync, readFileSync } from "node:fs";

@@ -1,9 +1,10 @@
 /**
  * Whether a process that was started, or that is waited for, gets on: what decides how long its start may take.
  *
- * A start has no fixed limit. Beside other work it takes ten times as long as on an idle machine, and a manager may have hundreds of
- * devices to go on with. A limit in seconds would end the slow ones, and they would be started again on a machine that is busy already.
- * So the start is waited for while its process shows signs of life, and given up when there was none for `silenceMs`. A sign is:
+ * A start has no fixed limit. Beside other work it takes ten times as long as on an idle machine, and a manager may
+ * have hundreds of devices to go on with. A limit in seconds would end the slow ones, and they would be started again
+ * on a machine that is busy already. So the start is waited for while its process shows signs of life, and given up
+ * when there was none for `silenceMs`. A sign is:
  *
  * - It is runnable (state R). A starved process has done nothing, and is not to blame for that.
  * - Its processor time has grown by a clock tick. Loading and warming up are work from beginning to end.
@@ -11,8 +12,8 @@
  *   for workers and for the kernel. Each such step has its own deadline, so a loop that turns comes to an end. A worker's start has no
  *   such steps: one whose loop turns without doing any work will not get ready.
  *
- * A stopped process (SIGSTOP, a debugger) and one that is stuck in the kernel or on a lock show none of these: they hang. Time in which
- * the watching process did not run itself does not count.
+ * A stopped process (SIGSTOP, a debugger) and one that is stuck in the kernel or on a lock show none of these: they
+ * hang. Time in which the watching process did not run itself does not count.
  */
 import { processStat, voluntarySwitches } from "../sys/process-stat.ts";
 
@@ -54,8 +55,8 @@ export class StartWatch {
   }
 
   /**
-   * Looks once; to be called several times a second. Returns why the process does not get on, in words that follow its name; undefined
-   * while it does, and when it has ended: that is for its parent to tell.
+   * Looks once; to be called several times a second. Returns why the process does not get on, in words that follow
+   * its name; undefined while it does, and when it has ended: that is for its parent to tell.
    */
   look(nowMs: number = performance.now()): string | undefined {
     const pulse = this.#read(this.pid);

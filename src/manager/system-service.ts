@@ -25,9 +25,9 @@ const UNIT_DIRECTORIES = [
 /** How often to look how far the service is. */
 const LOOK_MS = 1000;
 /**
- * How long the job may wait for its turn: other jobs that it must follow, or a command that is run by such a job itself and would wait for
- * ever. A service that is being started has no limit here. systemd ends it when its manager does not get on (TimeoutStartSec=, which
- * the manager extends).
+ * How long the job may wait for its turn: other jobs that it must follow, or a command that is run by such a job
+ * itself and would wait for ever. A service that is being started has no limit here. systemd ends it when its manager
+ * does not get on (TimeoutStartSec=, which the manager extends).
  */
 const QUEUED_MS = 30_000;
 /** After this the waiting is mentioned, once. */
@@ -61,8 +61,8 @@ export function hasService(runDir: RunDir): boolean {
 }
 
 /**
- * Starts the service, if it is what would manage this run directory, and returns when it is ready. False where it is not
- * installed, masked, or does not start: then the caller starts a manager. @throws ErofsNbdError ERR_INTERRUPTED
+ * Starts the service, if it is what would manage this run directory, and returns when it is ready. False where it is
+ * not installed, masked, or does not start: then the caller starts a manager. @throws ErofsNbdError ERR_INTERRUPTED
  */
 export async function startService(
   runDir: RunDir,

@@ -1,8 +1,9 @@
 /**
  * A service's manager in the place of one that a command has started: the other is asked to step down, and waited for.
  *
- * Called by daemon.ts with `takeOver`. Devices and workers stay as they are; the manager that comes finds them as it would
- * find those of a dead one. Two managers never run: the lock changes hands only when the other process lets go of it.
+ * Called by daemon.ts with `takeOver`. Devices and workers stay as they are; the manager that comes finds them as it
+ * would find those of a dead one. Two managers never run: the lock changes hands only when the other process lets go
+ * of it.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
@@ -14,8 +15,8 @@ import { StartWatch } from "./start-watch.ts";
 const POLL_MS = 20;
 
 /**
- * The lock, or who has it still: a manager that hangs. One that gets on is waited for: it answers when it has started, and when it has
- * said that it steps down it ends. `patienceMs` is for tests.
+ * The lock, or who has it still: a manager that hangs. One that gets on is waited for: it answers when it has
+ * started, and when it has said that it steps down it ends. `patienceMs` is for tests.
  * @throws ControlError when the other refuses: it is part of a program, or a device is in the middle of a change
  */
 export async function lockInsteadOfOther(

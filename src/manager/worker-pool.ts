@@ -1,9 +1,10 @@
 /**
  * Where links go: to a worker when they are opened, to another when theirs dies, to fresh ones in an upgrade.
  *
- * Implements LinkServer for the supervisors. There are two workers, so that the links of a dead one have somewhere
- * to go at once, to a process that is warm; the second is started when the first attach has been answered. Which one a link goes to, and how long one waits whose workers die again and
- * again, is judged in crash-loop.ts; the processes themselves are worker-set.ts.
+ * Implements LinkServer for the supervisors. There are two workers, so that the links of a dead one have somewhere to
+ * go at once, to a process that is warm; the second is started when the first attach has been answered. Which one a
+ * link goes to, and how long one waits whose workers die again and again, is judged in crash-loop.ts; the processes
+ * themselves are worker-set.ts.
  */
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
@@ -331,8 +332,9 @@ export class WorkerPool implements LinkServer {
   }
 
   /**
-   * The best worker for a link, as soon as there is one. A deadline does not end the waiting while a worker is on its way: on a busy
-   * machine its start may take longer than that. @throws ErofsNbdError ERR_WORKER when the signal comes first
+   * The best worker for a link, as soon as there is one. A deadline does not end the waiting while a worker is on its
+   * way: on a busy machine its start may take longer than that. @throws ErofsNbdError ERR_WORKER when the signal
+   * comes first
    */
   async #workerFor(link: HeldLink, company: Company, signal: AbortSignal): Promise<WorkerProcess> {
     for (;;) {

@@ -1,8 +1,8 @@
 /**
  * One worker process as its manager sees it: started or met again, given links, asked whether it lives, ended.
  *
- * Workers are sessions of their own: neither Ctrl-C nor the manager's death reaches them. What becomes of the links of one
- * that died is the pool's business.
+ * Workers are sessions of their own: neither Ctrl-C nor the manager's death reaches them. What becomes of the links
+ * of one that died is the pool's business.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -301,8 +301,8 @@ export class WorkerProcess {
   }
 
   /**
-   * Ends it if it answers nothing for too long while something is asked of it. One that has hundreds of links to take may be long about
-   * the last of them; what counts is that it goes on.
+   * Ends it if it answers nothing for too long while something is asked of it. One that has hundreds of links to take
+   * may be long about the last of them; what counts is that it goes on.
    */
   #watchAnswers(): void {
     if (this.#answers.size === 0) this.#answeredAt = performance.now();

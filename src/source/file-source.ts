@@ -5,15 +5,16 @@
  * pinned then; the path is never opened again, so a file put in its place cannot slip in. A file that was
  * truncated or changed underneath answers with errors until it is as it was, never with zeros.
  *
- * Under a read lease (read-lease.ts) the file cannot change, and nothing has to be looked at: `verify` is a comparison of times,
- * and pages may leave by reference. Without one, bytes are copied first and the file's identity is looked at then. A write
- * changes a file's time before its bytes, so what was copied before a look that finds the time unchanged is as it was pinned,
- * up to the grain of that time (milliseconds), and but for stores through a mapping that was dirty already, which change no time.
- * The modification time can be set back, the change time (stx_ctime) cannot: where that has moved since the last look, what was
- * read meanwhile may be of a time in between, and is read again.
+ * Under a read lease (read-lease.ts) the file cannot change, and nothing has to be looked at: `verify` is a
+ * comparison of times, and pages may leave by reference. Without one, bytes are copied first and the file's identity
+ * is looked at then. A write changes a file's time before its bytes, so what was copied before a look that finds the
+ * time unchanged is as it was pinned, up to the grain of that time (milliseconds), and but for stores through a
+ * mapping that was dirty already, which change no time. The modification time can be set back, the change time
+ * (stx_ctime) cannot: where that has moved since the last look, what was read meanwhile may be of a time in between,
+ * and is read again.
  *
- * A changed time alone is no change while the lease is held: there can have been no write. The new time is pinned then, by
- * `refresh`, and when a break is noticed while the writer still has to wait.
+ * A changed time alone is no change while the lease is held: there can have been no write. The new time is pinned
+ * then, by `refresh`, and when a break is noticed while the writer still has to wait.
  */
 
 import { ERRNO, errnoName } from "../sys/errno.ts";
@@ -83,8 +84,8 @@ export class FileSource implements Source, ExtentOwner {
   }
 
   /**
-   * A lease on this file, which stays the caller's. `isVouched`: a former worker has seen under this very lease that the file is as it
-   * was pinned. Else that is looked at now.
+   * A lease on this file, which stays the caller's. `isVouched`: a former worker has seen under this very lease that
+   * the file is as it was pinned. Else that is looked at now.
    */
   useLease(lease: ReadLease, isVouched: boolean): void {
     this.#lease = lease;
@@ -115,8 +116,8 @@ export class FileSource implements Source, ExtentOwner {
   }
 
   /**
-   * Looks at lease and file, whether reads come or not; to be called about once a second, where the file system is one that answers.
-   * `change` says what it found.
+   * Looks at lease and file, whether reads come or not; to be called about once a second, where the file system is
+   * one that answers. `change` says what it found.
    */
   refresh(): void {
     this.#change = this.#refresh();
@@ -125,8 +126,14 @@ export class FileSource implements Source, ExtentOwner {
   #refresh(): string | undefined {
     if (this.#identity.kind === "block-device") return undefined;
     // First the file, then the lease: a lease that is held now was held when the file was looked at.
-    const found = this.#look();
-    if (found instanceof SourceError) return found.message;
+    const failure = this.#ask();
+    if (failure !== undefined) return failure.message;
+    // The usual case, of every link in every second: nothing is made that would have to be collected.
+    if (this.#isAsPinned && this.#isLeased && this.#lease?.look() === true) {
+      this.#noteCtime();
+      return undefined;
+    }
+    const found = this.#stat.identity(this.#fd);
     if (this.#lease?.look() === true) {
       if (this.#isLeased) this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
       this.#isLeased ||= describeChange(this.#identity, found) === undefined;
@@ -136,8 +143,9 @@ export class FileSource implements Source, ExtentOwner {
   }
 
   /**
-   * After a break that has just been noticed: the writer still waits, if no more time has passed since the lease was seen held than
-   * it has to wait at least. So the time that the file has now is that of the bytes that were attached.
+   * After a break that has just been noticed: the writer still waits, if no more time has passed since the lease was
+   * seen held than it has to wait at least. So the time that the file has now is that of the bytes that were
+   * attached.
    */
   #repin(): void {
     const lease = this.#lease;
@@ -173,19 +181,14 @@ export class FileSource implements Source, ExtentOwner {
 
   verify(): void {
     if (this.#identity.kind === "block-device" || this.isLeased) return;
-    const stat = this.#stat;
     const failure = this.#ask();
     if (failure !== undefined) throw failure;
-    const same =
-      stat.sizeBytes === this.#identity.sizeBytes &&
-      stat.mtimeNanoseconds === this.#mtimeNanoseconds &&
-      stat.mtimeSeconds === this.#mtimeSeconds;
-    if (same) {
+    if (this.#isAsPinned) {
       this.#change = undefined;
       if (this.#isSteady) return;
       throw new StaleReadError(`Cannot serve ${this.#path}: it is touched all the time`, this.#renew);
     }
-    this.#change = describeChange(this.#identity, stat.identity(this.#fd)) ?? "it was modified";
+    this.#change = describeChange(this.#identity, this.#stat.identity(this.#fd)) ?? "it was modified";
     throw new SourceError(`Cannot serve ${this.#path}: ${this.#change}`);
   }
 
@@ -195,6 +198,16 @@ export class FileSource implements Source, ExtentOwner {
 
   close(): void {
     close(this.#fd);
+  }
+
+  /** Whether size and modification time at the last look are those that count. */
+  get #isAsPinned(): boolean {
+    const stat = this.#stat;
+    return (
+      stat.sizeBytes === this.#identity.sizeBytes &&
+      stat.mtimeNanoseconds === this.#mtimeNanoseconds &&
+      stat.mtimeSeconds === this.#mtimeSeconds
+    );
   }
 
   get #isSteady(): boolean {

@@ -1,8 +1,8 @@
 /**
  * A read lease on an image: while it is held, the kernel lets no process open the image for writing or truncate it.
  *
- * `takeReadLease` acquires one, with the rights of the file's owner or CAP_LEASE. `ReadLease` is what a process that serves
- * the image knows of it. The rules, which everything that sends bytes under a lease relies on (fs/locks.c):
+ * `takeReadLease` acquires one, with the rights of the file's owner or CAP_LEASE. `ReadLease` is what a process that
+ * serves the image knows of it. The rules, which everything that sends bytes under a lease relies on (fs/locks.c):
  *
  * - A lease is set once on a description of its own and never again. F_GETLEASE says F_RDLCK only if it was held all the
  *   time since then.
@@ -44,8 +44,8 @@ export function leaseBreakTimeMs(): number {
 }
 
 /**
- * Whether a lease on an open file means anything, by its file system. To be asked once: where the file is on a mount of another namespace,
- * this asks the file system itself, which may not answer soon.
+ * Whether a lease on an open file means anything, by its file system. To be asked once: where the file is on a mount
+ * of another namespace, this asks the file system itself, which may not answer soon.
  */
 export function canBeLeased(fd: number): boolean {
   try {
@@ -62,9 +62,9 @@ export function canBeLeased(fd: number): boolean {
 }
 
 /**
- * A new description of an open image that can be leased, with a lease on it, of which `ownerPid` hears by SIGIO when it breaks: the process has
- * to have a handler by then, or the signal kills it. Undefined where there is none to be had, for now or for ever: a process has
- * the file open for writing, rights or descriptors are missing.
+ * A new description of an open image that can be leased, with a lease on it, of which `ownerPid` hears by SIGIO when
+ * it breaks: the process has to have a handler by then, or the signal kills it. Undefined where there is none to be
+ * had, for now or for ever: a process has the file open for writing, rights or descriptors are missing.
  */
 export function takeReadLease(imageFd: number, ownerPid: number): number | undefined {
   if (leaseBreakTimeMs() === 0) return undefined;

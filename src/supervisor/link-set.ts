@@ -150,8 +150,8 @@ export class LinkSet {
   }
 
   /**
-   * Puts a link that is served already into its slot. False when nothing shows that the kernel has its socket, as when the manager
-   * died just before it was to hand that over: the caller replaces it.
+   * Puts a link that is served already into its slot. False when nothing shows that the kernel has its socket, as
+   * when the manager died just before it was to hand that over: the caller replaces it.
    */
   async adopt(found: FoundLink, request: LinkRequest): Promise<boolean> {
     const slot = await this.#observed(found.slot, (observer) => found.open(request, observer));
@@ -227,8 +227,8 @@ export class LinkSet {
   }
 
   /**
-   * The kernel was offered the fresh sockets. When it has taken them, the old kernel ends may go once its receivers have
-   * surely left them; when it has not, only those that it never used: the others wait for the next offer.
+   * The kernel was offered the fresh sockets. When it has taken them, the old kernel ends may go once its receivers
+   * have surely left them; when it has not, only those that it never used: the others wait for the next offer.
    */
   handedOver(taken: boolean): void {
     const going = this.#retired.filter(({ used }) => taken || !used);

@@ -33,8 +33,8 @@ export interface DeviceSettings {
 export type FailoverLevel = "takeover" | "reconnect";
 
 /**
- * What began a failover: a worker that died, one that was ended because it hung, a socket, or a manager that died with its
- * workers. «unknown» stands in records of former versions only.
+ * What began a failover: a worker that died, one that was ended because it hung, a socket, or a manager that died
+ * with its workers. «unknown» stands in records of former versions only.
  */
 export type FailoverCauseClass = "worker-exit" | "worker-hang" | "link" | "manager" | "unknown";
 
@@ -105,8 +105,8 @@ export interface ManagedDevice extends EventEmitter<DeviceEvents> {
   readonly exactness: DeviceExactness;
   readonly history: DeviceHistory;
   /**
-   * For how long nothing was done about a change that is under way, in milliseconds: 0 in a state that lasts, and while the
-   * kernel has the word. More than a minute is a bug of ours.
+   * For how long nothing was done about a change that is under way, in milliseconds: 0 in a state that lasts, and
+   * while the kernel has the word. More than a minute is a bug of ours.
    */
   readonly silentMs: number;
   describeLinks(): LinkDescription[];

@@ -102,8 +102,9 @@ export interface OpenLink {
   /** Adds what its requests took to a total, number by number; what they mean is for the manager to know. */
   addLatenciesTo(total: number[]): void;
   /**
-   * After `orphaned`: gives the link to another worker and returns when that serves it. Where its workers die again and again
-   * it is kept from them for a while, and `waiting` is told why. `orphaned` may follow at any time. @throws the signal's reason
+   * After `orphaned`: gives the link to another worker and returns when that serves it. Where its workers die again
+   * and again it is kept from them for a while, and `waiting` is told why. `orphaned` may follow at any time. @throws
+   * the signal's reason
    */
   takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover>;
   /** Gives the link up; `ended` follows where a worker has it. Idempotent. */

@@ -16,8 +16,8 @@ const sysfsPath = (index: number, name: string): string => `/sys/block/nbd${inde
 const page = Buffer.alloc(4096);
 
 /**
- * The first line of a sysfs file, or undefined when it does not exist (any more). Three system calls: when a worker of hundreds of
- * devices dies, reads wait for as many of these.
+ * The first line of a sysfs file, or undefined when it does not exist (any more). Three system calls: when a worker
+ * of hundreds of devices dies, reads wait for as many of these.
  */
 function attribute(index: number, name: string): string | undefined {
   let fd: number | undefined;

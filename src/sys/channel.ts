@@ -36,8 +36,8 @@ interface Outgoing {
 
 export interface ChannelEvents<In> {
   /**
-   * A message has arrived; its descriptors now belong to the handler, which closes them. `senderPid` is the kernel's word,
-   * on a socket with SO_PASSCRED.
+   * A message has arrived; its descriptors now belong to the handler, which closes them. `senderPid` is the kernel's
+   * word, on a socket with SO_PASSCRED.
    */
   message(message: In, fds: readonly number[], senderPid: number | undefined): void;
   /** The peer has closed its end, or the channel broke (`error`). Called once; the channel is closed by then. */

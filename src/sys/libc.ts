@@ -207,8 +207,8 @@ export function pipe(): [number, number] {
 }
 
 /**
- * Asks for a pipe of this capacity at least, else of half, a quarter and so on. Returns the capacity that it has: beyond
- * the system's limit only with CAP_SYS_RESOURCE.
+ * Asks for a pipe of this capacity at least, else of half, a quarter and so on. Returns the capacity that it has:
+ * beyond the system's limit only with CAP_SYS_RESOURCE.
  */
 export function growPipe(fd: number, sizeBytes: number): number {
   const had = check("fcntl F_GETPIPE_SZ", result(c.fcntl(fd, F_GETPIPE_SZ, 0)));
@@ -345,8 +345,8 @@ const F_SETLEASE = 1024;
 const F_GETLEASE = 1025;
 const F_RDLCK = 0;
 /**
- * The process that signals about this open file description go to (F_SETOWN). The kernel keeps the process, not its number, and
- * asks whether the caller of this may send it signals.
+ * The process that signals about this open file description go to (F_SETOWN). The kernel keeps the process, not its
+ * number, and asks whether the caller of this may send it signals.
  */
 export const setSignalOwner = (fd: number, pid: number): number => result(c.fcntl(fd, F_SETOWN, pid));
 /** A read lease on an open file description (fcntl(2), F_SETLEASE): only for the file's owner, or with CAP_LEASE. */

@@ -1,8 +1,8 @@
 /**
  * What the kernel says of a process in one line: /proc/PID/stat (proc_pid_stat(5)).
  *
- * For who a process is (records.ts), whether it can still die (worker-process.ts) and whether it gets on (start-watch.ts). Reads it
- * anew each time.
+ * For who a process is (records.ts), whether it can still die (worker-process.ts) and whether it gets on
+ * (start-watch.ts). Reads it anew each time.
  */
 import { readFileSync } from "node:fs";
 
@@ -30,8 +30,8 @@ export function processStat(pid: number): ProcessStat | undefined {
 }
 
 /**
- * How often the main thread has waited for something so far (proc_pid_status(5)); undefined when there is no such process. An
- * event loop that turns waits again and again; one that is stopped or stuck does not.
+ * How often the main thread has waited for something so far (proc_pid_status(5)); undefined when there is no such
+ * process. An event loop that turns waits again and again; one that is stopped or stuck does not.
  */
 export function voluntarySwitches(pid: number): number | undefined {
   try {

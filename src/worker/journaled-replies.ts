@@ -1,10 +1,11 @@
 /**
  * How replies leave a link that another worker may take over: so that a kill at any instant leaves no doubt.
  *
- * Small batches go in one send(2), of which a unix stream with enough room takes all or nothing; whether it did can be
- * told from the kernel's count of reads in flight. Everything else goes through the link's pipe, which outlives the worker: it is
- * filled first and emptied into the socket with splice(2), so that what it still holds is exactly what has not left.
- * Data of a file goes from the page cache into the pipe without a copy. The states are explained in journal.ts.
+ * Small batches go in one send(2), of which a unix stream with enough room takes all or nothing; whether it did can
+ * be told from the kernel's count of reads in flight. Everything else goes through the link's pipe, which outlives
+ * the worker: it is filled first and emptied into the socket with splice(2), so that what it still holds is exactly
+ * what has not left. Data of a file goes from the page cache into the pipe without a copy. The states are explained
+ * in journal.ts.
  */
 import type { Journal } from "../journal/journal.ts";
 import { SIMPLE_REPLY_BYTES } from "../nbd/wire.ts";
@@ -26,8 +27,9 @@ import {
 import { type Replies, UnsentReplyError } from "./reply-queue.ts";
 
 /**
- * What a unix stream socket takes whole or not at all, however full it is: af_unix.c fills one skb with up to 32 KiB of
- * page fragments and most of a page beside them, and asks only before each skb whether there is room. Eight replies of 4 KiB.
+ * What a unix stream socket takes whole or not at all, however full it is: af_unix.c fills one skb with up to 32 KiB
+ * of page fragments and most of a page beside them, and asks only before each skb whether there is room. Eight
+ * replies of 4 KiB.
  */
 export const ATOMIC_BYTES: number = 8 * (4096 + SIMPLE_REPLY_BYTES);
 /** A larger batch is several skbs: it is taken whole where there was room for all of them before the first. */

@@ -1,13 +1,15 @@
 /**
- * Looks after the leases of a process that serves images: what has to happen between a break and the writer's first byte.
+ * Looks after the leases of a process that serves images: what has to happen between a break and the writer's first
+ * byte.
  *
  *   break ─ from here on the source copies and checks ─ links answer nothing new ─ all that was sent by reference has been
  *   read ─ the lease is let go ─ the writer goes on
  *
- * Of a break the process hears by SIGIO. Its handler is Node's, which runs on the event loop: the pump comes back there within its slice
- * (20 ms), or when the read that it is in has ended. The writer waits for fs.lease-break-time (45 s, and never less than 5 s, or no
- * lease is used), so a worker that is late by that costs the writer time and nobody bytes. One that is later than half of it asks before
- * anything leaves (ReadLease.isHeld). A lost signal is made up for by a look every second.
+ * Of a break the process hears by SIGIO. Its handler is Node's, which runs on the event loop: the pump comes back
+ * there within its slice (20 ms), or when the read that it is in has ended. The writer waits for fs.lease-break-time
+ * (45 s, and never less than 5 s, or no lease is used), so a worker that is late by that costs the writer time and
+ * nobody bytes. One that is later than half of it asks before anything leaves (ReadLease.isHeld). A lost signal is
+ * made up for by a look every second.
  */
 
 import type { Exactness } from "../source/exactness.ts";
@@ -75,7 +77,7 @@ export class KeptLease {
   #lease: ReadLease | undefined;
   /** There was a lease: the file system is one that answers at once, and the file may be looked at without being read. */
   #mayLook = false;
-  #reported = "";
+  #reported: Exactness | undefined;
   /** Links that have to be read empty. */
   #draining: Set<ServedLink> | undefined;
   #brokeAtMs = 0;
@@ -120,9 +122,11 @@ export class KeptLease {
   /** Tells how things are, if that is new. */
   report(isNew = false): void {
     const { exactness } = this;
-    const text = JSON.stringify(exactness);
-    if (text === this.#reported && !isNew) return;
-    this.#reported = text;
+    const { exact, change, mtimeNs } = exactness;
+    const last = this.#reported;
+    const isKnown = last?.exact === exact && last.change === change && last.mtimeNs === mtimeNs;
+    if (isKnown && !isNew) return;
+    this.#reported = exactness;
     this.#user.changed(exactness);
   }
 
@@ -132,8 +136,9 @@ export class KeptLease {
   }
 
   /**
-   * The same, and looks at the file, and takes another lease where there is none. A file that cannot be leased is left to its readers:
-   * a network file system that hangs is to hang them alone, and not every link of this process once a second.
+   * The same, and looks at the file, and takes another lease where there is none. A file that cannot be leased is
+   * left to its readers: a network file system that hangs is to hang them alone, and not every link of this process
+   * once a second.
    */
   refresh(breakTimeMs: number): void {
     this.#lease?.updateBreakTime(breakTimeMs);

@@ -169,8 +169,8 @@ class Connection implements Pollable {
   #open = true;
 
   /**
-   * Over TCP pages are always copied: what the peer's kernel has acknowledged its process need not have read, and on a loopback or
-   * between containers it lies there by reference.
+   * Over TCP pages are always copied: what the peer's kernel has acknowledged its process need not have read, and on
+   * a loopback or between containers it lies there by reference.
    */
   constructor(
     fd: number,

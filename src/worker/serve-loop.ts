@@ -3,11 +3,11 @@
  *
  *   socket ─recv─► inbox ─framer─► request ─check─► source ─► outbox ─send─► socket
  *
- * One `ServedLink` per socket; all of a process share one outbox and one pump, on one thread. A link neither
- * knows nor cares whether its socket is a device's first, taken over from another worker or a fresh one after a
- * failure: what is left to do lies in its journal. What one `recv` brought in is answered in as few sends as
- * possible. Large reads of a local file that cannot change go straight from the page cache; if the file fails when part of
- * a reply has left already, the link is cut so that the kernel asks again.
+ * One `ServedLink` per socket; all of a process share one outbox and one pump, on one thread. A link neither knows
+ * nor cares whether its socket is a device's first, taken over from another worker or a fresh one after a failure:
+ * what is left to do lies in its journal. What one `recv` brought in is answered in as few sends as possible. Large
+ * reads of a local file that cannot change go straight from the page cache; if the file fails when part of a reply
+ * has left already, the link is cut so that the kernel asks again.
  */
 
 import type { Journal } from "../journal/journal.ts";

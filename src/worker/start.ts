@@ -2,9 +2,9 @@
  * Entry of a worker process, started by the manager with its end of the control channel as descriptor 3 and a
  * listening socket for later managers as 4. The build makes worker/main.cjs of it.
  *
- * No signal ends it in an orderly way: a worker may be killed at any instant, and that is all the ending it needs. SIGIO
- * tells it that a process wants to write an image (lease-keeper.ts), and what Node itself does at a signal is taken
- * from it.
+ * No signal ends it in an orderly way: a worker may be killed at any instant, and that is all the ending it needs.
+ * SIGIO tells it that a process wants to write an image (lease-keeper.ts), and what Node itself does at a signal is
+ * taken from it.
  */
 import { closeInherited } from "../sys/inherited.ts";
 import { effectiveUid } from "../sys/libc.ts";

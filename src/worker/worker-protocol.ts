@@ -28,23 +28,23 @@ export interface ServedLinkDescription {
   /** The kernel has its socket for certain. Until this is known, a next manager trusts only a link that has had a request. */
   readonly confirmed: boolean;
   /**
-   * Whether a lease's descriptor comes behind the others: no, one that was just taken, or one under which the file has been seen to be as
-   * it was attached. Those of a former version do not say it.
+   * Whether a lease's descriptor comes behind the others: no, one that was just taken, or one under which the file
+   * has been seen to be as it was attached. Those of a former version do not say it.
    */
   readonly lease?: "none" | "fresh" | "vouched";
 }
 
 /**
- * The descriptors that go with a link, in this order: its server end, the image (or source module), its journal, the reading and the writing end of
- * its pipe, and its kernel end, which the worker only keeps for a later manager. Behind them, where there is one, a description
- * of the image with a read lease on it.
+ * The descriptors that go with a link, in this order: its server end, the image (or source module), its journal, the
+ * reading and the writing end of its pipe, and its kernel end, which the worker only keeps for a later manager.
+ * Behind them, where there is one, a description of the image with a read lease on it.
  */
 export const LINK_FDS = 6;
 
 /**
- * Room for a megabyte's reply in a link's socket, or whatever the system allows. With the usual 208 KiB each large reply
- * waits for its reader several times: 1 MiB reads ran at a third of the rate for three times the CPU time. The manager asks
- * for a device's links, because workers have no rights to exceed the system's limit.
+ * Room for a megabyte's reply in a link's socket, or whatever the system allows. With the usual 208 KiB each large
+ * reply waits for its reader several times: 1 MiB reads ran at a third of the rate for three times the CPU time. The
+ * manager asks for a device's links, because workers have no rights to exceed the system's limit.
  */
 export const SEND_BUFFER_BYTES: number = 1024 * 1024;
 

@@ -1,8 +1,8 @@
 /**
  * `install-units`: makes this installation a service of systemd, and a file system type that mount(8) and fstab know.
  *
- * Says what it did, file by file; a second run changes nothing. It starts and enables nothing: that is one line, which it
- * prints. Its files are in service-files.ts.
+ * Says what it did, file by file; a second run changes nothing. It starts and enables nothing: that is one line,
+ * which it prints. Its files are in service-files.ts.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -126,8 +126,9 @@ function installedFiles(): SystemFile[] {
 }
 
 /**
- * Takes back what was enabled, for which systemctl wants the units: without them it would leave links that lead nowhere. Of the
- * template every instance goes. The manager ends, devices stay, served by their workers. With --root= systemctl asks nobody.
+ * Takes back what was enabled, for which systemctl wants the units: without them it would leave links that lead
+ * nowhere. Of the template every instance goes. The manager ends, devices stay, served by their workers. With --root=
+ * systemctl asks nobody.
  */
 async function disable(prefix: string | undefined, files: readonly SystemFile[]): Promise<Told[]> {
   // If one of them cannot be removed, this says so before anything is changed.

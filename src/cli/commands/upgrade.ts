@@ -1,8 +1,9 @@
 /**
  * `upgrade`: everything that runs is replaced by what is installed, while devices are read.
  *
- * First the manager: it steps down, this version's starts and meets the workers again, which never stopped serving. Then the
- * workers: fresh ones are started, and take over link by link. What does not start leaves what runs as it is.
+ * First the manager: it steps down, this version's starts and meets the workers again, which never stopped serving.
+ * Then the workers: fresh ones are started, and take over link by link. What does not start leaves what runs as it
+ * is.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
