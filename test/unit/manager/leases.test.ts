@@ -241,8 +241,8 @@ describe("under a lease", () => {
     await reader.hear();
     await until("it has written", writer.isDone);
     utimesSync(path, MADE_AT, MADE_AT);
-    pool = startPool();
     const { met } = await meetWorkers(join(directory, "workers"), join(directory, "journals"));
+    pool = startPool();
     const [found] = met.flatMap((one) => pool.adopt(one));
     if (found === undefined) throw new Error("the link was not told");
     close(found.imageFd);
