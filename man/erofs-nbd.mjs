@@ -77,7 +77,7 @@ export function erofsNbdPage(program) {
       ...EXIT_STATUS.map(([name = "", text = ""]) => entry(bold(name), text)),
       ".PP",
       roff(
-        "An error is one line on stderr, «erofs-nbd: Cannot WHAT: WHY», and where there is something to do a second,",
+        "An error is one line on stderr, «erofs-nbd: cannot WHAT: WHY», and where there is something to do a second,",
       ),
       roff("«hint: WHAT TO DO»."),
       section("See also"),

@@ -4,7 +4,7 @@
  */
 import { bold, entry, italic, page, prose, roff, section } from "./roff.mjs";
 
-/** @typedef {import("../src/cli/mount-options.ts").NbdOption} NbdOption */
+/** @typedef {import("../src/cli/mount/mount-options.ts").NbdOption} NbdOption */
 
 const DESCRIPTION = `
 mount(8) calls this program for the type erofs.nbd. It attaches IMAGE as erofs-nbd mount does, mounts the device at DIR, and lets

@@ -8,7 +8,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CliContext } from "../dist/src/cli/context.js";
-import { NBD_OPTIONS } from "../dist/src/cli/mount-options.js";
+import { NBD_OPTIONS } from "../dist/src/cli/mount/mount-options.js";
 import { createProgram } from "../dist/src/cli/program.js";
 import { erofsNbdPage } from "./erofs-nbd.mjs";
 import { mountHelperPage } from "./mount-erofs-nbd.mjs";

@@ -48,8 +48,8 @@ export function viewOf(bytes: Uint8Array): DataView {
 }
 
 function requireRange(value: number, maximum: number, kind: string): void {
-  if (!Number.isInteger(value)) throw new TypeError(`Cannot encode ${value} as ${kind}: not an integer`);
-  if (value < 0 || value > maximum) throw new RangeError(`Cannot encode ${value} as ${kind}: out of range`);
+  if (!Number.isInteger(value)) throw new TypeError(`cannot encode ${value} as ${kind}: not an integer`);
+  if (value < 0 || value > maximum) throw new RangeError(`cannot encode ${value} as ${kind}: out of range`);
 }
 
 /** One byte. @throws TypeError, RangeError */
@@ -79,7 +79,7 @@ export function u64(type: number, value: number | bigint): Attribute {
   if (typeof value === "number") requireRange(value, Number.MAX_SAFE_INTEGER, "u64");
   const wide = BigInt(value);
   if (wide < 0n || wide > 0xffff_ffff_ffff_ffffn)
-    throw new RangeError(`Cannot encode ${wide} as u64: out of range`);
+    throw new RangeError(`cannot encode ${wide} as u64: out of range`);
   const payload = new Uint8Array(8);
   viewOf(payload).setBigUint64(0, wide, HOST_LITTLE_ENDIAN);
   return { type, payload };
@@ -87,7 +87,7 @@ export function u64(type: number, value: number | bigint): Attribute {
 
 /** UTF-8 with a terminating NUL. @throws RangeError when the text itself contains a NUL. */
 export function string(type: number, value: string): Attribute {
-  if (value.includes("\0")) throw new RangeError("Cannot encode a string attribute: it contains a NUL");
+  if (value.includes("\0")) throw new RangeError("cannot encode a string attribute: it contains a NUL");
   return { type, payload: new TextEncoder().encode(`${value}\0`) };
 }
 
@@ -103,7 +103,7 @@ export function encodeAttributes(attributes: readonly Attribute[]): Uint8Array {
     requireRange(type, 0xffff, "attribute type");
     if (payload.length > NLA_MAX_PAYLOAD_BYTES) {
       throw new RangeError(
-        `Cannot encode attribute ${type & NLA_TYPE_MASK}: ${payload.length} bytes exceed 65,531`,
+        `cannot encode attribute ${type & NLA_TYPE_MASK}: ${payload.length} bytes exceed 65,531`,
       );
     }
     lengthBytes += align4(NLA_HDRLEN + payload.length);

@@ -54,7 +54,7 @@ export class DecodeError extends Error {
   readonly offsetBytes: number;
 
   constructor(what: string, offsetBytes: number) {
-    super(`Cannot decode netlink data: ${what} at byte ${offsetBytes}`);
+    super(`cannot decode netlink data: ${what} at byte ${offsetBytes}`);
     this.offsetBytes = offsetBytes;
   }
 }
@@ -68,7 +68,7 @@ export class SyscallError extends Error {
   readonly errnoName: string;
 
   constructor(syscall: string, errno: number) {
-    super(`Cannot ${syscall} a netlink socket: ${errnoName(errno)} (${errno})`);
+    super(`cannot ${syscall} a netlink socket: ${errnoName(errno)} (${errno})`);
     this.syscall = syscall;
     this.errno = errno;
     this.errnoName = errnoName(errno);
@@ -96,7 +96,7 @@ function describe(details: NetlinkErrorDetails): string {
   const errno = details.errno;
   const failure = errno === undefined ? "" : `${errnoName(errno)} (${errno})`;
   if (details.reason !== undefined) {
-    return `Cannot ${details.purpose}: ${details.reason}${failure === "" ? "" : `: ${failure}`}`;
+    return `cannot ${details.purpose}: ${details.reason}${failure === "" ? "" : `: ${failure}`}`;
   }
   const parts = [`${failure} from ${details.command}`];
   if (details.origin === "ack") {
@@ -109,12 +109,12 @@ function describe(details: NetlinkErrorDetails): string {
   if (details.kernelAttribute !== undefined) {
     parts.push(`attribute ${details.kernelAttribute} ${details.kernelAttributeProblem ?? "rejected"}`);
   }
-  return `Cannot ${details.purpose}: ${parts.join(", ")}`;
+  return `cannot ${details.purpose}: ${parts.join(", ")}`;
 }
 
 /**
  * A netlink request that failed as a whole, for example
- * `Cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message`.
+ * `cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message`.
  */
 export class NetlinkError extends Error {
   override readonly name = "NetlinkError";

@@ -121,7 +121,7 @@ class ScriptedTransport implements FakeTransport {
   }
 
   #requireOpen(): void {
-    if (this.isClosed) throw new Error("Cannot use the fake transport: it was closed");
+    if (this.isClosed) throw new Error("cannot use the fake transport: it was closed");
   }
 }
 

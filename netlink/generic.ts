@@ -27,7 +27,7 @@ export interface GenericRequest {
   readonly attributes: readonly Attribute[];
   /** Ask for all objects (NLM_F_DUMP). */
   readonly dump?: boolean | undefined;
-  /** What is being done, to follow «Cannot » in an error; "run COMMAND" by default. */
+  /** What is being done, to follow «cannot » in an error; "run COMMAND" by default. */
   readonly purpose?: string | undefined;
   readonly deviceIndex?: number | undefined;
 }

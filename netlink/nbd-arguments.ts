@@ -19,10 +19,10 @@ const IDENTIFIER_MAXIMUM_BYTES = 255;
 
 function checkInteger(name: string, value: number, minimum: number, maximum: number): void {
   if (typeof value !== "number")
-    throw new TypeError(`Cannot use ${name}: expected a number, got ${typeof value}`);
-  if (!Number.isInteger(value)) throw new RangeError(`Cannot use ${name} ${value}: not a whole number`);
+    throw new TypeError(`cannot use ${name}: expected a number, got ${typeof value}`);
+  if (!Number.isInteger(value)) throw new RangeError(`cannot use ${name} ${value}: not a whole number`);
   if (value < minimum || value > maximum) {
-    throw new RangeError(`Cannot use ${name} ${value}: allowed are ${minimum} to ${maximum}`);
+    throw new RangeError(`cannot use ${name} ${value}: allowed are ${minimum} to ${maximum}`);
   }
 }
 
@@ -40,7 +40,7 @@ function checkSize(name: string, value: number): void {
 
 function checkBlockSize(name: string, value: number): void {
   checkInteger(name, value, BLOCK_SIZE_MINIMUM_BYTES, BLOCK_SIZE_MAXIMUM_BYTES);
-  if ((value & (value - 1)) !== 0) throw new RangeError(`Cannot use ${name} ${value}: not a power of two`);
+  if ((value & (value - 1)) !== 0) throw new RangeError(`cannot use ${name} ${value}: not a power of two`);
 }
 
 function checkTimeout(name: string, value: number): void {
@@ -52,11 +52,11 @@ function checkU32(name: string, value: number): void {
 }
 
 function checkSockets(sockets: readonly number[]): void {
-  if (!Array.isArray(sockets)) throw new TypeError("Cannot use sockets: expected an array of descriptors");
-  if (sockets.length === 0) throw new RangeError("Cannot use sockets: at least one is needed");
+  if (!Array.isArray(sockets)) throw new TypeError("cannot use sockets: expected an array of descriptors");
+  if (sockets.length === 0) throw new RangeError("cannot use sockets: at least one is needed");
   if (sockets.length > SOCKETS_MAXIMUM) {
     throw new RangeError(
-      `Cannot use sockets: ${sockets.length} exceed the ${SOCKETS_MAXIMUM} of one message`,
+      `cannot use sockets: ${sockets.length} exceed the ${SOCKETS_MAXIMUM} of one message`,
     );
   }
   for (const [position, fd] of sockets.entries()) checkInteger(`sockets[${position}]`, fd, 0, FD_MAXIMUM);
@@ -64,18 +64,18 @@ function checkSockets(sockets: readonly number[]): void {
 
 function checkIdentifier(identifier: string): void {
   if (typeof identifier !== "string") {
-    throw new TypeError(`Cannot use backendIdentifier: expected a string, got ${typeof identifier}`);
+    throw new TypeError(`cannot use backendIdentifier: expected a string, got ${typeof identifier}`);
   }
   const lengthBytes = new TextEncoder().encode(identifier).length;
-  if (lengthBytes === 0) throw new RangeError("Cannot use backendIdentifier: it is empty");
+  if (lengthBytes === 0) throw new RangeError("cannot use backendIdentifier: it is empty");
   if (lengthBytes > IDENTIFIER_MAXIMUM_BYTES) {
     throw new RangeError(
-      `Cannot use backendIdentifier: ${lengthBytes} bytes exceed ${IDENTIFIER_MAXIMUM_BYTES}`,
+      `cannot use backendIdentifier: ${lengthBytes} bytes exceed ${IDENTIFIER_MAXIMUM_BYTES}`,
     );
   }
   // sysfs shows it as one line, and that line is how devices are found again.
   if (/[\0\r\n]/.test(identifier))
-    throw new RangeError("Cannot use backendIdentifier: it contains a line end or NUL");
+    throw new RangeError("cannot use backendIdentifier: it contains a line end or NUL");
 }
 
 /** @throws TypeError, RangeError unless 0 to 2^32-2 */

@@ -11,7 +11,7 @@ import { attributeNameAt, type FamilySchema } from "./schema.ts";
 
 /** Names for messages, traces and hints. */
 export interface RequestLabel {
-  /** What is being done, to follow «Cannot »: "connect nbd3". */
+  /** What is being done, to follow «cannot »: "connect nbd3". */
   readonly purpose: string;
   /** The command's name without prefix: "CONNECT". */
   readonly command: string;

@@ -1,7 +1,7 @@
 /**
  * The errors of src/: one class, a stable code per condition, and the exit code the command line ends with.
  *
- * Callers switch on `code`; people read `message` («Cannot WHAT: WHY», no final period) and `hint` (one
+ * Callers switch on `code`; people read `message` («cannot WHAT: WHY», no final period) and `hint` (one
  * imperative line). netlink/ has classes of its own with the same shape, because it is usable without src/.
  */
 

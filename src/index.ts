@@ -4,6 +4,9 @@
  * `attach`, `find` and `list` go through the machine's manager, `NbdManager` is one of your own. A source of your own is a module that
  * exports an `OpenCustomSource`. The kernel's nbd family alone is `erofs-nbd/netlink`.
  */
+
+export { ControlError } from "./control/fault.ts";
+export type { DeviceEvent, DeviceStatus } from "./control/protocol.ts";
 export {
   type AnyErrorCode,
   ErofsNbdError,
@@ -22,9 +25,7 @@ export {
   type StopOptions,
 } from "./library/nbd-manager.ts";
 export type { AttachOptions, AttachSource, SourceModule } from "./library/options.ts";
-export type { Log } from "./log.ts";
-export { ControlError } from "./manager/control-fault.ts";
-export type { DeviceEvent, DeviceStatus } from "./manager/control-protocol.ts";
+export type { Log } from "./log/log.ts";
 export type { CustomSource, OpenCustomSource } from "./source/module-source.ts";
 export type { JsonValue } from "./source/source-spec.ts";
 export type { DeviceState } from "./supervisor/device-state.ts";

@@ -5,7 +5,7 @@
  * A program of a hundred modules spends most of its start on finding and opening them. Each bundle is CommonJS, which
  * Node loads without its machinery for modules, and complete: a manager that runs for months never loads a file of
  * another version. What the library, the rarely used commands and the tests use are the compiler's files, which stay
- * beside them. A bundle lies as deep as they do, so that `new URL("../x/y.js", import.meta.url)` means the same in it.
+ * beside them, in the folders that src/program-files.ts counts on.
  *
  * Lines and columns of a stack lead to the sources by the .map beside each bundle, which has nothing of other packages
  * in it. Where this Node is the one that runs them, code-cache.ts saves their compilation. THIRD-PARTY.txt has the
@@ -55,7 +55,7 @@ function keepOwnLines(path) {
   writeFileSync(path, JSON.stringify({ ...map, sources, names: [], mappings: encode(mappings) }));
 }
 
-/** @type {Record<string, string>} Checksums of bundles with a cache, by their place as seen from main.cjs. */
+/** @type {Record<string, string>} Checksums of bundles with a cache, by their place below dist/src. */
 const sums = {};
 
 /**
@@ -65,7 +65,7 @@ const sums = {};
  */
 function makeCache(path, words) {
   const sum = createHash("sha256").update(readFileSync(path)).digest("hex").slice(0, 16);
-  sums[relative(at("dist/src/cli"), path).replace(/^(?!\.)/, "./")] = sum;
+  sums[relative(at("dist/src"), path)] = sum;
   const isOld = (/** @type {string} */ name) =>
     name.startsWith(`${basename(path)}.`) && name.endsWith(".cache");
   for (const name of readdirSync(dirname(path)).filter(isOld)) rmSync(join(dirname(path), name));
@@ -91,9 +91,12 @@ for (const program of PROGRAMS) {
     target: "node20.11",
     external: ["koffi"],
     plugins: [leaveOut(program)],
-    banner: { js: '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
+    banner: {
+      js: '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href,bundleRoot=require("node:path").dirname(__dirname);',
+    },
     define: {
       "import.meta.url": "bundleUrl",
+      BUNDLE_ROOT: "bundleRoot",
       BUNDLED_VERSION: JSON.stringify(version),
       BUNDLE_SUMS: JSON.stringify(sums),
     },

@@ -4,7 +4,7 @@
  * A failover is one `failover` event and one step of a counter in `status`; both must tell the same, and their number
  * must fit the fault. Counters go on where a manager follows another. Nothing is forgiven for being rare.
  */
-import type { DeviceStatus } from "../manager/control-protocol.ts";
+import type { DeviceStatus } from "../control/protocol.ts";
 import type { FaultKind } from "./run.ts";
 
 /** What `status` counts: failovers, links handed over by plan (which are none), reads answered with an error. */

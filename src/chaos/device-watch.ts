@@ -4,9 +4,10 @@
  * Events and answers come on the same connection, so that an answer is never older than an event before it. After a
  * lost connection the next question finds or starts another manager, through the `connect` that the command gives.
  */
+
+import type { ControlClient } from "../control/client.ts";
+import type { DeviceEvent, DeviceStatus, Target } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { ControlClient } from "../manager/control-client.ts";
-import type { DeviceEvent, DeviceStatus, Target } from "../manager/control-protocol.ts";
 import { OverdueError, pause, withDeadline } from "./waiting.ts";
 
 /** A failover's event. */
@@ -93,11 +94,11 @@ export class DeviceWatch {
     for (const note of notes) this.#note(note);
     const [device] = devices;
     if (device === undefined || device.index === null)
-      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find the device: it is not attached");
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find the device: it is not attached");
     if (devices.length > 1) {
       throw new ErofsNbdError(
         "ERR_BAD_ARGUMENT",
-        `Cannot choose between ${devices.map((one) => one.device).join(" and ")}: the image is attached more than once`,
+        `cannot choose between ${devices.map((one) => one.device).join(" and ")}: the image is attached more than once`,
         { hint: "name the device" },
       );
     }
@@ -105,7 +106,7 @@ export class DeviceWatch {
     if (device.identifier !== this.#identifier)
       throw new ErofsNbdError(
         "ERR_NOT_ATTACHED",
-        `Cannot go on: ${device.device} was attached anew meanwhile`,
+        `cannot go on: ${device.device} was attached anew meanwhile`,
       );
     this.#target = { index: device.index };
     this.#device = device.device;
@@ -116,7 +117,7 @@ export class DeviceWatch {
     if (this.#client !== undefined) return this.#client;
     const client = await this.#connect();
     if (client === undefined)
-      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find the device: nothing is attached");
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find the device: nothing is attached");
     this.#client = client;
     await client.watch(
       (event) => this.#hear(event),

@@ -5,21 +5,22 @@
  * judges the account before the next. A wrong byte, a failed read or something that does not come ends the run; an
  * account that does not add up is noted and the run goes on. However it ends, no reader and no stopped process is left.
  */
+
+import type { DeviceStatus, Target } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { DeviceStatus, Target } from "../manager/control-protocol.ts";
-import { devicePath, readsInFlight } from "../supervisor/sysfs.ts";
+import { devicePath, readsInFlight } from "../kernel/sysfs.ts";
 import { type Connect, DeviceWatch } from "./device-watch.ts";
-import { FaultRun } from "./fault-run.ts";
-import type { Upgrade } from "./faults.ts";
+import { FaultRun } from "./faults/fault-run.ts";
+import type { Upgrade } from "./faults/faults.ts";
+import { Victims } from "./faults/victims.ts";
 import type { Progress } from "./progress.ts";
-import { Reader } from "./reader.ts";
-import { monotonicMs, type ReaderStart } from "./reader-protocol.ts";
+import { Reader } from "./reader/reader.ts";
+import { monotonicMs, type ReaderStart } from "./reader/reader-protocol.ts";
 import type { ChaosRun, FaultKind } from "./run.ts";
 import { RunLog } from "./run-log.ts";
 import { planFaults } from "./schedule.ts";
 import { describeFault, formatMs } from "./summary.ts";
 import { SPAN_MS } from "./timeline.ts";
-import { Victims } from "./victims.ts";
 import { Halted, pause } from "./waiting.ts";
 
 export interface ChaosOptions {
@@ -211,14 +212,14 @@ function refuseUnusable(device: DeviceStatus): void {
   if (device.interface === "ioctl") {
     throw new ErofsNbdError(
       "ERR_BAD_ARGUMENT",
-      `Cannot put ${device.device} to the test: it is attached by ioctl, where a dead worker is a dead device`,
+      `cannot put ${device.device} to the test: it is attached by ioctl, where a dead worker is a dead device`,
       { hint: "attach the image through netlink" },
     );
   }
   if (device.state !== "serving" || device.links.some((link) => link.state !== "up")) {
     throw new ErofsNbdError(
       "ERR_NOT_READABLE",
-      `Cannot put ${device.device} to the test: it is ${device.state}, and not all of its links are up`,
+      `cannot put ${device.device} to the test: it is ${device.state}, and not all of its links are up`,
       { hint: "see erofs-nbd status" },
     );
   }

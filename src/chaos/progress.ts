@@ -5,7 +5,7 @@
  * nothing; `now` is asked for the present line once a second.
  */
 
-import { printable } from "../printable.ts";
+import { printable } from "../text/printable.ts";
 
 export interface ProgressOutput {
   readonly isTTY?: boolean | undefined;

@@ -4,11 +4,11 @@
  * Only remembers and adds up. What is a problem, the engine and accounting.ts say.
  */
 import { release } from "node:os";
-import type { DeviceStatus } from "../manager/control-protocol.ts";
+import type { DeviceStatus } from "../control/protocol.ts";
 import { VERSION } from "../version.ts";
 import type { Counted } from "./accounting.ts";
 import { quantileOf } from "./latencies.ts";
-import type { ReaderTotals } from "./reader.ts";
+import type { ReaderTotals } from "./reader/reader.ts";
 import type { ChaosRun, Fault, FaultKind, FaultOutcome, KindSummary } from "./run.ts";
 import { FAULT_KINDS } from "./schedule.ts";
 import { round, Timeline } from "./timeline.ts";

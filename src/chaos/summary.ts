@@ -1,7 +1,7 @@
 /**
  * A run in words: the line of one fault, and the table at the end. Pure.
  */
-import { printable } from "../printable.ts";
+import { printable } from "../text/printable.ts";
 import type { ChaosRun, FaultOutcome, KindSummary } from "./run.ts";
 import type { LoggedFault } from "./run-log.ts";
 

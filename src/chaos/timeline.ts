@@ -5,7 +5,7 @@
  * long. What was read before the first fault is kept apart, for it is what everything else is compared with.
  */
 import { Latencies, quantileOf } from "./latencies.ts";
-import type { Span } from "./reader-protocol.ts";
+import type { Span } from "./reader/reader-protocol.ts";
 import type { KindSummary, LatencyPoint, ReadFigures } from "./run.ts";
 
 /** How long the reader's spans are. */

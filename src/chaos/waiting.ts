@@ -11,7 +11,7 @@ export class OverdueError extends ErofsNbdError {
   readonly what: string;
 
   constructor(what: string, deadlineMs: number) {
-    super("ERR_NOT_READABLE", `Cannot go on: waited ${deadlineMs / 1000} s in vain until ${what}`);
+    super("ERR_NOT_READABLE", `cannot go on: waited ${deadlineMs / 1000} s in vain until ${what}`);
     this.what = what;
   }
 }

@@ -9,17 +9,17 @@
 import { closeSync, constants as fileConstants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Script, constants as vmConstants } from "node:vm";
+import { programFile } from "../program-files.ts";
 
 /** Set by the build: the beginning of each bundle's SHA-256 in hexadecimal, by the name that `loadBundle` is given. */
 declare const BUNDLE_SUMS: Readonly<Record<string, string>> | undefined;
 
 const OTHERS_MAY_WRITE = 0o022;
 
-/** Runs a bundle as `require` would; `file` is relative to this one. */
+/** Runs a bundle as `require` would; `file` is below src/, as programFile() has it. */
 export function loadBundle(file: string): void {
-  const path = fileURLToPath(new URL(file, import.meta.url));
+  const path = programFile(file);
   const require = createRequire(path);
   const sum = typeof BUNDLE_SUMS === "object" ? BUNDLE_SUMS[file] : undefined;
   const cachedData = sum === undefined ? undefined : readCodeCache(path, sum);

@@ -5,10 +5,10 @@
  * left behind, are reasons to.
  */
 import { resolve } from "node:path";
+import type { ControlClient } from "../control/client.ts";
+import { findRunning, reachManager } from "../control/reach-manager.ts";
+import { chooseRunDir, hasRecords, type RunDir } from "../control/run-dir.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { ControlClient } from "../manager/control-client.ts";
-import { findRunning, reachManager } from "../manager/reach-manager.ts";
-import { chooseRunDir, hasRecords, type RunDir } from "../manager/run-dir.ts";
 import type { CliContext } from "./context.ts";
 
 /** `sun_path` without its terminating NUL (unix(7)). */
@@ -17,13 +17,13 @@ const MAX_SOCKET_PATH_BYTES = 107;
 /** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
 export function runDirOf(context: CliContext, role: "manager" | "client" = "client"): RunDir {
   if (context.runDirOption === "") {
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot use --run-dir: it is empty");
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot use --run-dir: it is empty");
   }
   const runDir = chooseRunDir(resolve(chooseRunDir(context.runDirOption, process.env, role).path));
   if (Buffer.byteLength(runDir.controlSocket) > MAX_SOCKET_PATH_BYTES) {
     throw new ErofsNbdError(
       "ERR_RUN_DIR",
-      `Cannot use run directory ${runDir.path}: its socket's path is longer than ${MAX_SOCKET_PATH_BYTES} bytes`,
+      `cannot use run directory ${runDir.path}: its socket's path is longer than ${MAX_SOCKET_PATH_BYTES} bytes`,
       { hint: "choose a shorter one with --run-dir" },
     );
   }

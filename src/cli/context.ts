@@ -4,8 +4,8 @@
  * Made once by main.ts. stdout carries results only; everything else goes to stderr.
  */
 import { EXIT, type ExitCode } from "../errors.ts";
-import { withPriority } from "../journal-stream.ts";
-import { printable } from "../printable.ts";
+import { withPriority } from "../log/journald.ts";
+import { printable } from "../text/printable.ts";
 import type { ProgramShape } from "./command-shapes.ts";
 import { Interrupts } from "./interrupts.ts";
 

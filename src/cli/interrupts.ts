@@ -12,7 +12,7 @@ const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 export interface Remembered {
   /** Aborted at the first signal. */
   readonly signal: AbortSignal;
-  /** @throws ErofsNbdError ERR_INTERRUPTED after a signal; `act` follows «Cannot » */
+  /** @throws ErofsNbdError ERR_INTERRUPTED after a signal; `act` follows «cannot » */
   check(act: string): void;
   /** Signals end the process again. */
   release(): void;
@@ -47,7 +47,7 @@ export class Interrupts {
       signal: abort.signal,
       check: (act) => {
         if (by !== undefined)
-          throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot ${act}: interrupted by ${by}`);
+          throw new ErofsNbdError("ERR_INTERRUPTED", `cannot ${act}: interrupted by ${by}`);
       },
       release,
     };
@@ -73,6 +73,6 @@ export class Interrupts {
 
 /** The contract's exit code for an interruption; shells' 128 + n would hide it. */
 function leave(signal: NodeJS.Signals): never {
-  process.stderr.write(`erofs-nbd: Cannot finish: interrupted by ${signal} (${constants.signals[signal]})\n`);
+  process.stderr.write(`erofs-nbd: cannot finish: interrupted by ${signal} (${constants.signals[signal]})\n`);
   process.exit(EXIT.interrupted);
 }

@@ -27,10 +27,10 @@ function commandOf(words: readonly string[]): string | undefined {
 
 function bundleFor(words: readonly string[]): string | undefined {
   const command = commandOf(words);
-  if (command === "manager") return "../manager/main.cjs";
+  if (command === "manager") return "manager/main.cjs";
   const isClient =
     command === undefined || command === "--help" || command === "-h" || CLIENTS.includes(command);
-  return isClient && !words.some((word) => NOT_CLIENTS.includes(word)) ? "./client.cjs" : undefined;
+  return isClient && !words.some((word) => NOT_CLIENTS.includes(word)) ? "cli/client.cjs" : undefined;
 }
 
 /** Without Node's stream, which takes longer to make than all of this. */

@@ -8,8 +8,8 @@
 import { EXIT } from "../errors.ts";
 import { VERSION } from "../version.ts";
 import { CliContext } from "./context.ts";
-import { type HelperCall, readHelperCall, USAGE } from "./mount-call.ts";
-import { mountImage } from "./mount-image.ts";
+import { type HelperCall, readHelperCall, USAGE } from "./mount/mount-call.ts";
+import { mountImage } from "./mount/mount-image.ts";
 import { exitCodeOfError, formatError } from "./report.ts";
 
 async function main(argv: readonly string[]): Promise<number> {

@@ -3,8 +3,8 @@
  *
  * Pure but for `printAttached`. The JSON objects are the manager's own and pass through unchanged.
  */
-import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
-import { printable } from "../printable.ts";
+import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
+import { printable } from "../text/printable.ts";
 import type { CliContext } from "./context.ts";
 
 /** The node alone, or the status object. */

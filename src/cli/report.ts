@@ -6,8 +6,8 @@
  * no such shape is a bug of ours and is shown with its stack.
  */
 import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
-import { printable } from "../printable.ts";
-import { toSourceLines } from "../source-lines.ts";
+import { toSourceLines } from "../log/source-lines.ts";
+import { printable } from "../text/printable.ts";
 
 interface ErrorShape {
   readonly code?: unknown;
@@ -34,7 +34,7 @@ export function formatError(error: unknown, isVerbose: boolean, commandName?: st
   const known = error instanceof Error ? error : new Error(String(error));
   const isBug = exitCodeOfError(error) === EXIT.bug;
   const shape = known as ErrorShape;
-  const message = isBug && !isOurShape(known) ? `Cannot go on: ${known.message}` : readable(known);
+  const message = isBug && !isOurShape(known) ? `cannot go on: ${known.message}` : readable(known);
   const hint = isBug
     ? (shape.hint ?? "this is a bug of ours: please report it with the lines below")
     : shape.hint;
@@ -58,7 +58,7 @@ function formatUsage(error: CommanderShape, commandName: string | undefined): st
   const suggestion = /\n\((Did you mean [^\n]*)\)$/.exec(message);
   const why = message.slice(0, suggestion?.index);
   const hint = suggestion?.[1] ?? helpHint(commandName);
-  return `erofs-nbd: Cannot understand the command line: ${oneLine(why)}\nhint: ${oneLine(hint)}\n`;
+  return `erofs-nbd: cannot understand the command line: ${oneLine(why)}\nhint: ${oneLine(hint)}\n`;
 }
 
 function helpHint(commandName: string | undefined): string {
@@ -67,10 +67,10 @@ function helpHint(commandName: string | undefined): string {
     : `see erofs-nbd ${commandName} --help`;
 }
 
-/** Errors of ours, wherever they were made: a stable code and a sentence that begins with Cannot. */
+/** Errors of ours, wherever they were made: a stable code and a sentence that begins with "cannot" (a manager of a former version says "Cannot"). */
 function isOurShape(error: Error): boolean {
   const { code } = error as ErrorShape;
-  return typeof code === "string" && code.startsWith("ERR_") && error.message.startsWith("Cannot ");
+  return typeof code === "string" && code.startsWith("ERR_") && /^cannot /i.test(error.message);
 }
 
 /** An error of our shape and of an unknown class counts as what its code says; the kernel's and the system's as such. */
@@ -82,8 +82,8 @@ function asKnown(error: Error): unknown {
 /** Node's own system errors say «ENOENT: no such file or directory, open '/x'». */
 function readable(error: Error): string {
   const { code, syscall, path } = error as ErrorShape;
-  if (error.message.startsWith("Cannot ") || typeof syscall !== "string") return error.message;
-  return `Cannot ${syscall}${typeof path === "string" ? ` ${path}` : ""}: ${String(code)}`;
+  if (/^cannot /i.test(error.message) || typeof syscall !== "string") return error.message;
+  return `cannot ${syscall}${typeof path === "string" ? ` ${path}` : ""}: ${String(code)}`;
 }
 
 /** A file name may hold line breaks and what a terminal obeys; our messages may not. */

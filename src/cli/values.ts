@@ -3,16 +3,17 @@
  *
  * Pure. Targets are read by manager/target.ts. The manager checks again; here the message can name the option.
  */
+
+import { deviceIndex } from "../control/target.ts";
 import { ErofsNbdError } from "../errors.ts";
-import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../manager/limits.ts";
-import { deviceIndex } from "../manager/target.ts";
+import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../limits.ts";
 
 const WHOLE_NUMBER = /^(0|[1-9]\d{0,15})$/;
 
 /** A refused value; `option` as the user spells it. */
 export function badValue(option: string, got: string, wanted: string, hint?: string): ErofsNbdError {
   const shown = got === "" ? "an empty value" : got;
-  return new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot use ${option} ${shown}: wanted ${wanted}`, { hint });
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use ${option} ${shown}: wanted ${wanted}`, { hint });
 }
 
 /** A whole number in decimal digits, nothing around them. @throws ErofsNbdError ERR_BAD_ARGUMENT */

@@ -5,9 +5,9 @@
  * waits for one to appear.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import { ControlClient } from "../control/client.ts";
+import type { DeviceEvent, DeviceStatus, Target } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import { ControlClient } from "../manager/control-client.ts";
-import type { DeviceEvent, DeviceStatus, Target } from "../manager/control-protocol.ts";
 import { findManager, runDirOf } from "./connection.ts";
 import type { CliContext } from "./context.ts";
 import { formatEvent, formatTable } from "./output.ts";
@@ -31,7 +31,7 @@ export async function watch(context: CliContext, target: Target | null, json: bo
   void context.interrupts.wait().then(() => stop.abort());
   let client = await findManager(context);
   if (client === undefined && target !== null) {
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot watch the target: it is not attached");
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot watch the target: it is not attached");
   }
   if (client === undefined) context.note("no devices attached; waiting for a manager");
   while (!stop.signal.aborted) {

@@ -20,7 +20,7 @@ import type { Superblock } from "./superblock.ts";
 /** One reason against mounting. */
 export interface MountProblem {
   readonly kind: "kernel-too-old" | "unknown-feature" | "block-size" | "extra-devices" | "directory-blocks";
-  /** A clause that fits after «Cannot mount X: ». */
+  /** A clause that fits after «cannot mount X: ». */
   readonly message: string;
   readonly hint: string;
 }

@@ -122,7 +122,7 @@ export function checkImageSize(superblock: Superblock, fileSizeBytes: number, na
   if (fileSizeBytes >= wantedBytes) return;
   throw new ErofsNbdError(
     "ERR_IMAGE",
-    `Cannot use ${name}: it is truncated, its superblock promises ${wantedBytes} bytes ` +
+    `cannot use ${name}: it is truncated, its superblock promises ${wantedBytes} bytes ` +
       `(${superblock.blocks} blocks of ${superblock.blockSizeBytes}) and it has ${fileSizeBytes}`,
     { hint: "copy or download the image again, and compare its checksum with the original's" },
   );
@@ -143,7 +143,7 @@ function viewOfSuperblock(head: Uint8Array): DataView {
       head.length < EROFS_SUPER_OFFSET + SUPERBLOCK_BYTES
         ? `${head.length} bytes are too few for a superblock`
         : `there is no EROFS magic at offset ${EROFS_SUPER_OFFSET}`;
-    throw new ErofsNbdError("ERR_NOT_EROFS", `Cannot use the image as EROFS: ${why}`, {
+    throw new ErofsNbdError("ERR_NOT_EROFS", `cannot use the image as EROFS: ${why}`, {
       hint: "make EROFS images with mkfs.erofs; any other image can be attached with --block-size",
     });
   }
@@ -206,7 +206,7 @@ function readName(bytes: Uint8Array): string {
 }
 
 function damaged(why: string): ErofsNbdError {
-  return new ErofsNbdError("ERR_IMAGE", `Cannot use the EROFS image: ${why}`, {
+  return new ErofsNbdError("ERR_IMAGE", `cannot use the EROFS image: ${why}`, {
     hint: "the image is damaged or not finished: check it with fsck.erofs, or make it again",
   });
 }

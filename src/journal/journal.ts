@@ -129,7 +129,7 @@ export class Journal {
   /** `count` bytes have landed. @throws NbdProtocolError unless they are whole requests, as a kernel sends them on a unix socket */
   received(count: number): void {
     if (count % REQUEST_BYTES !== 0)
-      throw new NbdProtocolError(`Cannot go on with a link: part of a request came, ${count} bytes`, 0);
+      throw new NbdProtocolError(`cannot go on with a link: part of a request came, ${count} bytes`, 0);
     const end = this.#head + count / REQUEST_BYTES;
     const stamps = this.#stamps;
     const { nowMs } = loopClock;
@@ -145,12 +145,12 @@ export class Journal {
     else if (this.#cursor === this.#head) return false;
     else this.#slot = this.#cursor++;
     if (decodeRequestInto(request, this.#bytes, SLOTS_AT + this.#slot * REQUEST_BYTES)) return true;
-    throw new NbdProtocolError("Cannot go on with a link: what came is not a request", 0);
+    throw new NbdProtocolError("cannot go on with a link: what came is not a request", 0);
   }
 
   /** A payload cannot be journaled, and a kernel sends none to a read-only device. @throws NbdProtocolError */
   skip(lengthBytes: number): void {
-    throw new NbdProtocolError(`Cannot go on with a link: a payload of ${lengthBytes} bytes came`, 0);
+    throw new NbdProtocolError(`cannot go on with a link: a payload of ${lengthBytes} bytes came`, 0);
   }
 
   /** The slot of the request that `next` decoded last. */

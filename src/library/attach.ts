@@ -4,8 +4,8 @@
  * Everything heavy is loaded when it is first called.
  */
 
+import type { AttachParams } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { AttachParams } from "../manager/control-protocol.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseSession } from "./machine-session.ts";
@@ -37,7 +37,7 @@ export async function attach(
   const params = toAttachParams(source, options, { runDir: DIRECTORY });
   refuseAborted(options.signal);
   if (process.geteuid?.() !== 0) {
-    throw new ErofsNbdError("ERR_PERMISSION", "Cannot attach: only root may", {
+    throw new ErofsNbdError("ERR_PERMISSION", "cannot attach: only root may", {
       hint: "the kernel wants CAP_SYS_ADMIN for this",
     });
   }
@@ -92,7 +92,7 @@ async function attachOpened(
 
 function refuseAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true)
-    throw new ErofsNbdError("ERR_INTERRUPTED", "Cannot attach: it was aborted", { cause: signal.reason });
+    throw new ErofsNbdError("ERR_INTERRUPTED", "cannot attach: it was aborted", { cause: signal.reason });
 }
 
 /** An attach cannot be stopped half-way: the manager would still finish it, and nobody would have the device. */
@@ -103,7 +103,7 @@ async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<ne
   );
   device.close();
   const rest = whyNot === undefined ? "" : `, and ${device.device} is still attached: ${whyNot}`;
-  throw new ErofsNbdError("ERR_INTERRUPTED", `Cannot attach: it was aborted${rest}`, { cause: reason });
+  throw new ErofsNbdError("ERR_INTERRUPTED", `cannot attach: it was aborted${rest}`, { cause: reason });
 }
 
 /**

@@ -5,10 +5,10 @@
  * reads go on. Keeps the process alive until it is detached or let go.
  */
 import { EventEmitter } from "eventemitter3";
+import { ControlError } from "../control/fault.ts";
+import { isolateListener } from "../control/isolate-listener.ts";
+import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
 import { ErofsNbdError, EXIT } from "../errors.ts";
-import { undisturbed } from "../listening.ts";
-import { ControlError } from "../manager/control-fault.ts";
-import type { DeviceEvent, DeviceStatus } from "../manager/control-protocol.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
 import type { Session } from "./session.ts";
@@ -47,8 +47,8 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   readonly #session: Session;
   readonly #letGo: () => void;
   // Other devices share the session: they hear what they should, whatever this one's listeners do.
-  readonly #onEvent = (event: DeviceEvent): void => undisturbed(() => this.#hear(event));
-  readonly #onLost = (): void => undisturbed(() => this.emit("managerLost"));
+  readonly #onEvent = (event: DeviceEvent): void => isolateListener(() => this.#hear(event));
+  readonly #onLost = (): void => isolateListener(() => this.emit("managerLost"));
   readonly #onFound = (managerPid: number): void => void this.#found(managerPid);
   #isDetached = false;
   #isClosed = false;
@@ -60,7 +60,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   constructor(session: Session, status: DeviceStatus, notes: readonly string[], letGo: () => void) {
     super();
     if (status.device === null || status.index === null)
-      throw new ErofsNbdError("ERR_INTERNAL", "Cannot use an attached device: it has no index");
+      throw new ErofsNbdError("ERR_INTERNAL", "cannot use an attached device: it has no index");
     this.device = status.device;
     this.index = status.index;
     this.identifier = status.identifier;
@@ -84,7 +84,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     if (found !== undefined) return found;
     throw new ErofsNbdError(
       "ERR_NOT_ATTACHED",
-      `Cannot tell the status of ${this.device}: it was detached, and the node is another device's by now`,
+      `cannot tell the status of ${this.device}: it was detached, and the node is another device's by now`,
     );
   }
 
@@ -147,7 +147,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   }
 
   async #found(managerPid: number): Promise<void> {
-    undisturbed(() => this.emit("managerFound", managerPid));
+    isolateListener(() => this.emit("managerFound", managerPid));
     // Its end may have come while nobody told.
     const isThere = await this.#isThere().catch(() => true);
     if (!isThere) this.#end("it ended while no manager ran");
@@ -189,6 +189,6 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     if (this.#isDetached) return;
     this.#isDetached = true;
     this.close();
-    undisturbed(() => this.emit("detached", why));
+    isolateListener(() => this.emit("detached", why));
   }
 }

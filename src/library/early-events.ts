@@ -1,7 +1,7 @@
 /**
  * Events that come in one go with an answer are heard before whoever waits for the answer runs: they are kept until then.
  */
-import type { DeviceEvent } from "../manager/control-protocol.ts";
+import type { DeviceEvent } from "../control/protocol.ts";
 import type { AttachedDevice } from "./attached-device.ts";
 import type { Session } from "./session.ts";
 

@@ -3,7 +3,7 @@
  *
  * Starts a manager only where one has left devices behind, as `erofs-nbd status` does.
  */
-import type { Target } from "../manager/control-protocol.ts";
+import type { Target } from "../control/protocol.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseForLook } from "./machine-session.ts";
@@ -38,7 +38,7 @@ export async function find(
 ): Promise<AttachedDevice | undefined> {
   checkOptions("find a device", options, KINDS);
   const text = toTargetText(target);
-  const { readTarget } = await import("../manager/target.ts");
+  const { readTarget } = await import("../control/target.ts");
   const meant = await readTarget(text);
   const lease = await leaseForLook(options.runDir);
   if (lease === undefined) return undefined;

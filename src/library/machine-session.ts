@@ -3,7 +3,7 @@
  *
  * Used by `attach`, `find` and `list`. Loads what talks to managers when it is first called.
  */
-import type { RunDir } from "../manager/run-dir.ts";
+import type { RunDir } from "../control/run-dir.ts";
 import { Session } from "./session.ts";
 
 export interface SessionLease {
@@ -19,8 +19,8 @@ const sessions = new Map<string, { readonly session: Session; users: number }>()
 export async function leaseSession(option: string | undefined): Promise<SessionLease> {
   const [runDir, { findRunning, reachManager }, { hasService }] = await Promise.all([
     readRunDir(option),
-    import("../manager/reach-manager.ts"),
-    import("../manager/system-service.ts"),
+    import("../control/reach-manager.ts"),
+    import("../control/system-service.ts"),
   ]);
   const finder = {
     reach: () => reachManager(runDir),
@@ -47,8 +47,8 @@ export async function leaseSession(option: string | undefined): Promise<SessionL
 export async function leaseForLook(option: string | undefined): Promise<SessionLease | undefined> {
   const [runDir, { hasRecords }, { findRunning }] = await Promise.all([
     readRunDir(option),
-    import("../manager/run-dir.ts"),
-    import("../manager/reach-manager.ts"),
+    import("../control/run-dir.ts"),
+    import("../control/reach-manager.ts"),
   ]);
   if (!sessions.has(runDir.path) && !hasRecords(runDir)) {
     const client = await findRunning(runDir);
@@ -60,7 +60,7 @@ export async function leaseForLook(option: string | undefined): Promise<SessionL
 
 async function readRunDir(option: string | undefined): Promise<RunDir> {
   const [{ chooseRunDir }, { resolve }] = await Promise.all([
-    import("../manager/run-dir.ts"),
+    import("../control/run-dir.ts"),
     import("node:path"),
   ]);
   return chooseRunDir(resolve(chooseRunDir(option).path));

@@ -7,11 +7,11 @@
  */
 import { resolve } from "node:path";
 import { EventEmitter } from "eventemitter3";
+import type { ControlClient } from "../control/client.ts";
+import { ControlError } from "../control/fault.ts";
+import type { DeviceEvent } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { Log } from "../log.ts";
-import type { ControlClient } from "../manager/control-client.ts";
-import { ControlError } from "../manager/control-fault.ts";
-import type { DeviceEvent } from "../manager/control-protocol.ts";
+import type { Log } from "../log/log.ts";
 import type { Daemon } from "../manager/daemon.ts";
 import { attachThrough } from "./attach.ts";
 import type { AttachedDevice } from "./attached-device.ts";
@@ -76,13 +76,13 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
    */
   async start(): Promise<void> {
     if (this.#running !== undefined || this.#starting)
-      throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot start the manager: it was started already");
+      throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot start the manager: it was started already");
     this.#starting = true;
     try {
       const [{ runDaemon }, { chooseRunDir }, { ControlClient: Client }] = await Promise.all([
         import("../manager/daemon.ts"),
-        import("../manager/run-dir.ts"),
-        import("../manager/control-client.ts"),
+        import("../control/run-dir.ts"),
+        import("../control/client.ts"),
       ]);
       const runDir = chooseRunDir(this.#runDir, process.env, "manager");
       const daemon = await runDaemon({
@@ -96,7 +96,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
       const reach = async (): Promise<ControlClient> => {
         const client = await find();
         if (client !== undefined) return client;
-        throw new ErofsNbdError("ERR_CONTROL", "Cannot talk to the manager in this process: it has ended");
+        throw new ErofsNbdError("ERR_CONTROL", "cannot talk to the manager in this process: it has ended");
       };
       const session = new Session({ reach, find, mayStart: () => false });
       session.on("event", (event) => this.emit("event", event));
@@ -116,7 +116,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
   /** One of its devices, which a former run of the program may have attached. See {@link find}. */
   async find(target: DeviceTarget): Promise<AttachedDevice | undefined> {
     const { session } = this.#started("find a device");
-    const { readTarget } = await import("../manager/target.ts");
+    const { readTarget } = await import("../control/target.ts");
     return firstOf(await lookThrough(session, await readTarget(toTargetText(target)), () => {}));
   }
 
@@ -149,7 +149,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
 
   #started(act: string): Running {
     if (this.#running !== undefined) return this.#running;
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot ${act}: the manager is not running`, {
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot ${act}: the manager is not running`, {
       hint: "call start() first",
     });
   }

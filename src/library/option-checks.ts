@@ -31,7 +31,7 @@ export function oneOf(...values: readonly string[]): OptionKind {
   return { of: `one of ${values.join(", ")}`, fits: (value) => values.includes(value as string) };
 }
 
-/** `act` follows «Cannot ». @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** `act` follows «cannot ». @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function checkOptions(
   act: string,
   options: unknown,
@@ -49,7 +49,7 @@ export function checkOptions(
 }
 
 export function badArgument(act: string, why: string, hint?: string): ErofsNbdError {
-  return new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot ${act}: ${why}`, { hint });
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot ${act}: ${why}`, { hint });
 }
 
 /** A value in one short line. */

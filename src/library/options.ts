@@ -6,8 +6,8 @@
  */
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { AttachParams } from "../manager/control-protocol.ts";
-import { DEFAULT_HANG_TIMEOUT_MS } from "../manager/limits.ts";
+import type { AttachParams } from "../control/protocol.ts";
+import { DEFAULT_HANG_TIMEOUT_MS } from "../limits.ts";
 import type { JsonValue } from "../source/source-spec.ts";
 import {
   badArgument,

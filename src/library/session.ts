@@ -7,9 +7,9 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
+import type { ControlClient } from "../control/client.ts";
+import type { DeviceEvent, Method, Requests } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { ControlClient } from "../manager/control-client.ts";
-import type { DeviceEvent, Method, Requests } from "../manager/control-protocol.ts";
 
 export interface SessionEvents {
   event: (event: DeviceEvent) => void;
@@ -86,7 +86,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   #connected(connect: () => Promise<ControlClient> = () => this.#finder.reach()): Promise<ControlClient> {
     if (this.#closed)
-      throw new ErofsNbdError("ERR_CONTROL", "Cannot ask the manager: the connection was closed");
+      throw new ErofsNbdError("ERR_CONTROL", "cannot ask the manager: the connection was closed");
     this.#client ??= this.#open(connect).catch((error: unknown) => {
       this.#client = undefined;
       throw error;

@@ -6,18 +6,18 @@
  */
 import { closeSync } from "node:fs";
 import { getPriority, setPriority } from "node:os";
+import { hasRecords, openLog, prepareRunDir, type RunDir } from "../control/run-dir.ts";
+import { lockRunDir } from "../control/run-lock.ts";
 import { ErofsNbdError } from "../errors.ts";
-import { createLog, type Log, type LogLevel } from "../log.ts";
-import { ControlServer } from "./control-server.ts";
+import { createLog, type Log, type LogLevel } from "../log/log.ts";
+import { ControlServer } from "./control-server/control-server.ts";
 import { Guardian } from "./guardian.ts";
 import { Manager } from "./manager.ts";
-import type { LoopbackAddress } from "./metrics-address.ts";
-import { MetricsServer } from "./metrics-server.ts";
-import { renderMetrics } from "./metrics-text.ts";
-import { hasRecords, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
-import { lockRunDir } from "./run-lock.ts";
-import type { Service } from "./service.ts";
-import { lockInsteadOfOther } from "./take-over.ts";
+import type { LoopbackAddress } from "./metrics/metrics-address.ts";
+import { MetricsServer } from "./metrics/metrics-server.ts";
+import { renderMetrics } from "./metrics/metrics-text.ts";
+import type { Service } from "./service/service.ts";
+import { lockInsteadOfOther } from "./service/take-over.ts";
 
 export interface DaemonOptions {
   readonly runDir: RunDir;
@@ -52,7 +52,7 @@ export interface Daemon {
  */
 const MANAGER_NICENESS = -10;
 
-function hurry(): void {
+function raisePriority(): void {
   try {
     setPriority(Math.min(getPriority(), MANAGER_NICENESS));
   } catch {
@@ -75,13 +75,13 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   if ("heldBy" in lock) {
     throw new ErofsNbdError(
       "ERR_CONTROL",
-      `Cannot start a manager in ${runDir.path}: manager ${lock.heldBy} runs there`,
+      `cannot start a manager in ${runDir.path}: manager ${lock.heldBy} runs there`,
       {
         hint: "it does what this one would; or name another directory with --run-dir",
       },
     );
   }
-  if (options.isGuest !== true) hurry();
+  if (options.isGuest !== true) raisePriority();
   // systemd starts its services again itself, and a program that has a manager of its own does so, too.
   const needsGuardian = options.service === undefined && options.isGuest !== true;
   const guardian = needsGuardian ? new Guardian({ runDir, auto }) : undefined;

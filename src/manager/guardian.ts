@@ -8,10 +8,10 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { openLog, type RunDir } from "./run-dir.ts";
+import { openLog, type RunDir } from "../control/run-dir.ts";
+import { programFile } from "../program-files.ts";
 
-const CLI_PATH = fileURLToPath(new URL("../cli/main.cjs", import.meta.url));
+const CLI_PATH = programFile("cli/main.cjs");
 
 /**
  * A line is a new delay in seconds, or «bye». At the pipe's end: wait, leave if somebody else was quicker, or become

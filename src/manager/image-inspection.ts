@@ -42,7 +42,7 @@ export function inspectHead(
 ): Inspection {
   if (!looksLikeErofs(head)) {
     if (forMount) {
-      throw new ErofsNbdError("ERR_NOT_EROFS", `Cannot mount ${path}: it is not an EROFS image`, {
+      throw new ErofsNbdError("ERR_NOT_EROFS", `cannot mount ${path}: it is not an EROFS image`, {
         hint: "«erofs-nbd attach» makes a block device of any image; mount that with the file system's own type",
       });
     }
@@ -54,7 +54,7 @@ export function inspectHead(
   const problems = checkMountable(superblock, release(), { features: kernelFeatures() });
   const [first] = problems;
   if (forMount && first !== undefined) {
-    throw new ErofsNbdError("ERR_MOUNT", `Cannot mount ${path}: ${first.message}`, { hint: first.hint });
+    throw new ErofsNbdError("ERR_MOUNT", `cannot mount ${path}: ${first.message}`, { hint: first.hint });
   }
   return {
     blockSizeBytes: blockSizeBytes ?? Math.min(superblock.blockSizeBytes, MAX_DEFAULT_BLOCK_BYTES),
@@ -68,7 +68,7 @@ export function inspectHead(
  * @throws ErofsNbdError ERR_IMAGE, ERR_NOT_EROFS, ERR_MOUNT
  */
 export function openChecked(path: string, blockSizeBytes: number | null, forMount: boolean): OpenImage {
-  if (path === "") throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot open an image: its path is empty");
+  if (path === "") throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot open an image: its path is empty");
   const image = openImage(path);
   try {
     inspectImage(image, blockSizeBytes, forMount);

@@ -10,19 +10,20 @@ import { readdirSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
+import { faultOf } from "../control/fault.ts";
+import type {
+  AttachParams,
+  DetachResult,
+  DeviceEvent,
+  DeviceStatus,
+  SeenTarget,
+  Target,
+} from "../control/protocol.ts";
+import { hasRecords, type RunDir } from "../control/run-dir.ts";
+import type { ManagerVitals } from "../control/vitals.ts";
 import { SUPERBLOCK_HEAD_BYTES } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
-import type { Log } from "../log.ts";
-import { describeChange, type FileIdentity } from "../source/file-identity.ts";
-import { type OpenImage, openHandedImage } from "../source/open-image.ts";
-import { paddedSizeBytes } from "../source/padded-source.ts";
-import { pathView } from "../source/path-view.ts";
-import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
-import type { DeviceState } from "../supervisor/device-state.ts";
-import { DeviceSupervisor } from "../supervisor/device-supervisor.ts";
-import { IoctlDevice } from "../supervisor/ioctl-device.ts";
-import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
-import type { Image, NbdControl } from "../supervisor/ports.ts";
+import { NbdControl } from "../kernel/nbd-control.ts";
 import {
   backendOf,
   configuringThread,
@@ -33,30 +34,30 @@ import {
   type MountTable,
   mountPointsOf,
   readMounts,
-} from "../supervisor/sysfs.ts";
+} from "../kernel/sysfs.ts";
+import type { Log } from "../log/log.ts";
+import type { PooledFoundLink } from "../pool/found-link.ts";
+import { reattachWorkers } from "../pool/reattach.ts";
+import { inspectModule } from "../pool/source-inspector.ts";
+import { type PoolOptions, type Renewal, WorkerPool } from "../pool/worker-pool.ts";
+import { describeChange, type FileIdentity } from "../source/file-identity.ts";
+import { type OpenImage, openHandedImage } from "../source/open-image.ts";
+import { paddedSizeBytes } from "../source/padded-source.ts";
+import { pathView } from "../source/path-view.ts";
+import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
+import type { DeviceState } from "../supervisor/device-state.ts";
+import { IoctlDevice } from "../supervisor/ioctl/ioctl-device.ts";
+import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
+import { NetlinkDevice } from "../supervisor/netlink-device.ts";
+import type { Image, NbdCommands } from "../supervisor/ports.ts";
 import { close, duplicate } from "../sys/libc.ts";
-import { adoptDevices } from "./adoption.ts";
-import { faultOf } from "./control-fault.ts";
-import type {
-  AttachParams,
-  DetachResult,
-  DeviceEvent,
-  DeviceStatus,
-  SeenTarget,
-  Target,
-} from "./control-protocol.ts";
-import type { PooledFoundLink } from "./found-link.ts";
+import { identifyProcess, isAlive, type ProcessIdentity } from "../sys/process-identity.ts";
+import { adoptDevices } from "./adoption/adoption.ts";
+import { LeftoverDevice } from "./adoption/leftover-device.ts";
 import { type Inspection, inspectHead, inspectImage } from "./image-inspection.ts";
-import { KernelControl } from "./kernel-control.ts";
-import { LateRecords } from "./late-records.ts";
-import { type Figures, type ManagerVitals, Observatory } from "./observatory.ts";
-import { OrphanDevice } from "./orphan-device.ts";
-import { identifyProcess, isAlive, type ProcessIdentity } from "./process-identity.ts";
-import { type DeviceRecord, type NewRecord, RecordStore, settingsOf } from "./records.ts";
-import { meetWorkers } from "./reunion.ts";
-import { hasRecords, type RunDir } from "./run-dir.ts";
-import { inspectModule } from "./source-inspector.ts";
-import { type PoolOptions, type Renewal, WorkerPool } from "./worker-pool.ts";
+import { type Figures, Observatory } from "./metrics/observatory.ts";
+import { LateRecords } from "./records/deferred-record.ts";
+import { type DeviceRecord, type NewRecord, RecordStore, settingsOf } from "./records/records.ts";
 
 interface ManagerEvents {
   event: (event: DeviceEvent) => void;
@@ -99,7 +100,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   readonly #records: RecordStore;
   readonly #pool: WorkerPool;
   readonly #workers: PoolOptions;
-  readonly #kernel: KernelControl;
+  readonly #kernel: NbdControl;
   readonly #runDir: RunDir;
   readonly #devices = new Map<string, ManagedDevice>();
   readonly #observatory: Observatory;
@@ -140,7 +141,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       devices: () => this.#devices.values(),
       census: (nowMs) => this.#pool.census(nowMs),
     });
-    this.#kernel = new KernelControl(options.log, {
+    this.#kernel = new NbdControl(options.log, {
       linkDead: (index) =>
         this.#supervisors()
           .find((device) => device.index === index)
@@ -185,7 +186,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Meets the workers of a former manager, starts what is missing, and goes on with the devices that it left. */
   async start(): Promise<void> {
-    const { met, silent } = await meetWorkers(this.#runDir.workers, this.#runDir.journals);
+    const { met, silent } = await reattachWorkers(this.#runDir.workers, this.#runDir.journals);
     const links = met.flatMap((acquaintance) => this.#pool.adopt(acquaintance));
     this.#startWorkers();
     clearJournals(this.#runDir.journals, links);
@@ -207,7 +208,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     index: number,
     found: readonly PooledFoundLink[],
   ): Promise<void> {
-    const device: DeviceSupervisor = new DeviceSupervisor(
+    const device: NetlinkDevice = new NetlinkDevice(
       settingsOf(record),
       image,
       this.#lazyNbd(),
@@ -229,11 +230,11 @@ export class Manager extends EventEmitter<ManagerEvents> {
   async #giveBack({ fd, spec }: OpenImage): Promise<number[]> {
     const waiting = [...this.#devices.values()].filter(
       (device) =>
-        device instanceof OrphanDevice &&
+        device instanceof LeftoverDevice &&
         device.isAwaitingImage &&
         device.image.spec.type === "file" &&
         describeChange(device.image.spec.identity, spec.identity) === undefined,
-    ) as OrphanDevice[];
+    ) as LeftoverDevice[];
     for (const device of waiting) {
       const own = openHandedImage(duplicate(fd), spec.path);
       const record = device.leave();
@@ -336,7 +337,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       if (imageFd === undefined) {
         throw new ErofsNbdError(
           "ERR_BAD_ARGUMENT",
-          `Cannot attach ${name}: the command has not handed the image over, so it is of an older version`,
+          `cannot attach ${name}: the command has not handed the image over, so it is of an older version`,
           { hint: "upgrade the package that the command belongs to" },
         );
       }
@@ -409,9 +410,9 @@ export class Manager extends EventEmitter<ManagerEvents> {
   /** Shuts a device's live links down, as if their sockets had died. @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_BAD_ARGUMENT */
   cutLinks(index: number): void {
     const device = this.#byIndex(index);
-    if (!(device instanceof DeviceSupervisor)) {
+    if (!(device instanceof NetlinkDevice)) {
       const why = device.interface === "ioctl" ? "it is attached by ioctl" : "this manager did not make them";
-      throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot cut the links of nbd${index}: ${why}`, {
+      throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot cut the links of nbd${index}: ${why}`, {
         hint: "detach it, and attach it again through netlink",
       });
     }
@@ -486,7 +487,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       if (performance.now() > end) {
         throw new ErofsNbdError(
           "ERR_CONTROL",
-          "Cannot replace the manager: a device is in the middle of a change",
+          "cannot replace the manager: a device is in the middle of a change",
           {
             hint: "erofs-nbd status shows which; try again when it is over",
           },
@@ -519,15 +520,15 @@ export class Manager extends EventEmitter<ManagerEvents> {
     await this.#kernel.close();
   }
 
-  #supervisors(): DeviceSupervisor[] {
-    return [...this.#devices.values()].filter((device) => device instanceof DeviceSupervisor);
+  #supervisors(): NetlinkDevice[] {
+    return [...this.#devices.values()].filter((device) => device instanceof NetlinkDevice);
   }
 
   #create(how: "netlink" | "ioctl", settings: DeviceSettings, image: Image): ManagedDevice {
     const persist = (): Promise<void> => this.#persist(device);
     const device: ManagedDevice =
       how === "netlink"
-        ? new DeviceSupervisor(settings, image, this.#lazyNbd(), this.#pool, persist)
+        ? new NetlinkDevice(settings, image, this.#lazyNbd(), this.#pool, persist)
         : new IoctlDevice(settings, image, this.#pool, persist);
     this.#own(device);
     return device;
@@ -620,7 +621,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     await this.#records.write(record);
   }
 
-  #lazyNbd(): NbdControl {
+  #lazyNbd(): NbdCommands {
     const family = () => this.#kernel.family();
     return {
       connect: async (options) => (await family()).connect(options),
@@ -651,7 +652,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     if (isItself && spec.identity.device === deviceNumber(index)) {
       throw new ErofsNbdError(
         "ERR_IMAGE",
-        `Cannot attach ${image.spec.path} to nbd${index}: the image is the device itself`,
+        `cannot attach ${image.spec.path} to nbd${index}: the image is the device itself`,
       );
     }
     if (configuringThread(index) === undefined) return;
@@ -663,7 +664,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
           ? `by somebody else, with identifier ${backend}`
           : "by somebody else"
         : `with ${sourceUri(ours.image.spec)}`;
-    throw new ErofsNbdError("ERR_DEVICE_BUSY", `Cannot attach to nbd${index}: it is in use ${by}`, {
+    throw new ErofsNbdError("ERR_DEVICE_BUSY", `cannot attach to nbd${index}: it is in use ${by}`, {
       hint: "leave --device away and the kernel picks a free one",
     });
   }
@@ -675,7 +676,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       if (mountPoints.length > 0) {
         throw new ErofsNbdError(
           "ERR_DEVICE_MOUNTED",
-          `Cannot detach nbd${index}: it is mounted at ${mountPoints.join(", ")}`,
+          `cannot detach nbd${index}: it is mounted at ${mountPoints.join(", ")}`,
           {
             hint: "umount it first; --force detaches all the same, and what is mounted there gets I/O errors",
           },
@@ -684,7 +685,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       if (device.state === "serving" && (await isExclusivelyHeld(index))) {
         throw new ErofsNbdError(
           "ERR_DEVICE_MOUNTED",
-          `Cannot detach nbd${index}: another mount namespace or device uses it`,
+          `cannot detach nbd${index}: another mount namespace or device uses it`,
           {
             hint: "look into /proc/*/mountinfo for it; --force detaches all the same",
           },
@@ -736,13 +737,13 @@ export class Manager extends EventEmitter<ManagerEvents> {
     if (target === null || "path" in target) {
       return new ErofsNbdError(
         "ERR_NOT_ATTACHED",
-        `Cannot find ${target?.path ?? "a device"}: it is neither an attached image nor a mount of one`,
+        `cannot find ${target?.path ?? "a device"}: it is neither an attached image nor a mount of one`,
       );
     }
     const foreign = configuringThread(target.index) !== undefined;
     return new ErofsNbdError(
       "ERR_NOT_ATTACHED",
-      `Cannot find nbd${target.index}: ${foreign ? "somebody else attached it" : "it is not attached"}`,
+      `cannot find nbd${target.index}: ${foreign ? "somebody else attached it" : "it is not attached"}`,
       {
         hint: foreign
           ? "detach it with the program that attached it (nbd-client -d, qemu-nbd -d, …)"
@@ -775,7 +776,7 @@ function refuseOtherView(path: string, view: string | undefined): void {
   if (view !== undefined && view === pathView()) return;
   throw new ErofsNbdError(
     "ERR_SOURCE",
-    `Cannot use source module ${path}: ${
+    `cannot use source module ${path}: ${
       view === undefined
         ? "the program does not say in which mount namespace (it has no /proc, or an older version of this package)"
         : "the manager is in another mount namespace, or under another root, where the path may lead elsewhere"

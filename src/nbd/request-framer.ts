@@ -35,7 +35,7 @@ export class RequestFramer {
   constructor(inbox: Uint8Array) {
     if (inbox.length < REQUEST_BYTES) {
       throw new RangeError(
-        `Cannot frame requests: the inbox has ${inbox.length} bytes, a request needs ${REQUEST_BYTES}`,
+        `cannot frame requests: the inbox has ${inbox.length} bytes, a request needs ${REQUEST_BYTES}`,
       );
     }
     this.inbox = inbox;
@@ -64,7 +64,7 @@ export class RequestFramer {
   /** Reports that `count` bytes now lie at {@link receiveAt}. */
   received(count: number): void {
     if (!(count >= 0 && count <= this.space)) {
-      throw new RangeError(`Cannot take ${count} received bytes: the inbox has room for ${this.space}`);
+      throw new RangeError(`cannot take ${count} received bytes: the inbox has room for ${this.space}`);
     }
     this.#end += count;
     if (this.#skip > 0) this.#drop();
@@ -119,7 +119,7 @@ export class RequestFramer {
       byte.toString(16).padStart(2, "0"),
     ).join("");
     return new NbdProtocolError(
-      `Cannot read an NBD request at byte ${this.#position} of the stream: ` +
+      `cannot read an NBD request at byte ${this.#position} of the stream: ` +
         `it starts with 0x${got}, not 0x${NBD_REQUEST_MAGIC.toString(16)}`,
       this.#position,
     );

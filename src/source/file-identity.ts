@@ -153,7 +153,7 @@ export function identifyImage(fd: number, path: string): FileIdentity {
   stat.refreshAll(fd);
   if (stat.kind !== S_IFREG && stat.kind !== S_IFBLK) {
     const what = stat.kind === S_IFDIR ? "a directory" : "neither a regular file nor a block device";
-    throw new ErofsNbdError("ERR_IMAGE", `Cannot use ${path}: it is ${what}`, {
+    throw new ErofsNbdError("ERR_IMAGE", `cannot use ${path}: it is ${what}`, {
       hint: "name an image file, such as one made by mkfs.erofs",
     });
   }

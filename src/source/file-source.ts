@@ -170,10 +170,10 @@ export class FileSource implements Source, ExtentOwner {
       const got = pread(this.#fd, rest, rest.length, offsetBytes + filled);
       if (got === -ERRNO.EINTR) continue;
       if (got < 0)
-        throw new SourceError(`Cannot read ${this.#path} at ${offsetBytes + filled}: ${errnoName(-got)}`);
+        throw new SourceError(`cannot read ${this.#path} at ${offsetBytes + filled}: ${errnoName(-got)}`);
       if (got === 0) {
         this.verify();
-        throw new SourceError(`Cannot read ${this.#path} at ${offsetBytes + filled}: the file ends there`);
+        throw new SourceError(`cannot read ${this.#path} at ${offsetBytes + filled}: the file ends there`);
       }
       filled += got;
     }
@@ -186,10 +186,10 @@ export class FileSource implements Source, ExtentOwner {
     if (this.#isAsPinned) {
       this.#change = undefined;
       if (this.#isSteady) return;
-      throw new StaleReadError(`Cannot serve ${this.#path}: it is touched all the time`, this.#renew);
+      throw new StaleReadError(`cannot serve ${this.#path}: it is touched all the time`, this.#renew);
     }
     this.#change = describeChange(this.#identity, this.#stat.identity(this.#fd)) ?? "it was modified";
-    throw new SourceError(`Cannot serve ${this.#path}: ${this.#change}`);
+    throw new SourceError(`cannot serve ${this.#path}: ${this.#change}`);
   }
 
   extent(offsetBytes: number): FileExtent | undefined {
@@ -241,7 +241,7 @@ export class FileSource implements Source, ExtentOwner {
     } catch (error) {
       // A file system that has gone away: of no concern to who reads other images.
       return new SourceError(
-        `Cannot look at ${this.#path}: ${error instanceof Error ? error.message : error}`,
+        `cannot look at ${this.#path}: ${error instanceof Error ? error.message : error}`,
       );
     }
   }

@@ -58,7 +58,7 @@ export async function openModuleSource(spec: ModuleSourceSpec, fd: number): Prom
     inner.sizeBytes === spec.sizeBytes
       ? [`identity ${spec.identity}`, `${identity}`]
       : [`${spec.sizeBytes} bytes`, `${inner.sizeBytes}`];
-  throw new SourceError(`Cannot serve ${spec.path}: it had ${had} when it was attached, and has ${has} now`);
+  throw new SourceError(`cannot serve ${spec.path}: it had ${had} when it was attached, and has ${has} now`);
 }
 
 /**
@@ -77,7 +77,7 @@ export async function openCustomSource(path: string, options: JsonValue): Promis
   } catch (error) {
     // One that opens after all is not wanted any more.
     void opening.then(closeQuietly, () => {});
-    throw new SourceError(`Cannot open source ${path}: ${explain(error)}`);
+    throw new SourceError(`cannot open source ${path}: ${explain(error)}`);
   } finally {
     clearTimeout(timer);
   }
@@ -147,7 +147,7 @@ export class ModuleSource implements Source {
       if (filled !== undefined && filled !== target.length)
         throw new Error(`it filled ${String(filled)} of ${target.length} bytes`);
     } catch (error) {
-      throw new SourceError(`Cannot read ${this.#path} at ${offsetBytes}: ${explain(error)}`);
+      throw new SourceError(`cannot read ${this.#path} at ${offsetBytes}: ${explain(error)}`);
     } finally {
       this.#reading -= 1;
       this.#closeWhenIdle();

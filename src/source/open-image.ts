@@ -39,7 +39,7 @@ export function openImage(path: string): OpenImage {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "an unknown error";
     const [why, hint] = REASONS[code] ?? [code, undefined];
-    throw new ErofsNbdError("ERR_IMAGE", `Cannot open image ${path}: ${why}`, { hint, cause: error });
+    throw new ErofsNbdError("ERR_IMAGE", `cannot open image ${path}: ${why}`, { hint, cause: error });
   }
   return closingOnError(fd, () => ({ fd, spec: specOf(fd, path, identify(fd, path)) }));
 }
@@ -100,7 +100,7 @@ function specOf(fd: number, name: string, identity: FileIdentity): FileSourceSpe
 }
 
 function unusable(name: string, why: string, hint?: string): ErofsNbdError {
-  return new ErofsNbdError("ERR_IMAGE", `Cannot use ${name}: ${why}`, { hint });
+  return new ErofsNbdError("ERR_IMAGE", `cannot use ${name}: ${why}`, { hint });
 }
 
 function closingOnError<T>(fd: number, work: () => T): T {

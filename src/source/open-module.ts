@@ -36,14 +36,14 @@ export function openModule(path: string): OpenModule {
     fd = openSync(absolute, 0o4000);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "an unknown error";
-    throw new ErofsNbdError("ERR_SOURCE", `Cannot open source module ${path}: ${REASONS[code] ?? code}`, {
+    throw new ErofsNbdError("ERR_SOURCE", `cannot open source module ${path}: ${REASONS[code] ?? code}`, {
       hint: "check the path; a relative path starts at the current directory",
       cause: error,
     });
   }
   try {
     if (!fstatSync(fd).isFile())
-      throw new ErofsNbdError("ERR_SOURCE", `Cannot use source module ${path}: it is not a regular file`);
+      throw new ErofsNbdError("ERR_SOURCE", `cannot use source module ${path}: it is not a regular file`);
     refuseOpenToAll(absolute);
     return { fd, path: absolute };
   } catch (error) {
@@ -59,7 +59,7 @@ function refuseOpenToAll(path: string): void {
     return (mode & OTHERS_MAY_WRITE) !== 0 && (one === path || (mode & STICKY) === 0);
   });
   if (culprit === undefined) return;
-  throw new ErofsNbdError("ERR_SOURCE", `Cannot use source module ${path}: anybody may write ${culprit}`, {
+  throw new ErofsNbdError("ERR_SOURCE", `cannot use source module ${path}: anybody may write ${culprit}`, {
     hint: `take that right away: chmod o-w ${culprit}`,
   });
 }

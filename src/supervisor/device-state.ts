@@ -1,7 +1,7 @@
 /**
  * One device's life as a table: state × event → next state and effects. The whole policy, and nothing else.
  *
- * Pure. DeviceSupervisor feeds it and carries the effects out; ARCHITECTURE.md prints it. A pair that is not in
+ * Pure. NetlinkDevice feeds it and carries the effects out; ARCHITECTURE.md prints it. A pair that is not in
  * the table is ignored on purpose: events are late and double by nature (three witnesses tell of one death).
  */
 

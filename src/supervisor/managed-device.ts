@@ -1,13 +1,13 @@
 /**
  * What the manager sees of a device, whichever way the kernel was told of it.
  *
- * DeviceSupervisor (netlink) and IoctlDevice (legacy) implement it. Types only.
+ * NetlinkDevice (netlink) and IoctlDevice (legacy) implement it. Types only.
  */
 import type { EventEmitter } from "eventemitter3";
-import type { LinkCounters } from "../worker/link-end.ts";
+import type { LinkCounters } from "../worker-protocol/link-end.ts";
 import type { DeviceExactness } from "./device-exactness.ts";
 import type { DeviceState } from "./device-state.ts";
-import type { LinkDescription } from "./link-set.ts";
+import type { LinkDescription } from "./links/link-set.ts";
 import type { Image } from "./ports.ts";
 
 /** How a device is to be attached. Everything here is fixed for the device's life, but for `autoclear`. */

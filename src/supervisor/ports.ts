@@ -7,29 +7,10 @@
 import type { NbdNetlink } from "../../netlink/index.ts";
 import type { Exactness } from "../source/exactness.ts";
 import type { SourceSpec } from "../source/source-spec.ts";
-import type { LinkCounters, LinkEnd } from "../worker/link-end.ts";
-import type { ProbeResult } from "./probe.ts";
+import type { LinkCounters, LinkEnd } from "../worker-protocol/link-end.ts";
 
 /** The part of the nbd generic-netlink family that a supervisor uses. */
-export type NbdControl = Pick<NbdNetlink, "connect" | "reconfigure" | "disconnect" | "status">;
-
-/** What can be seen of a device without netlink; see sysfs.ts and probe.ts, which are this in real life. */
-export interface DeviceView {
-  /** The identifier that the kernel keeps with a device; undefined when it is not configured by netlink. */
-  backendOf(index: number): string | undefined;
-  /** Undefined when the device is not configured. */
-  configuringThread(index: number): number | undefined;
-  deviceSizeBytes(index: number): number | undefined;
-  findByBackend(identifier: string): number | undefined;
-  readsInFlight(index: number): number;
-  /** Whether the kernel keeps that number for the device (queue/iostats). */
-  countsReads(index: number): boolean;
-  /** The block layer's request timer in ms; undefined when there is no such device. */
-  ioTimeoutMs(index: number): number | undefined;
-  setIoTimeout(index: number, milliseconds: number): Promise<void>;
-  /** Reads the first block, in a process that can be lost. Never rejects. */
-  probe(index: number, signal: AbortSignal): Promise<ProbeResult>;
-}
+export type NbdCommands = Pick<NbdNetlink, "connect" | "reconfigure" | "disconnect" | "status">;
 
 /** What is served on a device's links. */
 export interface Image {

@@ -6,8 +6,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
-import { withDeadline } from "./deadline.ts";
-import type { DeviceView } from "./ports.ts";
+import type { DeviceView } from "../kernel/device-view.ts";
+import { withDeadline } from "../sys/deadline.ts";
 
 export interface WantedDevice {
   readonly index: number;
@@ -31,7 +31,7 @@ export async function waitUntilReadable(
   const reason = life.aborted ? "it was ended meanwhile" : why;
   throw new ErofsNbdError(
     "ERR_NOT_READABLE",
-    `Cannot read nbd${wanted.index} after attaching it: ${reason}`,
+    `cannot read nbd${wanted.index} after attaching it: ${reason}`,
     {
       hint: "the kernel log may tell more (dmesg); the device was detached again",
     },

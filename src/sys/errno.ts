@@ -26,7 +26,7 @@ export class SystemError extends Error {
 
   constructor(syscall: string, errno: number, subject?: string) {
     const name = errnoName(errno);
-    super(`Cannot ${syscall}${subject === undefined ? "" : ` ${subject}`}: ${name} (${errno})`);
+    super(`cannot ${syscall}${subject === undefined ? "" : ` ${subject}`}: ${name} (${errno})`);
     this.syscall = syscall;
     this.errno = errno;
     this.errnoName = name;

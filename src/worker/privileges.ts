@@ -55,7 +55,7 @@ export function dropPrivileges(): void {
     process.setuid?.(account.uid);
   } else if (rightsLeft(undefined) !== undefined) shedCapabilities();
   const left = rightsLeft(account);
-  if (left !== undefined) throw new Error(`Cannot serve with rights that a worker must not have: ${left}`);
+  if (left !== undefined) throw new Error(`cannot serve with rights that a worker must not have: ${left}`);
   check("prctl(PR_SET_DUMPABLE)", setUndumpable());
 }
 

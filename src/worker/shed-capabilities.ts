@@ -6,7 +6,7 @@
  * runs its program anew from a thread that has none: execve(2) ends the others, and under no_new_privs it gives nothing.
  */
 import { check, clearCapabilities, execute, keepAcrossExec } from "../sys/libc.ts";
-import { REUNION_FD } from "./worker-protocol.ts";
+import { REUNION_FD } from "../worker-protocol/messages.ts";
 
 /** The argument of a worker that has done so: if it still has any it is not tried again. */
 const SHED = "shed";

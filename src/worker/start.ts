@@ -8,9 +8,9 @@
  */
 import { closeInherited } from "../sys/inherited.ts";
 import { effectiveUid } from "../sys/libc.ts";
+import { CONTROL_FD, REUNION_FD } from "../worker-protocol/messages.ts";
 import { dropPrivileges, refuseInspector } from "./privileges.ts";
 import { Worker } from "./worker.ts";
-import { CONTROL_FD, REUNION_FD } from "./worker-protocol.ts";
 
 process.title = "erofs-nbd worker";
 const managerUid = effectiveUid();

@@ -6,20 +6,20 @@
  * next manager connects to the worker's own socket, and gets every link told, with duplicates of its descriptors.
  */
 import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
+import { type KeptLease, LeaseKeeper } from "../serving/lease-keeper.ts";
+import { Pump } from "../serving/pump.ts";
+import { ServedLink } from "../serving/serve-loop.ts";
+import { warmUp } from "../serving/warm-up.ts";
 import { FileSource } from "../source/file-source.ts";
 import { ModuleSource, openCustomSource } from "../source/module-source.ts";
 import { padToBlocks } from "../source/padded-source.ts";
 import type { Source } from "../source/source.ts";
 import { openSource } from "../source/source-spec.ts";
-import { Acceptor } from "../sys/acceptor.ts";
-import { Channel } from "../sys/channel.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { close, mapShared, peerCredentials, unmapShared } from "../sys/libc.ts";
-import { type KeptLease, LeaseKeeper } from "./lease-keeper.ts";
-import type { LinkEnd } from "./link-end.ts";
-import { Pump } from "./pump.ts";
-import { ServedLink } from "./serve-loop.ts";
-import { warmUp } from "./warm-up.ts";
+import { Acceptor } from "../sys/sockets/acceptor.ts";
+import { Channel } from "../sys/sockets/channel.ts";
+import type { LinkEnd } from "../worker-protocol/link-end.ts";
 import {
   type FromWorker,
   HEAD_PIECE_BYTES,
@@ -27,7 +27,7 @@ import {
   linkFds,
   type ServedLinkDescription,
   type ToWorker,
-} from "./worker-protocol.ts";
+} from "../worker-protocol/messages.ts";
 
 type ServeMessage = Extract<ToWorker, { type: "serve" }>;
 

@@ -9,11 +9,11 @@
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { JOURNAL_BYTES, Journal } from "../../dist/src/journal/journal.js";
+import { NbdServer } from "../../dist/src/serving/nbd-server.js";
 import { openImage } from "../../dist/src/source/open-image.js";
 import { openSource } from "../../dist/src/source/source-spec.js";
 import { allocateFile, mapShared, pipe } from "../../dist/src/sys/libc.js";
-import { listenUnix } from "../../dist/src/sys/listen.js";
-import { NbdServer } from "../../dist/src/worker/nbd-server.js";
+import { listenUnix } from "../../dist/src/sys/sockets/listen.js";
 
 const [, , socket = "", path = ""] = process.argv;
 const image = openImage(path);

@@ -61,7 +61,7 @@ async function measure(server, load) {
   );
   const cpuMs = (await server.cpuMs()) - cpuBeforeMs;
   const seconds = Number(/Run completed in ([\d.]+) seconds/.exec(stdout)?.[1]);
-  if (!(seconds > 0)) throw new Error(`Cannot read what qemu-img bench says: ${stdout}`);
+  if (!(seconds > 0)) throw new Error(`cannot read what qemu-img bench says: ${stdout}`);
   return { perSecond: load.requests / seconds, cpuMs };
 }
 

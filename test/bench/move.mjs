@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { WorkerPool } from "../../dist/src/manager/worker-pool.js";
+import { WorkerPool } from "../../dist/src/pool/worker-pool.js";
 import { openImage } from "../../dist/src/source/open-image.js";
 
 const { values } = parseArgs({

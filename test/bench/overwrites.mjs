@@ -100,7 +100,7 @@ class Reader {
 }
 
 async function openLinkReader() {
-  const { WorkerPool } = await import("../../dist/src/manager/worker-pool.js");
+  const { WorkerPool } = await import("../../dist/src/pool/worker-pool.js");
   const { openImage } = await import("../../dist/src/source/open-image.js");
   const { recv, send } = await import("../../dist/src/sys/libc.js");
   const directory = mkdtempSync(join(tmpdir(), "overwrites-"));

@@ -102,11 +102,11 @@ export async function start(server, image, directory) {
   const ended = once(child, "exit").then(
     ([code]) => {
       if (server.leaves !== true || code !== 0)
-        throw new Error(`Cannot start ${server.name}: ${errors.trim() || "it ended"}`);
+        throw new Error(`cannot start ${server.name}: ${errors.trim() || "it ended"}`);
     },
     (error) => {
       const hint = server.debianPackage === undefined ? "" : ` (apt-get install ${server.debianPackage})`;
-      throw new Error(`Cannot start ${server.name}: ${error.message}${hint}`);
+      throw new Error(`cannot start ${server.name}: ${error.message}${hint}`);
     },
   );
   const listening = untilListening(socket);
@@ -114,7 +114,7 @@ export async function start(server, image, directory) {
   ended.catch(() => {}); // being stopped is no failure
   await Promise.race([listening, ended.then(() => listening)]);
   const pid = server.leaves === true ? Number(readFileSync(join(directory, PID_FILE), "utf8")) : child.pid;
-  if (pid === undefined) throw new Error(`Cannot start ${server.name}: it has no process`);
+  if (pid === undefined) throw new Error(`cannot start ${server.name}: it has no process`);
   return {
     name: server.name,
     pid,
@@ -138,7 +138,7 @@ async function freePort() {
   await once(probe, "listening");
   const address = probe.address();
   probe.close();
-  if (address === null || typeof address === "string") throw new Error("Cannot find a free port");
+  if (address === null || typeof address === "string") throw new Error("cannot find a free port");
   return address.port;
 }
 
@@ -146,7 +146,7 @@ async function freePort() {
 async function untilListening(socket) {
   const deadlineMs = Date.now() + START_LIMIT_MS;
   while (!(await takesConnections(socket))) {
-    if (Date.now() > deadlineMs) throw new Error(`Cannot reach ${socket}: nobody listens`);
+    if (Date.now() > deadlineMs) throw new Error(`cannot reach ${socket}: nobody listens`);
     await delay(LOOK_AGAIN_MS);
   }
 }
@@ -173,7 +173,7 @@ const TICKS_PER_SECOND = Number(spawnSync("getconf", ["CLK_TCK"], { encoding: "u
 async function settledCpuMs(pid) {
   const deadlineMs = Date.now() + START_LIMIT_MS;
   while (readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8") !== "") {
-    if (Date.now() > deadlineMs) throw new Error(`Cannot count process ${pid}: its children do not end`);
+    if (Date.now() > deadlineMs) throw new Error(`cannot count process ${pid}: its children do not end`);
     await delay(LOOK_AGAIN_MS);
   }
   // proc(5): utime, stime, cutime and cstime are fields 14 to 17; field 2 may contain blanks.

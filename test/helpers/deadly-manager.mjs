@@ -53,9 +53,9 @@ delete process.env["EROFS_NBD_REVIVALS"];
 
 if (program.endsWith("/cli/main.cjs") && command === "manager") {
   const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
-  const { RecordStore } = await from("../manager/records.js");
-  const { WorkerProcess } = await from("../manager/worker-process.js");
-  const { HeldLink } = await from("../manager/held-link.js");
+  const { RecordStore } = await from("../manager/records/records.js");
+  const { WorkerProcess } = await from("../pool/worker-process.js");
+  const { HeldLink } = await from("../pool/held-link.js");
   const { NbdNetlink } = await from("../../netlink/index.js");
   around(RecordStore.prototype, "write", "writing a record");
   around(RecordStore.prototype, "remove", "removing a record");

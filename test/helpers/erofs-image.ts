@@ -30,13 +30,13 @@ export interface ErofsImage {
 export function ensureMkfs(): void {
   if (hasMkfs()) return;
   if (process.getuid?.() !== 0)
-    throw new Error("Cannot make EROFS images: mkfs.erofs is missing (install erofs-utils)");
+    throw new Error("cannot make EROFS images: mkfs.erofs is missing (install erofs-utils)");
   execFileSync("apt-get", ["install", "-y", "--no-install-recommends", "erofs-utils"], {
     stdio: "ignore",
     env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
   });
   if (!hasMkfs())
-    throw new Error("Cannot make EROFS images: erofs-utils was installed and mkfs.erofs is still missing");
+    throw new Error("cannot make EROFS images: erofs-utils was installed and mkfs.erofs is still missing");
 }
 
 /** Makes `imagePath` out of `directory`; an existing image is replaced. */

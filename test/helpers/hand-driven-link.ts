@@ -4,6 +4,9 @@
  *
  * The wire is written by hand (see mini-nbd-client.ts for the reason).
  */
+
+import { Pump } from "../../src/serving/pump.ts";
+import { ServedLink } from "../../src/serving/serve-loop.ts";
 import type { Source } from "../../src/source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../../src/sys/epoll.ts";
 import { ERRNO } from "../../src/sys/errno.ts";
@@ -20,9 +23,7 @@ import {
   setSocketOption,
   socketPair,
 } from "../../src/sys/libc.ts";
-import type { LinkEnd } from "../../src/worker/link-end.ts";
-import { Pump } from "../../src/worker/pump.ts";
-import { ServedLink } from "../../src/worker/serve-loop.ts";
+import type { LinkEnd } from "../../src/worker-protocol/link-end.ts";
 
 const MSG_PEEK = 0x2;
 

@@ -41,17 +41,17 @@ export function ensurePackages(packages: readonly TestPackage[]): void {
   const what = missing.join(", ");
   const hint = `install them: apt-get install ${missing.join(" ")}`;
   if (process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) {
-    throw new Error(`Cannot run these tests: ${what} missing (${hint})`);
+    throw new Error(`cannot run these tests: ${what} missing (${hint})`);
   }
   try {
     install(missing);
   } catch (error) {
     const { stderr } = error as { stderr?: Buffer };
     const reason = stderr?.toString().trim().split("\n").at(-1) ?? String(error);
-    throw new Error(`Cannot install ${what}: ${reason}`, { cause: error });
+    throw new Error(`cannot install ${what}: ${reason}`, { cause: error });
   }
   const still = missingPackages(missing);
-  if (still.length > 0) throw new Error(`Cannot run these tests: ${still.join(", ")} still missing`);
+  if (still.length > 0) throw new Error(`cannot run these tests: ${still.join(", ")} still missing`);
 }
 
 /** Those of the packages whose program isn't there. */

@@ -19,7 +19,7 @@ export interface ServeProcess {
 
 /** Starts it and waits until it listens. @throws Error with its own words when it refuses */
 export async function startServe(...args: readonly string[]): Promise<ServeProcess> {
-  if (!existsSync(CLI)) throw new Error(`Cannot serve: ${CLI} is missing (npm run build)`);
+  if (!existsSync(CLI)) throw new Error(`cannot serve: ${CLI} is missing (npm run build)`);
   const child = spawn(process.execPath, [CLI, "serve", ...args], { stdio: ["ignore", "ignore", "pipe"] });
   const exit = once(child, "exit");
   let stderr = "";

@@ -94,7 +94,7 @@ export class DeferredSource implements Source {
             target.set(patternAt(offsetBytes, target.length));
             resolve();
           }),
-        fail: (error = new SourceError("Cannot read: the test says so")) => settle(() => reject(error)),
+        fail: (error = new SourceError("cannot read: the test says so")) => settle(() => reject(error)),
       };
       this.pending.push(read);
     });

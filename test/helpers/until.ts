@@ -14,7 +14,7 @@ export async function until(
 ): Promise<void> {
   const endMs = Date.now() + deadlineMs;
   while (!(await condition())) {
-    if (Date.now() > endMs) throw new Error(`Cannot go on: waited in vain until ${what}`);
+    if (Date.now() > endMs) throw new Error(`cannot go on: waited in vain until ${what}`);
     await delay(LOOK_AGAIN_MS);
   }
 }

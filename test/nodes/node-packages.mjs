@@ -97,6 +97,6 @@ async function command(file, args, cwd) {
   } catch (error) {
     const { stderr, message } = /** @type {Error & { stderr?: string }} */ (error);
     const reason = (stderr ?? "").split("\n").find((line) => /error (?!code)/.test(line)) ?? message;
-    throw new LabError("ERR_LAB_PREPARE", `Cannot get ${args.join(" ")}: ${reason}`, { cause: error });
+    throw new LabError("ERR_LAB_PREPARE", `cannot get ${args.join(" ")}: ${reason}`, { cause: error });
   }
 }

@@ -14,7 +14,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { openImage } from "../../src/source/open-image.ts";
-import { Channel } from "../../src/sys/channel.ts";
 import { EPOLLHUP, EPOLLIN, EPOLLOUT, Epoll } from "../../src/sys/epoll.ts";
 import {
   allocateFile,
@@ -34,6 +33,7 @@ import {
   unmapShared,
   unreadBytes,
 } from "../../src/sys/libc.ts";
+import { Channel } from "../../src/sys/sockets/channel.ts";
 import { MiniNbdClient } from "../helpers/mini-nbd-client.ts";
 
 const [cli = "", node = "", ...nodeArgs] = process.argv.slice(2);

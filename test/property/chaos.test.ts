@@ -4,7 +4,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Latencies, quantileOf } from "../../src/chaos/latencies.ts";
-import { ReadPattern } from "../../src/chaos/read-pattern.ts";
+import { ReadPattern } from "../../src/chaos/reader/read-pattern.ts";
 import { FAULT_KINDS, MAX_SEED, planFaults, randomFrom } from "../../src/chaos/schedule.ts";
 
 const plans = fc.record({

@@ -12,7 +12,7 @@ import {
   RestartBackoff,
   type Role,
   shouldMove,
-} from "../../src/manager/crash-loop.ts";
+} from "../../src/pool/blame.ts";
 
 const TICK_MS = 250;
 const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });

@@ -11,11 +11,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { identifyProcess, isAlive } from "../../src/manager/process-identity.ts";
-import { WorkerPool } from "../../src/manager/worker-pool.ts";
+import { WorkerPool } from "../../src/pool/worker-pool.ts";
 import { openImage } from "../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../src/supervisor/ports.ts";
 import { close } from "../../src/sys/libc.ts";
+import { identifyProcess, isAlive } from "../../src/sys/process-identity.ts";
 import { BAD, GOOD, OneByteReader } from "../helpers/one-byte-reader.ts";
 import { until } from "../helpers/until.ts";
 

@@ -4,8 +4,8 @@
  */
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { readHelperCall } from "../../src/cli/mount-call.ts";
-import { readMountOptions, splitOptions } from "../../src/cli/mount-options.ts";
+import { readHelperCall } from "../../src/cli/mount/mount-call.ts";
+import { readMountOptions, splitOptions } from "../../src/cli/mount/mount-options.ts";
 import { ErofsNbdError } from "../../src/errors.ts";
 
 /** No comma, quote or backslash outside of quotes. */

@@ -16,8 +16,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { MAX_CONNECTIONS } from "../../src/manager/limits.ts";
-import { type NewRecord, RecordStore, settingsOf } from "../../src/manager/records.ts";
+import { MAX_CONNECTIONS } from "../../src/limits.ts";
+import { type NewRecord, RecordStore, settingsOf } from "../../src/manager/records/records.ts";
 
 let base: string;
 let directory: string;

@@ -7,7 +7,7 @@ test("the README lists every code, and no other, with its exit code", () => {
   const [, union = ""] = /export type ErrorCode =([^;]+);/.exec(readFileSync("src/errors.ts", "utf8")) ?? [];
   const codes = (union.match(/ERR_\w+/g) ?? []).map((code) => [
     code,
-    exitCodeOf(new ErofsNbdError(code, "Cannot x: y")),
+    exitCodeOf(new ErofsNbdError(code, "cannot x: y")),
   ]);
   expect(codes.length).toBeGreaterThan(20);
   const [, section = ""] = /\n### Errors\n([\s\S]*?)\n### /.exec(readFileSync("README.md", "utf8")) ?? [];

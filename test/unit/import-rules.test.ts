@@ -3,63 +3,94 @@
  * can stop working unseen.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { ROOMS, withRules } from "../../tools/import-rules.mjs";
 
+/** Written down here as well as in the table, so that a slip in the table shows. */
 const FORBIDDEN = [
   ["netlink", "../src/errors.ts"],
   ["netlink", "koffi"],
+  ["src/text", "../sys/libc.ts"],
+  ["src/text", "../errors.ts"],
+  ["src/log", "../control/client.ts"],
   ["src/sys", "../nbd/wire.ts"],
+  ["src/sys", "../journal/journal.ts"],
   ["src/sys", "../errors.ts"],
+  ["src/sys/sockets", "../../errors.ts"],
+  ["src/kernel", "../supervisor/ports.ts"],
+  ["src/kernel", "../../netlink/socket.ts"],
   ["src/nbd", "../sys/libc.ts"],
   ["src/nbd", "../errors.ts"],
-  ["src/nbd", "../printable.ts"],
-  ["src/source", "../worker/pump.ts"],
-  ["src/erofs", "../manager/manager.ts"],
-  ["src/sys", "../journal/journal.ts"],
+  ["src/nbd", "../text/printable.ts"],
+  ["src/nbd/handshake", "../../sys/libc.ts"],
   ["src/nbd", "../journal/journal.ts"],
-  ["src/journal", "../worker/pump.ts"],
+  ["src/source", "../serving/pump.ts"],
+  ["src/erofs", "../manager/manager.ts"],
+  ["src/journal", "../serving/pump.ts"],
   ["src/journal", "../source/source.ts"],
   ["src/journal", "koffi"],
+  ["src/worker-protocol", "../worker/worker.ts"],
+  ["src/worker-protocol", "../pool/held-link.ts"],
+  ["src/serving", "../worker/worker.ts"],
+  ["src/serving", "../pool/held-link.ts"],
+  ["src/serving", "../kernel/sysfs.ts"],
   ["src/worker", "../manager/manager.ts"],
-  ["src/worker", "../supervisor/sysfs.ts"],
+  ["src/worker", "../kernel/sysfs.ts"],
   ["src/worker", "../../netlink/index.ts"],
   ["src/supervisor", "../manager/manager.ts"],
-  ["src/supervisor", "../worker/pump.ts"],
+  ["src/supervisor", "../pool/worker-pool.ts"],
+  ["src/supervisor", "../serving/pump.ts"],
   ["src/supervisor", "../journal/journal.ts"],
   ["src/supervisor", "../../netlink/socket.ts"],
+  ["src/supervisor/failover", "../../pool/worker-pool.ts"],
+  ["src/pool", "../manager/manager.ts"],
+  ["src/pool", "../serving/pump.ts"],
+  ["src/pool", "../kernel/sysfs.ts"],
+  ["src/control", "../manager/manager.ts"],
+  ["src/control", "../pool/worker-pool.ts"],
   ["src/manager", "../cli/main.ts"],
   ["src/manager", "../worker/worker.ts"],
+  ["src/manager", "../serving/pump.ts"],
   ["src/manager", "koffi"],
   ["src/manager", "../chaos/engine.ts"],
+  ["src/manager", "../library/attach.ts"],
+  ["src/manager/records", "../../cli/main.ts"],
   ["src/chaos", "../cli/main.ts"],
   ["src/chaos", "../manager/manager.ts"],
-  ["src/chaos", "../supervisor/device-supervisor.ts"],
+  ["src/chaos", "../supervisor/netlink-device.ts"],
+  ["src/chaos", "../kernel/probe.ts"],
   ["src/chaos", "koffi"],
   ["src/library", "../cli/main.ts"],
   ["src/library", "../worker/worker.ts"],
+  ["src/library", "../pool/worker-pool.ts"],
   ["src/library", "koffi"],
-  ["src/manager", "../library/attach.ts"],
+  ["src/cli", "../worker/worker.ts"],
+  ["src/cli", "../library/attach.ts"],
   ["src/cli", "koffi"],
 ] as const;
 
 const ALLOWED = [
+  ["src/kernel", "../../netlink/index.ts"],
   ["src/source", "../sys/libc.ts"],
-  ["src/worker", "../source/source.ts"],
-  ["src/worker", "../journal/journal.ts"],
+  ["src/serving", "../source/source.ts"],
+  ["src/serving", "../journal/journal.ts"],
+  ["src/worker", "../serving/pump.ts"],
   ["src/journal", "../nbd/wire.ts"],
-  ["src/manager", "../journal/recovery.ts"],
   ["src/supervisor", "../../netlink/index.ts"],
-  ["src/supervisor", "../worker/link-end.ts"],
-  ["src/manager", "../supervisor/sysfs.ts"],
-  ["src/chaos", "../manager/control-client.ts"],
-  ["src/chaos", "../supervisor/sysfs.ts"],
-  ["src/chaos", "../printable.ts"],
-  ["src/library", "../manager/control-client.ts"],
-  ["src/cli", "../manager/control-client.ts"],
+  ["src/supervisor", "../worker-protocol/link-end.ts"],
+  ["src/supervisor/failover", "../../kernel/sysfs.ts"],
+  ["src/pool", "../journal/recovery.ts"],
+  ["src/manager", "../pool/worker-pool.ts"],
+  ["src/manager", "../kernel/sysfs.ts"],
+  ["src/chaos", "../control/client.ts"],
+  ["src/chaos", "../kernel/sysfs.ts"],
+  ["src/chaos", "../text/printable.ts"],
+  ["src/library", "../control/client.ts"],
+  ["src/cli", "../control/client.ts"],
   ["src/cli", "../chaos/engine.ts"],
 ] as const;
 
@@ -119,3 +150,13 @@ test.each(ALLOWED.map(([folder, imported], at) => ({ folder, imported, at })))(
     );
   },
 );
+
+test("biome.json has the rules of the table (else: node tools/import-rules.mjs --write)", () => {
+  const text = readFileSync("biome.json", "utf8");
+  expect(JSON.parse(text)).toEqual(withRules(text));
+});
+
+test("the table has each folder of src/", () => {
+  const folders = readdirSync("src", { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  expect(ROOMS.map(({ room }) => room).sort()).toEqual(folders.map(({ name }) => name).sort());
+});

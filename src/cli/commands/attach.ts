@@ -7,12 +7,12 @@
 import { closeSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import type { AttachParams } from "../../manager/control-protocol.ts";
-import { type AttachWords, DEFAULTS, readAttachParams } from "../attach-params.ts";
+import type { AttachParams } from "../../control/protocol.ts";
+import { type AttachWords, DEFAULTS, readAttachParams } from "../attach/attach-params.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import { startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { printAttached } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
 
 interface Options extends AttachWords {
   readonly foreground?: true;
@@ -90,7 +90,7 @@ async function attachImage(
     context.note("attached by ioctl, a device cannot be reconnected: when its link dies, it is gone");
   }
   if (options.foreground) {
-    const { attachInForeground } = await import("../foreground.ts");
+    const { attachInForeground } = await import("../attach/foreground.ts");
     return attachInForeground(context, params, imageFd, options.json === true);
   }
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");

@@ -12,12 +12,12 @@ import { Progress } from "../../chaos/progress.ts";
 import type { ChaosRun, FaultKind } from "../../chaos/run.ts";
 import { FAULT_KINDS, MAX_SEED } from "../../chaos/schedule.ts";
 import { formatSummary } from "../../chaos/summary.ts";
+import { readTarget } from "../../control/target.ts";
 import { ErofsNbdError, EXIT } from "../../errors.ts";
-import { readTarget } from "../../manager/target.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
 import { badValue, readWhole } from "../values.ts";
 import { upgrade } from "./upgrade.ts";
 
@@ -171,7 +171,7 @@ function checkReportPath(text: string): string {
     accessSync(dirname(path), constants.W_OK);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot write a report to ${path}: ${code ?? message}`, {
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot write a report to ${path}: ${code ?? message}`, {
       hint: "name a file in a directory that is there and can be written",
     });
   }
@@ -179,6 +179,6 @@ function checkReportPath(text: string): string {
 }
 
 async function writeReport(path: string, found: ChaosRun): Promise<void> {
-  const { renderReport } = await import("../../chaos/report.ts");
+  const { renderReport } = await import("../../chaos/report/report.ts");
   writeFileSync(path, renderReport(found));
 }

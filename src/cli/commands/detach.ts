@@ -5,15 +5,15 @@
  * is attached, and no manager is started to find that out.
  */
 import type { Command } from "commander";
+import { type ControlClient, ControlError } from "../../control/client.ts";
+import type { DetachResult, Target } from "../../control/protocol.ts";
+import { readTarget } from "../../control/target.ts";
 import { ErofsNbdError, EXIT, type ExitCode } from "../../errors.ts";
-import { type ControlClient, ControlError } from "../../manager/control-client.ts";
-import type { DetachResult, Target } from "../../manager/control-protocol.ts";
-import { readTarget } from "../../manager/target.ts";
-import { printable } from "../../printable.ts";
+import { printable } from "../../text/printable.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
 import { formatError } from "../report.ts";
 
 interface Options {
@@ -51,7 +51,7 @@ async function run(context: CliContext, words: readonly string[], options: Optio
   const all = options.all === true;
   if (all === words.length > 0) {
     const why = all ? "--all leaves no targets to name" : "name a target, or --all";
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot detach: ${why}`);
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot detach: ${why}`);
   }
   const targets = await Promise.all(words.map(readTarget));
   requireRoot(all ? "detach" : `detach ${words.join(" ")}`);
@@ -79,7 +79,7 @@ async function indexOf(client: ControlClient, identifier: string): Promise<numbe
 
 function notAttached(target: Target): DetachResult {
   const name = "path" in target ? target.path : `nbd${target.index}`;
-  const message = `Cannot detach ${name}: it is not attached`;
+  const message = `cannot detach ${name}: it is not attached`;
   const error = { code: "ERR_NOT_ATTACHED", message, exitCode: EXIT.absent } as const;
   return { target: "path" in target ? { path: target.path } : target, device: null, error };
 }

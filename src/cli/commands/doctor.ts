@@ -3,10 +3,10 @@
  */
 import type { Command } from "commander";
 import { EXIT } from "../../errors.ts";
-import { printable } from "../../printable.ts";
+import { printable } from "../../text/printable.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
-import { type Check, runChecks } from "../doctor-checks.ts";
+import { type Check, runChecks } from "../doctor/checks.ts";
 import { formatJson } from "../output.ts";
 
 const HELP = `

@@ -7,24 +7,24 @@
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
+import { hasSystemd, SERVICE, systemctl } from "../../control/system-service.ts";
 import { ErofsNbdError } from "../../errors.ts";
-import { hasSystemd, SERVICE, systemctl } from "../../manager/system-service.ts";
-import { printable } from "../../printable.ts";
+import { programFile } from "../../program-files.ts";
+import { printable } from "../../text/printable.ts";
 import { VERSION } from "../../version.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import type { CliContext } from "../context.ts";
-import { type FileAction, removeFiles, writeFiles } from "../installation.ts";
-import { formatJson } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
+import { type FileAction, removeFiles, writeFiles } from "../install/installation.ts";
 import {
   IMAGE_SERVICE,
   MOUNT_HELPER,
   SYSUSERS_FILE,
   type SystemFile,
   serviceFiles,
-} from "../service-files.ts";
-import { findWeakness } from "../who-may-write.ts";
+} from "../install/service-files.ts";
+import { findWeakness } from "../install/who-may-write.ts";
+import { formatJson } from "../output.ts";
 
 interface Options {
   readonly prefix?: string;
@@ -40,7 +40,7 @@ interface Told {
   readonly ok: boolean;
 }
 
-const PROGRAM_DIRECTORY = fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, "");
+const PROGRAM_DIRECTORY = programFile("cli");
 
 const HELP = `
 Examples:
@@ -70,7 +70,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
   const dryRun = options.dryRun === true;
   const remove = options.remove === true;
   if (prefix === "")
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "Cannot use --prefix: it is empty", {
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot use --prefix: it is empty", {
       hint: "--prefix / writes into this system without telling it",
     });
   if (prefix === undefined && !dryRun) requireSystem(remove ? "remove the units" : "install the units");
@@ -95,7 +95,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
 function requireSystem(act: string): void {
   requireRoot(act);
   if (hasSystemd()) return;
-  throw new ErofsNbdError("ERR_NO_SYSTEMD", `Cannot ${act}: systemd does not run this machine`, {
+  throw new ErofsNbdError("ERR_NO_SYSTEMD", `cannot ${act}: systemd does not run this machine`, {
     hint: "--prefix DIR writes the files for another machine; commands start a manager by themselves anyway",
   });
 }
@@ -107,7 +107,7 @@ function checkWhoMayWrite(context: CliContext, top: string, force: boolean): voi
     if (weakness === undefined) continue;
     const why = `root would run ${path}, and ${weakness.who} may change ${weakness.path}`;
     if (!force)
-      throw new ErofsNbdError("ERR_BAD_ARGUMENT", `Cannot install the units: ${why}`, {
+      throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot install the units: ${why}`, {
         hint: `${weakness.remedy}; or use --force if who may do that is trusted with everything`,
       });
     context.note(why);

@@ -5,18 +5,18 @@
  */
 import type { Command } from "commander";
 import { Option } from "commander";
-import { createLog, LOG_LEVELS, type LogLevel, logWarnings } from "../../log.ts";
+import { createLog, LOG_LEVELS, type LogLevel, logWarnings } from "../../log/log.ts";
 import { runDaemon } from "../../manager/daemon.ts";
-import { parseLoopbackAddress } from "../../manager/metrics-address.ts";
-import { takeServiceEnvironment } from "../../manager/notify.ts";
-import { Service } from "../../manager/service.ts";
+import { parseLoopbackAddress } from "../../manager/metrics/metrics-address.ts";
+import { takeServiceEnvironment } from "../../manager/service/notify.ts";
+import { Service } from "../../manager/service/service.ts";
 import { closeInherited } from "../../sys/inherited.ts";
 import { VERSION } from "../../version.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import { runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { renounceRights } from "../inheritance.ts";
 import { formatJson } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
 
 interface Options {
   readonly auto?: true;

@@ -5,12 +5,12 @@
  */
 import { realpath } from "node:fs/promises";
 import type { Command } from "commander";
-import { indexMountedAt } from "../../supervisor/sysfs.ts";
+import { indexMountedAt } from "../../kernel/sysfs.ts";
+import { statusOf } from "../attach/device-end.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
-import { statusOf } from "../device-end.ts";
-import { mountImage } from "../mount-image.ts";
-import { readMountOptions } from "../mount-options.ts";
+import { mountImage } from "../mount/mount-image.ts";
+import { readMountOptions } from "../mount/mount-options.ts";
 import { formatJson } from "../output.ts";
 
 interface Options {

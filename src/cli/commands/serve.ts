@@ -8,12 +8,12 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { ErofsNbdError } from "../../errors.ts";
 import { openChecked } from "../../manager/image-inspection.ts";
-import { printable } from "../../printable.ts";
+import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../serving/nbd-server.ts";
 import type { OpenImage } from "../../source/open-image.ts";
 import { openSource, sourceUri } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc.ts";
-import { isListening, listenTcp, listenUnix } from "../../sys/listen.ts";
-import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../worker/nbd-server.ts";
+import { isListening, listenTcp, listenUnix } from "../../sys/sockets/listen.ts";
+import { printable } from "../../text/printable.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
 import { badValue, type ListenAddress, readListenAddress, readWhole } from "../values.ts";
@@ -67,7 +67,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
   if ((socket === undefined) === (listen === undefined)) {
     throw new ErofsNbdError(
       "ERR_BAD_ARGUMENT",
-      "Cannot serve: name one of --socket PATH and --listen HOST:PORT",
+      "cannot serve: name one of --socket PATH and --listen HOST:PORT",
     );
   }
   if (Buffer.byteLength(name) > MAX_EXPORT_NAME_BYTES) {
@@ -157,7 +157,7 @@ function removeStale(path: string): void {
 }
 
 function occupied(path: string, why: string): ErofsNbdError {
-  return new ErofsNbdError("ERR_SYSCALL", `Cannot listen on ${path}: ${why}`, {
+  return new ErofsNbdError("ERR_SYSCALL", `cannot listen on ${path}: ${why}`, {
     hint: "choose another path",
   });
 }
@@ -182,5 +182,5 @@ function explain(place: string, error: unknown): unknown {
   const { errnoName, code } = error as { errnoName?: string; code?: string };
   const [why, hint] = REASONS[errnoName ?? code ?? ""] ?? [];
   if (why === undefined) return error;
-  return new ErofsNbdError("ERR_SYSCALL", `Cannot listen on ${place}: ${why}`, { hint, cause: error });
+  return new ErofsNbdError("ERR_SYSCALL", `cannot listen on ${place}: ${why}`, { hint, cause: error });
 }

@@ -5,9 +5,9 @@
  * takes its devices over.
  */
 import type { Command } from "commander";
+import type { Target } from "../../control/protocol.ts";
+import { readTarget } from "../../control/target.ts";
 import { ErofsNbdError } from "../../errors.ts";
-import type { Target } from "../../manager/control-protocol.ts";
-import { readTarget } from "../../manager/target.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson, formatTable } from "../output.ts";
@@ -86,5 +86,5 @@ async function reportNothing(
 }
 
 function notAttached(word: string | undefined): ErofsNbdError {
-  return new ErofsNbdError("ERR_NOT_ATTACHED", `Cannot show ${word}: it is not attached`);
+  return new ErofsNbdError("ERR_NOT_ATTACHED", `cannot show ${word}: it is not attached`);
 }

@@ -8,16 +8,16 @@ import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
+import { type ControlClient, ControlError } from "../../control/client.ts";
+import type { DeviceStatus } from "../../control/protocol.ts";
 import { ErofsNbdError } from "../../errors.ts";
-import { type ControlClient, ControlError } from "../../manager/control-client.ts";
-import type { DeviceStatus } from "../../manager/control-protocol.ts";
-import { indexMountedAt } from "../../supervisor/sysfs.ts";
+import { indexMountedAt } from "../../kernel/sysfs.ts";
+import { sameDevice, statusOf, watchEnd } from "../attach/device-end.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
-import { sameDevice, statusOf, watchEnd } from "../device-end.ts";
-import { programError, runProgram } from "../mount-program.ts";
+import { programError, runProgram } from "../mount/mount-program.ts";
 import { formatJson } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
 
 interface Options {
   readonly json?: true;
@@ -52,7 +52,7 @@ async function run(context: CliContext, directory: string, options: Options): Pr
     client?.close();
     const why = index === undefined ? "no nbd device is mounted there" : `nbd${index} is not one of ours`;
     const hint = index === undefined ? undefined : "umount(8) unmounts it";
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", `Cannot ${act}: ${why}`, { hint });
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", `cannot ${act}: ${why}`, { hint });
   }
   try {
     const gone = watchEnd(client, device);
@@ -104,7 +104,7 @@ async function endDevice(
     if (error !== null && error.code !== "ERR_NOT_ATTACHED") throw new ControlError(error);
     await Promise.race([gone, sleep(GONE_MS, undefined, { signal })]);
     if ((await sameDevice(client, device)) === undefined) return;
-    throw new ErofsNbdError("ERR_KERNEL", `Cannot finish to ${act}: ${device.device} does not end`, {
+    throw new ErofsNbdError("ERR_KERNEL", `cannot finish to ${act}: ${device.device} does not end`, {
       hint: "some process holds the node open: fuser -v shows it",
     });
   } finally {

@@ -7,15 +7,15 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
+import { ControlClient } from "../../control/client.ts";
+import { lockHolder, type RunDir } from "../../control/run-dir.ts";
 import { ErofsNbdError } from "../../errors.ts";
-import { ControlClient } from "../../manager/control-client.ts";
-import { lockHolder, type RunDir } from "../../manager/run-dir.ts";
-import { StartWatch } from "../../manager/start-watch.ts";
+import { StartWatch } from "../../sys/start-watch.ts";
 import { VERSION } from "../../version.ts";
+import { requireRoot } from "../attach/preconditions.ts";
 import { runDirOf, startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatDuration, formatJson } from "../output.ts";
-import { requireRoot } from "../preconditions.ts";
 
 interface Options {
   readonly workersOnly?: true;
@@ -66,7 +66,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
 export async function upgrade(context: CliContext, workersOnly: boolean): Promise<Upgrade> {
   const running = await ControlClient.connect(runDirOf(context));
   if (running === undefined) {
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot upgrade: no manager runs", {
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot upgrade: no manager runs", {
       hint: "nothing is attached, and the next attach uses the installed version anyway",
     });
   }
@@ -99,7 +99,7 @@ async function untilGone(pid: number): Promise<void> {
   while (isAlive(pid)) {
     const trouble = watch.look();
     if (trouble !== undefined) {
-      throw new ErofsNbdError("ERR_CONTROL", `Cannot upgrade: the manager, process ${pid}, ${trouble}`, {
+      throw new ErofsNbdError("ERR_CONTROL", `cannot upgrade: the manager, process ${pid}, ${trouble}`, {
         hint: `end it with 'kill -KILL ${pid}' and upgrade again: devices stay`,
       });
     }

@@ -5,7 +5,7 @@
  */
 import { FAULT_KINDS } from "../../chaos/schedule.ts";
 import type { CommandShape, OperandShape, OptionShape } from "../command-shapes.ts";
-import { NBD_OPTIONS } from "../mount-options.ts";
+import { NBD_OPTIONS } from "../mount/mount-options.ts";
 
 /** What to offer. `words`: these; with `isList`, several of them, separated by commas. */
 export type ValueKind =

@@ -3,8 +3,8 @@
  *
  * Fed by live.ts with answers and events, asked by frame.ts. Pure: no clock, no terminal.
  */
-import type { DeviceEvent, DeviceStatus, Requests } from "../../manager/control-protocol.ts";
-import { printable } from "../../printable.ts";
+import type { DeviceEvent, DeviceStatus, Requests } from "../../control/protocol.ts";
+import { printable } from "../../text/printable.ts";
 import { formatEvent, stalledReason } from "../output.ts";
 
 type StatusAnswer = Requests["status"]["result"];

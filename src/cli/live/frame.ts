@@ -4,8 +4,8 @@
  * Pure: what to show comes from a Fleet, how much room there is from the screen. Columns shrink and go as the terminal gets
  * narrower; devices that do not fit are summed up in a line.
  */
-import type { DeviceStatus } from "../../manager/control-protocol.ts";
-import { printable } from "../../printable.ts";
+import type { DeviceStatus } from "../../control/protocol.ts";
+import { printable } from "../../text/printable.ts";
 import { formatSize } from "../output.ts";
 import { age, count, latency, pad, paint, type Style, shorten, span } from "./cells.ts";
 import { CALM, type Fleet, type Row } from "./fleet.ts";

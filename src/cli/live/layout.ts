@@ -74,7 +74,7 @@ export function layOut(
         columns,
       );
   }
-  throw new Error("Cannot lay a table out: there is no plan");
+  throw new Error("cannot lay a table out: there is no plan");
 }
 
 const EXTENSION = ".erofs";

@@ -5,9 +5,9 @@
  * never starts one but the first time, where records ask for it. Ends with q, at a signal, or when the terminal is gone.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import type { ControlClient } from "../../control/client.ts";
+import type { DeviceEvent, Target } from "../../control/protocol.ts";
 import { ErofsNbdError } from "../../errors.ts";
-import type { ControlClient } from "../../manager/control-client.ts";
-import type { DeviceEvent, Target } from "../../manager/control-protocol.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { nextManager } from "../watch.ts";
@@ -34,7 +34,7 @@ export async function showLive(
 ): Promise<void> {
   const first = await findManager(context);
   if (first === undefined && target !== null)
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot watch the target: it is not attached");
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot watch the target: it is not attached");
   // Before the screen is taken: a target that is not attached ends with an ordinary error.
   if (first !== undefined && target !== null) await first.request("status", { target });
   const stop = new AbortController();

@@ -51,7 +51,7 @@ export async function measure() {
       outputDir,
       timeoutMs: LIMITS.countsMs,
     });
-    if (exitCode !== 0) throw new Error(`Cannot count in kernel ${KERNEL}: ${stderr.trim()}`);
+    if (exitCode !== 0) throw new Error(`cannot count in kernel ${KERNEL}: ${stderr.trim()}`);
     const { reads, starts } = JSON.parse(readFileSync(join(outputDir, RESULT), "utf8"));
     return new Map([
       ["reads", new Map(reads)],

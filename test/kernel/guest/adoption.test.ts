@@ -10,8 +10,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { ControlClient } from "../../../src/manager/control-client.ts";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { ControlClient } from "../../../src/control/client.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {

@@ -8,7 +8,7 @@ import { execFileSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { cliFixture, expectNothingAttached, expectRefusal, mountsAt, RUN_DIR, start } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
 import { attach, erofsNbd, erofsNbdOk, status, workersOf } from "./product.ts";
@@ -64,7 +64,7 @@ describe("mount and umount", () => {
     expectRefusal(
       await erofsNbd("mount", "-o", "no-such-option", files.image, files.mountPoint),
       32,
-      /Cannot mount .+: ./,
+      /cannot mount .+: ./,
     );
     expect(mountsAt(files.mountPoint)).toBe(0);
     await expectNothingAttached();
@@ -99,7 +99,7 @@ describe("in the foreground", () => {
     execFileSync("mount", ["-t", "erofs", "-o", "ro", node, files.mountPoint]);
     const refusal = command.next("stderr");
     command.kill("SIGINT");
-    expect(await refusal).toMatch(/Cannot detach nbd\d+: it is mounted at/);
+    expect(await refusal).toMatch(/cannot detach nbd\d+: it is mounted at/);
     expect(JSON.parse(await erofsNbdOk("status", "--json", node))).toMatchObject({ state: "serving" });
     execFileSync("umount", [files.mountPoint]);
     command.kill("SIGTERM");

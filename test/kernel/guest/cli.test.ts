@@ -6,7 +6,7 @@
 import { execFileSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { cliFixture, expectNothingAttached, expectRefusal, RUN_DIR, start } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
 import { attach, CLI, detachAll, erofsNbd, erofsNbdOk, managerPids, run, status, until } from "./product.ts";
@@ -76,7 +76,7 @@ describe("refused by the manager or the kernel", () => {
       expectRefusal(
         await erofsNbd("--run-dir", readOnly, "attach", files.image),
         1,
-        /Cannot use run directory/,
+        /cannot use run directory/,
       );
     } finally {
       execFileSync("umount", [readOnly]);
@@ -161,7 +161,7 @@ describe("refused by the manager or the kernel", () => {
     expect(mixed.stdout.trim().split("\n").sort()).toEqual(
       [`detached ${first.device}`, `detached ${second.device}`].sort(),
     );
-    expect(mixed.stderr).toMatch(/^erofs-nbd: Cannot .*nbd12.*not attached$/m);
+    expect(mixed.stderr).toMatch(/^erofs-nbd: cannot .*nbd12.*not attached$/m);
     await expectNothingAttached();
   });
 

@@ -19,7 +19,7 @@ import {
 import { release } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {

@@ -19,8 +19,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { ControlClient } from "../../../src/manager/control-client.ts";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { ControlClient } from "../../../src/control/client.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { processStat } from "../../../src/sys/process-stat.ts";
 import { makeImage } from "../../helpers/erofs-image.ts";
 import { cliFixture } from "./cli-fixture.ts";
@@ -170,7 +170,7 @@ describe("the device has the bytes of the image that the command has open", () =
       await device.detach?.();`;
     const words = [process.execPath, "--input-type=module", "-e", program];
     const refused = await run("unshare", ["-m", ...words]);
-    expect(refused.stdout).toMatch(/^Cannot use source module .*: the manager is in another mount namespace/);
+    expect(refused.stdout).toMatch(/^cannot use source module .*: the manager is in another mount namespace/);
     expect(await statuses()).toEqual([]);
     expect((await run("env", words)).stdout).toMatch(/^\/dev\/nbd\d+$/m);
   });

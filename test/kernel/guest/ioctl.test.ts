@@ -3,7 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {
   afterFailovers,

@@ -9,7 +9,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { guarded } from "./leftovers.ts";
 import { endObservers, expectFlawless, startReader } from "./observers.ts";
 import { attach, cleanUpAfterFailure, detachAll, erofsNbdOk, killUnderLoad, statusWhen } from "./product.ts";

@@ -8,7 +8,7 @@ import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
 import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {

@@ -117,7 +117,7 @@ describe("mount(8)", () => {
     expect(await mount("-o", "nbd.conns=2", image(), place())).toMatchObject({ code: 1, stdout: "" });
     const refused = await mount("-o", "no-such-option", image(), place());
     expect(refused).toMatchObject({ code: 32, stdout: "" });
-    expect(refused.stderr).toMatch(/^erofs-nbd: Cannot mount .*bad option/);
+    expect(refused.stderr).toMatch(/^erofs-nbd: cannot mount .*bad option/);
     expect(await mount("-f", image(), place())).toEqual(SILENT);
     expect(onTop()).toBe(0);
     await expectNothingAttached();

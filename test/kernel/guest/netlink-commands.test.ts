@@ -64,7 +64,7 @@ describe("connect", () => {
     const { index } = await connect(nbd, [openLink()]);
     const attempt = nbd.connect({ ...settings(), index, sockets: [openLink().kernelFd] });
     await expect(attempt).rejects.toMatchObject({
-      message: `Cannot connect nbd${index}: EBUSY (16) from CONNECT, no kernel message`,
+      message: `cannot connect nbd${index}: EBUSY (16) from CONNECT, no kernel message`,
       code: "ERR_NETLINK_REFUSED",
       origin: "ack",
       deviceIndex: index,
@@ -158,7 +158,7 @@ describe("missing rights", () => {
     const nbd = withoutSysAdmin(() => open());
     const attempt = nbd.connect({ ...settings(), sockets: [openLink().kernelFd] });
     await expect(attempt).rejects.toMatchObject({
-      message: "Cannot connect an nbd device: EPERM (1) from CONNECT, no kernel message",
+      message: "cannot connect an nbd device: EPERM (1) from CONNECT, no kernel message",
       hint: expect.stringContaining("CAP_SYS_ADMIN"),
     });
     await expect(nbd.disconnect(0)).rejects.toMatchObject({ errnoName: "EPERM" });

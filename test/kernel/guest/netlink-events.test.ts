@@ -56,7 +56,7 @@ describe("link-dead events and reconfigure", () => {
     const nbd = open();
     const { index, identifier } = await connect(nbd, [openLink()]);
     await expect(nbd.reconfigure({ index, backendIdentifier: "somebody else's" })).rejects.toMatchObject({
-      message: `Cannot reconfigure nbd${index}: EINVAL (22) from RECONFIGURE, no kernel message`,
+      message: `cannot reconfigure nbd${index}: EINVAL (22) from RECONFIGURE, no kernel message`,
       hint: expect.stringContaining("backend identifier"),
     });
     expect(sysfs(index, "backend")).toBe(identifier);

@@ -51,7 +51,7 @@ export function useRig(): Guard {
   });
   beforeEach(() => {
     const { status, stderr } = spawnSync("modprobe", ["nbd"], { encoding: "utf8" });
-    if (status !== 0) throw new Error(`Cannot load nbd: ${stderr}`);
+    if (status !== 0) throw new Error(`cannot load nbd: ${stderr}`);
   });
   return guard;
 }

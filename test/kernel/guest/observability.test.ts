@@ -7,7 +7,7 @@ import { execFileSync } from "node:child_process";
 import { get } from "node:http";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { type Family, parsePrometheusText } from "../../helpers/prometheus-text.ts";
 import { cliFixture, expectNothingAttached, RUN_DIR } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";

@@ -10,7 +10,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
-import type { DeviceEvent } from "../../../src/manager/control-protocol.ts";
+import type { DeviceEvent } from "../../../src/control/protocol.ts";
 import { LIMITS } from "../../limits.mjs";
 
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));

@@ -9,11 +9,11 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect } from "vitest";
-import { ControlClient } from "../../../src/manager/control-client.ts";
-import type { DeviceStatus, Method, Requests } from "../../../src/manager/control-protocol.ts";
-import { greet } from "../../../src/manager/reach-manager.ts";
-import { chooseRunDir } from "../../../src/manager/run-dir.ts";
-import { connectOrStart } from "../../../src/manager/start-manager.ts";
+import { ControlClient } from "../../../src/control/client.ts";
+import type { DeviceStatus, Method, Requests } from "../../../src/control/protocol.ts";
+import { greet } from "../../../src/control/reach-manager.ts";
+import { chooseRunDir } from "../../../src/control/run-dir.ts";
+import { connectOrStart } from "../../../src/control/start-manager.ts";
 import { LIMITS } from "../../limits.mjs";
 import { endObservers } from "./observers.ts";
 

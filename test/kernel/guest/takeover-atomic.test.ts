@@ -5,6 +5,7 @@
  * send buffer has every kind of room left, from none to plenty, and each call is checked from both ends.
  */
 import { expect, test } from "vitest";
+import { ATOMIC_BYTES } from "../../../src/serving/journaled-replies.ts";
 import {
   close,
   MSG_DONTWAIT,
@@ -19,7 +20,6 @@ import {
   socketPair,
   unreadBytes,
 } from "../../../src/sys/libc.ts";
-import { ATOMIC_BYTES } from "../../../src/worker/journaled-replies.ts";
 import { guarded } from "./leftovers.ts";
 
 const EAGAIN = 11;

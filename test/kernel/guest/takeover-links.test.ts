@@ -6,7 +6,7 @@
  */
 import { writeFileSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   afterFailovers,

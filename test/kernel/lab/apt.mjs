@@ -74,7 +74,7 @@ export class Suite {
     const text = await command(what, "apt-cache", [...this.#options, "depends", name], "/");
     const names = [...text.matchAll(/^\s*Depends: (\S+)$/gm)].map((match) => match[1] ?? "");
     const found = names.find((each) => pattern.test(each));
-    if (found === undefined) throw new LabError("ERR_LAB_PREPARE", `Cannot ${what}: it depends on ${names}`);
+    if (found === undefined) throw new LabError("ERR_LAB_PREPARE", `cannot ${what}: it depends on ${names}`);
     return found;
   }
 
@@ -96,7 +96,7 @@ export async function openSuite(name, directory, architecture = "amd64") {
   if (keyring === undefined) {
     throw new LabError(
       "ERR_LAB_UNSUPPORTED",
-      "Cannot fetch kernels: no Debian archive keyring on this machine",
+      "cannot fetch kernels: no Debian archive keyring on this machine",
       {
         hint: "install the package debian-archive-keyring",
       },
@@ -141,7 +141,7 @@ async function debianMirror() {
   if (own !== undefined && own !== "") return own;
   const system = readOsRelease();
   if (process.arch !== "x64" || !existsSync("/usr/bin/apt-get")) {
-    throw new LabError("ERR_LAB_UNSUPPORTED", "Cannot fetch kernels: this is not Debian on x86-64", {
+    throw new LabError("ERR_LAB_UNSUPPORTED", "cannot fetch kernels: this is not Debian on x86-64", {
       hint: HOST_HINT,
     });
   }
@@ -161,7 +161,7 @@ async function debianMirror() {
   if (system.get("ID") !== "debian" || found === undefined) {
     throw new LabError(
       "ERR_LAB_UNSUPPORTED",
-      "Cannot fetch kernels: no Debian mirror in this machine's apt sources",
+      "cannot fetch kernels: no Debian mirror in this machine's apt sources",
       {
         hint: "set EROFS_NBD_LAB_MIRROR to a Debian mirror's address, or use --host",
       },
@@ -178,7 +178,7 @@ function readOsRelease() {
 }
 
 /**
- * @param {string} what for the message, after «Cannot»
+ * @param {string} what for the message, after «cannot»
  * @param {readonly string[]} args
  * @param {string} cwd
  */
@@ -188,7 +188,7 @@ function apt(what, args, cwd) {
 
 /**
  * Runs a program to its end; its last error line becomes the reason when it fails.
- * @param {string} what for the message, after «Cannot»
+ * @param {string} what for the message, after «cannot»
  * @param {string} file
  * @param {readonly string[]} args
  * @param {string} cwd
@@ -211,6 +211,6 @@ export async function command(what, file, args, cwd) {
       lines.findLast((line) => line.startsWith("E:")) ??
       lines.at(-1) ??
       message;
-    throw new LabError("ERR_LAB_PREPARE", `Cannot ${what}: ${reason}`, { cause: error });
+    throw new LabError("ERR_LAB_PREPARE", `cannot ${what}: ${reason}`, { cause: error });
   }
 }

@@ -89,10 +89,10 @@ function writeJob(share, kernel, options, timeoutMs) {
   if (/[\s,"'\\]/.test(share)) {
     throw new LabError(
       "ERR_LAB_ARGUMENT",
-      `Cannot use ${share} as output directory: blanks, commas or quotes in it`,
+      `cannot use ${share} as output directory: blanks, commas or quotes in it`,
     );
   }
-  if (options.command.length === 0) throw new LabError("ERR_LAB_ARGUMENT", "Cannot boot: no command given");
+  if (options.command.length === 0) throw new LabError("ERR_LAB_ARGUMENT", "cannot boot: no command given");
   mkdirSync(share, { recursive: true });
   for (const old of ["status", "started", "dmesg", "stdout", "stderr", "results.jsonl"])
     rmSync(join(share, old), { force: true });
@@ -168,7 +168,7 @@ function guestDied(kernel, end, left) {
     .map(([name, text]) => `--- ${name}, last lines ---\n${tail(text)}`);
   return new LabError(
     "ERR_LAB_BOOT",
-    `Cannot finish the run on kernel ${kernel.name}: the guest ${end}\n${parts.join("\n")}`,
+    `cannot finish the run on kernel ${kernel.name}: the guest ${end}\n${parts.join("\n")}`,
   );
 }
 

@@ -15,12 +15,12 @@ export const HOST_KERNEL = "host";
  * @returns {string | undefined}
  */
 export function hostObstacle() {
-  if (process.getuid?.() !== 0) return "Cannot use this machine's kernel: not root";
+  if (process.getuid?.() !== 0) return "cannot use this machine's kernel: not root";
   for (const module of ["nbd", "erofs"]) spawnSync("modprobe", ["-q", module], { stdio: "ignore" });
   if (!existsSync("/sys/block/nbd0"))
-    return "Cannot use this machine's kernel: it has no nbd devices (modprobe nbd)";
+    return "cannot use this machine's kernel: it has no nbd devices (modprobe nbd)";
   if (!/^\s*erofs$/m.test(readFileSync("/proc/filesystems", "utf8"))) {
-    return "Cannot use this machine's kernel: it has no erofs";
+    return "cannot use this machine's kernel: it has no erofs";
   }
   return undefined;
 }

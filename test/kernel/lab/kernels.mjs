@@ -54,7 +54,7 @@ export const KERNELS = {
 export async function prepareKernel(name) {
   const kernel = KERNELS[name];
   if (kernel === undefined) {
-    throw new LabError("ERR_LAB_ARGUMENT", `Cannot boot ${name}: no such kernel in the lab`, {
+    throw new LabError("ERR_LAB_ARGUMENT", `cannot boot ${name}: no such kernel in the lab`, {
       hint: `one of ${Object.keys(KERNELS).join(", ")}`,
     });
   }
@@ -99,7 +99,7 @@ async function prepareTools(draft) {
   const busybox = ["bin/busybox", "usr/bin/busybox"]
     .map((path) => join(unpacked, path))
     .find((path) => existsSync(path));
-  if (busybox === undefined) throw new LabError("ERR_LAB_PREPARE", "Cannot find busybox in its package");
+  if (busybox === undefined) throw new LabError("ERR_LAB_PREPARE", "cannot find busybox in its package");
   renameSync(busybox, join(draft, "busybox"));
   renameSync(join(unpacked, "usr/bin/patchelf"), join(draft, "patchelf"));
   cleanDraft(draft);

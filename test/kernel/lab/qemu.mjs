@@ -47,7 +47,7 @@ export async function fillQemu(draft, { series, suite: suiteName }, busyboxPath)
   const suite = await openSuite(suiteName, draft);
   const image = await suite.dependency(FLAVOUR, /^linux-image-\d/);
   if (!image.startsWith(`linux-image-${series}.`)) {
-    throw new LabError("ERR_LAB_PREPARE", `Cannot get kernel ${series}: ${suiteName} now has ${image}`);
+    throw new LabError("ERR_LAB_PREPARE", `cannot get kernel ${series}: ${suiteName} now has ${image}`);
   }
   const unpacked = join(draft, "unpacked");
   mkdirSync(unpacked);

@@ -36,7 +36,7 @@ export async function fillUml(draft, entry, { series, suite: suiteName }, tools)
   const modules = join(unpacked, "usr/lib/uml/modules");
   const version = readdirSync(modules)[0];
   if (version?.startsWith(`${series}.`) !== true) {
-    throw new LabError("ERR_LAB_PREPARE", `Cannot get kernel ${series}: ${suiteName} now has ${version}`);
+    throw new LabError("ERR_LAB_PREPARE", `cannot get kernel ${series}: ${suiteName} now has ${version}`);
   }
   renameSync(join(unpacked, "usr/bin/linux.uml"), join(draft, "linux.uml"));
   renameSync(modules, join(draft, "modules"));
@@ -45,7 +45,7 @@ export async function fillUml(draft, entry, { series, suite: suiteName }, tools)
     .map((path) => join(unpacked, path))
     .find((path) => existsSync(join(path, LOADER)));
   if (libc === undefined)
-    throw new LabError("ERR_LAB_PREPARE", `Cannot find ${LOADER} in libc6 of ${suiteName}`);
+    throw new LabError("ERR_LAB_PREPARE", `cannot find ${LOADER} in libc6 of ${suiteName}`);
   renameSync(libc, join(draft, "libc"));
   writeFileSync(join(draft, "version"), `${version}\n`);
   const finalLibc = join(entry, "libc");

@@ -19,12 +19,10 @@ const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.
 const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
 const UNIT = "erofs-nbd.service";
 const DEADLINE_MS = LIMITS.stepMs;
-/** @type {typeof import("../../../src/manager/control-client.ts")} */
-const { ControlClient } = await import(
-  new URL("../../../dist/src/manager/control-client.js", import.meta.url).href
-);
-/** @type {typeof import("../../../src/manager/run-dir.ts")} */
-const { chooseRunDir } = await import(new URL("../../../dist/src/manager/run-dir.js", import.meta.url).href);
+/** @type {typeof import("../../../src/control/client.ts")} */
+const { ControlClient } = await import(new URL("../../../dist/src/control/client.js", import.meta.url).href);
+/** @type {typeof import("../../../src/control/run-dir.ts")} */
+const { chooseRunDir } = await import(new URL("../../../dist/src/control/run-dir.js", import.meta.url).href);
 
 /** @type {typeof import("../../../src/index.ts")} */
 const { attach } = await import(new URL("../../../dist/src/index.js", import.meta.url).href);
@@ -84,7 +82,7 @@ async function devices() {
 
 /** The mounted device, once its manager answers and it is served. */
 async function mounted() {
-  /** @type {import("../../../src/manager/control-protocol.ts").DeviceStatus | undefined} */
+  /** @type {import("../../../src/control/protocol.ts").DeviceStatus | undefined} */
   let found;
   await until("the mounted device is served", async () => {
     found = (await devices())?.find(({ mountPoints }) => mountPoints.includes("/mnt/image"));

@@ -10,7 +10,7 @@ import {
   type Told,
 } from "../../../src/chaos/accounting.ts";
 import type { FaultKind } from "../../../src/chaos/run.ts";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { deviceStatus } from "../cli/fake-manager.ts";
 
 const NOTHING: Counted = { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0, readErrors: 0 };

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { ChaosRun } from "../../../src/chaos/run.ts";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { deviceStatus, type FakeManager, startFakeManager } from "../cli/fake-manager.ts";
 import { type CliResult, runCli } from "../cli/run-cli.ts";
 
@@ -38,19 +38,19 @@ async function withDevices(...devices: DeviceStatus[]): Promise<FakeManager> {
 
 describe("refused before anybody is asked", () => {
   test.each([
-    [["nbd0", "--kills", "0"], /^erofs-nbd: Cannot use --kills 0: wanted a whole number from 1 /],
-    [["nbd0", "--what", "worker,meteor"], /Cannot use --what meteor: wanted kinds .* of worker, hang, link/],
-    [["nbd0", "--what", ""], /Cannot use --what an empty value: /],
-    [["nbd0", "--seed", "4294967296"], /Cannot use --seed 4294967296: wanted a whole number from 0 /],
-    [["nbd0", "--depth", "300"], /Cannot use --depth 300: /],
-    [["nbd0", "--depth", "4", "--large", "5"], /Cannot use --large 5: wanted a whole number from 0 to 4/],
-    [["nbd0", "--baseline", "100"], /Cannot use --baseline 100: wanted a whole number from 2000 /],
+    [["nbd0", "--kills", "0"], /^erofs-nbd: cannot use --kills 0: wanted a whole number from 1 /],
+    [["nbd0", "--what", "worker,meteor"], /cannot use --what meteor: wanted kinds .* of worker, hang, link/],
+    [["nbd0", "--what", ""], /cannot use --what an empty value: /],
+    [["nbd0", "--seed", "4294967296"], /cannot use --seed 4294967296: wanted a whole number from 0 /],
+    [["nbd0", "--depth", "300"], /cannot use --depth 300: /],
+    [["nbd0", "--depth", "4", "--large", "5"], /cannot use --large 5: wanted a whole number from 0 to 4/],
+    [["nbd0", "--baseline", "100"], /cannot use --baseline 100: wanted a whole number from 2000 /],
     [
       ["nbd0", "--report", "/nowhere/at/all.html"],
-      /Cannot write a report to \/nowhere\/at\/all.html: ENOENT/,
+      /cannot write a report to \/nowhere\/at\/all.html: ENOENT/,
     ],
-    [["nbd0", "--report", "/tmp"], /Cannot write a report to \/tmp: it is no file name/],
-    [[], /Cannot understand the command line: missing required argument 'TARGET'/],
+    [["nbd0", "--report", "/tmp"], /cannot write a report to \/tmp: it is no file name/],
+    [[], /cannot understand the command line: missing required argument 'TARGET'/],
   ])("%j", async (args, message) => {
     const { code, stdout, stderr } = await run(...args);
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
@@ -61,7 +61,7 @@ describe("refused before anybody is asked", () => {
   test("without being root", async () => {
     const { code, stderr } = await runCli(["--run-dir", runDir, "chaos", "nbd0"], { unprivileged: true });
     expect(code).toBe(1);
-    expect(stderr).toMatch(/^erofs-nbd: Cannot put nbd0 to the test: only root may$/m);
+    expect(stderr).toMatch(/^erofs-nbd: cannot put nbd0 to the test: only root may$/m);
   });
 });
 
@@ -69,7 +69,7 @@ describe("refused when the device is known", () => {
   test("nothing is attached", async () => {
     const { code, stderr } = await run("nbd0");
     expect(code).toBe(3);
-    expect(stderr).toMatch(/^erofs-nbd: Cannot find the device: nothing is attached$/m);
+    expect(stderr).toMatch(/^erofs-nbd: cannot find the device: nothing is attached$/m);
   });
 
   test.each<[string, DeviceStatus[], number, RegExp]>([
@@ -84,7 +84,7 @@ describe("refused when the device is known", () => {
       "one of two with the same image",
       [deviceStatus(), deviceStatus({ device: "/dev/nbd1", index: 1 })],
       1,
-      /Cannot choose between \/dev\/nbd0 and \/dev\/nbd1: /,
+      /cannot choose between \/dev\/nbd0 and \/dev\/nbd1: /,
     ],
   ])("%s", async (_, devices, wantedCode, message) => {
     const { requests } = await withDevices(...devices);

@@ -1,7 +1,7 @@
 /** Spans added up: points, baseline and totals, for runs of any length. */
 import { expect, test } from "vitest";
 import { Latencies } from "../../../src/chaos/latencies.ts";
-import type { Span } from "../../../src/chaos/reader-protocol.ts";
+import type { Span } from "../../../src/chaos/reader/reader-protocol.ts";
 import { SPAN_MS, Timeline } from "../../../src/chaos/timeline.ts";
 
 function span(index: number, ...tookMs: number[]): Span {

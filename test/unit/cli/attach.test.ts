@@ -7,7 +7,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { AttachParams, ControlFault } from "../../../src/manager/control-protocol.ts";
+import type { AttachParams, ControlFault } from "../../../src/control/protocol.ts";
 import { pathView } from "../../../src/source/path-view.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
 import { runCli, startCli } from "./run-cli.ts";
@@ -87,7 +87,7 @@ describe("attach", () => {
   });
 
   test("the manager's refusal is printed with its hint and ends with its exit code", async () => {
-    const message = "Cannot attach: the kernel has no nbd driver loaded";
+    const message = "cannot attach: the kernel has no nbd driver loaded";
     const hint = "load it: modprobe nbd max_part=0";
     await withManager({
       attach: () => {
@@ -125,7 +125,7 @@ describe("attach", () => {
     goOn();
     const result = await command.ended;
     expect(result).toMatchObject({ code: 8, stdout: "" });
-    expect(result.stderr).toMatch(/^erofs-nbd: Cannot attach .*: interrupted by SIGINT$/m);
+    expect(result.stderr).toMatch(/^erofs-nbd: cannot attach .*: interrupted by SIGINT$/m);
     expect(requests[1]).toEqual({
       method: "detach",
       params: { targets: [{ index: 4 }], all: false, force: false },
@@ -180,7 +180,7 @@ describe("attach", () => {
     manager = undefined;
     const result = await command.ended;
     expect(result).toMatchObject({ code: 2, stdout: "" });
-    expect(result.stderr).toMatch(/^erofs-nbd: Cannot finish the request: the manager went away$/m);
+    expect(result.stderr).toMatch(/^erofs-nbd: cannot finish the request: the manager went away$/m);
   });
 });
 
@@ -188,13 +188,13 @@ describe("detach", () => {
   const run = (...args: string[]) => runCli(["--run-dir", runDir, "detach", ...args]);
   const mounted = {
     code: "ERR_DEVICE_MOUNTED",
-    message: "Cannot detach nbd1: it is mounted at /mnt",
+    message: "cannot detach nbd1: it is mounted at /mnt",
     hint: "umount it first",
     exitCode: 2,
   } as const;
   const absent = {
     code: "ERR_NOT_ATTACHED",
-    message: "Cannot find nbd2: it is not attached",
+    message: "cannot find nbd2: it is not attached",
     exitCode: 3,
   } as const;
 

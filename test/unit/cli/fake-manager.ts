@@ -8,14 +8,14 @@ import { mkdirSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import {
-  type ControlFault,
-  type DeviceEvent,
-  type DeviceStatus,
-  type Method,
-  PARAMS,
-  type Requests,
-} from "../../../src/manager/control-protocol.ts";
+import type {
+  ControlFault,
+  DeviceEvent,
+  DeviceStatus,
+  Method,
+  Requests,
+} from "../../../src/control/protocol.ts";
+import { PARAMS } from "../../../src/manager/control-server/params.ts";
 
 /** A fault to answer with. */
 export class Fault extends Error {

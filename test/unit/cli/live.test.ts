@@ -10,7 +10,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { age, count, latency, shorten, span, width } from "../../../src/cli/live/cells.ts";
 import { Fleet } from "../../../src/cli/live/fleet.ts";
 import { renderFrame } from "../../../src/cli/live/frame.ts";
-import type { DeviceStatus } from "../../../src/manager/control-protocol.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { until } from "../../helpers/until.ts";
 import { deviceStatus, type FakeManager, startFakeManager } from "./fake-manager.ts";
 
@@ -378,7 +378,7 @@ describe("on a real terminal", () => {
   }, async () => {
     for (const [signal, code, words] of [
       ["SIGTERM", 0, /\?1049l\s*icanon echo\s*$/],
-      ["SIGUSR2", 4, /\?1049l\s*erofs-nbd: Cannot go on: oops[\s\S]*icanon echo\s*$/],
+      ["SIGUSR2", 4, /\?1049l\s*erofs-nbd: cannot go on: oops[\s\S]*icanon echo\s*$/],
     ] as const) {
       fake = await startFakeManager(directory, answers);
       const preload = 'process.on("SIGUSR2", () => { throw new Error("oops"); })';

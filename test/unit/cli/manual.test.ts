@@ -8,9 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ProgramShape } from "../../../src/cli/command-shapes.ts";
-import { NBD_OPTIONS } from "../../../src/cli/mount-options.ts";
+import { NBD_OPTIONS } from "../../../src/cli/mount/mount-options.ts";
+import { chooseRunDir } from "../../../src/control/run-dir.ts";
 import { EXIT } from "../../../src/errors.ts";
-import { chooseRunDir } from "../../../src/manager/run-dir.ts";
 import { describedProgram } from "./described-program.ts";
 
 let directory = "";

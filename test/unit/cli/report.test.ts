@@ -6,10 +6,10 @@ import { describe, expect, test } from "vitest";
 import { NetlinkError } from "../../../netlink/index.ts";
 import { exitCodeOfResults } from "../../../src/cli/commands/detach.ts";
 import { exitCodeOfError, formatError } from "../../../src/cli/report.ts";
+import { ControlError } from "../../../src/control/client.ts";
+import { faultOf } from "../../../src/control/fault.ts";
+import type { DetachResult } from "../../../src/control/protocol.ts";
 import { ErofsNbdError, exitCodeOf } from "../../../src/errors.ts";
-import { ControlError } from "../../../src/manager/control-client.ts";
-import { faultOf } from "../../../src/manager/control-fault.ts";
-import type { DetachResult } from "../../../src/manager/control-protocol.ts";
 import { SystemError } from "../../../src/sys/errno.ts";
 
 const netlinkError = new NetlinkError({
@@ -23,13 +23,13 @@ const netlinkError = new NetlinkError({
 
 describe("exit codes", () => {
   test.each([
-    ["our own error, by its code", new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot x: y"), 3],
-    ["an interruption", new ErofsNbdError("ERR_INTERRUPTED", "Cannot x: y"), 8],
-    ["the manager's verdict", new ControlError({ code: "ERR_X", message: "Cannot x", exitCode: 32 }), 32],
+    ["our own error, by its code", new ErofsNbdError("ERR_NOT_ATTACHED", "cannot x: y"), 3],
+    ["an interruption", new ErofsNbdError("ERR_INTERRUPTED", "cannot x: y"), 8],
+    ["the manager's verdict", new ControlError({ code: "ERR_X", message: "cannot x", exitCode: 32 }), 32],
     ["the kernel's refusal", netlinkError, 2],
     [
       "a netlink error without errno",
-      Object.assign(new Error("Cannot x"), { code: "ERR_NETLINK_TIMEOUT" }),
+      Object.assign(new Error("cannot x"), { code: "ERR_NETLINK_TIMEOUT" }),
       2,
     ],
     ["a failed system call", new SystemError("listen on", 98, "/x"), 2],
@@ -47,7 +47,7 @@ describe("exit codes", () => {
 describe("what a manager reports", () => {
   const reported = new ControlError({
     code: "ERR_NETLINK_REFUSED",
-    message: "Cannot x: y",
+    message: "cannot x: y",
     hint: "z",
     exitCode: 2,
   });
@@ -58,7 +58,7 @@ describe("what a manager reports", () => {
   });
 
   test("keeps its exit code wherever it is told on, and one of no contract counts as what its code says", () => {
-    const mountFailed = { code: "ERR_NETLINK_REFUSED", message: "Cannot x: y", exitCode: 32 as const };
+    const mountFailed = { code: "ERR_NETLINK_REFUSED", message: "cannot x: y", exitCode: 32 as const };
     expect(exitCodeOf(new ControlError(mountFailed))).toBe(32);
     expect(faultOf(new ControlError({ ...mountFailed, hint: "z" }))).toEqual({ ...mountFailed, hint: "z" });
     const later = { ...mountFailed, code: "ERR_NOT_ATTACHED", exitCode: 99 as unknown as 32 };
@@ -70,28 +70,28 @@ describe("what a manager reports", () => {
 describe("lines", () => {
   test("an error is one line, its hint another", () => {
     expect(formatError(netlinkError, false)).toBe(
-      "erofs-nbd: Cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message\nhint: choose another index\n",
+      "erofs-nbd: cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message\nhint: choose another index\n",
     );
   });
 
   test("--verbose adds code, causes and stack", () => {
     const cause = new Error("the disk is on fire");
-    const text = formatError(new ErofsNbdError("ERR_IMAGE", "Cannot open x: y", { cause }), true);
+    const text = formatError(new ErofsNbdError("ERR_IMAGE", "cannot open x: y", { cause }), true);
     expect(text).toMatch(/^code: ERR_IMAGE$/m);
     expect(text).toMatch(/^caused by: Error: the disk is on fire$/m);
     expect(text).toMatch(/^ {4}at /m);
   });
 
   test("a file name with a line break stays on the line", () => {
-    const text = formatError(new ErofsNbdError("ERR_IMAGE", "Cannot open a\nb: it is empty"), false);
-    expect(text).toBe("erofs-nbd: Cannot open a\\nb: it is empty\n");
+    const text = formatError(new ErofsNbdError("ERR_IMAGE", "cannot open a\nb: it is empty"), false);
+    expect(text).toBe("erofs-nbd: cannot open a\\nb: it is empty\n");
   });
 
   test("what a terminal obeys is shown and not sent, in message, hint and code", () => {
-    const fault = { code: "ERR_\u001b[2J", message: "Cannot x: \u009b2J\r\u202ey", hint: "a\u2028\u0007" };
+    const fault = { code: "ERR_\u001b[2J", message: "cannot x: \u009b2J\r\u202ey", hint: "a\u2028\u0007" };
     const text = formatError(new ControlError({ ...fault, exitCode: 2 }), true);
     expect(text.split("\n").slice(0, 3)).toEqual([
-      "erofs-nbd: Cannot x: \\x9b2J\\x0d\\u202ey",
+      "erofs-nbd: cannot x: \\x9b2J\\x0d\\u202ey",
       "hint: a\\u2028\\x07",
       "code: ERR_\\x1b[2J",
     ]);
@@ -103,8 +103,8 @@ describe("lines", () => {
     const forged = "x\nerofs-nbd: all is well\u001b[2J\nhint: sleep";
     const cause = new Error(forged);
     const texts = [
-      formatError(new ErofsNbdError("ERR_IMAGE", `Cannot ${forged}`, { cause }), true),
-      formatError(new ErofsNbdError("ERR_IMAGE", "Cannot x: y", { cause: forged }), true),
+      formatError(new ErofsNbdError("ERR_IMAGE", `cannot ${forged}`, { cause }), true),
+      formatError(new ErofsNbdError("ERR_IMAGE", "cannot x: y", { cause: forged }), true),
       formatError(new TypeError(forged), false),
     ];
     for (const text of texts) {
@@ -115,7 +115,7 @@ describe("lines", () => {
 
   test("a bug shows its stack unasked and asks for a report", () => {
     const text = formatError(new TypeError("x is not a function"), false);
-    expect(text).toMatch(/^erofs-nbd: Cannot go on: x is not a function$/m);
+    expect(text).toMatch(/^erofs-nbd: cannot go on: x is not a function$/m);
     expect(text).toMatch(/^hint: .*report/m);
     expect(text).toMatch(/^ {4}at /m);
   });
@@ -127,13 +127,13 @@ describe("lines", () => {
       syscall: "open",
       path: "/x",
     });
-    expect(formatError(error, false)).toBe("erofs-nbd: Cannot open /x: EACCES\n");
+    expect(formatError(error, false)).toBe("erofs-nbd: cannot open /x: EACCES\n");
   });
 
   test("wrong usage names the help of its command; commander's suggestion is the hint", () => {
     const unknown = new CommanderError(1, "commander.unknownOption", "error: unknown option '--foo'");
     expect(formatError(unknown, false, "attach")).toBe(
-      "erofs-nbd: Cannot understand the command line: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",
+      "erofs-nbd: cannot understand the command line: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",
     );
     const close = new CommanderError(
       1,
@@ -153,7 +153,7 @@ test("several detaches are one exit code", () => {
   const result = (exitCode: 0 | 2 | 3): DetachResult => ({
     target: { index: 1 },
     device: null,
-    error: exitCode === 0 ? null : { code: "ERR_X", message: "Cannot x", exitCode },
+    error: exitCode === 0 ? null : { code: "ERR_X", message: "cannot x", exitCode },
   });
   const codeOf = (...codes: Array<0 | 2 | 3>): number => exitCodeOfResults(codes.map(result));
   expect(codeOf()).toBe(0);

@@ -51,7 +51,7 @@ export interface CliOptions {
 const HELD_FD = 200;
 
 export function startCli(args: readonly string[], options: CliOptions = {}): RunningCli {
-  if (!existsSync(CLI)) throw new Error(`Cannot run the command line: ${CLI} is missing (npm run build)`);
+  if (!existsSync(CLI)) throw new Error(`cannot run the command line: ${CLI} is missing (npm run build)`);
   const words = [process.execPath, options.program ?? CLI, ...args];
   const isRoot = process.geteuid?.() === 0;
   const unprivileged = options.unprivileged ?? false;

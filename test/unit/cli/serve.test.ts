@@ -96,7 +96,7 @@ describe("on a unix socket", () => {
     const used = await runCli(["serve", "--socket", at("s"), image]);
     expect(used).toMatchObject({
       code: 2,
-      stderr: expect.stringContaining(`Cannot listen on ${at("s")}: another server`),
+      stderr: expect.stringContaining(`cannot listen on ${at("s")}: another server`),
     });
     expect(statSync(at("s")).isSocket()).toBe(true);
     await new Promise((resolve) => server.close(resolve));
@@ -109,12 +109,12 @@ describe("on a unix socket", () => {
     const nowhere = await runCli(["serve", "--socket", at("nowhere/s"), image]);
     expect(nowhere).toMatchObject({
       code: 2,
-      stderr: expect.stringMatching(/^erofs-nbd: Cannot listen on .*: the directory/),
+      stderr: expect.stringMatching(/^erofs-nbd: cannot listen on .*: the directory/),
     });
     const long = await runCli(["serve", "--socket", at("x".repeat(120)), image]);
     expect(long).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/^erofs-nbd: Cannot use socket path .* longer/),
+      stderr: expect.stringMatching(/^erofs-nbd: cannot use socket path .* longer/),
     });
   });
 });
@@ -128,7 +128,7 @@ describe("on TCP", () => {
     const second = await runCli(["serve", "--listen", `127.0.0.1:${port}`, image]);
     expect(second).toMatchObject({
       code: 2,
-      stderr: expect.stringContaining(`Cannot listen on 127.0.0.1:${port}: the address is in use`),
+      stderr: expect.stringContaining(`cannot listen on 127.0.0.1:${port}: the address is in use`),
     });
     command.child.kill("SIGINT");
     expect((await command.ended).code).toBe(0);

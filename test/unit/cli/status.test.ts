@@ -49,7 +49,7 @@ describe("status", () => {
         if (target !== null && "index" in target && target.index === 0) {
           return { devices: devices.slice(0, 1), notes: [] };
         }
-        const message = "Cannot find nbd1: it is not attached";
+        const message = "cannot find nbd1: it is not attached";
         throw new Fault({ code: "ERR_NOT_ATTACHED", message, exitCode: 3 });
       },
     });
@@ -58,7 +58,7 @@ describe("status", () => {
     expect(absent).toEqual({
       code: 3,
       stdout: "",
-      stderr: "erofs-nbd: Cannot find nbd1: it is not attached\n",
+      stderr: "erofs-nbd: cannot find nbd1: it is not attached\n",
     });
   });
 
@@ -154,7 +154,7 @@ describe("status --watch", () => {
       status: () => {
         throw new Fault({
           code: "ERR_NOT_ATTACHED",
-          message: "Cannot find nbd1: it is not attached",
+          message: "cannot find nbd1: it is not attached",
           exitCode: 3,
         });
       },

@@ -44,7 +44,7 @@ test("attach: the manager's notes and its refusal", async () => {
   manager = await startFakeManager(at("run"), {
     attach: async ({ index }) => {
       if (index === 1)
-        throw new Fault({ code: "ERR_X", message: `Cannot ${HOSTILE}`, hint: HOSTILE, exitCode: 2 });
+        throw new Fault({ code: "ERR_X", message: `cannot ${HOSTILE}`, hint: HOSTILE, exitCode: 2 });
       return { device: deviceStatus(), notes: [HOSTILE] };
     },
   });

@@ -30,7 +30,7 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 function expectRefusal(result: CliResult, code: number, message: RegExp): void {
   expect(result, result.stderr).toMatchObject({ code, stdout: "" });
   const [first = "", second = "hint: ", ...more] = result.stderr.trimEnd().split("\n");
-  expect(first).toMatch(/^erofs-nbd: Cannot /);
+  expect(first).toMatch(/^erofs-nbd: cannot /);
   expect(first).toMatch(message);
   expect(second).toMatch(/^hint: /);
   expect(more).toEqual([]);

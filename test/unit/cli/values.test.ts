@@ -10,7 +10,7 @@ import {
   readTimeout,
   readWhole,
 } from "../../../src/cli/values.ts";
-import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../../src/manager/limits.ts";
+import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../../src/limits.ts";
 
 describe("whole numbers", () => {
   test.each(["0", "7", "64"])("%j is taken", (text) => {
@@ -23,7 +23,7 @@ describe("whole numbers", () => {
       expect(() => readWhole("--n", text, 0, 64)).toThrowError(
         expect.objectContaining({
           code: "ERR_BAD_ARGUMENT",
-          message: `Cannot use --n ${text === "" ? "an empty value" : text}: wanted a whole number from 0 to 64`,
+          message: `cannot use --n ${text === "" ? "an empty value" : text}: wanted a whole number from 0 to 64`,
         }),
       );
     },

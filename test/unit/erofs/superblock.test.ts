@@ -99,7 +99,7 @@ describe("parseSuperblock on images of mkfs.erofs", () => {
     expect(refusal(() => checkImageSize(superblock, size - 1, "/a/b.erofs"))).toEqual({
       code: "ERR_IMAGE",
       message:
-        `Cannot use /a/b.erofs: it is truncated, its superblock promises ${size} bytes ` +
+        `cannot use /a/b.erofs: it is truncated, its superblock promises ${size} bytes ` +
         `(${size / 4096} blocks of 4096) and it has ${size - 1}`,
     });
     checkImageSize(superblock, size, "x");
@@ -182,7 +182,7 @@ describe("parseSuperblock on superblocks written by hand", () => {
     const last = Math.max(headBytes === 4096 ? 1024 + Math.min(2 ** blockBits, 512) : headBytes, 1536) - 1;
     head[last] = 1;
     expect(refusal(() => parseSuperblock(head)).message).toMatch(
-      /^Cannot use the EROFS image: the superblock's checksum is 0x/,
+      /^cannot use the EROFS image: the superblock's checksum is 0x/,
     );
   });
 
@@ -193,12 +193,12 @@ describe("parseSuperblock on superblocks written by hand", () => {
   });
 
   it.each([
-    [{ blockBits: 8 }, "Cannot use the EROFS image: its block size is 2^8 bytes"],
-    [{ blockBits: 17 }, "Cannot use the EROFS image: its block size is 2^17 bytes"],
-    [{ extensionSlots: 255 }, "Cannot use the EROFS image: the superblock claims 4208 bytes"],
+    [{ blockBits: 8 }, "cannot use the EROFS image: its block size is 2^8 bytes"],
+    [{ blockBits: 17 }, "cannot use the EROFS image: its block size is 2^17 bytes"],
+    [{ extensionSlots: 255 }, "cannot use the EROFS image: the superblock claims 4208 bytes"],
     [
       { blocksLow: 0xffffffff, rootNidOrBlocksHigh: 0xffff, featureIncompat: 0x80, rootNid8: 1n },
-      "Cannot use the EROFS image: it claims 281474976710655 blocks of 4096 bytes, more than 2^53 bytes",
+      "cannot use the EROFS image: it claims 281474976710655 blocks of 4096 bytes, more than 2^53 bytes",
     ],
   ])("refuses damage (%#)", (fields, message) => {
     expect(refusal(() => parseSuperblock(headWith(fields)))).toEqual({ code: "ERR_IMAGE", message });
@@ -208,15 +208,15 @@ describe("parseSuperblock on superblocks written by hand", () => {
     const head = headWith({});
     expect(refusal(() => parseSuperblock(new Uint8Array(0)))).toEqual({
       code: "ERR_NOT_EROFS",
-      message: "Cannot use the image as EROFS: 0 bytes are too few for a superblock",
+      message: "cannot use the image as EROFS: 0 bytes are too few for a superblock",
     });
     expect(refusal(() => parseSuperblock(headWith({ magic: 0xe2e1f5e0 })))).toEqual({
       code: "ERR_NOT_EROFS",
-      message: "Cannot use the image as EROFS: there is no EROFS magic at offset 1024",
+      message: "cannot use the image as EROFS: there is no EROFS magic at offset 1024",
     });
     expect(refusal(() => parseSuperblock(head.subarray(0, 1151)))).toEqual({
       code: "ERR_IMAGE",
-      message: "Cannot use the EROFS image: it ends inside its superblock",
+      message: "cannot use the EROFS image: it ends inside its superblock",
     });
     expect(parseSuperblock(head.subarray(0, 1152)).blocks).toBe(0);
     expect([looksLikeErofs(head), looksLikeErofs(head.subarray(0, 1027))]).toEqual([true, false]);

@@ -2,12 +2,12 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, test } from "vitest";
-import { DEFAULTS, readAttachParams } from "../../../src/cli/attach-params.ts";
+import { DEFAULTS, readAttachParams } from "../../../src/cli/attach/attach-params.ts";
 import { attach } from "../../../src/library/attach.ts";
 import { find, list } from "../../../src/library/find.ts";
 import { NbdManager } from "../../../src/library/nbd-manager.ts";
 import { type AttachOptions, toAttachParams } from "../../../src/library/options.ts";
-import { PARAMS } from "../../../src/manager/control-protocol.ts";
+import { PARAMS } from "../../../src/manager/control-server/params.ts";
 
 test("the defaults are the command line's", () => {
   expect(toAttachParams("/images/a.erofs", {})).toEqual({
@@ -118,7 +118,7 @@ describe("what cannot be meant is refused", () => {
     [null, "options are an object, and not null"],
   ])("options %j", (options, why) => {
     expect(() => toAttachParams("/a", options as AttachOptions)).toThrow(badArgument);
-    expect(() => toAttachParams("/a", options as AttachOptions)).toThrow(`Cannot attach: ${why}`);
+    expect(() => toAttachParams("/a", options as AttachOptions)).toThrow(`cannot attach: ${why}`);
   });
 
   test("undefined is as good as nothing", () => {

@@ -5,16 +5,16 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ControlClient } from "../../../src/control/client.ts";
+import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
+import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { attachThrough } from "../../../src/library/attach.ts";
 import type { AttachedDevice, AttachedDeviceEvents } from "../../../src/library/attached-device.ts";
 import { find, list } from "../../../src/library/find.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { Session } from "../../../src/library/session.ts";
-import { ControlClient } from "../../../src/manager/control-client.ts";
-import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import { ControlServer } from "../../../src/manager/control-server.ts";
-import { chooseRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
+import { ControlServer } from "../../../src/manager/control-server/control-server.ts";
 import { FakeManager } from "../manager/fake-manager.ts";
 import { until } from "../supervisor/waiting.ts";
 
@@ -241,7 +241,7 @@ describe("an attach that is aborted", () => {
     const attaching = attachThrough(session, params(), () => {}, abort.signal);
     await expect(attaching).rejects.toMatchObject({
       code: "ERR_INTERRUPTED",
-      message: "Cannot attach: it was aborted",
+      message: "cannot attach: it was aborted",
     });
     expect(manager.calls).toEqual([
       `attach ${image}`,
@@ -254,10 +254,10 @@ describe("an attach that is aborted", () => {
     const abort = new AbortController();
     manager.before = (call) => {
       if (call.startsWith("attach")) abort.abort();
-      if (call.startsWith("detach")) throw new ErofsNbdError("ERR_DEVICE_MOUNTED", "Cannot detach: mounted");
+      if (call.startsWith("detach")) throw new ErofsNbdError("ERR_DEVICE_MOUNTED", "cannot detach: mounted");
     };
     await expect(attachThrough(session, params(), () => {}, abort.signal)).rejects.toThrow(
-      "Cannot attach: it was aborted, and /dev/nbd5 is still attached: Cannot detach: mounted",
+      "cannot attach: it was aborted, and /dev/nbd5 is still attached: cannot detach: mounted",
     );
   });
 });
@@ -302,7 +302,7 @@ describe("find and list", () => {
 
   test("not attached, or still without a node: nothing", async () => {
     manager.before = () => {
-      throw new ErofsNbdError("ERR_NOT_ATTACHED", "Cannot find nbd6: it is not attached");
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find nbd6: it is not attached");
     };
     expect(await find(6, { runDir: runDir.path })).toBeUndefined();
     manager.before = () => {};

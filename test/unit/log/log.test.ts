@@ -14,10 +14,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { MAX_LOG_BYTES } from "../../../src/log-file.ts";
-import { BURST_LINES, LineLimiter, MAX_LINES, WINDOW_MS } from "../../../src/log-limit.ts";
+import { MAX_LOG_BYTES } from "../../../src/log/log-file.ts";
+import { BURST_LINES, LineLimiter, MAX_LINES, WINDOW_MS } from "../../../src/log/rate-limit.ts";
 
-const LOG = fileURLToPath(new URL("../../../dist/src/log.js", import.meta.url));
+const LOG = fileURLToPath(new URL("../../../dist/src/log/log.js", import.meta.url));
 
 let directory: string;
 let logFile: string;

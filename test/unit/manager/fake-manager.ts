@@ -1,9 +1,9 @@
 /** A manager without devices for tests of the control socket: it notes what it was asked and answers what it is told to. */
 import { closeSync, readlinkSync } from "node:fs";
 import { EventEmitter } from "eventemitter3";
-import type { DeviceEvent, DeviceStatus } from "../../../src/manager/control-protocol.ts";
-import type { ControlledManager } from "../../../src/manager/control-server.ts";
-import type { ManagerVitals } from "../../../src/manager/observatory.ts";
+import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
+import type { ManagerVitals } from "../../../src/control/vitals.ts";
+import type { ControlledManager } from "../../../src/manager/control-server/control-server.ts";
 import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
 
 interface Events {

@@ -5,8 +5,8 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
 import { Guardian, revivalDelayMs } from "../../../src/manager/guardian.ts";
-import { chooseRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
 import { until } from "../supervisor/waiting.ts";
 
 const BUILT = new URL("../../../dist/src/manager/guardian.js", import.meta.url).href;

@@ -13,9 +13,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { AttachParams } from "../../../src/manager/control-protocol.ts";
+import type { AttachParams } from "../../../src/control/protocol.ts";
+import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/control/run-dir.ts";
 import { Manager } from "../../../src/manager/manager.ts";
-import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/manager/run-dir.ts";
 
 const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
 
@@ -117,7 +117,7 @@ describe("targets that are not there", () => {
   test("status: not attached, by index and by path", async () => {
     await expect(manager.status({ index: 1_048_575 })).rejects.toMatchObject({
       code: "ERR_NOT_ATTACHED",
-      message: "Cannot find nbd1048575: it is not attached",
+      message: "cannot find nbd1048575: it is not attached",
     });
     await expect(manager.status({ path: "/nothing" })).rejects.toMatchObject({ code: "ERR_NOT_ATTACHED" });
     expect(await manager.status(null)).toEqual([]);

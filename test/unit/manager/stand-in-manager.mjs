@@ -9,11 +9,11 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const dist = new URL("../../../dist/src/", import.meta.url);
-/** @type {typeof import("../../../src/manager/run-dir.ts")} */
-const { chooseRunDir, prepareRunDir } = await import(new URL("manager/run-dir.js", dist).href);
-const { lockRunDir } = await import(new URL("manager/run-lock.js", dist).href);
-/** @type {typeof import("../../../src/manager/control-server.ts")} */
-const { ControlServer } = await import(new URL("manager/control-server.js", dist).href);
+/** @type {typeof import("../../../src/control/run-dir.ts")} */
+const { chooseRunDir, prepareRunDir } = await import(new URL("control/run-dir.js", dist).href);
+const { lockRunDir } = await import(new URL("control/run-lock.js", dist).href);
+/** @type {typeof import("../../../src/manager/control-server/control-server.ts")} */
+const { ControlServer } = await import(new URL("manager/control-server/control-server.js", dist).href);
 
 const runDir = chooseRunDir(process.argv[process.argv.indexOf("--run-dir") + 1]);
 const path = join(dirname(runDir.path), "behaviour.json");
@@ -31,7 +31,7 @@ if (behaviour.leaves === true && !existsSync(`${path}.left`)) {
 prepareRunDir(runDir);
 const lock = lockRunDir(runDir);
 if ("heldBy" in lock) {
-  process.stderr.write(`erofs-nbd: Cannot start a manager: manager ${lock.heldBy} runs there\n`);
+  process.stderr.write(`erofs-nbd: cannot start a manager: manager ${lock.heldBy} runs there\n`);
   process.exit(2);
 }
 // Its event loop turns meanwhile, as that of a manager does which looks after devices.

@@ -118,7 +118,7 @@ describe("RequestFramer", () => {
         code: "ERR_PROTOCOL",
         streamOffsetBytes: brokenAt,
         message:
-          "Cannot read an NBD request at byte 60 of the stream: it starts with 0x00609513, not 0x25609513",
+          "cannot read an NBD request at byte 60 of the stream: it starts with 0x00609513, not 0x25609513",
       });
     }
     expect(request.cookieLow, "the record still holds the last good request").toBe(2);

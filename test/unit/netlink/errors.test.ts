@@ -33,13 +33,13 @@ describe("NetlinkError", () => {
       errno: 22,
       reason: "could not send on the socket",
     });
-    expect(refused.message).toBe("Cannot connect nbd3: EINVAL (22) from CONNECT, no kernel message");
-    expect(broke.message).toBe("Cannot connect nbd3: could not send on the socket: EINVAL (22)");
+    expect(refused.message).toBe("cannot connect nbd3: EINVAL (22) from CONNECT, no kernel message");
+    expect(broke.message).toBe("cannot connect nbd3: could not send on the socket: EINVAL (22)");
   });
 
   test("has no errno where there is none", () => {
     const error = new NetlinkError({ ...base, origin: "timeout", reason: "too late" });
-    expect(error.message).toBe("Cannot connect nbd3: too late");
+    expect(error.message).toBe("cannot connect nbd3: too late");
     expect(error).toMatchObject({ errno: undefined, errnoName: undefined });
   });
 });

@@ -103,7 +103,7 @@ describe("a subscription", () => {
     events.deliver(message({ type: 28, sequence: 0 }, Buffer.from([4])));
     events.deliver(linkDead(2));
     expect(await until(3)).toEqual([
-      expect.stringMatching(/^undecodable: Cannot listen to nbd events: the kernel's answer makes no sense/),
+      expect.stringMatching(/^undecodable: cannot listen to nbd events: the kernel's answer makes no sense/),
       expect.stringMatching(/^undecodable: /),
       "message 4 1",
     ]);
@@ -116,7 +116,7 @@ test("a receive that fails for good ends the subscription, and says so", async (
   events.failReceive(constants.errno.EBADF);
   events.deliver(linkDead(1));
   expect(await until(1)).toEqual([
-    "ended: Cannot listen to nbd events: could not receive from the netlink socket: EBADF (9)",
+    "ended: cannot listen to nbd events: could not receive from the netlink socket: EBADF (9)",
   ]);
   await netlink.close();
   expect(events).toMatchObject({ isClosed: true, watchCount: 0 });
@@ -144,7 +144,7 @@ describe("a module reload", () => {
     const { netlink, events, fake, until } = await listen();
     fake.announce(events, NEWFAMILY, "nbd", { id: 30, groups: {} });
     expect(await until(1)).toEqual([
-      "join-failed: Cannot listen to nbd events: the family nbd has no group «nbd_mc_group»",
+      "join-failed: cannot listen to nbd events: the family nbd has no group «nbd_mc_group»",
     ]);
     await netlink.close();
   });

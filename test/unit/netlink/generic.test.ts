@@ -153,7 +153,7 @@ describe("request", () => {
     await expect(netlink.request({ ...status, purpose: "poke nbd3", deviceIndex: 3 })).rejects.toMatchObject({
       errno: EINVAL,
       deviceIndex: 3,
-      message: "Cannot poke nbd3: EINVAL (22) from STATUS, no kernel message",
+      message: "cannot poke nbd3: EINVAL (22) from STATUS, no kernel message",
     });
     expect(fake.lookUps).toEqual(["nbd"]);
     await netlink.close();
@@ -171,14 +171,14 @@ describe("request", () => {
       kernelAttribute: "NBD_ATTR_SOCKETS",
       kernelAttributeProblem: "missing",
       message:
-        "Cannot run STATUS: EINVAL (22) from STATUS, no kernel message, attribute NBD_ATTR_SOCKETS missing",
+        "cannot run STATUS: EINVAL (22) from STATUS, no kernel message, attribute NBD_ATTR_SOCKETS missing",
     });
     tlvs.splice(0, 1, attribute(1, text("bad")), attribute(2, uint(4, 28)));
     await expect(netlink.request({ ...status, attributes })).rejects.toMatchObject({
       kernelAttribute: "NBD_ATTR_TIMEOUT",
       kernelAttributeProblem: "rejected",
       message:
-        "Cannot run STATUS: EINVAL (22) from STATUS, the kernel says «bad», attribute NBD_ATTR_TIMEOUT rejected",
+        "cannot run STATUS: EINVAL (22) from STATUS, the kernel says «bad», attribute NBD_ATTR_TIMEOUT rejected",
     });
     tlvs.splice(0, 2, attribute(2, uint(4, 9999)));
     await expect(netlink.request({ ...status, attributes })).rejects.toMatchObject({
@@ -230,7 +230,7 @@ describe("dumps", () => {
     await netlink.close();
   });
 
-  test("that never come through undisturbed fail after five attempts", async () => {
+  test("that never come through isolateListener fail after five attempts", async () => {
     let count = 0;
     const fake = createFakeFamilies((request, kernel) => {
       count += 1;

@@ -153,7 +153,7 @@ describe("the clients on the real controller", () => {
       expect.objectContaining({
         name: "NetlinkError",
         code: "ERR_NETLINK_SYSCALL",
-        message: "Cannot open a netlink socket: could not open the netlink socket: EPROTONOSUPPORT (93)",
+        message: "cannot open a netlink socket: could not open the netlink socket: EPROTONOSUPPORT (93)",
         hint: expect.stringContaining("CONFIG_NET"),
       }),
     );

@@ -63,7 +63,7 @@ async function expectRefused(
   const nbd = new NbdNetlink({ openTransport: fake.openTransport });
   await expect(call(nbd)).rejects.toMatchObject({
     name,
-    message: expect.stringContaining(`Cannot use ${field}`),
+    message: expect.stringContaining(`cannot use ${field}`),
   });
   expect(fake.transports[0]?.sent).toEqual([]);
   await nbd.close();

@@ -78,8 +78,8 @@ describe("connect", () => {
   });
 
   test.each([
-    [{ index: 3 }, "Cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message", 3],
-    [{}, "Cannot connect an nbd device: EBUSY (16) from CONNECT, no kernel message", undefined],
+    [{ index: 3 }, "cannot connect nbd3: EBUSY (16) from CONNECT, no kernel message", 3],
+    [{}, "cannot connect an nbd device: EBUSY (16) from CONNECT, no kernel message", undefined],
   ])("reports a refusal with device and hint", async (extra, text_, deviceIndex) => {
     const { nbd } = open((request, kernel) => kernel.deliver(ack(request, { errno: EBUSY })));
     await expect(nbd.connect({ ...settings, ...extra })).rejects.toMatchObject({
@@ -113,7 +113,7 @@ describe("reconfigure", () => {
   test("reports a refusal with device and hint", async () => {
     const { nbd } = open((request, kernel) => kernel.deliver(ack(request, { errno: EINVAL })));
     await expect(nbd.reconfigure({ index: 3, backendIdentifier: "other" })).rejects.toMatchObject({
-      message: "Cannot reconfigure nbd3: EINVAL (22) from RECONFIGURE, no kernel message",
+      message: "cannot reconfigure nbd3: EINVAL (22) from RECONFIGURE, no kernel message",
       deviceIndex: 3,
       hint: expect.stringContaining("backend identifier"),
     });
@@ -132,7 +132,7 @@ describe("disconnect", () => {
   test("reports a refusal with device and hint", async () => {
     const { nbd } = open((request, kernel) => kernel.deliver(ack(request, { errno: EPERM })));
     await expect(nbd.disconnect(3)).rejects.toMatchObject({
-      message: "Cannot disconnect nbd3: EPERM (1) from DISCONNECT, no kernel message",
+      message: "cannot disconnect nbd3: EPERM (1) from DISCONNECT, no kernel message",
       hint: expect.stringContaining("CAP_SYS_ADMIN"),
     });
     await nbd.close();

@@ -149,15 +149,15 @@ describe.each(KERNELS)("recorded from Linux $series", ({ series, familyId, group
     expect(await nbd.status(0)).toEqual([{ index: 0, connected: true }]);
     const spare = recordedFds(recording, "connect a busy index");
     await expect(nbd.connect({ ...settings, index: 0, sockets: spare })).rejects.toThrow(
-      "Cannot connect nbd0: EBUSY (16) from CONNECT, no kernel message",
+      "cannot connect nbd0: EBUSY (16) from CONNECT, no kernel message",
     );
     await expect(nbd.reconfigure({ index: 0, backendIdentifier: "other" })).rejects.toThrow(
-      "Cannot reconfigure nbd0: EINVAL (22) from RECONFIGURE, no kernel message",
+      "cannot reconfigure nbd0: EINVAL (22) from RECONFIGURE, no kernel message",
     );
     await nbd.reconfigure({ index: 0, backendIdentifier: "capture-1", sockets: spare });
     await nbd.disconnect(0);
     await expect(nbd.disconnect(4000)).rejects.toThrow(
-      "Cannot disconnect nbd4000: EINVAL (22) from DISCONNECT, no kernel message",
+      "cannot disconnect nbd4000: EINVAL (22) from DISCONNECT, no kernel message",
     );
     await nbd.close();
   });

@@ -32,7 +32,7 @@ describe("interruptions and losses", () => {
       code: "ERR_NETLINK_SYSCALL",
       origin: "syscall",
       errno: EPERM,
-      message: "Cannot poke nbd3: could not send on the netlink socket: EPERM (1)",
+      message: "cannot poke nbd3: could not send on the netlink socket: EPERM (1)",
       cause: { name: "SyscallError", syscall: "send on" },
     });
     await socket.close();

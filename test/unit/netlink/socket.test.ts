@@ -62,7 +62,7 @@ describe("a request", () => {
         kernelMessage: "in use",
         deviceIndex: 3,
         sequence: expect.any(Number),
-        message: "Cannot poke nbd3: EBUSY (16) from POKE, the kernel says «in use»",
+        message: "cannot poke nbd3: EBUSY (16) from POKE, the kernel says «in use»",
       });
       expect(kernel.sent).toHaveLength(1);
       await socket.close();
@@ -71,7 +71,7 @@ describe("a request", () => {
 
   test("says so when the kernel gave no text", async () => {
     const { socket } = open((request, k) => k.deliver(ack(request, { errno: EBUSY })));
-    await expect(ask(socket)).rejects.toThrow("Cannot poke nbd3: EBUSY (16) from POKE, no kernel message");
+    await expect(ask(socket)).rejects.toThrow("cannot poke nbd3: EBUSY (16) from POKE, no kernel message");
     await socket.close();
   });
 

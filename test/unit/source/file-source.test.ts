@@ -88,7 +88,7 @@ describe("a file source", () => {
     source = openFileSource(path);
     change();
     expect(() => source.verify()).toThrow(SourceError);
-    expect(() => source.verify()).toThrow(`Cannot serve ${path}: ${reason}`);
+    expect(() => source.verify()).toThrow(`cannot serve ${path}: ${reason}`);
   });
 
   test("vouches again once the file is as it was", () => {
@@ -104,7 +104,7 @@ describe("a file source", () => {
 
   test("throws inside a read that the file no longer holds, and says why", () => {
     truncateSync(path, 5000);
-    const truncated = `Cannot serve ${path}: it was truncated from ${SIZE} to 5000 bytes`;
+    const truncated = `cannot serve ${path}: it was truncated from ${SIZE} to 5000 bytes`;
     expect(() => source.read(new Uint8Array(100), 4950)).toThrow(truncated);
     expect(() => source.read(new Uint8Array(1), 90_000)).toThrow(SourceError);
     expect(() => source.read(new Uint8Array(50), 4950)).not.toThrow();

@@ -17,13 +17,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { identifyProcess, isAlive } from "../../../src/manager/process-identity.ts";
-import { inspectModule } from "../../../src/manager/source-inspector.ts";
-import { WorkerPool } from "../../../src/manager/worker-pool.ts";
+import { inspectModule } from "../../../src/pool/source-inspector.ts";
+import { WorkerPool } from "../../../src/pool/worker-pool.ts";
 import { pathView } from "../../../src/source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc.ts";
+import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
 import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
 import { until } from "../../helpers/until.ts";
 
@@ -173,7 +173,7 @@ describe("a source module", () => {
     expect((await client.request(0, 8192, 512)).errno).toBe(EIO);
     expect((await client.read(0, 512)).equals(expected(0, 512))).toBe(true);
     await until("both are told, the second with the first's interval or at once", () => errors.length >= 1);
-    expect(errors[0]).toBe(`Cannot read ${spec.path} at 4096: no luck at 4096`);
+    expect(errors[0]).toBe(`cannot read ${spec.path} at 4096: no luck at 4096`);
   });
 
   test("goes on in another worker when its own is killed, with reads on the way", async () => {
@@ -205,7 +205,7 @@ describe("a source module", () => {
     const spec = await inspect(path, { identity: "v1" });
     pool = new WorkerPool({ ...options(), size: 2 }, { log: () => {} });
     await expect(serve({ ...spec, identity: "v2" }, 3000)).rejects.toThrow(
-      `Cannot serve ${path}: it had identity v2 when it was attached, and has v1 now`,
+      `cannot serve ${path}: it had identity v2 when it was attached, and has v1 now`,
     );
     await expect(serve({ ...spec, sizeBytes: 5 }, 1000)).rejects.toThrow("it had 5 bytes");
   });
@@ -219,7 +219,7 @@ describe("a source module", () => {
     const reasons: string[] = [];
     const taken = link.takeOver(NEVER, (why) => reasons.push(why));
     await until("the reason is told", () => reasons.length > 0);
-    expect(reasons[0]).toMatch(/a worker does not take the link: Cannot open source .*movable\.mjs: ENOENT/);
+    expect(reasons[0]).toMatch(/a worker does not take the link: cannot open source .*movable\.mjs: ENOENT/);
     write(SOURCE, "movable.mjs");
     expect(await taken).toMatchObject({ safe: true });
     expect((await client.read(0, 512)).equals(expected(0, 512))).toBe(true);
@@ -276,7 +276,7 @@ test.runIf(process.getuid?.() === 0)(
 
 describe("an attach is refused, in one line, when the module", () => {
   const bad: Record<string, [text: string, words: string]> = {
-    "is no JavaScript": ["export const = ;", "Cannot open source"],
+    "is no JavaScript": ["export const = ;", "cannot open source"],
     "exports no open": ["export const close = 1;", "the module exports no function «open»"],
     "returns nothing": ["export const open = () => {};", "«open» did not return a source"],
     "has no size": ["export const open = () => ({ read() {} });", "its sizeBytes is undefined"],
@@ -308,7 +308,7 @@ describe("an attach is refused, in one line, when the module", () => {
     const refused = inspectModule(write(text, "bad.mjs"), null, 16, options());
     await expect(refused).rejects.toMatchObject({
       code: "ERR_SOURCE",
-      message: expect.stringMatching(/^Cannot .*$/),
+      message: expect.stringMatching(/^cannot .*$/),
     });
     await expect(refused).rejects.toThrow(words);
   });

@@ -79,14 +79,14 @@ describe("openImage", () => {
   });
 
   test.each([
-    ["missing", "Cannot open image", "there is no such file"],
-    ["dangling", "Cannot open image", "there is no such file"],
-    ["good/below", "Cannot open image", "a part of the path is not a directory"],
-    ["loop-a", "Cannot open image", "too many symbolic links"],
-    ["directory", "Cannot use", "it is a directory"],
-    ["empty", "Cannot use", "it is empty"],
-    ["fifo", "Cannot use", "it is neither a regular file nor a block device"],
-    ["socket", "Cannot open image", "no device is behind that node"],
+    ["missing", "cannot open image", "there is no such file"],
+    ["dangling", "cannot open image", "there is no such file"],
+    ["good/below", "cannot open image", "a part of the path is not a directory"],
+    ["loop-a", "cannot open image", "too many symbolic links"],
+    ["directory", "cannot use", "it is a directory"],
+    ["empty", "cannot use", "it is empty"],
+    ["fifo", "cannot use", "it is neither a regular file nor a block device"],
+    ["socket", "cannot open image", "no device is behind that node"],
   ])("refuses %s: %s … %s", (name, what, why) => {
     const error = failure(at(name));
     expect(error).toMatchObject({ code: "ERR_IMAGE", message: `${what} ${at(name)}: ${why}` });
@@ -95,7 +95,7 @@ describe("openImage", () => {
 
   test("refuses a character device", () => {
     expect(failure("/dev/zero").message).toBe(
-      "Cannot use /dev/zero: it is neither a regular file nor a block device",
+      "cannot use /dev/zero: it is neither a regular file nor a block device",
     );
   });
 
@@ -114,7 +114,7 @@ describe("openImage", () => {
         timeout: 60_000,
       });
       expect(stderr).toBe("");
-      expect(stdout).toBe(`ERR_IMAGE Cannot open image ${at("good")}: permission denied\n`);
+      expect(stdout).toBe(`ERR_IMAGE cannot open image ${at("good")}: permission denied\n`);
     } finally {
       chmodSync(at("good"), 0o644);
     }
@@ -176,11 +176,11 @@ describe("openHandedImage", () => {
     ["empty", "r", "it is empty"],
   ];
   test.each(FAILURES)("refuses %s, opened with %s: %s", (name, flags, why) => {
-    expect(() => handed(at(name), flags)).toThrow(`Cannot use NAME: ${why}`);
+    expect(() => handed(at(name), flags)).toThrow(`cannot use NAME: ${why}`);
   });
 
   test("refuses /dev/zero, a socket and an event counter", () => {
-    const why = "Cannot use NAME: it is neither a regular file nor a block device";
+    const why = "cannot use NAME: it is neither a regular file nor a block device";
     expect(() => handed("/dev/zero", "r")).toThrow(why);
     const [one, other] = socketPair(SOCK_STREAM);
     expect(() => openHandedImage(one, "NAME")).toThrow(why);

@@ -78,7 +78,7 @@ describe("a padded source", () => {
   test("vouches and closes as its source does", () => {
     const inner = new PatternSource(DATA);
     const source = padToBlocks(inner, BLOCK);
-    inner.verifyFailure = new SourceError("Cannot serve: changed");
+    inner.verifyFailure = new SourceError("cannot serve: changed");
     expect(() => source.verify()).toThrow("changed");
     source.close();
     expect(inner.closed).toBe(1);
@@ -86,8 +86,8 @@ describe("a padded source", () => {
 
   test("hides no failure of its source behind zeros", () => {
     const inner = new PatternSource(DATA);
-    inner.readFailure = new SourceError("Cannot read: no");
+    inner.readFailure = new SourceError("cannot read: no");
     const source = padToBlocks(inner, BLOCK);
-    expect(() => source.read(new Uint8Array(20), 40)).toThrow("Cannot read: no");
+    expect(() => source.read(new Uint8Array(20), 40)).toThrow("cannot read: no");
   });
 });

@@ -1,4 +1,4 @@
-/** DeviceSupervisor: attaching, and undoing it wherever it breaks. */
+/** NetlinkDevice: attaching, and undoing it wherever it breaks. */
 import { constants } from "node:os";
 import { afterAll, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
@@ -63,7 +63,7 @@ describe("attach", () => {
     bench.server.plan.push(
       async (open) => open(),
       async () => {
-        throw new ErofsNbdError("ERR_WORKER", "Cannot get a worker that serves: none has started yet");
+        throw new ErofsNbdError("ERR_WORKER", "cannot get a worker that serves: none has started yet");
       },
     );
     await expect(bench.device.attach(undefined)).rejects.toMatchObject({ code: "ERR_WORKER" });
@@ -110,7 +110,7 @@ describe("attach", () => {
     bench.kernel.readsArrive = false;
     await expect(bench.device.attach(undefined)).rejects.toMatchObject({
       code: "ERR_NOT_READABLE",
-      message: "Cannot read nbd7 after attaching it: the read did not come back in time",
+      message: "cannot read nbd7 after attaching it: the read did not come back in time",
     });
     expect(bench.kernel.disconnectCount).toBe(1);
     await bench.close();

@@ -1,13 +1,13 @@
 /**
- * A DeviceSupervisor on the bench: fake kernel, fake workers over real sockets, everything it says written down.
+ * A NetlinkDevice on the bench: fake kernel, fake workers over real sockets, everything it says written down.
  *
  * `close` ends the device and checks what must hold after any test: one outcome per failover, released at most once,
  * and no outcome without words. `socketsOpenedBy` finds descriptors that were left behind.
  */
 import { expect } from "vitest";
-import { DeviceSupervisor } from "../../../src/supervisor/device-supervisor.ts";
-import type { FailoverTiming } from "../../../src/supervisor/failover.ts";
+import type { FailoverTiming } from "../../../src/supervisor/failover/failover.ts";
 import type { DeviceSettings, FailoverOutcome } from "../../../src/supervisor/managed-device.ts";
+import { NetlinkDevice } from "../../../src/supervisor/netlink-device.ts";
 import type { Image } from "../../../src/supervisor/ports.ts";
 import { FakeKernel } from "./fake-kernel.ts";
 import { FakeLinkServer } from "./fake-server.ts";
@@ -45,7 +45,7 @@ const SETTINGS: DeviceSettings = {
 export class Bench {
   readonly server: FakeLinkServer = new FakeLinkServer();
   readonly kernel: FakeKernel = new FakeKernel(this.server);
-  readonly device: DeviceSupervisor;
+  readonly device: NetlinkDevice;
   /** State changes, «serving» and so on, in order. */
   readonly states: string[] = [];
   readonly outcomes: FailoverOutcome[] = [];
@@ -64,14 +64,11 @@ export class Bench {
       const fault = this.diskFaults.shift();
       if (fault !== undefined) throw fault;
     };
-    this.device = new DeviceSupervisor(
-      { ...SETTINGS, ...settings },
-      IMAGE,
-      this.kernel,
-      this.server,
-      persist,
-      { view: this.kernel, timing: QUICK_TIMING, readyDeadlineMs },
-    );
+    this.device = new NetlinkDevice({ ...SETTINGS, ...settings }, IMAGE, this.kernel, this.server, persist, {
+      view: this.kernel,
+      timing: QUICK_TIMING,
+      readyDeadlineMs,
+    });
     this.device.on("state", (state, before) => {
       this.states.push(state);
       if (before === "serving" && (state === "reconnecting" || state === "taking-over")) this.failovers += 1;

@@ -8,8 +8,9 @@
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type NbdConnectOptions, type NbdReconfigureOptions, NetlinkError } from "../../../netlink/index.ts";
-import type { DeviceView, NbdControl } from "../../../src/supervisor/ports.ts";
-import type { ProbeResult } from "../../../src/supervisor/probe.ts";
+import type { DeviceView } from "../../../src/kernel/device-view.ts";
+import type { ProbeResult } from "../../../src/kernel/probe.ts";
+import type { NbdCommands } from "../../../src/supervisor/ports.ts";
 import {
   close,
   duplicate,
@@ -40,7 +41,7 @@ export function refusal(errno: number, command: string, index: number): NetlinkE
   });
 }
 
-export class FakeKernel implements NbdControl, DeviceView {
+export class FakeKernel implements NbdCommands, DeviceView {
   readonly index: number;
   readonly connects: NbdConnectOptions[] = [];
   readonly reconfigures: NbdReconfigureOptions[] = [];

@@ -15,7 +15,7 @@ import type {
   Takeover,
 } from "../../../src/supervisor/ports.ts";
 import { close, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
-import { describeEnd, type LinkCounters, type LinkEnd } from "../../../src/worker/link-end.ts";
+import { describeEnd, type LinkCounters, type LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 
 /** What one `takeOver` does. It may wait, tell why, throw, or call `link.served()` and answer. */
 export type Taking = (

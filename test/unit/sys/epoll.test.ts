@@ -93,7 +93,7 @@ describe("epoll", () => {
   test("names what went wrong", () => {
     const [fd] = pair();
     epoll.add(fd, EPOLLIN, 1);
-    expect(() => epoll.add(fd, EPOLLIN, 2)).toThrow("Cannot epoll_ctl ADD: EEXIST (17)");
+    expect(() => epoll.add(fd, EPOLLIN, 2)).toThrow("cannot epoll_ctl ADD: EEXIST (17)");
     expect(() => epoll.modify(-1, EPOLLIN, 2)).toThrow(SystemError);
   });
 });

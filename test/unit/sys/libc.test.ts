@@ -69,7 +69,7 @@ describe("a failed call", () => {
   test("is an error with call, subject and errno's name where nobody expects it", () => {
     expect(libc.check("open", 3, "x")).toBe(3);
     expect(() => libc.check("connect to", -ERRNO.ECONNREFUSED, "/run/x")).toThrow(
-      "Cannot connect to /run/x: ECONNREFUSED (111)",
+      "cannot connect to /run/x: ECONNREFUSED (111)",
     );
     try {
       libc.check("close", libc.close(-1));

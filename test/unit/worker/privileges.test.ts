@@ -9,11 +9,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test, vi } from "vitest";
-import { Channel } from "../../../src/sys/channel.ts";
 import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, socketPair } from "../../../src/sys/libc.ts";
-import { listenUnix } from "../../../src/sys/listen.ts";
+import { Channel } from "../../../src/sys/sockets/channel.ts";
+import { listenUnix } from "../../../src/sys/sockets/listen.ts";
 import { chooseAccount, describeRights } from "../../../src/worker/privileges.ts";
-import type { FromWorker, ToWorker } from "../../../src/worker/worker-protocol.ts";
+import type { FromWorker, ToWorker } from "../../../src/worker-protocol/messages.ts";
 import { until } from "../../helpers/until.ts";
 
 // Processes have to start: on a busy machine that takes longer than a unit test may.
@@ -158,7 +158,7 @@ describe.runIf(process.getuid?.() === 0)("a worker that is born with odd rights"
       expect(isReady).toBe(false);
       expect(child.exitCode).toBe(1);
       expect(stderr).toMatch(
-        /Cannot serve with rights that a worker must not have: CapPrm is 0*[1-9a-f]+ in thread \d+/,
+        /cannot serve with rights that a worker must not have: CapPrm is 0*[1-9a-f]+ in thread \d+/,
       );
     });
   });

@@ -22,7 +22,6 @@ import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
-import { Channel } from "../../../src/sys/channel.ts";
 import {
   allocateFile,
   close,
@@ -34,9 +33,10 @@ import {
   socketPair,
   unmapShared,
 } from "../../../src/sys/libc.ts";
-import { connectMessages, listenUnix } from "../../../src/sys/listen.ts";
-import type { LinkCounters } from "../../../src/worker/link-end.ts";
-import type { FromWorker, ServedLinkDescription, ToWorker } from "../../../src/worker/worker-protocol.ts";
+import { Channel } from "../../../src/sys/sockets/channel.ts";
+import { connectMessages, listenUnix } from "../../../src/sys/sockets/listen.ts";
+import type { LinkCounters } from "../../../src/worker-protocol/link-end.ts";
+import type { FromWorker, ServedLinkDescription, ToWorker } from "../../../src/worker-protocol/messages.ts";
 import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
 import { openDescriptors } from "../../helpers/descriptors.ts";
 import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";

@@ -6,7 +6,7 @@
  */
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { WorkerPool } from "../../../../dist/src/manager/worker-pool.js";
+import { WorkerPool } from "../../../../dist/src/pool/worker-pool.js";
 import { openImage } from "../../../../dist/src/source/open-image.js";
 import { SERVERS, start } from "../../servers.mjs";
 import { connectToServer, LockstepClient } from "./lockstep-client.mjs";

@@ -1,0 +1,70 @@
+/**
+ * How a device is to be attached, from words to numbers: the options that `attach` and a mount have in common.
+ *
+ * Pure. `attach` spells them --NAME, a mount option list nbd.NAME; refusals use the spelling that the user used.
+ */
+import type { AttachParams } from "../../control/protocol.ts";
+import {
+  DEFAULT_HANG_TIMEOUT_MS,
+  MAX_CONNECTIONS,
+  MAX_TIMEOUT_SECONDS,
+  MIN_HANG_TIMEOUT_MS,
+} from "../../limits.ts";
+import { badValue, readBlockSize, readDevice, readTimeout, readWhole } from "../values.ts";
+
+/** The options as the user wrote them. */
+export interface AttachWords {
+  readonly netlink?: true;
+  readonly ioctl?: true;
+  readonly device?: string;
+  readonly connections: string;
+  readonly blockSize?: string;
+  readonly timeout: string;
+  readonly deadTimeout: string;
+  readonly ioTimeout: string;
+  readonly hangTimeout: string;
+}
+
+/** The defaults, as the user would spell them. */
+export const DEFAULTS: Readonly<
+  Record<"connections" | "timeout" | "deadTimeout" | "ioTimeout" | "hangTimeout", string>
+> = {
+  connections: "1",
+  timeout: "never",
+  deadTimeout: "86400",
+  ioTimeout: "1000",
+  hangTimeout: String(DEFAULT_HANG_TIMEOUT_MS),
+};
+
+/** What to ask the manager for, without the image. */
+export type DeviceParams = Omit<AttachParams, "image" | "forMount">;
+
+/**
+ * @param prefix what the user writes before an option's name
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export function readAttachParams(words: AttachWords, prefix: "--" | "nbd." = "--"): DeviceParams {
+  const { device, blockSize } = words;
+  if (words.netlink && words.ioctl) {
+    throw badValue("--netlink", "with --ioctl", "one of them");
+  }
+  const connections = readWhole(`${prefix}connections`, words.connections, 1, MAX_CONNECTIONS);
+  if (words.ioctl && connections > 1) {
+    throw badValue("--connections", words.connections, "1 with --ioctl, which knows one link only");
+  }
+  return {
+    interface: words.ioctl ? "ioctl" : words.netlink ? "netlink" : "any",
+    index: device === undefined ? null : readDevice(`${prefix}device`, device),
+    connections,
+    blockSizeBytes: blockSize === undefined ? null : readBlockSize(`${prefix}block-size`, blockSize),
+    timeoutSeconds: readTimeout(`${prefix}timeout`, words.timeout),
+    deadTimeoutSeconds: readWhole(`${prefix}dead-timeout`, words.deadTimeout, 0, MAX_TIMEOUT_SECONDS),
+    ioTimeoutMs: readWhole(`${prefix}io-timeout`, words.ioTimeout, 1, MAX_TIMEOUT_SECONDS * 1000),
+    hangTimeoutMs: readWhole(
+      `${prefix}hang-timeout`,
+      words.hangTimeout,
+      MIN_HANG_TIMEOUT_MS,
+      MAX_TIMEOUT_SECONDS * 1000,
+    ),
+  };
+}

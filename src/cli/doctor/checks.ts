@@ -1,0 +1,257 @@
+/**
+ * What a machine needs to attach, one check each: looks, changes nothing, loads nothing, never waits for long.
+ *
+ * Called by `doctor`. A netlink family is asked for by a process of its own (family-probe.ts): a stuck driver would
+ * hold the asking thread inside the kernel, and with it the end of the process.
+ */
+import { accessSync, constants, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { release } from "node:os";
+import { delimiter, dirname, join } from "node:path";
+import { ControlClient } from "../../control/client.ts";
+import { hasRecords, type RunDir } from "../../control/run-dir.ts";
+import { VERSION } from "../../version.ts";
+import { probeFamily } from "./family-probe.ts";
+
+/** `warn`: attaching works, with a limit. `fail`: it does not. */
+export interface Check {
+  readonly name: string;
+  readonly state: "ok" | "warn" | "fail";
+  readonly detail: string;
+  /** What to do about it; null when there is nothing to do. */
+  readonly hint: string | null;
+}
+
+type Verdict = Omit<Check, "name">;
+
+const MANAGER_DEADLINE_MS = 3000;
+const CAP_SYS_ADMIN = 21n;
+/** Fixed inode numbers of the first namespaces (include/uapi/linux/nsfs.h; proc_ns.h before). */
+const INITIAL_USER_NS = "user:[4026531837]";
+const INITIAL_PID_NS = "pid:[4026531836]";
+
+const ok = (detail: string): Verdict => ({ state: "ok", detail, hint: null });
+const warn = (detail: string, hint: string): Verdict => ({ state: "warn", detail, hint });
+const fail = (detail: string, hint: string): Verdict => ({ state: "fail", detail, hint });
+
+/** Runs every check; one that cannot look says so instead of throwing. */
+export async function runChecks(runDir: RunDir): Promise<Check[]> {
+  const checks: Array<[name: string, look: () => Verdict | Promise<Verdict>]> = [
+    ["version", () => ok(`erofs-nbd ${VERSION}`)],
+    ["node", checkNode],
+    ["kernel", checkKernel],
+    ["permission", checkPermission],
+    ["nbd driver", checkDriver],
+    ["nbd partitions", checkPartitions],
+    ["nbd netlink", checkNetlink],
+    ["network namespace", checkNetworkNamespace],
+    ["pid namespace", checkPidNamespace],
+    ["erofs", checkErofs],
+    ["programs", checkPrograms],
+    ["run directory", () => checkRunDir(runDir)],
+    ["manager", () => checkManager(runDir)],
+  ];
+  return Promise.all(
+    checks.map(async ([name, look]): Promise<Check> => {
+      try {
+        return { name, ...(await look()) };
+      } catch (error) {
+        return {
+          name,
+          ...warn(
+            `cannot be looked at: ${error instanceof Error ? error.message : String(error)}`,
+            "run doctor as root",
+          ),
+        };
+      }
+    }),
+  );
+}
+
+function checkNode(): Verdict {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  if (major > 20 || (major === 20 && minor >= 19)) return ok(`Node.js ${process.versions.node}`);
+  return fail(`Node.js ${process.versions.node}`, "install Node.js 20.19 or newer");
+}
+
+function checkKernel(): Verdict {
+  const [major = 0, minor = 0] = release().split(/[.-]/).map(Number);
+  if (major > 5 || (major === 5 && minor >= 14)) return ok(`Linux ${release()}`);
+  return fail(`Linux ${release()}: its nbd driver takes no backend identifiers`, "use Linux 5.14 or newer");
+}
+
+function checkPermission(): Verdict {
+  const status = readFileSync("/proc/self/status", "utf8");
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
+  if (process.geteuid?.() !== 0) return fail("not root", "run commands that attach with sudo");
+  if (((effective >> CAP_SYS_ADMIN) & 1n) === 0n) {
+    return fail("root without CAP_SYS_ADMIN", "give the container CAP_SYS_ADMIN, or run on the host");
+  }
+  if (readlinkSync("/proc/self/ns/user") !== INITIAL_USER_NS) {
+    return fail(
+      "root of another user namespace only",
+      "the nbd driver wants CAP_SYS_ADMIN of the first one: run on the host",
+    );
+  }
+  return ok("root with CAP_SYS_ADMIN");
+}
+
+function checkDriver(): Verdict {
+  if (exists("/sys/module/nbd")) return ok("loaded");
+  switch (findModule("nbd")) {
+    case "built in":
+      return ok("built in");
+    case "module":
+      return warn("not loaded; the module is there", "load it: modprobe nbd max_part=0");
+    default:
+      return fail(
+        "the kernel has none",
+        "install the kernel package that holds nbd.ko, or a kernel with CONFIG_BLK_DEV_NBD",
+      );
+  }
+}
+
+function checkPartitions(): Verdict {
+  const maxPart = readText("/sys/module/nbd/parameters/max_part")?.trim();
+  if (maxPart === undefined) return ok("the driver is not loaded");
+  if (maxPart === "0") return ok("max_part=0: no partition scans");
+  return ok(`max_part=${maxPart}: the first open reads the partition table (max_part=0 spares that)`);
+}
+
+async function checkNetlink(): Promise<Verdict> {
+  const answer = await probeFamily("nbd");
+  switch (answer.state) {
+    case "there":
+      return ok(`family id ${answer.id}`);
+    case "stuck":
+      return fail(
+        "the kernel does not answer",
+        "some nbd command is stuck in the driver: look for hung tasks in dmesg",
+      );
+    case "failed":
+      return fail(answer.message, "generic netlink is needed; without it only --ioctl works");
+    default:
+      break;
+  }
+  if (!exists("/sys/module/nbd")) {
+    return warn("unknown while the driver is not loaded", "load it: modprobe nbd max_part=0");
+  }
+  return fail(
+    "the driver is there, its netlink family is not",
+    "before Linux 6.4 only the first network namespace sees it; else only --ioctl works",
+  );
+}
+
+/** `net.core.dev_weight` exists in the first network namespace alone (net/core/sysctl_net_core.c). */
+function checkNetworkNamespace(): Verdict {
+  if (exists("/proc/sys/net/core/dev_weight")) return ok("the first one");
+  return warn(
+    "not the first one: the kernel reports dead links only there",
+    "death is still noticed by other signs; run the manager in the host's network namespace for all of them",
+  );
+}
+
+function checkPidNamespace(): Verdict {
+  if (readlinkSync("/proc/self/ns/pid") === INITIAL_PID_NS) return ok("the first one");
+  return warn(
+    "not the first one: pids in sysfs are the host's",
+    "run the manager in the host's pid namespace",
+  );
+}
+
+function checkErofs(): Verdict {
+  if (/^(nodev)?\s*erofs$/m.test(readFileSync("/proc/filesystems", "utf8")))
+    return ok("the kernel can mount it");
+  if (findModule("erofs") === "module") return ok("not loaded; mount loads the module");
+  return warn(
+    "the kernel cannot mount it",
+    "attach still works; install the kernel package that holds erofs.ko",
+  );
+}
+
+function checkPrograms(): Verdict {
+  const places = (process.env["PATH"] ?? "").split(delimiter).filter((place) => place !== "");
+  const missing = ["dd", "mount", "umount"].filter(
+    (name) => !places.some((place) => isAccessible(join(place, name), constants.X_OK)),
+  );
+  if (missing.length === 0) return ok("dd, mount and umount found");
+  return fail(
+    `not in PATH: ${missing.join(", ")}`,
+    "install coreutils (dd) and util-linux or mount (mount, umount)",
+  );
+}
+
+function checkRunDir(runDir: RunDir): Verdict {
+  const hint = "run as root, or name a writable directory with --run-dir";
+  if (!exists(runDir.path)) {
+    const parent = nearestParent(runDir.path);
+    if (isAccessible(parent, constants.W_OK)) return ok(`${runDir.path}, made when it is needed`);
+    return fail(`${runDir.path} cannot be made: ${parent} is not writable`, hint);
+  }
+  const found = statSync(runDir.path);
+  if (!found.isDirectory()) return fail(`${runDir.path} is no directory`, hint);
+  if (found.uid !== process.geteuid?.()) return fail(`${runDir.path} belongs to user ${found.uid}`, hint);
+  if (!isAccessible(runDir.path, constants.W_OK)) return fail(`${runDir.path} is not writable`, hint);
+  return ok(runDir.path);
+}
+
+async function checkManager(runDir: RunDir): Promise<Verdict> {
+  const client = await ControlClient.connect(runDir);
+  if (client === undefined) {
+    if (!hasRecords(runDir)) return ok("none runs; the first attach starts one");
+    return warn(
+      "none runs, and a dead one has left devices behind",
+      "erofs-nbd status starts one that takes them over",
+    );
+  }
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    const late = new Promise<undefined>((resolve) => {
+      timer = setTimeout(() => resolve(undefined), MANAGER_DEADLINE_MS);
+    });
+    const hello = await Promise.race([client.request("hello", {}), late]);
+    if (hello === undefined) return fail("it does not answer", `look into its log, ${runDir.logFile}`);
+    return ok(`version ${hello.version}, pid ${hello.pid}`);
+  } finally {
+    clearTimeout(timer);
+    client.close();
+  }
+}
+
+/** Whether this kernel's module directory holds a module, from the files that depmod and the kernel's build left. */
+function findModule(name: string): "built in" | "module" | undefined {
+  const places = ["/lib/modules", "/usr/lib/modules"].map((place) => join(place, release()));
+  const lists = (file: string): boolean =>
+    places.some((place) =>
+      new RegExp(`(^|/)${name}\\.ko(\\.[a-z0-9]+)?(:|$)`, "m").test(readText(join(place, file)) ?? ""),
+    );
+  if (lists("modules.builtin")) return "built in";
+  if (name === "nbd" && readdirSync("/sys/block").some((entry) => entry.startsWith("nbd"))) return "built in";
+  return lists("modules.dep") ? "module" : undefined;
+}
+
+function nearestParent(path: string): string {
+  const parent = dirname(path);
+  return exists(parent) || parent === path ? parent : nearestParent(parent);
+}
+
+function exists(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+function isAccessible(path: string, mode: number): boolean {
+  try {
+    accessSync(path, mode);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function readText(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    // Not there, or not for us: both mean that it says nothing.
+    return undefined;
+  }
+}

@@ -1,0 +1,104 @@
+/**
+ * The words that mount(8) calls a helper with: `IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`, in any order.
+ *
+ * Pure. Used by mount-helper.ts. Flags may be joined (-sv, -oro), options be given several times.
+ */
+import { parseArgs } from "node:util";
+import { ErofsNbdError } from "../../errors.ts";
+import type { MountRequest } from "./mount-image.ts";
+import { readMountOptions } from "./mount-options.ts";
+
+/** What `--help` prints. */
+export const USAGE = `Usage: mount.erofs.nbd IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
+
+Called by mount(8) for «mount -t erofs.nbd IMAGE DIR» and for fstab lines of that type.
+
+  -f              check everything, mount nothing
+  -n              accepted: the table in /run/mount is mount(8)'s own affair
+  -N NAMESPACE    mount in that mount namespace: a process id, or a path
+  -o OPTIONS      nbd.NAME=VALUE for attach, everything else for mount(8) and the kernel
+  -s              leave out options that nobody knows
+  -t TYPE         erofs.nbd or erofs
+  -v              say what is done
+  -h, --help      print this help
+  -V, --version   print the version
+
+More: man mount.erofs.nbd`;
+
+const TYPES = ["erofs.nbd", "erofs"];
+
+/** A call that was understood. */
+export type HelperCall =
+  | { readonly wants: "help" | "version" }
+  | { readonly wants: "mount"; readonly isVerbose: boolean; readonly request: MountRequest };
+
+/** @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function readHelperCall(argv: readonly string[]): HelperCall {
+  const { values, positionals } = parse(argv);
+  if (values.help || values.version) return { wants: values.help ? "help" : "version" };
+  const [image, directory, ...more] = positionals;
+  if (image === undefined || directory === undefined || more.length > 0) {
+    throw misunderstood(`wanted IMAGE and DIR, got ${positionals.length} words`);
+  }
+  if (image === "" || directory === "") throw misunderstood(`an empty ${image === "" ? "IMAGE" : "DIR"}`);
+  if (values.type !== undefined && !TYPES.includes(values.type)) {
+    throw misunderstood(`type ${values.type}: wanted ${TYPES.join(" or ")}`);
+  }
+  if (values.namespace === "") throw misunderstood("an empty NAMESPACE");
+  const request: MountRequest = {
+    image,
+    directory,
+    options: readMountOptions((values.options ?? []).join(","), values.sloppy === true),
+    isFake: values.fake === true,
+    // mount(8), which called us, keeps its table itself. A second entry would stay when it removes its own.
+    withoutTable: true,
+    namespace: values.namespace,
+    keepMounted: true,
+  };
+  return { wants: "mount", isVerbose: values.verbose === true, request };
+}
+
+interface Words {
+  readonly values: {
+    readonly sloppy?: boolean | undefined;
+    readonly fake?: boolean | undefined;
+    readonly "no-mtab"?: boolean | undefined;
+    readonly verbose?: boolean | undefined;
+    readonly namespace?: string | undefined;
+    readonly options?: string[] | undefined;
+    readonly type?: string | undefined;
+    readonly help?: boolean | undefined;
+    readonly version?: boolean | undefined;
+  };
+  readonly positionals: readonly string[];
+}
+
+function parse(argv: readonly string[]): Words {
+  try {
+    return parseArgs({
+      args: [...argv],
+      allowPositionals: true,
+      options: {
+        sloppy: { type: "boolean", short: "s" },
+        fake: { type: "boolean", short: "f" },
+        "no-mtab": { type: "boolean", short: "n" },
+        verbose: { type: "boolean", short: "v" },
+        namespace: { type: "string", short: "N" },
+        options: { type: "string", short: "o", multiple: true },
+        type: { type: "string", short: "t" },
+        help: { type: "boolean", short: "h" },
+        version: { type: "boolean", short: "V" },
+      },
+    });
+  } catch (error) {
+    // Node's first sentence names the word; the rest is advice for programmers.
+    throw misunderstood((error as Error).message.split(/[.\n]/, 1)[0] ?? "", error);
+  }
+}
+
+function misunderstood(why: string, cause?: unknown): ErofsNbdError {
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot understand the call: ${why}`, {
+    hint: "mount.erofs.nbd --help says how",
+    cause,
+  });
+}

@@ -1,0 +1,297 @@
+/**
+ * A mount from its options to the mounted directory: attach, mount with the node held open, let the device end with its
+ * last close. Also a remount, which attaches nothing.
+ *
+ * Used by `erofs-nbd mount` and by the mount helper. The device is lent to this process's connection: whenever it
+ * ends before `mounted`, the manager looks what is there and detaches. What can be undone from here is, so that
+ * nothing is left on return.
+ */
+import { closeSync, statSync } from "node:fs";
+import { open, realpath, stat } from "node:fs/promises";
+import { resolve } from "node:path";
+import type { ControlClient } from "../../control/client.ts";
+import type { DeviceStatus } from "../../control/protocol.ts";
+import { readTarget } from "../../control/target.ts";
+import { ErofsNbdError } from "../../errors.ts";
+import { devicePath, indexMountedAt } from "../../kernel/sysfs.ts";
+import { openChecked } from "../../manager/image-inspection.ts";
+import type { OpenImage } from "../../source/open-image.ts";
+import { sameDevice } from "../attach/device-end.ts";
+import { requireRoot } from "../attach/preconditions.ts";
+import { findManager, runDirOf, startManager } from "../connection.ts";
+import type { CliContext } from "../context.ts";
+import type { Remembered } from "../interrupts.ts";
+import { lockMountPoint } from "./mount-lock.ts";
+import type { MountOptions } from "./mount-options.ts";
+import { type ProgramEnd, programError, refuseOtherNode, runProgram } from "./mount-program.ts";
+
+/** What is to be mounted where, and how. */
+export interface MountRequest {
+  readonly image: string;
+  readonly directory: string;
+  readonly options: MountOptions;
+  /** Check everything, change nothing. */
+  readonly isFake?: boolean;
+  /** Leave mount(8)'s table of user space options (/run/mount/utab) alone. */
+  readonly withoutTable?: boolean;
+  /** Where to mount: a path of a mount namespace or a process id; default: here. */
+  readonly namespace?: string | undefined;
+  /** The same image at the same place is done already, and no second mount on top of it. Not looked at in a namespace. */
+  readonly keepMounted?: boolean;
+}
+
+/** mount(8)'s exit code for a mount that is there but could not be noted in its table: it has said so, and that is all. */
+const TABLE_FAILED = 16;
+/** mount(8)'s own helpers are for others: mount.erofs of erofs-utils must not get in between. */
+const MOUNT_WORDS = ["-i", "-t", "erofs"];
+
+/** One mount in the making. */
+interface Job {
+  readonly context: CliContext;
+  readonly client: ControlClient;
+  readonly interrupted: Remembered;
+  readonly request: MountRequest;
+  readonly act: string;
+}
+
+/**
+ * Mounts, or remounts if the options say so. Prints nothing but notes.
+ * @throws ErofsNbdError, ControlError after which nothing is left behind
+ */
+export async function mountImage(context: CliContext, request: MountRequest): Promise<void> {
+  const { image: path, directory, options } = request;
+  const act = `${options.isRemount ? "remount" : "mount"} ${path} at ${directory}`;
+  requireRoot(act);
+  if (options.runDir !== undefined) context.useRunDir(options.runDir);
+  if (request.namespace === undefined) await checkDirectory(act, directory, mayMakeDirectory(options));
+  else checkNamespace(request.namespace);
+  if (options.isRemount) return remount(context, request, act);
+  const image = findImage(context, request);
+  if (image === undefined) return;
+  try {
+    await mountOpen(context, request, image, act);
+  } finally {
+    closeSync(image.fd);
+  }
+}
+
+/** On top of what is there, unless just this is there and is to be kept. */
+async function mountOpen(
+  context: CliContext,
+  request: MountRequest,
+  image: OpenImage,
+  act: string,
+): Promise<void> {
+  const { image: path, directory } = request;
+  const mayBeThere = request.keepMounted && request.namespace === undefined && !request.isFake;
+  if (!mayBeThere) return mountOnTop(context, request, image, act);
+  const unlock = await lockMountPoint(runDirOf(context), directory, () =>
+    context.detail(`another mount at ${directory} is waited for`),
+  );
+  try {
+    if (!(await isMountedAlready(context, request))) return await mountOnTop(context, request, image, act);
+    context.detail(`${path} is mounted at ${directory} already: nothing done`);
+  } finally {
+    unlock();
+  }
+}
+
+async function mountOnTop(
+  context: CliContext,
+  request: MountRequest,
+  image: OpenImage,
+  act: string,
+): Promise<void> {
+  const { image: path, directory, options } = request;
+  if (request.isFake)
+    return context.detail(`${path} can be mounted at ${directory}: nothing done, as asked for`);
+  const interrupted = context.interrupts.remember("undoing the mount");
+  const client = await startManager(context, interrupted.signal).catch((error: unknown) => {
+    interrupted.check(act);
+    throw error;
+  });
+  try {
+    interrupted.check(act);
+    const params = { ...options.device, image: resolve(path), forMount: true };
+    const { device, notes } = await client.request("attach", params, image.fd);
+    for (const note of notes) context.note(note);
+    await mountDevice({ context, client, interrupted, request, act }, device);
+    context.detail(`${path} is mounted at ${directory} from ${device.device}`);
+  } finally {
+    client.close();
+    interrupted.release();
+  }
+}
+
+/** mount(8) makes the mount point itself then (X-mount.mkdir in mount(8)). */
+const mayMakeDirectory = ({ forMount }: MountOptions): boolean =>
+  forMount.some((option) => /^x-mount\.mkdir(=|$)/i.test(option));
+
+async function checkDirectory(act: string, directory: string, mayBeMissing: boolean): Promise<void> {
+  let why: string | undefined;
+  try {
+    if (!(await stat(directory)).isDirectory()) why = `${directory} is not a directory`;
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" && mayBeMissing) return;
+    why = code === "ENOENT" ? `there is no directory ${directory}` : `${directory}: ${code}`;
+  }
+  if (why === undefined) return;
+  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot ${act}: ${why}`, {
+    hint: "make the mount point first: mkdir",
+  });
+}
+
+/** mount(8) enters it; what it cannot enter it refuses itself. */
+function checkNamespace(namespace: string): void {
+  const path = /^\d+$/.test(namespace) ? `/proc/${namespace}/ns/mnt` : namespace;
+  if (statSync(path, { throwIfNoEntry: false }) !== undefined) return;
+  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot mount in namespace ${namespace}: there is no ${path}`, {
+    hint: "name a process id, or a path such as /proc/PID/ns/mnt",
+  });
+}
+
+/** Whether just this is on top there: the mount table names a device, the manager those of the image. */
+async function isMountedAlready(context: CliContext, request: MountRequest): Promise<boolean> {
+  const index = await indexMountedAt(await realpath(request.directory));
+  if (index === undefined) return false;
+  const client = await findManager(context);
+  if (client === undefined) return false;
+  try {
+    const target = await readTarget(resolve(request.image));
+    if ("index" in target) return false;
+    const { devices } = await client.request("status", { target });
+    return devices.some((device) => device.index === index);
+  } catch (error) {
+    if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return false;
+    throw error;
+  } finally {
+    client.close();
+  }
+}
+
+/** The image, open; undefined when there is none and `nofail` says that this is all right. */
+function findImage(context: CliContext, { image, options }: MountRequest): OpenImage | undefined {
+  try {
+    return openChecked(image, options.device.blockSizeBytes, true);
+  } catch (error) {
+    const { code } = ((error as Error).cause ?? {}) as NodeJS.ErrnoException;
+    if (!options.isNofail || code !== "ENOENT") throw error;
+    context.detail(`there is no ${image}, and nofail allows that: nothing done`);
+    return undefined;
+  }
+}
+
+/** Changes a mount's options; ours were fixed at the attach. */
+async function remount(context: CliContext, request: MountRequest, act: string): Promise<void> {
+  if (request.namespace !== undefined) {
+    throw new ErofsNbdError("ERR_MOUNT", `cannot ${act}: it would have to be done in another namespace`, {
+      hint: "enter it: nsenter -t PID -m mount -i -o remount,OPTIONS DIR",
+    });
+  }
+  const directory = await realpath(request.directory);
+  const index = await indexMountedAt(directory);
+  if (index === undefined) {
+    throw new ErofsNbdError("ERR_MOUNT", `cannot ${act}: no nbd device is mounted there`);
+  }
+  const node = devicePath(index);
+  if (request.isFake) return;
+  const end = await runProgram("mount", mountWords(request, node, directory));
+  if (!hasMounted(end)) throw programError(act, "mount", end);
+  relay(context, end);
+  context.detail(`${node} at ${directory} is remounted; nbd.* options stay as they were at the mount`);
+}
+
+/** What mount(8) said although it mounted; names are in it as they are. */
+function relay(context: CliContext, { stderr }: ProgramEnd): void {
+  for (const line of stderr.split("\n")) if (line.trim() !== "") context.note(line.trim());
+}
+
+const hasMounted = ({ exitCode }: ProgramEnd): boolean => exitCode === 0 || exitCode === TABLE_FAILED;
+
+function mountWords(
+  { options, withoutTable, namespace }: MountRequest,
+  node: string,
+  directory: string,
+): string[] {
+  return [
+    ...MOUNT_WORDS,
+    ...(withoutTable ? ["-n"] : []),
+    ...(namespace === undefined ? [] : ["-N", namespace]),
+    "-o",
+    options.forMount.join(","),
+    node,
+    directory,
+  ];
+}
+
+async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
+  const { context, client, interrupted, request, act } = job;
+  const { device: node, index } = device;
+  if (node === null || index === null) {
+    throw new ErofsNbdError("ERR_INTERNAL", `cannot ${act}: the manager named no device`);
+  }
+  let isMounted = false;
+  try {
+    interrupted.check(act);
+    // Held until autoclear is set: udev's open and close of the node must not be the last one.
+    const held = await open(node, "r");
+    try {
+      await refuseOtherNode(act, node, index, held);
+      const words = mountWords(request, node, resolve(request.directory));
+      const end = await runProgram("mount", words, interrupted.signal);
+      isMounted = hasMounted(end);
+      interrupted.check(act);
+      if (!isMounted) throw programError(act, "mount", end);
+      relay(context, end);
+      await client.request("mounted", { index }).catch((error: unknown) =>
+        // Its successor has the device, and the loan.
+        askSuccessor(job, device, error, (next) => next.request("mounted", { index })),
+      );
+    } finally {
+      await held.close();
+    }
+  } catch (error) {
+    await undo(job, device, isMounted);
+    throw error;
+  }
+}
+
+/** Asks the next manager what the one before could not be asked any more, if it has the very same device. @throws `error` when not */
+async function askSuccessor<T>(
+  { context }: Job,
+  device: DeviceStatus,
+  error: unknown,
+  ask: (client: ControlClient) => Promise<T>,
+): Promise<T> {
+  if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
+  const next = await startManager(context);
+  try {
+    if ((await sameDevice(next, device)) === undefined) throw error;
+    return await ask(next);
+  } finally {
+    next.close();
+  }
+}
+
+/** Best effort: the first error is the one to tell, and the manager cleans up behind us when we are gone. */
+async function undo(job: Job, device: DeviceStatus, isMounted: boolean): Promise<void> {
+  const { context, client, request } = job;
+  const { namespace } = request;
+  const directory = resolve(request.directory);
+  try {
+    if (isMounted) {
+      const words = [...(namespace === undefined ? [] : ["-N", namespace]), directory];
+      const end = await runProgram("umount", words);
+      if (end.exitCode !== 0) throw programError(`unmount ${directory}`, "umount", end);
+    }
+    const params = { targets: [{ index: device.index ?? -1 }], all: false, force: false };
+    const { results } = await client
+      .request("detach", params)
+      .catch((error: unknown) => askSuccessor(job, device, error, (next) => next.request("detach", params)));
+    const error = results[0]?.error ?? null;
+    if (error !== null && error.code !== "ERR_NOT_ATTACHED") throw new Error(error.message);
+  } catch (error) {
+    context.note(error instanceof Error ? error.message : String(error));
+  }
+}

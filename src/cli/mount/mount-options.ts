@@ -1,0 +1,151 @@
+/**
+ * A mount option list taken apart: ours (nbd.NAME=VALUE) from those for mount(8), which tells its own from the kernel's.
+ *
+ * Pure. Used by the mount helper and by `erofs-nbd mount`. It mounts nothing and knows nothing of the image.
+ */
+import { ErofsNbdError } from "../../errors.ts";
+import { type AttachWords, DEFAULTS, type DeviceParams, readAttachParams } from "../attach/attach-params.ts";
+import { isKnownMountOption } from "./known-mount-options.ts";
+
+/** One of our own options in a mount option list. */
+export interface NbdOption {
+  /** Without the prefix. */
+  readonly name: string;
+  /** What its value is, as in a manual. */
+  readonly value: string;
+  readonly summary: string;
+}
+
+/** All of them; the manual page is made of this. */
+export const NBD_OPTIONS: readonly NbdOption[] = [
+  { name: "device", value: "DEVICE", summary: "nbd3, /dev/nbd3 or 3; default: the kernel picks a free one" },
+  {
+    name: "connections",
+    value: "N",
+    summary: `links between kernel and workers; default: ${DEFAULTS.connections}`,
+  },
+  {
+    name: "block-size",
+    value: "BYTES",
+    summary: "the device's block size; default: that of the image",
+  },
+  {
+    name: "timeout",
+    value: "SECONDS",
+    summary: `the kernel's request timeout, or never; default: ${DEFAULTS.timeout}`,
+  },
+  {
+    name: "dead-timeout",
+    value: "SECONDS",
+    summary: `how long the kernel holds reads with no link; default: ${DEFAULTS.deadTimeout}`,
+  },
+  {
+    name: "io-timeout",
+    value: "MS",
+    summary: `requeue timer of reads that were on a dead link; default: ${DEFAULTS.ioTimeout}`,
+  },
+  {
+    name: "hang-timeout",
+    value: "MS",
+    summary: `how long a worker may serve nothing until another takes over; default: ${DEFAULTS.hangTimeout}`,
+  },
+  { name: "run-dir", value: "DIR", summary: "where the manager's files live; default: /run/erofs-nbd" },
+];
+
+const PREFIX = "nbd.";
+const WORD_OF: Readonly<Record<string, Exclude<keyof AttachWords, "netlink" | "ioctl">>> = {
+  device: "device",
+  connections: "connections",
+  "block-size": "blockSize",
+  timeout: "timeout",
+  "dead-timeout": "deadTimeout",
+  "io-timeout": "ioTimeout",
+  "hang-timeout": "hangTimeout",
+};
+
+/** What a mount option list asks for. */
+export interface MountOptions {
+  readonly device: DeviceParams;
+  /** nbd.run-dir. */
+  readonly runDir: string | undefined;
+  /** For mount(8): `ro` first, then everything that is not ours, in its order. */
+  readonly forMount: readonly string[];
+  readonly isRemount: boolean;
+  /** `nofail`: an image that is not there is no failure. */
+  readonly isNofail: boolean;
+  /** Left out because the caller wanted sloppiness. */
+  readonly ignored: readonly string[];
+}
+
+/**
+ * @param text items separated by commas
+ * @param isSloppy leave out what is not known instead of refusing it (mount -s)
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export function readMountOptions(text: string, isSloppy: boolean): MountOptions {
+  const words: { -readonly [K in keyof AttachWords]: AttachWords[K] } = { ...DEFAULTS };
+  const forMount = ["ro"];
+  const ignored: string[] = [];
+  let runDir: string | undefined;
+  let isRemount = false;
+  let isNofail = false;
+  for (const item of splitOptions(text)) {
+    const [name, value] = cut(item);
+    if (name.startsWith(PREFIX)) {
+      const own = name.slice(PREFIX.length);
+      const word = Object.hasOwn(WORD_OF, own) ? WORD_OF[own] : undefined;
+      if (word === undefined && own !== "run-dir") {
+        if (!isSloppy) throw unknownOption(name);
+        ignored.push(item);
+        continue;
+      }
+      if (value === undefined) throw unknownOption(name, `it needs a value: ${name}=…`);
+      if (word === undefined) runDir = value;
+      else words[word] = value;
+    } else if (name === "nofail") isNofail = true;
+    else if (isSloppy && !isKnownMountOption(name)) ignored.push(item);
+    else if (!isImplied(name)) {
+      isRemount ||= name === "remount";
+      forMount.push(item);
+    }
+  }
+  const device = readAttachParams(words, PREFIX);
+  return { device, runDir, forMount, isRemount, isNofail, ignored };
+}
+
+/**
+ * The items of a list, empty ones left out. As in mount(8) a comma within double quotes or behind a backslash does not
+ * separate: security contexts have such.
+ */
+export function splitOptions(text: string): string[] {
+  const items: string[] = [];
+  let item = "";
+  let isQuoted = false;
+  let before = "";
+  for (const character of text) {
+    if (character === '"') isQuoted = !isQuoted;
+    if (character === "," && !isQuoted && before !== "\\") {
+      items.push(item);
+      item = "";
+    } else item += character;
+    before = character;
+  }
+  return [...items, item].filter((one) => one !== "");
+}
+
+/** EROFS is read-only whatever is said: mount(8) itself adds `rw`, and the kernel would complain about it. */
+function isImplied(name: string): boolean {
+  return name === "ro" || name === "rw" || name === "defaults";
+}
+
+function cut(item: string): [name: string, value: string | undefined] {
+  const at = item.indexOf("=");
+  return at === -1 ? [item, undefined] : [item.slice(0, at), item.slice(at + 1)];
+}
+
+function unknownOption(name: string, why = "there is no such option"): ErofsNbdError {
+  const names = NBD_OPTIONS.map((option) => `${PREFIX}${option.name}`).join(", ");
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use mount option ${name}: ${why}`, {
+    hint: `ours are ${names}`,
+  });
+}

@@ -1,0 +1,180 @@
+/**
+ * The command line's end of the control socket: find the manager that runs, ask it things. start-manager.ts starts one.
+ *
+ * Answers are matched by id. A manager that goes away in the middle of a request makes that request fail; nothing
+ * here retries, because the caller knows what was asked and whether asking twice is safe.
+ */
+import { createConnection, type Socket } from "node:net";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
+import { ErofsNbdError } from "../errors.ts";
+import { ControlError } from "./fault.ts";
+import { isolateListener } from "./isolate-listener.ts";
+import { LineSplitter } from "./line-splitter.ts";
+import type { DeviceEvent, Method, Requests, ServerLine } from "./protocol.ts";
+import { checkSocketPath, type RunDir, refuseForeignManager } from "./run-dir.ts";
+
+/** The last one: there was a listener, and it died before it accepted us (net/unix/af_unix.c, unix_release_sock). */
+const NOBODY_LISTENS: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ECONNREFUSED", "ECONNRESET"]);
+
+/** For a manager that does not read what it is sent. */
+const RETRY_MS = 5;
+
+export { ControlError };
+
+interface Waiting {
+  resolve(result: unknown): void;
+  reject(error: Error): void;
+}
+
+export class ControlClient {
+  readonly #socket: Socket;
+  readonly #waiting = new Map<number, Waiting>();
+  #onEvent: ((event: DeviceEvent) => void) | undefined;
+  #onEnd: (() => void) | undefined;
+  #nextId = 1;
+  #gone = false;
+  /** What the manager has said of itself. */
+  #manager: Requests["hello"]["result"] | undefined;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    const lines = new LineSplitter({ line: (line) => this.#hear(JSON.parse(line) as ServerLine) });
+    socket.on("data", (chunk: Buffer) => lines.push(chunk));
+    socket.on("error", () => {});
+    socket.once("close", () => this.#ended());
+  }
+
+  /** A connection to the manager that runs, or undefined when none does. @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR: nobody there is to be trusted */
+  static async connect(runDir: RunDir): Promise<ControlClient | undefined> {
+    checkSocketPath(runDir);
+    refuseForeignManager(runDir);
+    const socket = createConnection(runDir.controlSocket);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("connect", resolve);
+        socket.once("error", reject);
+      });
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code !== undefined && NOBODY_LISTENS.has(code)) return undefined;
+      const denied = code === "EACCES" || code === "EPERM";
+      throw new ErofsNbdError(
+        denied ? "ERR_PERMISSION" : "ERR_CONTROL",
+        `cannot talk to the manager at ${runDir.controlSocket}: ${denied ? "permission denied" : code}`,
+        { hint: denied ? "run as root" : undefined, cause: error },
+      );
+    }
+    return new ControlClient(socket);
+  }
+
+  /**
+   * Asks the manager. An `imageFd` goes along with the request; it is only lent.
+   * @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away, or takes no descriptors
+   */
+  async request<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    imageFd?: number,
+  ): Promise<Requests[M]["result"]> {
+    const result = await (imageFd === undefined
+      ? this.#ask(method, params)
+      : this.#askWithDescriptor(method, params, imageFd));
+    if (method === "hello") this.#manager = result as Requests["hello"]["result"];
+    return result;
+  }
+
+  /** A manager of a former version would not notice the descriptor, and open what lies at the path for it. */
+  async #askWithDescriptor<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    imageFd: number,
+  ): Promise<Requests[M]["result"]> {
+    const { version, takesDescriptors } = this.#manager ?? (await this.request("hello", {}));
+    if (takesDescriptors !== true) {
+      throw new ErofsNbdError(
+        "ERR_CONTROL",
+        `cannot hand an image to the manager: it is of version ${version}, which opens images itself`,
+        { hint: "replace it by one of this version: erofs-nbd upgrade" },
+      );
+    }
+    const { sendWithDescriptor } = await import("../sys/sockets/descriptor-stream.ts");
+    return this.#ask(method, params, async (line) => {
+      let sent = 0;
+      while (sent === 0) {
+        // What goes past the stream must not get into the middle of what the stream still holds.
+        while (this.#socket.writableLength > 0 && !this.#gone) await nextTurn();
+        sent = sendWithDescriptor(descriptorOf(this.#socket), line, imageFd);
+        if (sent === 0) await sleep(RETRY_MS);
+      }
+      if (sent < line.length) this.#socket.write(line.subarray(sent));
+    });
+  }
+
+  #ask<M extends Method>(
+    method: M,
+    params: Requests[M]["params"],
+    send: (line: Uint8Array) => Promise<void> = async (line) => void this.#socket.write(line),
+  ): Promise<Requests[M]["result"]> {
+    const id = this.#nextId++;
+    return new Promise<Requests[M]["result"]>((resolve, reject) => {
+      if (this.#gone) return reject(managerGone());
+      this.#waiting.set(id, { resolve: (result) => resolve(result as Requests[M]["result"]), reject });
+      send(Buffer.from(`${JSON.stringify({ id, method, params }, this.#leftOut(method))}\n`)).catch(
+        (error: unknown) => {
+          this.#waiting.delete(id);
+          const isGone = (error as { errnoName?: unknown }).errnoName === "EPIPE";
+          reject(isGone ? managerGone() : (error as Error));
+        },
+      );
+    });
+  }
+
+  /** Managers of former versions refuse what they do not know, and go by a target's path alone. */
+  #leftOut(method: Method): ((key: string, value: unknown) => unknown) | undefined {
+    const isFormer = this.#manager !== undefined && this.#manager.takesDescriptors !== true;
+    return isFormer && (method === "detach" || method === "status")
+      ? (key, value) => (key === "seen" ? undefined : value)
+      : undefined;
+  }
+
+  /** Events from now on. `onEnd` is called when the manager goes away. */
+  async watch(onEvent: (event: DeviceEvent) => void, onEnd: () => void): Promise<void> {
+    this.#onEvent = onEvent;
+    this.#onEnd = onEnd;
+    await this.request("watch", {});
+  }
+
+  close(): void {
+    this.#onEnd = undefined;
+    this.#socket.destroy();
+  }
+
+  #hear(line: ServerLine): void {
+    // Lines that came in one go with it are to be heard, whatever the listener does.
+    if ("event" in line) return isolateListener(() => this.#onEvent?.(line.event));
+    const waiting = this.#waiting.get(line.id);
+    this.#waiting.delete(line.id);
+    if ("error" in line) waiting?.reject(new ControlError(line.error));
+    else waiting?.resolve(line.result);
+  }
+
+  #ended(): void {
+    this.#gone = true;
+    for (const waiting of this.#waiting.values()) waiting.reject(managerGone());
+    this.#waiting.clear();
+    this.#onEnd?.();
+  }
+}
+
+/** Node has no other name for it; what is written past a stream is for its owner to keep in order. */
+function descriptorOf(socket: Socket): number {
+  const { fd } = (socket as unknown as { readonly _handle: { readonly fd?: number } | null })._handle ?? {};
+  if (fd === undefined || fd < 0) throw managerGone();
+  return fd;
+}
+
+function managerGone(): ErofsNbdError {
+  return new ErofsNbdError("ERR_CONTROL", "cannot finish the request: the manager went away", {
+    hint: "ask again: a manager that starts anew finds its devices",
+  });
+}

@@ -1,0 +1,63 @@
+/**
+ * What users and programs call an attached device: one spelling for the command line and the library.
+ *
+ * Resolves paths; asks nobody whether such a device is attached.
+ */
+import { realpath, stat } from "node:fs/promises";
+import { resolve } from "node:path";
+import { ErofsNbdError } from "../errors.ts";
+import { MAX_INDEX } from "../limits.ts";
+import { pathView } from "../source/path-view.ts";
+import type { SeenTarget, Target } from "./protocol.ts";
+
+const INDEX = /^(0|[1-9]\d{0,15})$/;
+const DEVICE_NAME = /^(?:\/dev\/)?nbd(0|[1-9]\d*)$/;
+
+/** The index in nbd3, /dev/nbd3 or 3, however large; undefined for anything else. */
+export function deviceIndex(text: string): number | undefined {
+  const digits = INDEX.exec(text)?.[1] ?? DEVICE_NAME.exec(text)?.[1];
+  return digits === undefined ? undefined : Number(digits);
+}
+
+/**
+ * A device in any spelling; anything else is a path, of an image or a mount point, made absolute with its links
+ * resolved where it exists, and what lies there. `./3` is a path.
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export async function readTarget(text: string): Promise<Target> {
+  if (text === "") throw badTarget("an empty value", "a device, an image or a mount point");
+  const index = deviceIndex(text);
+  if (index !== undefined) {
+    if (index > MAX_INDEX) throw badTarget(text, `an index from 0 to ${MAX_INDEX}`);
+    return { index };
+  }
+  const absolute = resolve(text);
+  const seen = { view: pathView() ?? null, file: await fileAt(absolute) };
+  try {
+    return { path: await realpath(absolute), seen };
+  } catch {
+    // An image may have been removed while it is attached: its device can still be named by the path it had.
+    return { path: absolute, seen };
+  }
+}
+
+/** What tells a file from every other one on this machine; of a block device, which disk it is. */
+async function fileAt(path: string): Promise<SeenTarget["file"]> {
+  try {
+    const found = await stat(path, { bigint: true });
+    return { device: numberOf(found.isBlockDevice() ? found.rdev : found.dev), inode: `${found.ino}` };
+  } catch {
+    return null;
+  }
+}
+
+/** A device number as "major:minor", as the kernel spells it; glibc puts the two into one number (sysmacros.h). */
+export function numberOf(device: bigint): string {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xffff_f000n);
+  const minor = (device & 0xffn) | ((device >> 12n) & 0xffff_ff00n);
+  return `${major}:${minor}`;
+}
+
+function badTarget(got: string, wanted: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use target ${got}: wanted ${wanted}`);
+}

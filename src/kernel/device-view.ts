@@ -1,0 +1,46 @@
+/**
+ * The DeviceView of real life: sysfs, and reads by processes that can be lost.
+ *
+ * Supervisors, orphans and adoption get it by default; tests pass a view of their own making.
+ */
+import { type ProbeResult, probeDevice } from "./probe.ts";
+import {
+  backendOf,
+  configuringThread,
+  countsReads,
+  deviceSizeBytes,
+  findByBackend,
+  ioTimeoutMs,
+  readsInFlight,
+  setIoTimeout,
+} from "./sysfs.ts";
+
+/** What can be seen of a device without netlink. */
+export interface DeviceView {
+  /** The identifier that the kernel keeps with a device; undefined when it is not configured by netlink. */
+  backendOf(index: number): string | undefined;
+  /** Undefined when the device is not configured. */
+  configuringThread(index: number): number | undefined;
+  deviceSizeBytes(index: number): number | undefined;
+  findByBackend(identifier: string): number | undefined;
+  readsInFlight(index: number): number;
+  /** Whether the kernel keeps that number for the device (queue/iostats). */
+  countsReads(index: number): boolean;
+  /** The block layer's request timer in ms; undefined when there is no such device. */
+  ioTimeoutMs(index: number): number | undefined;
+  setIoTimeout(index: number, milliseconds: number): Promise<void>;
+  /** Reads the first block, in a process that can be lost. Never rejects. */
+  probe(index: number, signal: AbortSignal): Promise<ProbeResult>;
+}
+
+export const SYSFS_VIEW: DeviceView = {
+  backendOf,
+  configuringThread,
+  countsReads,
+  deviceSizeBytes,
+  findByBackend,
+  ioTimeoutMs,
+  readsInFlight,
+  setIoTimeout,
+  probe: probeDevice,
+};

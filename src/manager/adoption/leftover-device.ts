@@ -1,0 +1,182 @@
+/**
+ * A device that a dead manager left behind and that this one can end, but not give new links.
+ *
+ * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image cannot be found
+ * where it was; its old worker still has the right file open, so it is left to serve. Where none lives, the device
+ * waits for its image: whoever can open that hands it in, and the manager goes on with the device (`leave`). It
+ * shows in `status`, never blocks the image or the index for good, and goes when it is detached or ends by itself.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { EventEmitter } from "eventemitter3";
+import { ErofsNbdError } from "../../errors.ts";
+import { type DeviceView, SYSFS_VIEW } from "../../kernel/device-view.ts";
+import type { DeviceExactness } from "../../supervisor/device-exactness.ts";
+import type { DeviceState } from "../../supervisor/device-state.ts";
+import { disconnectByIoctl } from "../../supervisor/ioctl/ioctl-device.ts";
+import type { LinkDescription } from "../../supervisor/links/link-set.ts";
+import type {
+  DeviceCounters,
+  DeviceEvents,
+  DeviceHistory,
+  DeviceSettings,
+  FailoverOutcome,
+  ManagedDevice,
+} from "../../supervisor/managed-device.ts";
+import type { Image, NbdCommands } from "../../supervisor/ports.ts";
+import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
+import { NO_COUNTERS } from "../../worker-protocol/link-end.ts";
+import { type DeviceRecord, settingsOf } from "../records/records.ts";
+
+const WATCH_MS = 1000;
+const GONE_DEADLINE_MS = 5000;
+const POLL_MS = 20;
+
+/** Who may still serve an orphan, and why nobody else can be made to. */
+export interface LeftoverService {
+  readonly servers: readonly ProcessIdentity[];
+  readonly why: string;
+  /** It only needs its image back: why that cannot be found, and what to do. */
+  readonly awaits?: string | undefined;
+}
+
+/** How an orphan sees whether its device is still there. */
+export type LeftoverView = Pick<DeviceView, "backendOf" | "configuringThread">;
+
+export class LeftoverDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
+  readonly interface: "netlink" | "ioctl";
+  readonly settings: DeviceSettings;
+  readonly image: Image;
+  readonly index: number;
+  readonly clientPid: number | undefined;
+  readonly counters: DeviceCounters = {
+    ...NO_COUNTERS,
+    takeovers: 0,
+    reconnects: 0,
+    failedFailovers: 0,
+    handovers: 0,
+  };
+  readonly lastFailover: FailoverOutcome | null = null;
+  readonly exactness: DeviceExactness = { exact: null, imageChange: null };
+  readonly waitingMs = 0;
+  readonly silentMs = 0;
+  readonly history: DeviceHistory;
+  readonly #record: DeviceRecord;
+  readonly #service: LeftoverService;
+  readonly #nbd: () => Promise<NbdCommands>;
+  readonly #view: LeftoverView;
+  readonly #watch: NodeJS.Timeout;
+  #state: DeviceState = "serving";
+
+  constructor(
+    record: DeviceRecord,
+    index: number,
+    image: Image,
+    service: LeftoverService,
+    nbd: () => Promise<NbdCommands>,
+    view: LeftoverView = SYSFS_VIEW,
+  ) {
+    super();
+    this.interface = record.interface;
+    this.settings = settingsOf(record);
+    this.image = image;
+    this.index = index;
+    this.clientPid = record.client?.pid;
+    this.#record = record;
+    this.#service = service;
+    this.history = record.history;
+    this.#nbd = nbd;
+    this.#view = view;
+    if (this.isAwaitingImage) this.#state = "stalled";
+    this.#watch = setInterval(() => this.#look(), WATCH_MS);
+  }
+
+  /** Nobody serves it, and its image is all that it needs. */
+  get isAwaitingImage(): boolean {
+    return this.#service.awaits !== undefined && !this.#service.servers.some(isAlive);
+  }
+
+  get stalledReason(): string | null {
+    return this.#state === "stalled" ? (this.#service.awaits ?? null) : null;
+  }
+
+  /** Its record, for who goes on with the device: this object is not its owner any more. */
+  leave(): DeviceRecord {
+    clearInterval(this.#watch);
+    this.removeAllListeners();
+    return this.#record;
+  }
+
+  get state(): DeviceState {
+    return this.#state;
+  }
+
+  describeLinks(): LinkDescription[] {
+    const serving = this.#service.servers.find(isAlive);
+    return serving === undefined ? [] : [{ index: 0, state: "up", workerPid: serving.pid, generation: 1 }];
+  }
+
+  /** Its journals are its workers' alone. */
+  addLatenciesTo(): void {}
+
+  async attach(): Promise<number> {
+    throw new ErofsNbdError("ERR_INTERNAL", "cannot attach a device that exists already");
+  }
+
+  async enableAutoclear(): Promise<void> {
+    throw new ErofsNbdError(
+      "ERR_NOT_ATTACHED",
+      `cannot change nbd${this.index}: a former manager left it behind`,
+      {
+        hint: "detach it and attach its image again",
+      },
+    );
+  }
+
+  async detach(): Promise<void> {
+    if (this.#state === "detached") return;
+    const before = this.#state;
+    this.#become("detaching");
+    try {
+      // The index may be somebody else's by now.
+      if (!this.#exists()) return this.#release("detached");
+      if (this.interface === "ioctl") disconnectByIoctl(this.index);
+      else await (await this.#nbd()).disconnect(this.index);
+    } catch (error) {
+      this.#become(before);
+      throw error;
+    }
+    const end = performance.now() + GONE_DEADLINE_MS;
+    while (this.#exists() && performance.now() < end) await sleep(POLL_MS);
+    const { client } = this.#record;
+    if (client !== null && isAlive(client)) process.kill(client.pid, "SIGKILL");
+    this.#release("detached");
+  }
+
+  #exists(): boolean {
+    if (this.interface === "netlink") return this.#view.backendOf(this.index) === this.settings.identifier;
+    const { client } = this.#record;
+    return client !== null && isAlive(client) && this.#view.configuringThread(this.index) === client.pid;
+  }
+
+  #look(): void {
+    if (this.#state === "detaching") return;
+    if (!this.#exists()) return this.#release("it ended while no manager had it");
+    if (this.#state !== "serving" || this.#service.servers.some(isAlive)) return;
+    const { awaits, why } = this.#service;
+    this.#become(awaits === undefined ? "failed" : "stalled");
+    this.emit("stalled", awaits ?? `its worker died, and ${why}: detach it`);
+  }
+
+  #release(why: string): void {
+    if (this.#state === "detached") return;
+    clearInterval(this.#watch);
+    this.#become("detached");
+    this.emit("released", why);
+  }
+
+  #become(state: DeviceState): void {
+    const before = this.#state;
+    this.#state = state;
+    if (before !== state) this.emit("state", state, before);
+  }
+}

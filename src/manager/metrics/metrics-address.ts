@@ -1,0 +1,33 @@
+/**
+ * Where metrics may be listened for besides the unix socket: loopback addresses only, because nobody who reaches the port is
+ * asked who he is. Parsing alone; used by the command line and by whoever embeds a daemon.
+ */
+import { isIPv4, isIPv6 } from "node:net";
+import { ErofsNbdError } from "../../errors.ts";
+
+export interface LoopbackAddress {
+  /** An address of 127.0.0.0/8, or ::1. */
+  readonly host: string;
+  readonly port: number;
+}
+
+/** HOST:PORT, where HOST is «localhost», 127.x.x.x or [::1]. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+export function parseLoopbackAddress(option: string, text: string): LoopbackAddress {
+  const match = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  const given = match?.[1] ?? match?.[2] ?? "";
+  const host = given.toLowerCase() === "localhost" ? "127.0.0.1" : given;
+  if (match === null || port < 1 || port > 65_535 || host === "") {
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use ${option} ${text}: it must be HOST:PORT`, {
+      hint: "for instance 127.0.0.1:9809 or [::1]:9809",
+    });
+  }
+  const isLoopback = (isIPv4(host) && host.startsWith("127.")) || (isIPv6(host) && isIPv6Loopback(host));
+  if (isLoopback) return { host, port };
+  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use ${option} ${text}: it is not a loopback address`, {
+    hint: "listen on 127.0.0.1 or [::1], and let a proxy that asks who it is pass it on",
+  });
+}
+
+/** ::1, in any spelling. */
+const isIPv6Loopback = (host: string): boolean => /^(?:0{0,4}:){2,7}0{0,3}1$/.test(host);

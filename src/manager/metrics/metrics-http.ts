@@ -1,0 +1,41 @@
+/**
+ * The HTTP of `/metrics`: GET and HEAD, one answer, then the connection ends. Loaded with the first scrape.
+ *
+ * Connections are accepted elsewhere (metrics-server.ts), which also limits their number and time; here is what node:http
+ * makes of their bytes.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import { CONTENT_TYPE } from "./metrics-text.ts";
+
+/** A scraper sends a few hundred bytes. */
+const MAX_HEADER_BYTES = 8192;
+
+const renderers = new WeakMap<Socket, () => string>();
+
+const server: Server = createServer({ maxHeaderSize: MAX_HEADER_BYTES, keepAlive: false }, answer);
+
+/** Takes the connection over and answers its first request, whatever it is. */
+export function answerScrape(socket: Socket, render: () => string): void {
+  renderers.set(socket, render);
+  server.emit("connection", socket);
+}
+
+function answer(request: IncomingMessage, response: ServerResponse): void {
+  const { socket, method, url = "" } = request;
+  // What a body would hold is of no interest, and nobody waits for its end.
+  response.setHeader("Connection", "close");
+  const refuse = (status: number, text: string, headers: Record<string, string> = {}): void => {
+    response.writeHead(status, { "Content-Type": "text/plain", ...headers }).end(`${text}\n`);
+  };
+  if (url.split("?", 1)[0] !== "/metrics") return refuse(404, "only /metrics is here");
+  if (method !== "GET" && method !== "HEAD") return refuse(405, "only GET and HEAD", { Allow: "GET, HEAD" });
+  let text: string;
+  try {
+    text = renderers.get(socket)?.() ?? "";
+  } catch (error) {
+    return refuse(500, `cannot render metrics: ${error instanceof Error ? error.message : error}`);
+  }
+  response.writeHead(200, { "Content-Type": CONTENT_TYPE, "Content-Length": Buffer.byteLength(text) });
+  response.end(method === "HEAD" ? undefined : text);
+}

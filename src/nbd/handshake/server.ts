@@ -1,0 +1,284 @@
+/**
+ * The server's side of the NBD handshake (fixed newstyle) as a state machine without I/O: bytes in, bytes out, and at
+ * the end a result.
+ *
+ * Whoever listens feeds it: send `greeting`, hand every receive to `receive()`, send what it returns, look at `result`,
+ * and bring a deadline along, because a client may also say nothing at all. It never throws at what a client sent,
+ * never keeps more than one option of at most MAX_OPTION_BYTES, and never answers more than a bounded number of them.
+ *
+ * Source: the protocol's doc/proto.md, «Fixed newstyle negotiation» and «Option types».
+ */
+
+import { ByteQueue, concatBytes } from "../byte-queue.ts";
+import { checkExport, type NbdExport } from "./export.ts";
+import {
+  decodeText,
+  EXPORT_NAME_ZEROES,
+  encodeOptionReply,
+  encodeText,
+  IHAVEOPT,
+  MAX_STRING_BYTES,
+  NBD_FLAG_C_FIXED_NEWSTYLE,
+  NBD_FLAG_C_NO_ZEROES,
+  NBD_FLAG_FIXED_NEWSTYLE,
+  NBD_FLAG_NO_ZEROES,
+  NBD_INFO_BLOCK_SIZE,
+  NBD_INFO_DESCRIPTION,
+  NBD_INFO_EXPORT,
+  NBD_INFO_NAME,
+  NBD_OPT_ABORT,
+  NBD_OPT_EXPORT_NAME,
+  NBD_OPT_GO,
+  NBD_OPT_INFO,
+  NBD_OPT_LIST,
+  NBD_REP_ACK,
+  NBD_REP_ERR_INVALID,
+  NBD_REP_ERR_TOO_BIG,
+  NBD_REP_ERR_UNKNOWN,
+  NBD_REP_ERR_UNSUP,
+  NBD_REP_INFO,
+  NBD_REP_SERVER,
+  NBDMAGIC,
+  OPTION_HEADER_BYTES,
+  optionName,
+  quoteText,
+  u16Bytes,
+  u32Bytes,
+  u64Bytes,
+} from "./wire.ts";
+
+/** Longest option data accepted; a client that announces more is cut off (the protocol allows that for an attack). */
+export const MAX_OPTION_BYTES = 0x1_0000;
+
+/** Options a client may send, plus {@link OPTIONS_PER_EXPORT} for each export: enough to look at all of them. */
+export const MAX_OPTIONS = 64;
+
+/** See {@link MAX_OPTIONS}. */
+export const OPTIONS_PER_EXPORT = 4;
+
+/** How the handshake went. */
+export type ServerHandshakeResult =
+  | {
+      /** The client chose an export; requests follow, and {@link ServerHandshake.remainder} holds the first of them. */
+      readonly kind: "transmission";
+      /** The export's own name, also when the client asked for the default one. */
+      readonly exportName: string;
+      readonly transmissionFlags: number;
+      readonly noZeroes: boolean;
+      readonly export: NbdExport;
+    }
+  | {
+      /** Send what is left, then close the connection. */
+      readonly kind: "ended";
+      /** One line for the log. */
+      readonly reason: string;
+      /** Whether the client said goodbye properly (ABORT); otherwise it broke the protocol or wanted what is not here. */
+      readonly aborted: boolean;
+    };
+
+/** One client's handshake. */
+export class ServerHandshake {
+  readonly #exports: readonly NbdExport[];
+  readonly #queue = new ByteQueue();
+  readonly #out: Uint8Array[] = [];
+  #clientFlags: number | undefined;
+  #optionsLeft: number;
+  #result: ServerHandshakeResult | undefined;
+
+  /**
+   * @param exports what is offered; the empty name means the export of that name or else the first one
+   * @throws RangeError when an export's numbers break the protocol's rules, or two exports share a name
+   */
+  constructor(exports: readonly NbdExport[]) {
+    exports.forEach(checkExport);
+    if (new Set(exports.map((one) => one.name)).size !== exports.length) {
+      throw new RangeError("cannot offer NBD exports: two of them have the same name");
+    }
+    this.#exports = exports;
+    this.#optionsLeft = MAX_OPTIONS + OPTIONS_PER_EXPORT * exports.length;
+  }
+
+  /** What the server sends first, at once, without waiting for the client. */
+  get greeting(): Uint8Array {
+    return concatBytes([
+      u64Bytes(NBDMAGIC),
+      u64Bytes(IHAVEOPT),
+      u16Bytes(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES),
+    ]);
+  }
+
+  /** Undefined until the handshake is over. */
+  get result(): ServerHandshakeResult | undefined {
+    return this.#result;
+  }
+
+  /** Bytes a hasty client sent after its last option: the beginning of the transmission phase. */
+  get remainder(): Uint8Array {
+    return this.result?.kind === "transmission" ? this.#queue.rest : new Uint8Array(0);
+  }
+
+  /**
+   * Takes the next bytes from the client, in any split.
+   *
+   * @returns what to send now, possibly nothing; send it before acting on {@link result}
+   * @throws Error when the handshake is already over: a mistake of the caller
+   */
+  receive(bytes: Uint8Array): Uint8Array {
+    if (this.#result !== undefined) throw new Error("cannot take handshake bytes: the handshake is over");
+    this.#queue.push(bytes);
+    while (this.#result === undefined && this.#step());
+    return concatBytes(this.#out.splice(0));
+  }
+
+  /** Consumes one message; false when it is not complete yet. */
+  #step(): boolean {
+    if (this.#clientFlags === undefined) return this.#takeClientFlags();
+    if (this.#queue.length < OPTION_HEADER_BYTES) return false;
+    const option = this.#queue.u32(8);
+    const length = this.#queue.u32(12);
+    if (this.#queue.u64(0) !== IHAVEOPT) return this.#end("the client's option does not start with IHAVEOPT");
+    if (length > MAX_OPTION_BYTES) {
+      return this.#end(
+        `the client's ${optionName(option)} announces ${length} bytes, more than ${MAX_OPTION_BYTES}`,
+      );
+    }
+    if (this.#queue.length < OPTION_HEADER_BYTES + length) return false;
+    this.#queue.take(OPTION_HEADER_BYTES);
+    const data = this.#queue.take(length);
+    if (this.#optionsLeft-- === 0) return this.#end("the client sends options without end");
+    if (option !== NBD_OPT_EXPORT_NAME && (this.#clientFlags & NBD_FLAG_C_FIXED_NEWSTYLE) === 0) {
+      return this.#end(`the client sent ${optionName(option)} without agreeing on fixed newstyle`);
+    }
+    this.#answer(option, data);
+    return true;
+  }
+
+  #takeClientFlags(): boolean {
+    if (this.#queue.length < 4) return false;
+    const flags = this.#queue.u32(0);
+    const unknown = flags & ~(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
+    if (unknown !== 0) return this.#end(`the client set unknown flags 0x${(unknown >>> 0).toString(16)}`);
+    this.#queue.take(4);
+    this.#clientFlags = flags;
+    return true;
+  }
+
+  #answer(option: number, data: Uint8Array): void {
+    switch (option) {
+      case NBD_OPT_EXPORT_NAME:
+        return this.#enterByName(data);
+      case NBD_OPT_ABORT:
+        this.#reply(option, NBD_REP_ACK);
+        this.#result = { kind: "ended", reason: "the client aborted the handshake", aborted: true };
+        return;
+      case NBD_OPT_LIST:
+        return this.#list(data);
+      case NBD_OPT_INFO:
+      case NBD_OPT_GO:
+        return this.#inform(option, data);
+      default:
+        return this.#refuse(option, NBD_REP_ERR_UNSUP, `${optionName(option)} is not supported`);
+    }
+  }
+
+  /** EXPORT_NAME knows no error reply: what cannot be granted ends the session. */
+  #enterByName(data: Uint8Array): void {
+    const found = this.#find(decodeText(data));
+    if (found === undefined) {
+      this.#end(`there is no export named ${quoteText(decodeText(data))}`);
+      return;
+    }
+    this.#out.push(u64Bytes(BigInt(found.sizeBytes)), u16Bytes(found.transmissionFlags));
+    if (!this.#noZeroes) this.#out.push(new Uint8Array(EXPORT_NAME_ZEROES));
+    this.#enter(found);
+  }
+
+  #list(data: Uint8Array): void {
+    if (data.length > 0) return this.#refuse(NBD_OPT_LIST, NBD_REP_ERR_INVALID, "LIST takes no data");
+    for (const one of this.#exports) {
+      const name = encodeText(one.name);
+      this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, [
+        u32Bytes(name.length),
+        name,
+        encodeText(one.description ?? ""),
+      ]);
+    }
+    this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
+  }
+
+  /** INFO and GO: name length (4), name, number of requests (2), requests (2 each). */
+  #inform(option: number, data: Uint8Array): void {
+    const view = new DataView(data.buffer, data.byteOffset, data.length);
+    const nameLength = data.length < 6 ? Number.POSITIVE_INFINITY : view.getUint32(0);
+    if (nameLength > data.length - 6) {
+      return this.#refuse(option, NBD_REP_ERR_INVALID, "the name is longer than the option");
+    }
+    if (nameLength > MAX_STRING_BYTES) {
+      return this.#refuse(option, NBD_REP_ERR_TOO_BIG, `the name is longer than ${MAX_STRING_BYTES} bytes`);
+    }
+    const count = view.getUint16(4 + nameLength);
+    if (data.length !== 6 + nameLength + 2 * count) {
+      return this.#refuse(option, NBD_REP_ERR_INVALID, "the number of information requests is wrong");
+    }
+    const found = this.#find(decodeText(data.subarray(4, 4 + nameLength)));
+    if (found === undefined)
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, "there is no export of that name");
+    const wanted = new Set(
+      Array.from({ length: count }, (_, index) => view.getUint16(6 + nameLength + 2 * index)),
+    );
+    for (const info of infosOf(found, wanted)) this.#reply(option, NBD_REP_INFO, info);
+    this.#reply(option, NBD_REP_ACK);
+    if (option === NBD_OPT_GO) this.#enter(found);
+  }
+
+  get #noZeroes(): boolean {
+    return ((this.#clientFlags ?? 0) & NBD_FLAG_C_NO_ZEROES) !== 0;
+  }
+
+  #find(name: string): NbdExport | undefined {
+    return this.#exports.find((one) => one.name === name) ?? (name === "" ? this.#exports[0] : undefined);
+  }
+
+  #enter(chosen: NbdExport): void {
+    this.#result = {
+      kind: "transmission",
+      exportName: chosen.name,
+      transmissionFlags: chosen.transmissionFlags,
+      noZeroes: this.#noZeroes,
+      export: chosen,
+    };
+  }
+
+  #reply(option: number, type: number, data: readonly Uint8Array[] = []): void {
+    this.#out.push(encodeOptionReply(option, type, concatBytes(data)));
+  }
+
+  #refuse(option: number, type: number, text: string): void {
+    this.#reply(option, type, [encodeText(text)]);
+  }
+
+  #end(reason: string): false {
+    this.#result = { kind: "ended", reason, aborted: false };
+    return false;
+  }
+}
+
+/** The payloads of the NBD_REP_INFO replies for an export: what must be said, and what was asked for. */
+function infosOf(one: NbdExport, wanted: ReadonlySet<number>): Uint8Array[][] {
+  const infos = [
+    [u16Bytes(NBD_INFO_EXPORT), u64Bytes(BigInt(one.sizeBytes)), u16Bytes(one.transmissionFlags)],
+  ];
+  if (wanted.has(NBD_INFO_NAME)) infos.push([u16Bytes(NBD_INFO_NAME), encodeText(one.name)]);
+  if (wanted.has(NBD_INFO_DESCRIPTION) && one.description !== undefined) {
+    infos.push([u16Bytes(NBD_INFO_DESCRIPTION), encodeText(one.description)]);
+  }
+  if (wanted.has(NBD_INFO_BLOCK_SIZE)) {
+    infos.push([
+      u16Bytes(NBD_INFO_BLOCK_SIZE),
+      u32Bytes(one.minimumBlockBytes),
+      u32Bytes(one.preferredBlockBytes),
+      u32Bytes(one.maximumBlockBytes),
+    ]);
+  }
+  return infos;
+}

@@ -1,0 +1,80 @@
+/**
+ * Accepting connections on a listening socket, until closed. Used by the NBD server and the control socket.
+ *
+ * A process without free descriptors cannot accept, and a connection that stays in the queue would be reported over
+ * and over. So one descriptor is kept in reserve: it is given up for a moment to take such a connection and cut it.
+ */
+import { openSync } from "node:fs";
+import { ERRNO, errnoName } from "../errno.ts";
+import { accept, close } from "../libc.ts";
+import { type Watch, watchReadable } from "../watch.ts";
+
+export interface AcceptorEvents {
+  /** A new connection, non-blocking; belongs to the listener. */
+  connection(fd: number): void;
+  /** A connection was lost, and why. */
+  trouble(message: string): void;
+}
+
+const CONNECTIONS_AT_ONCE = 64;
+
+export class Acceptor {
+  readonly #listenFd: number;
+  readonly #events: AcceptorEvents;
+  readonly #watch: Watch;
+  #reserveFd: number;
+
+  /** Takes the listening socket over; it is non-blocking. */
+  constructor(listenFd: number, events: AcceptorEvents) {
+    this.#listenFd = listenFd;
+    this.#events = events;
+    this.#reserveFd = openReserve();
+    this.#watch = watchReadable(listenFd, () => this.#acceptAll());
+  }
+
+  /** Lets the process end all the same. */
+  unref(): void {
+    this.#watch.unref();
+  }
+
+  close(): void {
+    this.#watch.close();
+    close(this.#listenFd);
+    if (this.#reserveFd >= 0) close(this.#reserveFd);
+  }
+
+  #acceptAll(): void {
+    // The rest is told of again.
+    for (let left = CONNECTIONS_AT_ONCE; left > 0; left -= 1) {
+      const fd = accept(this.#listenFd);
+      if (fd >= 0) this.#events.connection(fd);
+      else if (fd === -ERRNO.EMFILE || fd === -ERRNO.ENFILE) {
+        if (!this.#turnAway(-fd)) return;
+      } else if (fd !== -ERRNO.EINTR && fd !== -ERRNO.ECONNABORTED) {
+        if (fd !== -ERRNO.EAGAIN) this.#events.trouble(`cannot accept a connection: ${errnoName(-fd)}`);
+        return;
+      }
+    }
+  }
+
+  /** Takes one connection with the reserve and cuts it. False when there was none, or no reserve. */
+  #turnAway(errno: number): boolean {
+    if (this.#reserveFd < 0) return false;
+    close(this.#reserveFd);
+    const fd = accept(this.#listenFd);
+    if (fd >= 0) close(fd);
+    this.#reserveFd = openReserve();
+    if (fd >= 0)
+      this.#events.trouble(`Cut a connection off: ${errnoName(errno)}, no descriptor is free for it`);
+    return fd >= 0;
+  }
+}
+
+/** -1 when not even this one can be had. */
+function openReserve(): number {
+  try {
+    return openSync("/dev/null", "r");
+  } catch {
+    return -1;
+  }
+}

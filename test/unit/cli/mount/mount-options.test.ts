@@ -1,0 +1,177 @@
+/**
+ * Mount option lists and calls of the mount helper: what is ours, what goes on to mount(8), what is refused.
+ */
+import { describe, expect, test } from "vitest";
+import { DEFAULTS, readAttachParams } from "../../../../src/cli/attach/attach-params.ts";
+import { readHelperCall } from "../../../../src/cli/mount/mount-call.ts";
+import type { MountRequest } from "../../../../src/cli/mount/mount-image.ts";
+import { NBD_OPTIONS, readMountOptions, splitOptions } from "../../../../src/cli/mount/mount-options.ts";
+import { ErofsNbdError } from "../../../../src/errors.ts";
+
+const read = (text: string) => readMountOptions(text, false);
+
+describe("options of a mount", () => {
+  test("none: read-only, and attach's defaults", () => {
+    expect(read("")).toEqual({
+      device: readAttachParams(DEFAULTS),
+      runDir: undefined,
+      forMount: ["ro"],
+      isRemount: false,
+      isNofail: false,
+      ignored: [],
+    });
+  });
+
+  test("every option of ours is taken out and used", () => {
+    const values: Record<string, string> = {
+      device: "nbd7",
+      connections: "3",
+      "block-size": "1024",
+      timeout: "30",
+      "dead-timeout": "60",
+      "io-timeout": "200",
+      "hang-timeout": "5000",
+      "run-dir": "/run/other",
+    };
+    const items = NBD_OPTIONS.map(({ name }) => `nbd.${name}=${values[name]}`);
+    const found = read(`noatime,${items.join(",")},nodev`);
+    expect(found.forMount).toEqual(["ro", "noatime", "nodev"]);
+    expect(found.runDir).toBe("/run/other");
+    expect(found.device).toEqual({
+      interface: "any",
+      index: 7,
+      connections: 3,
+      blockSizeBytes: 1024,
+      timeoutSeconds: 30,
+      deadTimeoutSeconds: 60,
+      ioTimeoutMs: 200,
+      hangTimeoutMs: 5000,
+    });
+  });
+
+  test("the last of several wins", () => {
+    expect(read("nbd.connections=2,nbd.connections=4").device.connections).toBe(4);
+  });
+
+  test("what fstab has beside goes on to mount(8), in its order; rw, ro and defaults say nothing new", () => {
+    const line = "rw,defaults,_netdev,auto,user,x-systemd.requires=a.service,comment=b,noatime,dax=never";
+    expect(read(line).forMount).toEqual([
+      "ro",
+      "_netdev",
+      "auto",
+      "user",
+      "x-systemd.requires=a.service",
+      "comment=b",
+      "noatime",
+      "dax=never",
+    ]);
+  });
+
+  test("nofail is ours to keep, remount is seen and goes on", () => {
+    expect(read("nofail,remount,noatime")).toMatchObject({
+      isNofail: true,
+      isRemount: true,
+      forMount: ["ro", "remount", "noatime"],
+    });
+  });
+
+  test("commas in quotes and behind a backslash belong to their value", () => {
+    expect(splitOptions('context="a:s0:c1,c2",,noatime,x-a=b\\,c,')).toEqual([
+      'context="a:s0:c1,c2"',
+      "noatime",
+      "x-a=b\\,c",
+    ]);
+  });
+
+  test.each([
+    ["nbd.conections=2", /nbd\.conections: there is no such option/],
+    ["nbd.constructor=2", /there is no such option/],
+    ["nbd.=2", /there is no such option/],
+    ["nbd.connections", /it needs a value: nbd\.connections=…/],
+    ["nbd.connections=", /nbd\.connections an empty value: wanted a whole number/],
+    ["nbd.connections=65", /nbd\.connections 65: wanted a whole number from 1 to 64/],
+    ["nbd.timeout=0", /nbd\.timeout 0: wanted whole seconds/],
+    ["nbd.block-size=1000", /nbd\.block-size 1000: wanted a power of two/],
+    ["nbd.device=sda", /nbd\.device sda: wanted an nbd device/],
+    ["nbd.hang-timeout=10", /nbd\.hang-timeout 10: wanted a whole number from 1500/],
+  ])("%s is refused", (text, message) => {
+    expect(() => read(text)).toThrow(message);
+    expect(() => read(text)).toThrow(ErofsNbdError);
+  });
+
+  test("sloppy: unknown ones are left out and named, bad values are refused all the same", () => {
+    const found = readMountOptions("nbd.conns=2,noatime,no-such,x-foo,cache_strategy=readahead", true);
+    expect(found.ignored).toEqual(["nbd.conns=2", "no-such"]);
+    expect(found.forMount).toEqual(["ro", "noatime", "x-foo", "cache_strategy=readahead"]);
+    expect(() => readMountOptions("nbd.connections=0", true)).toThrow(/nbd\.connections 0/);
+  });
+});
+
+/** The request of a call that is one. */
+function requestOf(...words: string[]): MountRequest {
+  const call = readHelperCall(words);
+  if (call.wants !== "mount") throw new Error(`It wants ${call.wants}`);
+  return call.request;
+}
+
+describe("calls of the helper", () => {
+  test("as mount(8) makes them, and with the flags in front or joined", () => {
+    const wanted = requestOf(
+      "/i",
+      "/d",
+      "-s",
+      "-f",
+      "-n",
+      "-v",
+      "-o",
+      "rw,noatime",
+      "-t",
+      "erofs.nbd",
+      "-N",
+      "7",
+    );
+    expect(wanted).toMatchObject({
+      image: "/i",
+      directory: "/d",
+      isFake: true,
+      withoutTable: true,
+      namespace: "7",
+      keepMounted: true,
+      options: { forMount: ["ro", "noatime"] },
+    });
+    expect(requestOf("-sfnv", "-N7", "-orw,noatime", "-terofs.nbd", "/i", "/d")).toEqual(wanted);
+    expect(requestOf("-svnfo", "rw", "/i", "-o", "noatime", "/d", "-N", "7")).toEqual(wanted);
+  });
+
+  test("several option lists are one", () => {
+    expect(requestOf("/i", "/d", "-o", "a,b", "-o", "c").options.forMount).toEqual(["ro", "a", "b", "c"]);
+  });
+
+  test("words may hold spaces, and begin with a dash behind --", () => {
+    expect(requestOf("/a b", "/c d")).toMatchObject({ image: "/a b", directory: "/c d" });
+    expect(requestOf("--", "-i", "-d")).toMatchObject({ image: "-i", directory: "-d" });
+  });
+
+  test("verbosity, help and version", () => {
+    expect(readHelperCall(["/i", "/d", "-v"])).toMatchObject({ wants: "mount", isVerbose: true });
+    expect(readHelperCall(["--help"])).toEqual({ wants: "help" });
+    expect(readHelperCall(["-V"])).toEqual({ wants: "version" });
+  });
+
+  test.each([
+    [[], /wanted IMAGE and DIR, got 0 words/],
+    [["/i"], /got 1 words/],
+    [["/i", "/d", "/e"], /got 3 words/],
+    [["", "/d"], /an empty IMAGE/],
+    [["/i", ""], /an empty DIR/],
+    [["/i", "/d", "-x"], /Unknown option '-x'/],
+    [["/i", "/d", "-sxv"], /Unknown option '-x'/],
+    [["/i", "/d", "-o"], /argument missing/],
+    [["/i", "/d", "-N", ""], /an empty NAMESPACE/],
+    [["/i", "/d", "-t", "ext4"], /type ext4: wanted erofs\.nbd or erofs/],
+    [["/i", "/d", "-o", "nbd.x=1"], /cannot use mount option nbd\.x/],
+  ])("%j is refused", (words, message) => {
+    expect(() => readHelperCall(words)).toThrow(message);
+    expect(() => readHelperCall(words)).toThrow(ErofsNbdError);
+  });
+});

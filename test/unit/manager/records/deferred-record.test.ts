@@ -1,0 +1,57 @@
+/** deferred-record.ts: written when nobody waits, and not much later than that otherwise. */
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { LateRecords } from "../../../../src/manager/records/deferred-record.ts";
+import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
+
+const [one, two] = ["one", "two"].map((name) => ({ name }) as unknown as ManagedDevice) as [
+  ManagedDevice,
+  ManagedDevice,
+];
+let isBusy: boolean;
+let written: ManagedDevice[];
+let records: LateRecords;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  isBusy = false;
+  written = [];
+  records = new LateRecords({
+    isBusy: () => isBusy,
+    write: async (device) => {
+      written.push(device);
+    },
+  });
+});
+afterEach(() => vi.useRealTimers());
+
+describe("a record that is behind", () => {
+  test("is written at once where no reads wait", () => {
+    records.note(one);
+    expect(written).toEqual([one]);
+  });
+
+  test("waits while reads do, once however often it changes, and goes with the others when that is over", () => {
+    isBusy = true;
+    for (const device of [one, two, one]) records.note(device);
+    expect(written).toEqual([]);
+    isBusy = false;
+    records.look();
+    expect(written).toEqual([one, two]);
+    vi.advanceTimersByTime(10_000);
+    expect(written).toHaveLength(2);
+  });
+
+  test("does not wait for a device that nobody can serve", () => {
+    isBusy = true;
+    records.note(one);
+    vi.advanceTimersByTime(1000);
+    expect(written).toEqual([one]);
+  });
+
+  test("is written by a manager that ends", async () => {
+    isBusy = true;
+    records.note(one);
+    await records.write();
+    expect(written).toEqual([one]);
+  });
+});

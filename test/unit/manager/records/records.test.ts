@@ -1,0 +1,209 @@
+/** records.ts: what survives which death, and which process is meant by a record. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { type NewRecord, RecordStore, settingsOf } from "../../../../src/manager/records/records.ts";
+import { identifyProcess, isAlive } from "../../../../src/sys/process-identity.ts";
+import { until } from "../../supervisor/waiting.ts";
+
+let directory: string;
+let store: RecordStore;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "erofs-nbd-records-"));
+  store = new RecordStore(directory);
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+const NO_HISTORY = {
+  past: { requests: 0, readBytes: 0, readErrors: 0 },
+  failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
+  lastFailover: null,
+};
+
+const record = (identifier: string, changes: Partial<NewRecord> = {}): NewRecord => ({
+  identifier,
+  interface: "netlink",
+  index: 3,
+  image: {
+    type: "file",
+    path: "/images/a.erofs",
+    identity: { kind: "file", device: "8:1", inode: "18446744073709551615", sizeBytes: 4096, mtimeNs: "-1" },
+  },
+  sizeBytes: 4096,
+  blockSizeBytes: 4096,
+  connections: 1,
+  timeoutSeconds: 0,
+  deadTimeoutSeconds: 86_400,
+  ioTimeoutMs: 1000,
+  hangTimeoutMs: 3000,
+  autoclear: false,
+  workers: [{ pid: 10, startTime: "77" }],
+  client: null,
+  lentTo: null,
+  history: NO_HISTORY,
+  ...changes,
+});
+
+const pathOf = (identifier: string): string => join(directory, `${identifier}.json`);
+
+describe("RecordStore", () => {
+  test("what is written is loaded, with this boot and this process; readable by nobody else", async () => {
+    await store.write(record("a"));
+    const { records, stale, unreadable } = store.load();
+    expect(records).toEqual([
+      {
+        ...record("a"),
+        version: 1,
+        bootId: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
+        manager: identifyProcess(process.pid),
+      },
+    ]);
+    expect([stale, unreadable]).toEqual([[], []]);
+    expect(statSync(pathOf("a")).mode & 0o777).toBe(0o600);
+    const [loaded] = records;
+    if (loaded === undefined) throw new Error("nothing was loaded");
+    expect(settingsOf(loaded)).toEqual({
+      identifier: "a",
+      sizeBytes: 4096,
+      connections: 1,
+      timeoutSeconds: 0,
+      deadTimeoutSeconds: 86_400,
+      ioTimeoutMs: 1000,
+      hangTimeoutMs: 3000,
+      autoclear: false,
+    });
+  });
+
+  test("a manager killed between writing and renaming: the old record counts, the rest is cleared", async () => {
+    await store.write(record("a", { index: null }));
+    writeFileSync(`${pathOf("a")}.new`, '{"version":1,"identifier":"a","ind');
+    writeFileSync(`${pathOf("never begun")}.new`, "");
+    expect(new RecordStore(directory).load().records).toMatchObject([{ identifier: "a", index: null }]);
+    expect(readdirSync(directory)).toEqual(["a.json"]);
+  });
+
+  test("a write that fails leaves the old record and nothing else", async () => {
+    await store.write(record("a", { index: 1 }));
+    mkdirSync(`${pathOf("a")}.new`);
+    await expect(store.write(record("a", { index: 2 }))).rejects.toMatchObject({
+      code: "ERR_RUN_DIR",
+      cause: { code: "EISDIR" },
+    });
+    expect(store.load().records).toMatchObject([{ index: 1 }]);
+    await store.write(record("a", { index: 3 }));
+    expect(store.load().records).toMatchObject([{ index: 3 }]);
+  });
+
+  test("writes of one record at the same time do not get into each other's way: the last one asked for stays", async () => {
+    await Promise.all(Array.from({ length: 20 }, (_, index) => store.write(record("a", { index }))));
+    expect(store.load().records).toMatchObject([{ index: 19 }]);
+    expect(readdirSync(directory)).toEqual(["a.json"]);
+  });
+
+  test("a removal comes after the writes asked for before it: the record does not rise again", async () => {
+    await Promise.all([
+      store.write(record("a")),
+      store.write(record("a")),
+      store.remove("a"),
+      store.write(record("b")),
+    ]);
+    expect(readdirSync(directory)).toEqual(["b.json"]);
+    await store.remove("not there");
+  });
+
+  test("a failed write does not block the next", async () => {
+    mkdirSync(`${pathOf("a")}.new`);
+    const both = await Promise.allSettled([
+      store.write(record("a")),
+      store.write(record("b")),
+      store.remove("a"),
+    ]);
+    expect(both.map(({ status }) => status)).toEqual(["rejected", "fulfilled", "fulfilled"]);
+  });
+
+  test("records of a former boot are told apart", async () => {
+    await store.write(record("a"));
+    const text = readFileSync(pathOf("a"), "utf8");
+    writeFileSync(pathOf("a"), text.replace(/"bootId": "[^"]*"/, '"bootId": "a former one"'));
+    const { records, stale } = store.load();
+    expect(records).toEqual([]);
+    expect(stale).toMatchObject([{ identifier: "a", bootId: "a former one" }]);
+  });
+
+  test("whatever cannot be understood is named and left alone, and hides nothing else", async () => {
+    await store.write(record("a"));
+    const good = JSON.parse(readFileSync(pathOf("a"), "utf8")) as object;
+    const bad: Record<string, string> = {
+      "not json": "{",
+      empty: "",
+      "version of the future": JSON.stringify({ ...good, identifier: "version of the future", version: 2 }),
+      "field missing": JSON.stringify({ ...good, identifier: "field missing", workers: undefined }),
+      "negative pid": JSON.stringify({
+        ...good,
+        identifier: "negative pid",
+        workers: [{ pid: -1, startTime: "1" }],
+      }),
+      "another's name": JSON.stringify({ ...good, identifier: "../../etc/something" }),
+    };
+    for (const [name, text] of Object.entries(bad)) writeFileSync(pathOf(name), text);
+    mkdirSync(pathOf("a directory"));
+    writeFileSync(join(directory, "README"), "not a record");
+    const { records, unreadable } = store.load();
+    expect(records).toMatchObject([{ identifier: "a" }]);
+    expect(unreadable.sort()).toEqual([...Object.keys(bad), "a directory"].map(pathOf).sort());
+    expect(readFileSync(pathOf("not json"), "utf8")).toBe("{");
+  });
+});
+
+describe("processes", () => {
+  test("this one is alive; the same pid with another start is not", () => {
+    const self = identifyProcess(process.pid);
+    if (self === undefined) throw new Error("this process has no identity");
+    expect(self.startTime).toMatch(/^\d+$/);
+    expect(isAlive(self)).toBe(true);
+    expect(isAlive({ ...self, startTime: `${Number(self.startTime) - 1}` })).toBe(false);
+  });
+
+  test("nobody has no identity", () => {
+    expect(identifyProcess(-1)).toBeUndefined();
+    expect(identifyProcess(2 ** 30)).toBeUndefined();
+    expect(isAlive({ pid: 2 ** 30, startTime: "1" })).toBe(false);
+  });
+
+  test("a name with parentheses and spaces does not shift the fields", async () => {
+    const child = spawn("bash", ["-c", 'echo -n "a) S (b" > /proc/self/comm; echo ready; read -r line'], {
+      stdio: ["pipe", "pipe", "ignore"],
+    });
+    await once(child.stdout, "data");
+    const found = identifyProcess(child.pid ?? 0);
+    expect(readFileSync(`/proc/${child.pid}/comm`, "utf8").trim()).toBe("a) S (b");
+    expect(found?.startTime).toMatch(/^\d{3,}$/);
+    expect(found !== undefined && isAlive(found)).toBe(true);
+    child.stdin.end("\n");
+    await once(child, "exit");
+    expect(found !== undefined && isAlive(found)).toBe(false);
+  });
+
+  test("a zombie is gone: its descriptors are closed", async () => {
+    // The shell starts a process that ends, and never asks for its status.
+    const parent = spawn("bash", ["-c", "sleep 0 & echo $!; exec sleep 1000"], {
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    const [output] = (await once(parent.stdout, "data")) as [Buffer];
+    const pid = Number(output.toString());
+    const state = (): string | undefined => {
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      return stat.slice(stat.lastIndexOf(")") + 2)[0];
+    };
+    await until("a zombie", () => state() === "Z");
+    const identity = identifyProcess(pid);
+    expect(identity?.pid).toBe(pid);
+    expect(identity !== undefined && isAlive(identity)).toBe(false);
+    parent.kill("SIGKILL");
+    await once(parent, "exit");
+  });
+});

@@ -1,0 +1,117 @@
+/**
+ * Replies that a socket did not take at once: in order, from buffers that are used again, from files that end.
+ */
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ReplyQueue } from "../../../src/serving/reply-queue.ts";
+import { SourceError } from "../../../src/source/source.ts";
+import { ERRNO } from "../../../src/sys/errno.ts";
+import { close, MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
+import { patternAt, sharedExtent } from "../../helpers/sources.ts";
+
+const MIB = 1 << 20;
+const HEADER = 16;
+const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-queue-"));
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+let queue: ReplyQueue;
+let ours: number;
+let peer: number;
+let file: number;
+beforeEach(() => {
+  [ours, peer] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
+  queue = new ReplyQueue(ours);
+  writeFileSync(join(directory, "file"), patternAt(0, MIB));
+  file = openSync(join(directory, "file"), "r");
+});
+afterEach(() => {
+  closeSync(file);
+  close(ours);
+  close(peer);
+});
+
+/** What has arrived, without a flush. */
+function arrived(): Buffer {
+  const piece = new Uint8Array(MIB);
+  const pieces: Buffer[] = [];
+  for (let got = 1; got > 0; ) {
+    got = recv(peer, piece, piece.length, MSG_DONTWAIT);
+    if (got > 0) pieces.push(Buffer.from(piece.subarray(0, got)));
+  }
+  return Buffer.concat(pieces);
+}
+
+/** Hears and flushes until nothing waits. */
+function drain(): Buffer {
+  const pieces = [arrived()];
+  while (!queue.isEmpty) {
+    expect(queue.flush()).toBe(0);
+    pieces.push(arrived());
+  }
+  return Buffer.concat(pieces);
+}
+
+describe("a reply queue", () => {
+  test("is empty for as long as the socket takes everything", () => {
+    expect(queue.sendBatch(patternAt(0, 1000), 500)).toBe(0);
+    expect(queue.sendOwned(patternAt(500, 500))).toBe(0);
+    expect(queue.sendFile(patternAt(1000, HEADER), sharedExtent(file, 1000 + HEADER), 1000)).toBe(0);
+    expect(queue.isEmpty).toBe(true);
+    expect(arrived().equals(patternAt(0, 2000 + HEADER))).toBe(true);
+  });
+
+  test("keeps what is left of a shared buffer, which may be used again at once", () => {
+    const shared = new Uint8Array(patternAt(0, MIB));
+    queue.sendBatch(shared, MIB);
+    expect(queue.isEmpty).toBe(false);
+    shared.fill(0);
+    expect(drain().equals(patternAt(0, MIB))).toBe(true);
+  });
+
+  test("keeps everything in the order in which it was sent", () => {
+    const parts: (() => number)[] = [
+      () => queue.sendOwned(patternAt(0, 300_000)),
+      () => queue.sendFile(patternAt(300_000, HEADER), sharedExtent(file, 300_016), 400_000),
+      () => queue.sendBatch(patternAt(700_016, 100), 100),
+      () => queue.sendFile(patternAt(700_116, HEADER), sharedExtent(file, 700_132), MIB - 700_132),
+    ];
+    expect(parts.map((send) => send())).toEqual([0, 0, 0, 0]);
+    expect([queue.isEmpty, queue.needsFile]).toEqual([false, true]);
+    expect(drain().equals(patternAt(0, MIB))).toBe(true);
+    expect([queue.isEmpty, queue.needsFile]).toEqual([true, false]);
+  });
+
+  test.each([
+    ["at once", 1000],
+    ["after a while", 900_000],
+  ])(
+    "throws where the file ends inside a reply, %s, having sent only the header and what the file had",
+    (_, lengthBytes) => {
+      const offsetBytes = MIB - lengthBytes + 100;
+      const header = patternAt(offsetBytes - HEADER, HEADER);
+      const heard: Buffer[] = [];
+      expect(() => {
+        queue.sendFile(header, sharedExtent(file, offsetBytes), lengthBytes);
+        while (!queue.isEmpty) {
+          heard.push(arrived());
+          queue.flush();
+        }
+      }).toThrow(SourceError);
+      heard.push(arrived());
+      expect(Buffer.concat(heard).equals(patternAt(offsetBytes - HEADER, HEADER + lengthBytes - 100))).toBe(
+        true,
+      );
+    },
+  );
+
+  test("reports a peer that is gone as a negative errno, queued or not", () => {
+    queue.sendOwned(patternAt(0, MIB));
+    close(peer);
+    peer = -1;
+    expect(queue.flush()).toBe(-ERRNO.EPIPE);
+    expect(new ReplyQueue(ours).sendOwned(patternAt(0, 10))).toBe(-ERRNO.EPIPE);
+    expect(new ReplyQueue(ours).sendFile(patternAt(0, HEADER), sharedExtent(file, 0), 10)).toBe(-ERRNO.EPIPE);
+  });
+});

@@ -1,0 +1,86 @@
+// @ts-check
+/**
+ * Which folder of src/ may import from which: the table, and the rules of biome.json made from it.
+ *
+ * `node tools/import-rules.mjs --write` writes biome.json anew; `npm test` fails where the two differ. A folder that the
+ * table does not name may be imported by nobody.
+ */
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+const BIOME = fileURLToPath(new URL("../biome.json", import.meta.url));
+
+/** Files at the root of src/ that a room without them lives without, because it is used alone or loaded everywhere. */
+const LEAVES = ["errors", "limits", "version", "program-files"];
+
+/**
+ * A room below src/, what it may import of the others (a room, or a file of it), and of the leaves. Downward only.
+ * @type {readonly { room: string, rooms: readonly string[], leaves?: readonly string[], koffi?: true }[]}
+ */
+export const ROOMS = [
+  { room: "text", rooms: [], leaves: [] },
+  { room: "log", rooms: ["text", "sys"], leaves: ["version"] },
+  { room: "sys", rooms: [], leaves: [], koffi: true },
+  { room: "kernel", rooms: ["log", "sys", "netlink/index.ts"] },
+  { room: "nbd", rooms: [], leaves: [] },
+  { room: "journal", rooms: ["nbd", "sys"], leaves: [] },
+  { room: "source", rooms: ["sys"] },
+  { room: "erofs", rooms: ["sys"] },
+  { room: "worker-protocol", rooms: ["source"] },
+  { room: "serving", rooms: ["worker-protocol", "journal", "nbd", "source", "sys"] },
+  { room: "worker", rooms: ["serving", "worker-protocol", "journal", "nbd", "source", "sys"] },
+  { room: "supervisor", rooms: ["worker-protocol", "kernel", "nbd", "source", "sys", "netlink/index.ts"] },
+  { room: "pool", rooms: ["supervisor", "worker-protocol", "journal", "source", "sys"] },
+  { room: "control", rooms: ["supervisor", "source", "sys"] },
+  {
+    room: "manager",
+    rooms: [
+      ...["control", "pool", "supervisor", "worker-protocol", "kernel", "journal", "erofs", "source"],
+      ...["sys", "log", "netlink/index.ts"],
+    ],
+  },
+  { room: "library", rooms: ["manager", "control", "supervisor", "source", "log"] },
+  { room: "chaos", rooms: ["control", "kernel/sysfs.ts", "source", "sys", "text"] },
+  {
+    room: "cli",
+    rooms: [
+      ...["chaos", "manager", "control", "serving", "supervisor", "worker-protocol", "kernel", "erofs"],
+      ...["source", "sys", "log", "text", "netlink/index.ts"],
+    ],
+  },
+];
+
+const NAMES = [...ROOMS.map(({ room }) => room), "netlink"];
+
+/** Why a room may not import what it tried to. @param {(typeof ROOMS)[number]} rule */
+const messageOf = ({ room, rooms }) =>
+  `src/${room} may import: ${rooms.length === 0 ? "nothing" : rooms.join(", ")} (see tools/import-rules.mjs)`;
+
+/** @param {(typeof ROOMS)[number]} rule */
+function overrideOf(rule) {
+  const { room, rooms, leaves = LEAVES, koffi } = rule;
+  const files = rooms.filter((name) => name.endsWith(".ts"));
+  const group = [
+    ...(koffi === true ? [] : ["koffi"]),
+    ...NAMES.filter((name) => name !== room && !rooms.includes(name)).map((name) => `**/${name}/**`),
+    ...LEAVES.filter((name) => !leaves.includes(name)).map((name) => `**/../${name}.ts`),
+    "**/../index.ts",
+    ...files.map((name) => `!**/${name}`),
+  ];
+  const options = { patterns: [{ group, message: messageOf(rule) }] };
+  const noRestrictedImports = { level: "error", options };
+  return { includes: [`src/${room}/**`], linter: { rules: { style: { noRestrictedImports } } } };
+}
+
+/** biome.json with the rules of the table in the place of those that it has. @param {string} text */
+export function withRules(text) {
+  const rules = JSON.parse(text);
+  const others = rules.overrides.filter(
+    (/** @type {{ includes: string[] }} */ { includes }) => !includes.some((one) => one.startsWith("src/")),
+  );
+  return { ...rules, overrides: [...ROOMS.map(overrideOf), ...others] };
+}
+
+if (process.argv[2] === "--write") {
+  writeFileSync(BIOME, `${JSON.stringify(withRules(readFileSync(BIOME, "utf8")), undefined, 2)}\n`);
+}
