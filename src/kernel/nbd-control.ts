@@ -1,37 +1,72 @@
 /**
- * The manager's one connection to the kernel's nbd family: opened when first needed, events handed to the devices.
+ * The manager's one connection to the kernel's nbd family, and the commands that it has not answered yet.
  *
- * One NbdNetlink serves all devices, because the kernel runs one nbd command at a time anyway (genl_mutex); it
- * queues them and says when one has been stuck inside the driver for long.
+ * Supervisors send their commands through it and leftover devices their DISCONNECT. The connection is opened by the
+ * first command. One NbdNetlink serves all devices, because the kernel runs one nbd command at a time (genl_mutex).
  */
-import { NbdNetlink, NetlinkError } from "../../netlink/index.ts";
+import {
+  type NbdConnectOptions,
+  NbdNetlink,
+  type NbdNetlinkOptions,
+  type NbdReconfigureOptions,
+  NetlinkError,
+} from "../../netlink/index.ts";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log/log.ts";
 import { isNbdLoaded } from "./sysfs.ts";
 
+/** Receives the kernel's nbd events. */
 export interface KernelListener {
+  /** A socket of this device died. */
   linkDead(index: number): void;
-  /** Messages were lost: look at every device. */
+  /** Events may have been lost: every device has to be checked. */
   resynchronise(): void;
+}
+
+/** A device as the kernel knows it: `backendIdentifier` is the text given at CONNECT. */
+export interface ConnectedDevice {
+  readonly index: number;
+  readonly backendIdentifier: string;
 }
 
 export class NbdControl {
   readonly #log: Log;
   readonly #listener: KernelListener;
+  readonly #openTransport: NbdNetlinkOptions["openTransport"];
   #opening: Promise<NbdNetlink> | undefined;
+  /** The number of unanswered commands of each device, by backend identifier. */
+  readonly #pending = new Map<string, number>();
 
-  constructor(log: Log, listener: KernelListener) {
+  /** `openTransport` is for tests; the kernel's by default. */
+  constructor(log: Log, listener: KernelListener, openTransport?: NbdNetlinkOptions["openTransport"]) {
     this.#log = log;
     this.#listener = listener;
+    this.#openTransport = openTransport;
   }
 
-  /** The family, with the event subscription running. @throws ErofsNbdError ERR_NO_NBD, ERR_NO_NETLINK; NetlinkError */
-  family(): Promise<NbdNetlink> {
-    this.#opening ??= this.#open().catch((error: unknown) => {
-      this.#opening = undefined;
-      throw error;
-    });
-    return this.#opening;
+  /** Opens the connection unless it is open. @throws ErofsNbdError ERR_NO_NBD, ERR_NO_NETLINK; NetlinkError */
+  async open(): Promise<void> {
+    await this.#family();
+  }
+
+  /** @throws ErofsNbdError, NetlinkError; see `open` and NbdNetlink */
+  connect(options: NbdConnectOptions): Promise<{ index: number }> {
+    return this.#run(options.backendIdentifier, (family) => family.connect(options));
+  }
+
+  /** @throws ErofsNbdError, NetlinkError; see `open` and NbdNetlink */
+  reconfigure(options: NbdReconfigureOptions): Promise<void> {
+    return this.#run(options.backendIdentifier, (family) => family.reconfigure(options));
+  }
+
+  /** The kernel does not compare the identifier: callers do. @throws ErofsNbdError, NetlinkError */
+  disconnect({ index, backendIdentifier }: ConnectedDevice): Promise<void> {
+    return this.#run(backendIdentifier, (family) => family.disconnect(index));
+  }
+
+  /** Whether a command of this device is unanswered. */
+  isBusyWith(backendIdentifier: string): boolean {
+    return this.#pending.has(backendIdentifier);
   }
 
   async close(): Promise<void> {
@@ -39,8 +74,29 @@ export class NbdControl {
     await family?.close();
   }
 
-  async #open(): Promise<NbdNetlink> {
+  async #run<T>(backendIdentifier: string, command: (family: NbdNetlink) => Promise<T>): Promise<T> {
+    this.#pending.set(backendIdentifier, (this.#pending.get(backendIdentifier) ?? 0) + 1);
+    try {
+      return await command(await this.#family());
+    } finally {
+      const left = (this.#pending.get(backendIdentifier) ?? 1) - 1;
+      if (left > 0) this.#pending.set(backendIdentifier, left);
+      else this.#pending.delete(backendIdentifier);
+    }
+  }
+
+  /** The family, with the event subscription running. A failed opening is tried again by the next caller. */
+  #family(): Promise<NbdNetlink> {
+    this.#opening ??= this.#openFamily().catch((error: unknown) => {
+      this.#opening = undefined;
+      throw error;
+    });
+    return this.#opening;
+  }
+
+  async #openFamily(): Promise<NbdNetlink> {
     const family = new NbdNetlink({
+      openTransport: this.#openTransport,
       onStuck: ({ command, elapsedMs }) =>
         this.#log.warn(`The kernel has been busy with ${command} for ${elapsedMs} ms`, {
           command,
@@ -50,7 +106,7 @@ export class NbdControl {
     try {
       await family.linkDeadEvents((event) => {
         if (event.type === "link-dead") return this.#listener.linkDead(event.index);
-        this.#log.warn(`Kernel events may have been lost (${event.reason}): looking at every device`);
+        this.#log.warn(`Kernel events may have been lost (${event.reason}): checking every device`);
         this.#listener.resynchronise();
       });
       return family;
@@ -61,7 +117,7 @@ export class NbdControl {
   }
 }
 
-/** A missing family means two different things: no driver at all, or one that is too old or out of reach. */
+/** A missing family has two causes: no driver, or a driver that is too old or out of reach. */
 function explainMissingFamily(error: unknown): unknown {
   if (!(error instanceof NetlinkError) || error.code !== "ERR_NETLINK_NO_FAMILY") return error;
   if (!isNbdLoaded()) {

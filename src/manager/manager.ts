@@ -49,7 +49,7 @@ import type { DeviceState } from "../supervisor/device-state.ts";
 import { IoctlDevice } from "../supervisor/ioctl/ioctl-device.ts";
 import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
 import { NetlinkDevice } from "../supervisor/netlink-device.ts";
-import type { Image, NbdCommands } from "../supervisor/ports.ts";
+import type { Image } from "../supervisor/ports.ts";
 import { close, duplicate } from "../sys/libc.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "../sys/process-identity.ts";
 import { adoptDevices } from "./adoption/adoption.ts";
@@ -192,7 +192,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     clearJournals(this.#runDir.journals, links);
     this.#notes = await adoptDevices(this.#records, {
       log: this.#log,
-      nbd: () => this.#kernel.family(),
+      nbd: this.#kernel,
       links,
       metPids: met.map(({ pid }) => pid),
       silent,
@@ -208,12 +208,8 @@ export class Manager extends EventEmitter<ManagerEvents> {
     index: number,
     found: readonly PooledFoundLink[],
   ): Promise<void> {
-    const device: NetlinkDevice = new NetlinkDevice(
-      settingsOf(record),
-      image,
-      this.#lazyNbd(),
-      this.#pool,
-      () => this.#persist(device),
+    const device: NetlinkDevice = new NetlinkDevice(settingsOf(record), image, this.#kernel, this.#pool, () =>
+      this.#persist(device),
     );
     this.#own(device);
     if (record.lentTo !== null) void this.#awaitBorrower(device, record.lentTo);
@@ -528,7 +524,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     const persist = (): Promise<void> => this.#persist(device);
     const device: ManagedDevice =
       how === "netlink"
-        ? new NetlinkDevice(settings, image, this.#lazyNbd(), this.#pool, persist)
+        ? new NetlinkDevice(settings, image, this.#kernel, this.#pool, persist)
         : new IoctlDevice(settings, image, this.#pool, persist);
     this.#own(device);
     return device;
@@ -621,20 +617,10 @@ export class Manager extends EventEmitter<ManagerEvents> {
     await this.#records.write(record);
   }
 
-  #lazyNbd(): NbdCommands {
-    const family = () => this.#kernel.family();
-    return {
-      connect: async (options) => (await family()).connect(options),
-      reconfigure: async (options) => (await family()).reconfigure(options),
-      disconnect: async (index) => (await family()).disconnect(index),
-      status: async (index) => (await family()).status(index),
-    };
-  }
-
   async #chooseInterface(params: AttachParams): Promise<{ interface: "netlink" | "ioctl"; notes: string[] }> {
     if (params.interface === "ioctl") return { interface: "ioctl", notes: [] };
     try {
-      await this.#kernel.family();
+      await this.#kernel.open();
       return { interface: "netlink", notes: [] };
     } catch (error) {
       const mayFallBack = params.interface === "any" && !params.forMount;

@@ -58,7 +58,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
   readonly clientPid = undefined;
   readonly settings: DeviceSettings;
   readonly image: Image;
-  readonly #vigil = new ProgressTracker();
+  readonly #progress: ProgressTracker;
   readonly #nbd: NbdCommands;
   readonly #view: DeviceView;
   readonly #timing: FailoverTiming;
@@ -104,7 +104,8 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
     super();
     this.settings = settings;
     this.image = image;
-    this.#nbd = this.#vigil.watch(nbd);
+    this.#nbd = nbd;
+    this.#progress = new ProgressTracker(nbd, settings.identifier);
     this.#view = surroundings.view ?? SYSFS_VIEW;
     this.#timing = surroundings.timing ?? FAILOVER_TIMING;
     this.#readyDeadlineMs = surroundings.readyDeadlineMs ?? READY_DEADLINE_MS;
@@ -155,7 +156,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
   }
 
   get silentMs(): number {
-    return this.#state === "serving" || this.#state === "detached" ? 0 : this.#vigil.silentMs;
+    return this.#state === "serving" || this.#state === "detached" ? 0 : this.#progress.silentMs;
   }
 
   describeLinks(): LinkDescription[] {
@@ -186,7 +187,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
       // From here on a dying link is a failover: nothing below may be what that failover waits for.
       this.#dispatch("connected");
       await this.#persist();
-      this.#vigil.step();
+      this.#progress.step();
       await this.#view.setIoTimeout(index, this.settings.ioTimeoutMs);
       const wanted = { index, sizeBytes: this.settings.sizeBytes, deadlineMs: this.#readyDeadlineMs };
       await waitUntilReadable(wanted, this.#view, this.#life.signal);
@@ -265,11 +266,9 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
     this.settings.autoclear = true;
     try {
       await this.#persist();
-      await this.#nbd.reconfigure({
-        index,
-        backendIdentifier: this.settings.identifier,
-        ...this.#kernelSettings(),
-      });
+      await this.#nbd
+        .reconfigure({ index, backendIdentifier: this.settings.identifier, ...this.#kernelSettings() })
+        .finally(() => this.#progress.step());
     } catch (error) {
       // Or the next failover would set in silence what the caller was told has failed.
       this.settings.autoclear = false;
@@ -292,7 +291,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
   #dispatch(event: DeviceEvent): void {
     const before = this.#state;
     const { next, effects } = transition(before, event);
-    this.#vigil.step();
+    this.#progress.step();
     this.#state = next;
     if (next !== before) this.emit("state", next, before);
     for (const effect of effects) this.#effects[effect]();
@@ -324,7 +323,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
   async #connect(requestedIndex: number | undefined): Promise<number> {
     const sockets: number[] = [];
     for (const slot of this.#links.deadSlots) {
-      this.#vigil.step();
+      this.#progress.step();
       const request = { ...this.#linkRequest(slot), spread: slot > 0 };
       sockets.push(await this.#links.replace(slot, request, AbortSignal.timeout(READY_DEADLINE_MS)));
     }
@@ -343,6 +342,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
     // EBUSY comes before the sockets are looked at, so they serve for the next attempt as well.
     const { index } = await pRetry(() => this.#nbd.connect(request), {
       ...BUSY_RETRIES,
+      onFailedAttempt: () => this.#progress.step(),
       shouldRetry: ({ error }) => this.#isMerelyOpen(error, requestedIndex),
     });
     return index;
@@ -472,7 +472,7 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
       settings: () => this.#kernelSettings(),
       linkRequest: (slot: number) => this.#linkRequest(slot),
       linkDeadCount: () => this.#linkDeadCount,
-      step: () => this.#vigil.step(),
+      step: () => this.#progress.step(),
       beforeHandover: () => this.#persistIfPossible(),
       tookOver: (unanswered: number) => running.found(unanswered),
       waiting: (why: string) => this.#announceStall(why),
@@ -534,7 +534,11 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
     const index = this.#connectedIndex();
     try {
       // The index may be somebody else's by now; the kernel compares nothing on DISCONNECT, so we do.
-      if (this.#view.backendOf(index) === this.settings.identifier) await this.#nbd.disconnect(index);
+      const { identifier } = this.settings;
+      if (this.#view.backendOf(index) === identifier) {
+        await this.#nbd.disconnect({ index, backendIdentifier: identifier });
+        this.#progress.step();
+      }
     } catch (error) {
       this.#dispatch("disconnect-refused");
       throw error;

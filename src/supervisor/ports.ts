@@ -4,13 +4,13 @@
  *
  * The manager passes NbdNetlink and its worker pool; tests pass what they like. Types only.
  */
-import type { NbdNetlink } from "../../netlink/index.ts";
+import type { NbdControl } from "../kernel/nbd-control.ts";
 import type { Exactness } from "../source/exactness.ts";
 import type { SourceSpec } from "../source/source-spec.ts";
 import type { LinkCounters, LinkEnd } from "../worker-protocol/link-end.ts";
 
-/** The part of the nbd generic-netlink family that a supervisor uses. */
-export type NbdCommands = Pick<NbdNetlink, "connect" | "reconfigure" | "disconnect" | "status">;
+/** What a supervisor uses of the connection to the nbd family. */
+export type NbdCommands = Pick<NbdControl, "connect" | "reconfigure" | "disconnect" | "isBusyWith">;
 
 /** What is served on a device's links. */
 export interface Image {

@@ -1,43 +1,29 @@
 /**
- * Whether a device that is between two states is being worked on: the proof behind a service's watchdog.
+ * How long a device that is between two states has made no progress: the basis of the service's watchdog.
  *
- * The supervisor says `step` at each thing it does; each has a deadline of its own, so that none should be far from the
- * one before. Time in which the kernel has a command and does not answer is not held against it: a manager that starts
- * anew would only queue behind the same command. Keeps the books, ends nothing.
+ * NetlinkDevice and its failover call `step` at each action. Each action has a deadline of its own, so steps are
+ * never far apart. Time in which the kernel has a command does not count: a restarted manager would queue behind the
+ * same command. The tracker only measures; it ends nothing.
  */
 import type { NbdCommands } from "./ports.ts";
 
 export class ProgressTracker {
+  readonly #nbd: Pick<NbdCommands, "isBusyWith">;
+  readonly #identifier: string;
   #steppedAt: number = performance.now();
-  #commands = 0;
 
-  /** Something was begun, or is over. */
+  constructor(nbd: Pick<NbdCommands, "isBusyWith">, identifier: string) {
+    this.#nbd = nbd;
+    this.#identifier = identifier;
+  }
+
+  /** An action begins or is over. */
   step(): void {
     this.#steppedAt = performance.now();
   }
 
-  /** For how long nothing was done, in milliseconds; 0 while the kernel has the word. */
+  /** Milliseconds since the last step; 0 while the kernel has a command of this device. */
   get silentMs(): number {
-    return this.#commands > 0 ? 0 : performance.now() - this.#steppedAt;
-  }
-
-  /** The same commands; while one runs, the kernel has the word. */
-  watch(nbd: NbdCommands): NbdCommands {
-    return {
-      connect: (options) => this.#during(nbd.connect(options)),
-      reconfigure: (options) => this.#during(nbd.reconfigure(options)),
-      disconnect: (index) => this.#during(nbd.disconnect(index)),
-      status: (index) => this.#during(nbd.status(index)),
-    };
-  }
-
-  async #during<T>(command: Promise<T>): Promise<T> {
-    this.#commands += 1;
-    try {
-      return await command;
-    } finally {
-      this.#commands -= 1;
-      this.step();
-    }
+    return this.#nbd.isBusyWith(this.#identifier) ? 0 : performance.now() - this.#steppedAt;
   }
 }

@@ -24,7 +24,7 @@ import { LeftoverDevice } from "./leftover-device.ts";
 
 export interface AdoptionContext {
   readonly log: Log;
-  readonly nbd: () => Promise<NbdCommands>;
+  readonly nbd: Pick<NbdCommands, "disconnect">;
   /** Links that former managers' workers have told of. */
   readonly links: readonly PooledFoundLink[];
   /** Those workers: they are ours now, and not to be ended. */

@@ -62,7 +62,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
   readonly history: DeviceHistory;
   readonly #record: DeviceRecord;
   readonly #service: LeftoverService;
-  readonly #nbd: () => Promise<NbdCommands>;
+  readonly #nbd: Pick<NbdCommands, "disconnect">;
   readonly #view: LeftoverView;
   readonly #watch: NodeJS.Timeout;
   #state: DeviceState = "serving";
@@ -72,7 +72,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     index: number,
     image: Image,
     service: LeftoverService,
-    nbd: () => Promise<NbdCommands>,
+    nbd: Pick<NbdCommands, "disconnect">,
     view: LeftoverView = SYSFS_VIEW,
   ) {
     super();
@@ -140,7 +140,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
       // The index may be somebody else's by now.
       if (!this.#exists()) return this.#release("detached");
       if (this.interface === "ioctl") disconnectByIoctl(this.index);
-      else await (await this.#nbd()).disconnect(this.index);
+      else await this.#nbd.disconnect({ index: this.index, backendIdentifier: this.settings.identifier });
     } catch (error) {
       this.#become(before);
       throw error;

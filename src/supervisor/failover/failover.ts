@@ -154,7 +154,9 @@ async function handOver(
     // Its last user has closed it meanwhile: asking would only make the kernel complain.
     if (context.view.backendOf(index) !== identifier)
       throw new AbortError(new DeviceEndedError(describeGone(index)));
-    await context.nbd.reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() });
+    await context.nbd
+      .reconfigure({ index, backendIdentifier: identifier, sockets, ...context.settings() })
+      .finally(context.step);
     taken = true;
   } catch (error) {
     if (!isRefusedForGood(error)) throw error;

@@ -9,6 +9,7 @@ import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type NbdConnectOptions, type NbdReconfigureOptions, NetlinkError } from "../../../netlink/index.ts";
 import type { DeviceView } from "../../../src/kernel/device-view.ts";
+import type { ConnectedDevice } from "../../../src/kernel/nbd-control.ts";
 import type { ProbeResult } from "../../../src/kernel/probe.ts";
 import type { NbdCommands } from "../../../src/supervisor/ports.ts";
 import {
@@ -66,6 +67,8 @@ export class FakeKernel implements NbdCommands, DeviceView {
   /** A read by anybody reaches its link. */
   readsArrive = true;
   #reconfiguring = 0;
+  /** Commands that are not answered yet. */
+  #pending = 0;
   readonly #server: FakeLinkServer;
 
   constructor(server: FakeLinkServer, index = 7) {
@@ -74,6 +77,13 @@ export class FakeKernel implements NbdCommands, DeviceView {
   }
 
   async connect(options: NbdConnectOptions): Promise<{ index: number }> {
+    this.#pending += 1;
+    return this.#connect(options).finally(() => {
+      this.#pending -= 1;
+    });
+  }
+
+  async #connect(options: NbdConnectOptions): Promise<{ index: number }> {
     this.connects.push(options);
     await this.hooks.beforeConnect?.();
     this.identifier = options.backendIdentifier;
@@ -85,6 +95,7 @@ export class FakeKernel implements NbdCommands, DeviceView {
   async reconfigure(options: NbdReconfigureOptions): Promise<void> {
     this.#check(options);
     this.reconfigures.push(options);
+    this.#pending += 1;
     if (options.sockets !== undefined) this.#reconfiguring += 1;
     try {
       if (this.#reconfiguring > 1) throw new Error("two RECONFIGUREs with sockets are in flight");
@@ -94,19 +105,27 @@ export class FakeKernel implements NbdCommands, DeviceView {
       for (const fd of options.sockets ?? []) this.#replace(fd);
       await this.hooks.afterReconfigure?.();
     } finally {
+      this.#pending -= 1;
       if (options.sockets !== undefined) this.#reconfiguring -= 1;
     }
   }
 
-  async disconnect(index: number): Promise<void> {
+  async disconnect({ index }: Pick<ConnectedDevice, "index">): Promise<void> {
+    this.#pending += 1;
+    await this.#disconnect(index).finally(() => {
+      this.#pending -= 1;
+    });
+  }
+
+  isBusyWith(): boolean {
+    return this.#pending > 0;
+  }
+
+  async #disconnect(index: number): Promise<void> {
     if (index !== this.index) throw refusal(constants.errno.EINVAL, "DISCONNECT", index);
     this.disconnectCount += 1;
     await this.hooks.beforeDisconnect?.();
     this.sayGoodbye();
-  }
-
-  async status(): Promise<[]> {
-    return [];
   }
 
   /** The device ends: DISC on every link that lives, then the sockets are shut down. */

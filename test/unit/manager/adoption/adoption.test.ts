@@ -114,15 +114,12 @@ function adopt(
 ): Promise<string[]> {
   return adoptDevices(store, {
     log: { info: () => {}, warn: () => {}, error: () => {} },
-    nbd: async () => ({
-      connect: async () => ({ index: 0 }),
-      reconfigure: async () => {},
-      disconnect: async (index) => {
+    nbd: {
+      disconnect: async ({ index }) => {
         kernel.disconnected.push(index);
         for (const [name, at] of kernel.devices) if (at === index) kernel.devices.delete(name);
       },
-      status: async () => [],
-    }),
+    },
     links,
     metPids,
     silent,
