@@ -5,7 +5,7 @@
  * imperative line). netlink/ has classes of its own with the same shape, because it is usable without src/.
  */
 
-/** The command line's exit codes: a contract, see the README. */
+/** The command line's exit codes: a contract, see docs/errors.md. */
 export const EXIT = {
   done: 0,
   usage: 1,
@@ -20,7 +20,7 @@ export const EXIT = {
 /** One of {@link EXIT}'s values. */
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-/** What a device, worker, manager or command can fail with; `code` is stable, see «Errors» in the README. */
+/** What a device, worker, manager or command can fail with; `code` is stable, see docs/errors.md. */
 export type ErrorCode =
   | "ERR_BAD_ARGUMENT"
   | "ERR_PERMISSION"

@@ -46,7 +46,7 @@ export async function inspectModule(
     if (error instanceof ErofsNbdError) throw error;
     const message = error instanceof Error ? error.message : String(error);
     throw new ErofsNbdError("ERR_SOURCE", message, {
-      hint: "the module runs in workers, with their rights; see «Sources of your own» in the README",
+      hint: "the module runs in workers, with their rights; see docs/sources.md",
       cause: error,
     });
   }

@@ -1,4 +1,4 @@
-/** Importing the package: cheap, without side effects, and everything that the README names is there. */
+/** Importing the package: cheap, without side effects, and everything that docs/library.md names is there. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
