@@ -9,7 +9,13 @@
  */
 import type { Journal } from "../journal/journal.ts";
 import { SIMPLE_REPLY_BYTES } from "../nbd/wire.ts";
-import { type FileExtent, SourceError } from "../source/source.ts";
+import {
+  type ExtentOwner,
+  type FileExtent,
+  readSteadily,
+  SourceError,
+  StaleReadError,
+} from "../source/source.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
 import {
   growPipe,
@@ -56,7 +62,10 @@ interface Job {
   readonly totalBytes: number;
   /** Puts bytes from `fromBytes` of the reply into the empty pipe; returns how many, or -errno. @throws SourceError */
   readonly fill: (fromBytes: number) => number;
-  readonly needsFile: boolean;
+  /** The source of a file's data, which is verified after each fill and whenever the reply has waited. */
+  readonly owner: ExtentOwner | undefined;
+  /** Pages of the file have entered the pipe by reference, or may have. */
+  isShared: boolean;
 }
 
 export class JournaledReplies implements Replies {
@@ -74,8 +83,8 @@ export class JournaledReplies implements Replies {
   #job: Job | undefined;
   #committedBytes = 0;
   #inPipeBytes = 0;
-  /** Pages may lie in pipe or socket by reference; a former worker may have put them there. */
-  #hasShared = true;
+  /** Pages may lie in the socket by reference; a former worker may have put them there. */
+  #socketShared = true;
 
   constructor(fd: number, pipe: ReplyPipe, journal: Journal, counted: boolean) {
     this.#fd = fd;
@@ -92,13 +101,13 @@ export class JournaledReplies implements Replies {
   }
 
   get sharesPages(): boolean {
-    // Our end counts what it holds until the peer has read it, on a unix socket.
-    this.#hasShared &&= this.#inPipeBytes > 0 || unsentBytes(this.#fd) > 0;
-    return this.#hasShared;
+    // A unix socket counts what it holds until the peer has read it.
+    this.#socketShared &&= unsentBytes(this.#fd) > 0;
+    return this.#socketShared || (this.#job?.isShared === true && this.#inPipeBytes > 0);
   }
 
   get needsFile(): boolean {
-    return this.#job?.needsFile === true || this.#waiting.some((job) => job.needsFile);
+    return this.#job?.owner !== undefined || this.#waiting.some((job) => job.owner !== undefined);
   }
 
   sendBatch(bytes: Uint8Array, lengthBytes: number, slots: readonly number[]): number {
@@ -127,6 +136,11 @@ export class JournaledReplies implements Replies {
   }
 
   flush(): number {
+    if (this.#job?.owner !== undefined) this.#verifyWaiting(this.#job, this.#job.owner);
+    return this.#send();
+  }
+
+  #send(): number {
     for (;;) {
       const job = this.#job;
       if (job === undefined) return 0;
@@ -135,7 +149,7 @@ export class JournaledReplies implements Replies {
           this.#finish(job);
           continue;
         }
-        const filled = job.fill(this.#committedBytes);
+        const filled = this.#fill(job);
         if (filled <= 0) return filled === 0 ? -ERRNO.EIO : filled;
         this.#inPipeBytes = filled;
         this.#committedBytes += filled;
@@ -146,6 +160,7 @@ export class JournaledReplies implements Replies {
       if (sent === -ERRNO.EINTR) continue;
       if (sent <= 0) return sent === 0 ? -ERRNO.EIO : sent;
       this.#inPipeBytes -= sent;
+      this.#socketShared ||= job.isShared;
       if (this.#inPipeBytes === 0 && this.#committedBytes < job.totalBytes)
         this.#journal.filling(this.#committedBytes, job.totalBytes);
     }
@@ -162,12 +177,20 @@ export class JournaledReplies implements Replies {
     if (batch.phase === "idle") return 0;
     const slots = this.#journal.slotsIn("sending");
     if (rest === undefined)
-      this.#job = { slots, totalBytes: batch.totalBytes, needsFile: false, fill: () => -ERRNO.EIO };
+      this.#job = {
+        slots,
+        totalBytes: batch.totalBytes,
+        fill: () => -ERRNO.EIO,
+        owner: undefined,
+        isShared: true,
+      };
     else if (rest.data instanceof Uint8Array) this.#job = this.#bytesJob(rest.data, slots);
     else this.#job = this.#fileJob(rest.header, rest.data, rest.lengthBytes, slots[0] as number);
+    // The former worker may have sent pages by reference.
+    this.#job.isShared = true;
     this.#committedBytes = batch.committedBytes;
     this.#inPipeBytes = batch.phase === "filled" ? unreadBytes(this.#pipe.readFd) : 0;
-    return this.flush();
+    return this.#send();
   }
 
   /** Whether one send(2) of so many bytes can only be taken whole or not at all. */
@@ -194,7 +217,7 @@ export class JournaledReplies implements Replies {
     }
     this.#enter(job);
     try {
-      return this.flush();
+      return this.#send();
     } catch (error) {
       if (!(error instanceof SourceError) || this.#committedBytes > 0) throw error;
       this.#drop(job);
@@ -220,10 +243,73 @@ export class JournaledReplies implements Replies {
     if (next !== undefined) this.#enter(next);
   }
 
-  /** Nothing of it has left: empties the pipe, so that an error can be the reply. */
-  #drop(job: Job): void {
+  /**
+   * Verifies a file whose data has waited for room in the socket. If the file was touched meanwhile and none of the
+   * reply has left, the reply is read again. @throws SourceError
+   */
+  #verifyWaiting(job: Job, owner: ExtentOwner): void {
+    try {
+      owner.verify();
+    } catch (error) {
+      if (!(error instanceof StaleReadError) || this.#mayBelieveTouched(job)) throw error;
+      error.renew();
+      // Copies were verified when they were made.
+      if (!job.isShared) return;
+      // Before the pipe is emptied: a successor takes what is missing in a FILLED pipe as sent.
+      this.#journal.filling(0, job.totalBytes);
+      this.#emptyPipe();
+      this.#committedBytes = 0;
+      this.#inPipeBytes = 0;
+      job.isShared = false;
+    }
+  }
+
+  /** Fills the empty pipe and verifies the file; again if the file was touched meanwhile. @throws SourceError */
+  #fill(job: Job): number {
+    try {
+      return this.#fillOnce(job);
+    } catch (error) {
+      if (!(error instanceof StaleReadError) || this.#mayBelieveTouched(job)) throw error;
+      error.renew();
+      return this.#fillAgain(job);
+    }
+  }
+
+  #fillAgain(job: Job): number {
+    let filled = 0;
+    readSteadily(() => {
+      this.#emptyPipe();
+      job.isShared = false;
+      filled = this.#fillOnce(job);
+    });
+    return filled;
+  }
+
+  /** The data has not left yet, however long reading it took. */
+  #fillOnce(job: Job): number {
+    const filled = job.fill(this.#committedBytes);
+    job.owner?.verify();
+    return filled;
+  }
+
+  /**
+   * Whether the peer has read, or may read from the socket, pages of a touched file by reference: their contents may
+   * have been those of a moment in between, so that only cutting the link keeps the peer from using them.
+   */
+  #mayBelieveTouched(job: Job): boolean {
+    if (job.isShared && this.#committedBytes > this.#inPipeBytes) return true;
+    this.#socketShared &&= unsentBytes(this.#fd) > 0;
+    return this.#socketShared;
+  }
+
+  #emptyPipe(): void {
     const scrap = new Uint8Array(64 * 1024);
     while (read(this.#pipe.readFd, scrap, scrap.length) > 0);
+  }
+
+  /** Nothing of it has left: empties the pipe, so that an error can be the reply. */
+  #drop(job: Job): void {
+    this.#emptyPipe();
     for (const slot of job.slots) this.#journal.unsent(slot);
     this.#journal.idle();
     this.#job = undefined;
@@ -232,7 +318,7 @@ export class JournaledReplies implements Replies {
   #bytesJob(bytes: Uint8Array, slots: readonly number[]): Job {
     const fill = (from: number): number =>
       write(this.#pipe.writeFd, bytes.subarray(from), bytes.length - from);
-    return { slots, totalBytes: bytes.length, needsFile: false, fill };
+    return { slots, totalBytes: bytes.length, fill, owner: undefined, isShared: false };
   }
 
   #fileJob(header: Uint8Array, extent: FileExtent, lengthBytes: number, slot: number): Job {
@@ -246,7 +332,7 @@ export class JournaledReplies implements Replies {
       const total = SIMPLE_REPLY_BYTES + lengthBytes;
       while (from + put < total) {
         const done = from + put - SIMPLE_REPLY_BYTES;
-        const got = this.#putFile(extent, extent.offsetBytes + done, lengthBytes - done);
+        const got = this.#putFile(job, extent, extent.offsetBytes + done, lengthBytes - done);
         if (got === -ERRNO.EAGAIN) break;
         if (got === -ERRNO.EINTR) continue;
         if (got === 0) throw new SourceError("cannot finish a reply: the file ended inside it");
@@ -254,17 +340,17 @@ export class JournaledReplies implements Replies {
           throw new SourceError(`cannot finish a reply: reading the file failed: ${errnoName(-got)}`);
         put += got;
       }
-      // Nothing of this has left yet, however long the reading took.
-      extent.owner.verify();
       return put;
     };
-    return { slots: [slot], totalBytes: SIMPLE_REPLY_BYTES + lengthBytes, needsFile: true, fill };
+    const totalBytes = SIMPLE_REPLY_BYTES + lengthBytes;
+    const job: Job = { slots: [slot], totalBytes, fill, owner: extent.owner, isShared: false };
+    return job;
   }
 
   /** Puts pages of a file into the pipe: themselves, or copies. Returns how many bytes, or -errno. @throws SourceError */
-  #putFile({ fd, owner }: FileExtent, offsetBytes: number, lengthBytes: number): number {
+  #putFile(job: Job, { fd, owner }: FileExtent, offsetBytes: number, lengthBytes: number): number {
     if (owner.mayShare) {
-      this.#hasShared = true;
+      job.isShared = true;
       return spliceFromFile(fd, offsetBytes, this.#pipe.writeFd, lengthBytes);
     }
     const piece = new Uint8Array(Math.min(lengthBytes, PIECE_BYTES));

@@ -5,7 +5,7 @@
  * EPOLLOUT while it is not empty.
  */
 
-import { type FileExtent, SourceError } from "../source/source.ts";
+import { type FileExtent, readSteadily, SourceError, StaleReadError } from "../source/source.ts";
 import { ERRNO } from "../sys/errno.ts";
 import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, sendfile, unsentBytes } from "../sys/libc.ts";
 
@@ -14,6 +14,8 @@ interface Unsent {
   readonly extent: FileExtent | undefined;
   readonly lengthBytes: number;
   doneBytes: number;
+  /** A part has left by reference. */
+  isShared: boolean;
 }
 
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
@@ -30,7 +32,7 @@ export interface Replies {
   readonly isEmpty: boolean;
   /** Whether the peer has yet to read pages of a file that were sent by reference. Asks the kernel, if any were since it said no. */
   readonly sharesPages: boolean;
-  /** Whether something waits that is still to be read from a file. */
+  /** Whether data of a file is among the replies that wait. */
   readonly needsFile: boolean;
   /** How much the loop may gather for one `sendBatch`. */
   readonly batchBytes: number;
@@ -45,7 +47,10 @@ export interface Replies {
    * @throws UnsentReplyError when the file fails and nothing has left; SourceError when the link has to be cut
    */
   sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number, slot: number): number;
-  /** Sends what waits for as long as the socket takes it. Returns 0 or -errno. @throws SourceError */
+  /**
+   * Sends what has waited, after a look at the file it comes from, for as long as the socket takes it. Returns 0 or
+   * -errno. @throws SourceError when the link has to be cut
+   */
   flush(): number;
 }
 
@@ -88,11 +93,36 @@ export class ReplyQueue implements Replies {
   sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number): number {
     const result = this.#send(header, HEAD_BYTES, SEND_FLAGS | MSG_MORE, true);
     if (result < 0) return result;
-    this.#unsent.push({ bytes: undefined, extent, lengthBytes, doneBytes: 0 });
-    return this.#unsent.length === 1 ? this.flush() : 0;
+    this.#unsent.push({ bytes: undefined, extent, lengthBytes, doneBytes: 0, isShared: false });
+    return this.#unsent.length === 1 ? this.#sendQueue() : 0;
   }
 
   flush(): number {
+    if (this.needsFile) this.#verifyWaiting();
+    return this.#sendQueue();
+  }
+
+  /** Verifies the files whose data waits. What has not left is copied and verified when it leaves. @throws SourceError */
+  #verifyWaiting(): void {
+    for (const { extent } of this.#unsent) {
+      try {
+        extent?.owner.verify();
+      } catch (error) {
+        if (!(error instanceof StaleReadError) || this.#mayBelieveTouched) throw error;
+        error.renew();
+      }
+    }
+  }
+
+  /**
+   * Whether the peer has read, or may read from the socket, pages of a touched file by reference: their contents may
+   * have been those of a moment in between, so that only cutting the link keeps the peer from using them.
+   */
+  get #mayBelieveTouched(): boolean {
+    return this.#unsent[0]?.isShared === true || this.sharesPages;
+  }
+
+  #sendQueue(): number {
     for (;;) {
       const next = this.#unsent[0];
       if (next === undefined) return 0;
@@ -116,7 +146,13 @@ export class ReplyQueue implements Replies {
     }
     if (done < lengthBytes) {
       const rest = copy ? bytes.slice(done, lengthBytes) : bytes.subarray(done, lengthBytes);
-      this.#unsent.push({ bytes: rest, extent: undefined, lengthBytes: rest.length, doneBytes: 0 });
+      this.#unsent.push({
+        bytes: rest,
+        extent: undefined,
+        lengthBytes: rest.length,
+        doneBytes: 0,
+        isShared: false,
+      });
     }
     return 0;
   }
@@ -131,12 +167,19 @@ export class ReplyQueue implements Replies {
     const restBytes = next.lengthBytes - next.doneBytes;
     if (!owner.mayShare) {
       const piece = new Uint8Array(Math.min(restBytes, PIECE_BYTES));
-      void owner.read(piece, at);
-      owner.verify();
+      const readPiece = (): void => {
+        void owner.read(piece, at);
+        owner.verify();
+      };
+      if (this.#mayBelieveTouched) readPiece();
+      else readSteadily(readPiece);
       return send(this.#fd, piece, piece.length, SEND_FLAGS);
     }
-    this.#hasShared = true;
     const sent = sendfile(this.#fd, fd, at, restBytes);
+    if (sent > 0) {
+      this.#hasShared = true;
+      next.isShared = true;
+    }
     if (sent === 0) throw new SourceError("cannot finish a reply: the file ended inside it");
     if (sent === -ERRNO.EIO) throw new SourceError("cannot finish a reply: reading the file failed");
     // Reading may have taken so long that the lease has ended meanwhile: then the peer must not believe what it got.

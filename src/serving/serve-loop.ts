@@ -86,6 +86,11 @@ function takeSpare(lengthBytes: number): Uint8Array {
   return buffer;
 }
 
+/** Keeps a buffer that nothing refers to any more, for the next large reply. */
+function keepSpare(buffer: Uint8Array): void {
+  if (buffer.length <= MAX_SPARE_BYTES) spare = buffer;
+}
+
 export class ServedLink implements Pollable {
   readonly counters: LinkCounters;
   readonly #fd: number;
@@ -192,7 +197,7 @@ export class ServedLink implements Pollable {
   }
 
   #turn(events: number): void {
-    if ((events & EPOLLOUT) !== 0) this.#attempt(() => this.#flushQueue());
+    if ((events & EPOLLOUT) !== 0) this.#attempt(() => this.#replies.flush());
     if (!this.#answerReceived()) {
       // Nobody is left to take what is still owed, and epoll would report it over and over.
       if ((events & (EPOLLHUP | EPOLLERR)) !== 0) this.#end({ kind: "end-of-file" });
@@ -242,12 +247,6 @@ export class ServedLink implements Pollable {
     if (!(error instanceof NbdProtocolError)) throw error;
     this.#flushOutbox();
     this.#end({ kind: "protocol-error", message: error.message });
-  }
-
-  /** A reader that made us wait may have made us wait long: the file is looked at again. */
-  #flushQueue(): number {
-    if (this.#replies.needsFile) this.#source.verify();
-    return this.#replies.flush();
   }
 
   #answer(): void {
@@ -373,13 +372,14 @@ export class ServedLink implements Pollable {
         this.#source.verify();
       });
     } catch (error) {
+      keepSpare(buffer);
       return this.#failRead(error);
     }
     encodeReplyInto(reply, 0, 0, cookieHigh, cookieLow);
     this.counters.readBytes += lengthBytes;
     this.#sent(this.#replies.sendOwned(reply, this.#requestSlot));
     // It has left whole: nothing holds on to the buffer.
-    if (this.#replies.isEmpty && buffer.length <= MAX_SPARE_BYTES) spare = buffer;
+    if (this.#replies.isEmpty) keepSpare(buffer);
   }
 
   /** A source that answers later: the reply leaves when its data has come, in whatever order. */

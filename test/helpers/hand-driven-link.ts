@@ -6,7 +6,7 @@
  */
 
 import { Pump } from "../../src/serving/pump.ts";
-import { ServedLink } from "../../src/serving/serve-loop.ts";
+import { type JournaledLink, ServedLink } from "../../src/serving/serve-loop.ts";
 import type { Source } from "../../src/source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../../src/sys/epoll.ts";
 import { ERRNO } from "../../src/sys/errno.ts";
@@ -36,6 +36,7 @@ export interface Reply {
 
 export interface HandDrivenOptions {
   readonly copyOnly?: boolean;
+  readonly journal?: JournaledLink;
 }
 
 export class HandDrivenLink {
@@ -57,7 +58,7 @@ export class HandDrivenLink {
     this.link = new ServedLink(
       fd,
       this.#pump,
-      { source, copyOnly: options.copyOnly ?? false },
+      { source, ...options },
       {
         firstRequest: () => {
           this.firstRequests += 1;
