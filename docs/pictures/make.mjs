@@ -1,0 +1,23 @@
+// @ts-check
+/**
+ * `npm run pictures`: makes every picture of the documents anew, from what lies beside this file. No network, no browser.
+ *
+ * Recordings (*.cast, asciicast version 2) and figures (*.json) come from real runs; each says when and by which command.
+ */
+import { readFileSync, writeFileSync } from "node:fs";
+import { architecture } from "./architecture.mjs";
+
+/** @param {string} name */
+const beside = (name) => new URL(name, import.meta.url);
+/** @param {string} name */
+export const read = (name) => readFileSync(beside(name), "utf8");
+
+/** @type {Record<string, () => string>} */
+const PICTURES = {
+  "architecture.svg": architecture,
+};
+
+for (const [name, draw] of Object.entries(PICTURES)) {
+  writeFileSync(beside(name), draw());
+  process.stdout.write(`docs/pictures/${name}\n`);
+}
