@@ -7,7 +7,7 @@ import type { EventEmitter } from "eventemitter3";
 import type { LinkCounters } from "../worker-protocol/link-end.ts";
 import type { DeviceExactness } from "./device-exactness.ts";
 import type { DeviceState } from "./device-state.ts";
-import type { LinkDescription } from "./links/link-set.ts";
+import type { LinkDescription } from "./links/device-link.ts";
 import type { Image } from "./ports.ts";
 
 /** How a device is to be attached. Everything here is fixed for the device's life, but for `autoclear`. */

@@ -13,7 +13,7 @@ import { type DeviceView, SYSFS_VIEW } from "../../kernel/device-view.ts";
 import type { DeviceExactness } from "../../supervisor/device-exactness.ts";
 import type { DeviceState } from "../../supervisor/device-state.ts";
 import { disconnectByIoctl } from "../../supervisor/ioctl/ioctl-device.ts";
-import type { LinkDescription } from "../../supervisor/links/link-set.ts";
+import type { LinkDescription } from "../../supervisor/links/device-link.ts";
 import type {
   DeviceCounters,
   DeviceEvents,

@@ -1,19 +1,19 @@
 /**
- * Finding reads that the kernel waits for and nobody has: the one thing that would otherwise hang for ever.
+ * Detects reads that the kernel waits for and that no worker has: without help they would hang for ever.
  *
- * It cannot happen by what the journal promises; this is for what it does not know of. Looked at every few seconds: reads in
- * flight, while every link's socket and journal are empty, and nothing moves. The cure is a fresh link, after which the
- * kernel sends them again.
+ * The journal rules this out for every known cause; this is for unknown ones. NetlinkDevice looks every few seconds:
+ * reads are in flight, every link's socket and journal are empty, and nothing moves. The remedy is a fresh link, after
+ * which the kernel sends the reads again.
  */
 
 export const LOOK_INTERVAL_MS = 2000;
-/** Looks in a row that must show the same. */
+/** Number of looks in a row that must show the same. */
 const PATIENCE_LOOKS = 3;
 
 export interface Look {
   /** Undefined while the kernel's count cannot be trusted. */
   readonly inFlight: number | undefined;
-  /** Nothing unread, unanswered or unsent on any link. */
+  /** Nothing is unread, unanswered or unsent on any link. */
   readonly quiet: boolean;
   /** Requests answered so far. */
   readonly requests: number;

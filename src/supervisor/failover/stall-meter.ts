@@ -1,33 +1,30 @@
 /**
- * How long reads stood still in a failover, as seen from the kernel's side.
+ * How long reads stood still in a failover, measured by the kernel's count of reads in flight.
  *
- * New reads flow as soon as a fresh link is up, but reads that were on the wire of the dead one come back only
- * when the block layer's timer requeues them. How many those are is known at the moment of death (nobody answers
- * any more), and the number in flight can only fall below it when they have gone out again: the meter watches
- * the smallest number seen. Under an unbroken load it never sees zero; then the last fall counts.
+ * New reads are answered as soon as a fresh link is up, but reads that were sent on the dead one come back only when the
+ * block layer's timer requeues them. Their number is known at the moment of death, because no read is answered then.
+ * The count can only fall below it when they have been sent again, so the meter watches the smallest count seen. Under
+ * an unbroken load the count never reaches zero; then the last fall is the end.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { readsInFlight } from "../../kernel/sysfs.ts";
 
 const SAMPLE_MS = 10;
-/** The block layer scans for expired requests about once a second (blk_rq_timeout), so add one scan and a bit. */
+/** The block layer scans for expired requests about once a second (blk_rq_timeout): one scan and a margin. */
 const SCAN_MS = 1500;
 
 export class StallMeter {
-  readonly #index: number;
   readonly #lostAt: number;
   readonly #stranded: number;
-  readonly #inFlight: (index: number) => number;
+  readonly #inFlight: () => number;
 
-  /** Starts the clock: call at the first sign of death, or `agoMs` after reads came to a stop. */
-  constructor(index: number, inFlight: (index: number) => number = readsInFlight, agoMs = 0) {
+  /** Starts the clock at the first sign of death, or `agoMs` before if reads came to a stop earlier. */
+  constructor(inFlight: () => number, agoMs = 0) {
     this.#lostAt = performance.now() - agoMs;
-    this.#index = index;
     this.#inFlight = inFlight;
-    this.#stranded = inFlight(index);
+    this.#stranded = inFlight();
   }
 
-  /** Reads that were on the wire when the link died. */
+  /** Reads that were in flight when the link died. */
   get strandedReads(): number {
     return this.#stranded;
   }
@@ -37,8 +34,8 @@ export class StallMeter {
   }
 
   /**
-   * Call when links are restored: waits until the stranded reads have gone out again and returns the milliseconds
-   * from the death until then. `requeueMs` is the block layer's timer; the signal ends the waiting.
+   * The links are restored: waits until the stranded reads have been sent again and returns the milliseconds from the
+   * death until then. `requeueMs` is the block layer's timer; the signal ends the waiting.
    */
   async stoodStillMs(requeueMs: number, signal: AbortSignal): Promise<number> {
     let least = this.#stranded;
@@ -46,7 +43,7 @@ export class StallMeter {
     const giveUpAt = leastAt + requeueMs + SCAN_MS;
     while (least > 0 && this.elapsedMs < giveUpAt && !signal.aborted) {
       await sleep(SAMPLE_MS, undefined, { signal, ref: false }).catch(() => {});
-      const now = this.#inFlight(this.#index);
+      const now = this.#inFlight();
       if (now < least) {
         least = now;
         leastAt = this.elapsedMs;

@@ -18,7 +18,7 @@ import { close, SHUT_RDWR, shutdown } from "../../sys/libc.ts";
 import { NO_COUNTERS } from "../../worker-protocol/link-end.ts";
 import { type DeviceExactness, exactnessOf, ImageChanges } from "../device-exactness.ts";
 import type { DeviceState } from "../device-state.ts";
-import type { LinkDescription } from "../links/link-set.ts";
+import type { LinkDescription } from "../links/device-link.ts";
 import type {
   DeviceCounters,
   DeviceEvents,

@@ -1,411 +1,267 @@
 /**
- * A device's links: which slots are alive, who serves them, and the descriptors that must outlive them.
+ * The links of a device: the current DeviceLink of each link index, and the kernel ends that must outlive them.
  *
- * A slot dies once per generation, by whichever witness comes first: its worker's exit, the worker's word, a
- * hang-up of the kernel end, LINK_DEAD. The kernel end is kept open here while the kernel uses the socket and a
- * while longer: without it a fresh socket may be killed, or the old one freed under the kernel's receiver.
+ * NetlinkDevice owns one; its failovers work on it. The number of links is fixed at CONNECT. Each link index has one
+ * link after the other; the kernel end of a link stays open while the kernel uses the socket, and a while longer.
  */
-
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Exactness } from "../../source/exactness.ts";
-import { close, isHungUp, SHUT_RDWR, shutdown } from "../../sys/libc.ts";
-import { type Watch, watchHangUp } from "../../sys/watch.ts";
-import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "../../worker-protocol/link-end.ts";
-import type { FoundLink, LinkObserver, LinkRequest, LinkServer, OpenLink, Takeover } from "../ports.ts";
+import { close } from "../../sys/libc.ts";
+import { type LinkCounters, NO_COUNTERS } from "../../worker-protocol/link-end.ts";
+import type { DeviceSettings } from "../managed-device.ts";
+import type {
+  FoundLink,
+  Image,
+  LinkObserver,
+  LinkRequest,
+  LinkServer,
+  OpenLink,
+  Takeover,
+} from "../ports.ts";
+import { Changes } from "./changes.ts";
+import { DeviceLink, type LinkDescription, type LinkListener } from "./device-link.ts";
+import { WITNESS } from "./link-death.ts";
+import { RetiredKernelEnds } from "./retired-kernel-ends.ts";
 
-/** How long an old kernel end stays open after RECONFIGURE has replaced its socket. */
-const RETAIN_MS = 1000;
+/** LINK_DEAD is queued some instructions before the socket is marked dead (nbd_mark_nsock_dead). */
+const RECHECK_MS = [0, 10, 50];
 
-/**
- * A kernel that says goodbye shuts its end down in the same moment, so a hang-up alone may be a death or an ordinary
- * end: the worker, which reads what came before, is given this long to say which. Its exit or word ends the waiting.
- */
-const HANG_UP_GRACE_MS = 200;
-
-/** How sure a witness can be of the reason; a better one replaces a worse one's words. */
-export const WITNESS = { kernel: 0, worker: 1, exit: 2 } as const;
-export type Witness = (typeof WITNESS)[keyof typeof WITNESS];
-
-export interface LinkSetEvents {
-  /** A live link has died. */
-  lost(cause: string, witness: Witness): void;
-  /** A live link has lost its worker; reads on it have stood still for `silentMs` already. */
-  orphaned(cause: string, silentMs: number, hung: boolean): void;
-  /** A live link has been handed from one worker to another, by plan. */
-  moved(workerPid: number, stallMs: number): void;
-  /** More is known about a death that was reported already. */
-  explained(cause: string, witness: Witness): void;
-  /** The peer said goodbye: the kernel has disconnected the device. */
-  disconnected(): void;
-  /** A worker cut a link because a file failed inside a reply: no more `sendfile` on this device. */
-  mustCopy(): void;
-  readErrors(message: string, count: number): void;
-  /** What `exactness` says may be new. */
-  exactness(): void;
-  /** The image's identity has another modification time now. */
-  repinned(): void;
-}
-
-/** One slot's current link. */
-interface Slot {
-  readonly index: number;
-  generation: number;
-  link: OpenLink;
-  watch: Watch;
-  alive: boolean;
-  /** A worker has it. Means nothing while it is not alive. */
-  served: boolean;
-  /** Another worker is being given it. */
-  taking: boolean;
-  requestSeen: boolean;
-}
-
-export interface LinkDescription {
-  readonly index: number;
-  readonly state: "up" | "down";
-  readonly workerPid: number;
-  readonly generation: number;
+/** What all links of a device have in common. */
+export interface LinkPlan {
+  readonly settings: Pick<DeviceSettings, "identifier" | "connections" | "hangTimeoutMs">;
+  readonly image: Image;
+  /** The kernel's count of reads in flight; undefined while it cannot be trusted. */
+  readonly inFlight: () => number | undefined;
 }
 
 export class LinkSet {
+  readonly #plan: LinkPlan;
   readonly #server: LinkServer;
-  readonly #events: LinkSetEvents;
-  readonly #slots: (Slot | undefined)[];
+  readonly #listener: LinkListener;
+  readonly #links: (DeviceLink | undefined)[];
+  readonly #retired = new RetiredKernelEnds();
+  readonly #changes = new Changes();
   /** What links of former generations have done. */
   readonly #past: LinkCounters = { ...NO_COUNTERS };
   readonly #pastLatencies: number[] = [];
-  readonly #waiters = new Set<() => void>();
-  /** Kernel ends of links that were replaced; `used` where the kernel surely had the socket. */
-  #retired: Array<{ readonly fd: number; readonly used: boolean }> = [];
+  /** A file has failed inside a reply: no more `sendfile` on this device. */
+  #copyOnly = false;
+  #linkDeadCount = 0;
   #released = false;
 
-  /** What links that are no more have done; a later manager begins with it. */
+  /** All links are dead until they are replaced for the first time. */
+  constructor(plan: LinkPlan, server: LinkServer, listener: LinkListener) {
+    this.#plan = plan;
+    this.#server = server;
+    this.#listener = listener;
+    this.#links = Array<DeviceLink | undefined>(plan.settings.connections).fill(undefined);
+  }
+
+  /** Link indexes without a live link. */
+  get dead(): number[] {
+    return [...this.#links.keys()].filter((index) => this.#links[index]?.isAlive !== true);
+  }
+
+  /** Link indexes whose link is alive and has no worker. */
+  get orphaned(): number[] {
+    return [...this.#links.keys()].filter((index) => this.#links[index]?.isOrphaned === true);
+  }
+
+  isAlive(index: number): boolean {
+    return this.#links[index]?.isAlive === true;
+  }
+
+  /** What former links have done; a later manager begins with it. */
   get past(): Readonly<LinkCounters> {
     return this.#past;
   }
 
+  /** Adds what links have done under a former manager. */
   remember(past: Readonly<LinkCounters>): void {
     addTo(this.#past, past);
   }
 
-  /** All `count` slots are dead until they are replaced for the first time. */
-  constructor(count: number, server: LinkServer, events: LinkSetEvents) {
-    this.#slots = Array<Slot | undefined>(count).fill(undefined);
-    this.#server = server;
-    this.#events = events;
-  }
-
-  get deadSlots(): number[] {
-    return [...this.#slots.keys()].filter((index) => this.#slots[index]?.alive !== true);
-  }
-
-  /** Live links that no worker has. */
-  get orphanedSlots(): number[] {
-    return [...this.#slots.keys()].filter((index) => {
-      const slot = this.#slots[index];
-      return slot?.alive === true && !slot.served;
-    });
-  }
-
-  isAlive(index: number): boolean {
-    return this.#slots[index]?.alive === true;
-  }
-
   get counters(): LinkCounters {
     const total = { ...this.#past };
-    for (const slot of this.#filled) addTo(total, slot.link.counters);
+    for (const { link } of this.#opened) addTo(total, link.counters);
     return total;
   }
 
-  /** Adds what the requests of all its links took, former ones too, to a total; see OpenLink. */
+  /** Adds how long the requests of all links took, former ones included, to a total; see OpenLink. */
   addLatenciesTo(total: number[]): void {
     this.#pastLatencies.forEach((value, at) => {
       total[at] = (total[at] ?? 0) + value;
     });
-    for (const slot of this.#filled) slot.link.addLatenciesTo(total);
+    for (const { link } of this.#opened) link.addLatenciesTo(total);
   }
 
   /** Whether nothing is unread, unanswered or unsent on any link. */
   get areQuiet(): boolean {
-    return this.#filled.every((slot) => slot.alive && slot.link.isQuiet);
+    return this.#opened.every(({ isAlive, link }) => isAlive && link.isQuiet);
   }
 
-  /** How exact the answers of all live links are. */
+  /** How exact the answers of each live link are. */
   get exactness(): readonly (Exactness | undefined)[] {
-    return this.#filled.filter(({ alive }) => alive).map(({ link }) => link.exactness);
+    return this.#opened.filter(({ isAlive }) => isAlive).map(({ link }) => link.exactness);
   }
 
   describe(): LinkDescription[] {
-    return this.#filled.map(({ index, alive, served, taking, link, generation }) => ({
-      index,
-      state: alive && served && !taking ? "up" : "down",
-      workerPid: link.workerPid,
-      generation,
-    }));
-  }
-
-  /** Gives a dead slot a new link and returns its kernel end, of which the kernel does not know yet. @throws ErofsNbdError ERR_WORKER */
-  async replace(index: number, request: LinkRequest, signal: AbortSignal): Promise<number> {
-    const slot = await this.#fill(index, request, signal);
-    return slot.link.kernelFd;
+    return this.#opened.map((link) => link.describe());
   }
 
   /**
-   * Puts a link that is served already into its slot. False when nothing shows that the kernel has its socket, as
-   * when the manager died just before it was to hand that over: the caller replaces it.
+   * Opens a new link for a link index and returns its kernel end, which the kernel does not know yet. `spread`: wait
+   * a moment for an idle worker. @throws ErofsNbdError ERR_WORKER
    */
-  async adopt(found: FoundLink, request: LinkRequest): Promise<boolean> {
-    const slot = await this.#observed(found.slot, (observer) => found.open(request, observer));
-    slot.requestSeen = slot.link.isUsed;
-    return slot.requestSeen;
-  }
-
-  /** The kernel has these slots' sockets, whether a request comes soon or not: a later manager may rely on it. */
-  confirm(indexes: readonly number[] = [...this.#slots.keys()]): void {
-    for (const index of indexes) this.#slots[index]?.link.confirm();
+  async replace(index: number, signal: AbortSignal, spread = false): Promise<number> {
+    const request = { ...this.#request(index), spread };
+    const link = await this.#open(index, (observer) => this.#server.openLink(request, observer, signal));
+    return link.link.kernelFd;
   }
 
   /**
-   * Has an orphaned slot's link taken over by another worker. False when it died meanwhile, or had to be given up: then
-   * it is a dead slot. `waiting` is told why a takeover is put off. @throws the signal's reason
+   * Goes on with links that workers serve already. Returns the indexes of those of which nothing shows that the kernel
+   * has their socket, as when the manager died just before RECONFIGURE: the caller replaces them.
    */
+  async adopt(found: readonly FoundLink[]): Promise<number[]> {
+    this.#copyOnly = found.some(({ copyOnly }) => copyOnly);
+    const unproven: number[] = [];
+    for (const one of found) {
+      const request = this.#request(one.slot);
+      const link = await this.#open(one.slot, (observer) => one.open(request, observer));
+      link.recallRequests();
+      if (!link.hasRequest) unproven.push(one.slot);
+    }
+    return unproven;
+  }
+
+  /** The kernel has the sockets of these links, whether a request comes soon or not: a later manager may rely on it. */
+  confirm(indexes: readonly number[] = [...this.#links.keys()]): void {
+    for (const index of indexes) this.#links[index]?.link.confirm();
+  }
+
+  /** See DeviceLink. Undefined when the link is dead afterwards. */
   async takeOver(
     index: number,
     signal: AbortSignal,
     waiting: (why: string) => void,
   ): Promise<Takeover | undefined> {
-    const slot = this.#slots[index];
-    if (slot === undefined) return undefined;
-    const { link } = slot;
-    // From here on another death of a worker is told anew.
-    slot.served = true;
-    slot.taking = true;
-    let taken: Takeover;
-    try {
-      taken = await this.#whileAlive(slot, signal, (alive) => link.takeOver(alive, waiting));
-    } catch (error) {
-      // Its socket has died: nobody can take it over any more, and a fresh one is not to wait for that.
-      if (slot.link !== link || !slot.alive) return undefined;
-      slot.served = false;
-      throw error;
-    } finally {
-      if (slot.link === link) slot.taking = false;
-    }
-    if (slot.link !== link || !slot.alive) return undefined;
-    if (!taken.safe) this.#lose(slot, link, `taking over was not safe: ${taken.why}`, WITNESS.kernel);
-    return taken;
+    return this.#links[index]?.takeOver(signal, waiting);
   }
 
-  /** Works with a signal that aborts when the outer one does, or the slot dies. */
-  async #whileAlive<T>(
-    slot: Slot,
-    outer: AbortSignal,
-    work: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
-    const controller = new AbortController();
-    const look = (): void => {
-      if (outer.aborted || !slot.alive) controller.abort(outer.reason);
-    };
-    this.#waiters.add(look);
-    outer.addEventListener("abort", look, { once: true });
-    look();
-    try {
-      return await work(controller.signal);
-    } finally {
-      this.#waiters.delete(look);
-      outer.removeEventListener("abort", look);
-    }
-  }
-
-  /** Shuts down the sockets of all live links: every one of them is about to be a dead one. */
+  /** Shuts down the sockets of all live links, so that each of them dies. */
   shutDownAll(): void {
-    for (const slot of this.#filled) if (slot.alive) shutdown(slot.link.kernelFd, SHUT_RDWR);
+    for (const link of this.#opened) if (link.isAlive) link.shutDown();
   }
 
-  /** Makes the sockets of dead slots surely dead in the kernel too. Harmless when they are. */
+  /** Makes the sockets of dead links surely dead in the kernel, too. */
   shutDownDead(): void {
-    for (const slot of this.#filled) if (!slot.alive) shutdown(slot.link.kernelFd, SHUT_RDWR);
+    for (const link of this.#opened) if (!link.isAlive) link.shutDown();
   }
 
-  /**
-   * The kernel was offered the fresh sockets. When it has taken them, the old kernel ends may go once its receivers
-   * have surely left them; when it has not, only those that it never used: the others wait for the next offer.
-   */
-  handedOver(taken: boolean): void {
-    const going = this.#retired.filter(({ used }) => taken || !used);
-    this.#retired = this.#retired.filter((one) => !going.includes(one));
-    setTimeout(() => {
-      for (const { fd } of going) close(fd);
-    }, RETAIN_MS).unref();
+  /** The kernel was offered the fresh sockets; see RetiredKernelEnds. */
+  offered(taken: boolean): void {
+    this.#retired.offered(taken);
   }
 
-  /** Declares slots dead that no proof of life has come from, so that they can be replaced again. */
+  /** Declares links dead that are not proven to be in use, so that they can be replaced again. */
   condemn(indexes: readonly number[], cause: string): void {
-    for (const index of indexes) {
-      const slot = this.#slots[index];
-      if (slot !== undefined) this.#lose(slot, slot.link, cause, WITNESS.kernel);
-    }
+    for (const index of indexes) this.#links[index]?.lose(cause, WITNESS.kernel);
   }
 
-  /** Looks at every kernel end: a witness that needs nobody's message. */
+  /** Looks at every kernel end. */
   check(cause: string): void {
-    for (const slot of this.#filled) {
-      if (slot.alive && isHungUp(slot.link.kernelFd)) this.#lose(slot, slot.link, cause, WITNESS.kernel);
+    for (const link of this.#opened) link.check(cause);
+  }
+
+  /** The kernel reported a dead link, or may have: looks at every kernel end until the report must show. */
+  async recheck(cause: string): Promise<void> {
+    for (const wait of RECHECK_MS) {
+      await sleep(wait);
+      this.check(cause);
     }
   }
 
-  /** Whether each of these slots has had a request on its present link; false when one of them died. */
+  /** How many LINK_DEAD messages have come since the links were last restored. */
+  get linkDeadCount(): number {
+    return this.#linkDeadCount;
+  }
+
+  /** A LINK_DEAD for this device. It may be late, double, or about a former link. */
+  async linkDead(): Promise<void> {
+    this.#linkDeadCount += 1;
+    await this.recheck("the kernel reported a dead link");
+  }
+
+  /** The links are restored: LINK_DEAD messages until now say nothing about the next death. */
+  forgetLinkDead(): void {
+    this.#linkDeadCount = 0;
+  }
+
+  /** Whether each of these links has had a request; false when one of them died or was replaced. */
   async requestsSeen(indexes: readonly number[], signal: AbortSignal): Promise<boolean> {
-    const slots = indexes.map((index) => this.#slots[index]).filter((slot) => slot !== undefined);
-    const generations = slots.map((slot) => slot.generation);
+    const links = indexes.map((index) => this.#links[index]).filter((link) => link !== undefined);
     for (;;) {
-      if (slots.some((slot, at) => !slot.alive || slot.generation !== generations[at])) return false;
-      if (slots.every((slot) => slot.requestSeen)) return true;
+      if (links.some((link) => !link.isAlive)) return false;
+      if (links.every((link) => link.hasRequest)) return true;
       if (signal.aborted) return false;
-      await this.#changed(signal);
+      await this.#changes.next(signal);
     }
   }
 
-  /** Lets go of everything: links are closed, descriptors too, now or when it is safe. */
+  /** Closes all links at once, and their kernel ends when that is safe. */
   release(): void {
     this.#released = true;
-    for (const slot of this.#filled) {
-      addTo(this.#past, slot.link.counters);
-      slot.link.addLatenciesTo(this.#pastLatencies);
-      this.#drop(slot);
-    }
-    this.#slots.fill(undefined);
-    this.handedOver(true);
-    this.#notify();
+    for (const link of this.#opened) this.#retire(link);
+    this.#links.fill(undefined);
+    this.#retired.offered(true);
+    this.#changes.notify();
   }
 
-  get #filled(): Slot[] {
-    return this.#slots.filter((slot) => slot !== undefined);
+  get #opened(): DeviceLink[] {
+    return this.#links.filter((link) => link !== undefined);
   }
 
-  async #fill(index: number, request: LinkRequest, signal: AbortSignal): Promise<Slot> {
-    return this.#observed(index, (observer) => this.#server.openLink(request, observer, signal));
+  #request(index: number): LinkRequest {
+    const { settings, image, inFlight } = this.#plan;
+    if (this.#opened.some(({ hasFailedSource }) => hasFailedSource)) this.#copyOnly = true;
+    return {
+      image,
+      copyOnly: this.#copyOnly,
+      spread: false,
+      device: settings.identifier,
+      slot: index,
+      counted: settings.connections === 1,
+      inFlight,
+      hangTimeoutMs: settings.hangTimeoutMs,
+    };
   }
 
-  /** Opens a link and puts it into its slot; what is told of it meanwhile is told to the slot afterwards. */
-  async #observed(
+  /** Opens a link and puts it into the place of the former one. */
+  async #open(
     index: number,
     open: (observer: LinkObserver) => OpenLink | Promise<OpenLink>,
-  ): Promise<Slot> {
-    const early: Array<(slot: Slot, link: OpenLink) => void> = [];
-    let filled: { slot: Slot; link: OpenLink } | undefined;
-    const tell = (what: (slot: Slot, link: OpenLink) => void): void => {
-      if (filled === undefined) early.push(what);
-      else what(filled.slot, filled.link);
-    };
-    const link = await open({
-      firstRequest: () => tell((slot, of) => this.#seen(slot, of)),
-      readErrors: (message, count) => this.#events.readErrors(message, count),
-      exactness: () => this.#events.exactness(),
-      repinned: () => this.#events.repinned(),
-      orphaned: (cause, silentMs, hung = false) =>
-        tell((slot, of) => this.#orphaned(slot, of, cause, silentMs, hung)),
-      moved: (workerPid, stallMs) => this.#events.moved(workerPid, stallMs),
-      ended: (cause, end) => tell((slot, of) => this.#ended(slot, of, cause, end)),
-    });
+  ): Promise<DeviceLink> {
+    const generation = (this.#links[index]?.generation ?? 0) + 1;
+    const link = new DeviceLink(index, generation, this.#listener, this.#changes);
+    const opened = await open(link);
     if (this.#released) {
-      link.close();
-      close(link.kernelFd);
+      opened.close();
+      close(opened.kernelFd);
       throw new Error("cannot use a new link: the device is released");
     }
-    const slot = this.#install(index, link);
-    filled = { slot, link };
-    for (const what of early) what(slot, link);
-    return slot;
+    link.opened(opened);
+    const former = this.#links[index];
+    if (former !== undefined) this.#retire(former);
+    this.#links[index] = link;
+    link.deliverEarly();
+    return link;
   }
 
-  #install(index: number, link: OpenLink): Slot {
-    const old = this.#slots[index];
-    const watch = watchHangUp(link.kernelFd, () => {
-      const lose = (): void => this.#lose(slot, link, "the link's socket was hung up", WITNESS.kernel);
-      setTimeout(lose, HANG_UP_GRACE_MS).unref();
-    });
-    const slot: Slot = old ?? {
-      index,
-      generation: 0,
-      link,
-      watch,
-      alive: true,
-      served: true,
-      taking: false,
-      requestSeen: false,
-    };
-    if (old !== undefined) {
-      addTo(this.#past, old.link.counters);
-      old.link.addLatenciesTo(this.#pastLatencies);
-      this.#drop(old);
-    }
-    Object.assign(slot, {
-      generation: slot.generation + 1,
-      link,
-      watch,
-      alive: true,
-      served: true,
-      taking: false,
-      requestSeen: false,
-    });
-    this.#slots[index] = slot;
-    return slot;
-  }
-
-  /** Closes a link, but not its kernel end. */
-  #drop({ link, watch, requestSeen }: Slot): void {
-    watch.close();
-    link.close();
-    this.#retired.push({ fd: link.kernelFd, used: requestSeen });
-  }
-
-  #seen(slot: Slot, link: OpenLink): void {
-    if (slot.link !== link) return;
-    slot.requestSeen = true;
-    this.#notify();
-  }
-
-  #orphaned(slot: Slot, link: OpenLink, cause: string, silentMs: number, hung: boolean): void {
-    if (slot.link !== link || this.#released || !slot.alive) return;
-    slot.served = false;
-    this.#events.orphaned(cause, silentMs, hung);
-  }
-
-  #ended(slot: Slot, link: OpenLink, cause: string, end: LinkEnd | undefined): void {
-    if (slot.link !== link || this.#released) return;
-    if (end?.kind === "disconnect") {
-      slot.alive = false;
-      this.#notify();
-      this.#events.disconnected();
-      return;
-    }
-    if (end?.kind === "source-error") this.#events.mustCopy();
-    this.#lose(slot, link, cause, end === undefined ? WITNESS.exit : WITNESS.worker);
-  }
-
-  #lose(slot: Slot, link: OpenLink, cause: string, witness: Witness): void {
-    if (slot.link !== link || this.#released) return;
-    if (!slot.alive) return this.#events.explained(cause, witness);
-    slot.alive = false;
-    slot.watch.close();
-    this.#events.lost(cause, witness);
-    this.#notify();
-  }
-
-  #notify(): void {
-    for (const wake of [...this.#waiters]) wake();
-  }
-
-  #changed(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const wake = (): void => {
-        this.#waiters.delete(wake);
-        signal.removeEventListener("abort", wake);
-        resolve();
-      };
-      this.#waiters.add(wake);
-      signal.addEventListener("abort", wake, { once: true });
-    });
+  #retire(link: DeviceLink): void {
+    addTo(this.#past, link.link.counters);
+    link.link.addLatenciesTo(this.#pastLatencies);
+    this.#retired.add(link.retire(), link.hasRequest);
   }
 }
 

@@ -5,7 +5,7 @@
  * and no outcome without words. `socketsOpenedBy` finds descriptors that were left behind.
  */
 import { expect } from "vitest";
-import type { FailoverTiming } from "../../../src/supervisor/failover/failover.ts";
+import type { FailoverTiming } from "../../../src/supervisor/failover/timing.ts";
 import type { DeviceSettings, FailoverOutcome } from "../../../src/supervisor/managed-device.ts";
 import { NetlinkDevice } from "../../../src/supervisor/netlink-device.ts";
 import type { Image } from "../../../src/supervisor/ports.ts";

@@ -184,7 +184,8 @@ export class FakeKernel implements NbdCommands, DeviceView {
     return this.identifier === identifier ? this.index : undefined;
   }
 
-  readsInFlight(): number {
+  readsInFlight(index: number): number {
+    if (index !== this.index) throw new Error(`asked for the reads of nbd${index}`);
     return this.inFlight;
   }
 

@@ -356,7 +356,7 @@ describe("the end of a device", () => {
     bench.kernel.sayGoodbye();
     await bench.state("detached");
     expect(bench.released).toEqual([
-      "the kernel disconnected it: its last user closed it, or somebody disconnected it",
+      "the kernel disconnected it: its last user closed it, or another program disconnected it",
     ]);
     await bench.close();
     expect(bench.outcomes).toEqual([]);
@@ -381,7 +381,7 @@ describe("the end of a device", () => {
     bench.server.last.kill();
     expect((await bench.outcome()).result).toBe("failed");
     await bench.state("detached");
-    expect(bench.released).toEqual(["nbd7 was disconnected by the kernel or somebody else"]);
+    expect(bench.released).toEqual(["nbd7 was disconnected by the kernel or by another program"]);
     expect(bench.server.last.isServed).toBe(false);
     await bench.close();
   });

@@ -328,7 +328,7 @@ describe("the end of a device during a takeover", () => {
     bench.kernel.forget();
     await bench.state("detached");
     expect(bench.outcomes).toMatchObject([{ result: "failed" }]);
-    expect(bench.released).toEqual(["nbd7 was disconnected by the kernel or somebody else"]);
+    expect(bench.released).toEqual(["nbd7 was disconnected by the kernel or by another program"]);
     await bench.close();
   });
 

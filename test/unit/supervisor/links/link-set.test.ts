@@ -1,12 +1,13 @@
 /** link-set.ts alone: slots, generations, witnesses, and which descriptors stay open for how long. */
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { LinkSet, WITNESS } from "../../../../src/supervisor/links/link-set.ts";
-import type { LinkRequest } from "../../../../src/supervisor/ports.ts";
+import { WITNESS } from "../../../../src/supervisor/links/link-death.ts";
+import { type LinkPlan, LinkSet } from "../../../../src/supervisor/links/link-set.ts";
 import { isHungUp } from "../../../../src/sys/libc.ts";
 import { FakeLinkServer } from "../fake-server.ts";
 import { openSockets, turns } from "../waiting.ts";
 
-const REQUEST: LinkRequest = {
+const PLAN: LinkPlan = {
+  settings: { identifier: "one of ours", connections: 1, hangTimeoutMs: 2000 },
   image: {
     spec: {
       type: "file",
@@ -16,26 +17,20 @@ const REQUEST: LinkRequest = {
     fd: -1,
     blockSizeBytes: 4096,
   },
-  copyOnly: false,
-  spread: false,
-  device: "one of ours",
-  slot: 0,
-  counted: true,
   inFlight: () => 0,
-  hangTimeoutMs: 2000,
 };
 const NEVER = new AbortController().signal;
 
 function make(count: number): { links: LinkSet; server: FakeLinkServer; heard: string[] } {
   const server = new FakeLinkServer();
   const heard: string[] = [];
-  const links = new LinkSet(count, server, {
-    lost: (cause, witness) => heard.push(`lost: ${cause} (${witness})`),
-    orphaned: (cause, silentMs) => heard.push(`orphaned: ${cause} (${silentMs} ms)`),
+  const plan = { ...PLAN, settings: { ...PLAN.settings, connections: count } };
+  const links = new LinkSet(plan, server, {
+    lost: ({ cause, witness }) => heard.push(`lost: ${cause} (${witness})`),
+    orphaned: ({ cause, silentMs }) => heard.push(`orphaned: ${cause} (${silentMs} ms)`),
     moved: (workerPid, stallMs) => heard.push(`moved to ${workerPid} in ${stallMs} ms`),
-    explained: (cause, witness) => heard.push(`explained: ${cause} (${witness})`),
+    explained: ({ cause, witness }) => heard.push(`explained: ${cause} (${witness})`),
     disconnected: () => heard.push("disconnected"),
-    mustCopy: () => heard.push("must copy"),
     readErrors: (message, times) => heard.push(`${times} × ${message}`),
     exactness: () => {},
     repinned: () => heard.push("repinned"),
@@ -57,10 +52,10 @@ afterEach(() => {
 describe("slots", () => {
   test("all are dead until they are filled; a filled one is described", async () => {
     const { links, server } = make(2);
-    expect(links.deadSlots).toEqual([0, 1]);
+    expect(links.dead).toEqual([0, 1]);
     expect(links.describe()).toEqual([]);
-    expect(await links.replace(1, REQUEST, NEVER)).toBe(server.last.kernelFd);
-    expect(links.deadSlots).toEqual([0]);
+    expect(await links.replace(1, NEVER)).toBe(server.last.kernelFd);
+    expect(links.dead).toEqual([0]);
     expect([links.isAlive(0), links.isAlive(1)]).toEqual([false, true]);
     expect(links.describe()).toEqual([{ index: 1, state: "up", workerPid: 1001, generation: 1 }]);
     links.release();
@@ -70,7 +65,7 @@ describe("slots", () => {
 
   test("a death counts once; better witnesses explain it", async () => {
     const { links, server, heard } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     server.last.hangUp();
     links.check("found dead");
     links.check("found dead again");
@@ -86,7 +81,7 @@ describe("slots", () => {
 
   test("a condemned link is dead, whatever its worker thinks", async () => {
     const { links, server, heard } = make(2);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     links.condemn([0, 1], "never used");
     links.condemn([0], "never used");
     expect(heard).toEqual(["lost: never used (0)", "explained: never used (0)"]);
@@ -99,7 +94,7 @@ describe("slots", () => {
 
   test("shutting down spares the links that live", async () => {
     const { links, server } = make(2);
-    for (const slot of [0, 1]) await links.replace(slot, REQUEST, NEVER);
+    for (const slot of [0, 1]) await links.replace(slot, NEVER);
     links.condemn([0], "never used");
     links.shutDownDead();
     expect(server.links.map(({ kernelFd }) => isHungUp(kernelFd))).toEqual([true, false]);
@@ -122,10 +117,10 @@ describe("slots", () => {
         return link;
       },
     );
-    await links.replace(0, REQUEST, NEVER);
-    await links.replace(1, REQUEST, NEVER);
+    await links.replace(0, NEVER);
+    await links.replace(1, NEVER);
     expect(await links.requestsSeen([0], NEVER)).toBe(true);
-    expect(links.deadSlots).toEqual([1]);
+    expect(links.dead).toEqual([1]);
     expect(heard).toEqual(["lost: worker 1002 was killed by SIGKILL (2)"]);
     links.release();
     vi.runAllTimers();
@@ -135,7 +130,7 @@ describe("slots", () => {
   test("counters add up over the generations", async () => {
     const { links, server } = make(1);
     for (const requests of [3, 4]) {
-      await links.replace(0, REQUEST, NEVER);
+      await links.replace(0, NEVER);
       server.last.counters = { requests, readBytes: 10, readErrors: 1 };
       if (requests === 3) server.last.kill();
     }
@@ -150,7 +145,7 @@ describe("slots", () => {
 describe("requestsSeen", () => {
   test("waits for one on each slot", async () => {
     const { links, server } = make(2);
-    for (const slot of [0, 1]) await links.replace(slot, REQUEST, NEVER);
+    for (const slot of [0, 1]) await links.replace(slot, NEVER);
     const seen = links.requestsSeen([0, 1], NEVER);
     server.links[1]?.request1();
     expect(await Promise.race([seen, turns().then(() => "waiting")])).toBe("waiting");
@@ -163,7 +158,7 @@ describe("requestsSeen", () => {
 
   test("is over when one dies, when its signal says so, and when everything is released", async () => {
     const { links, server } = make(3);
-    for (const slot of [0, 1, 2]) await links.replace(slot, REQUEST, NEVER);
+    for (const slot of [0, 1, 2]) await links.replace(slot, NEVER);
     const stop = new AbortController();
     const dying = links.requestsSeen([0], NEVER);
     const stopped = links.requestsSeen([1], stop.signal);
@@ -181,10 +176,10 @@ describe("requestsSeen", () => {
 
   test("a slot that was replaced meanwhile counts as dead", async () => {
     const { links, server } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     const seen = links.requestsSeen([0], NEVER);
     server.last.kill();
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     server.last.request1();
     expect(await seen).toBe(false);
     links.release();
@@ -196,7 +191,7 @@ describe("requestsSeen", () => {
 describe("a hang-up", () => {
   test("is a death when nobody explains it within the grace", async () => {
     const { links, server, heard } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     server.last.hangUp();
     await turns(20);
     expect(heard).toEqual([]);
@@ -208,7 +203,7 @@ describe("a hang-up", () => {
 
   test("is an ordinary end when the worker tells of a goodbye within the grace", async () => {
     const { links, server, heard } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     server.last.hangUp();
     await turns(20);
     vi.advanceTimersByTime(100);
@@ -221,14 +216,14 @@ describe("a hang-up", () => {
 
   test("of a link that was replaced within the grace says nothing of its successor", async () => {
     const { links, server, heard } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     server.last.hangUp();
     await turns(20);
     server.last.kill();
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     vi.runAllTimers();
     expect(heard).toEqual(["lost: worker 1001 was killed by SIGKILL (2)"]);
-    expect(links.deadSlots).toEqual([]);
+    expect(links.dead).toEqual([]);
     links.release();
     vi.runAllTimers();
     server.dispose();
@@ -238,14 +233,14 @@ describe("a hang-up", () => {
 describe("descriptors", () => {
   test("an old kernel end outlives the replacement, and the hand-over, by a while", async () => {
     const { links, server } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     const first = server.last;
     first.request1();
     first.kill();
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     vi.runAllTimers();
     expect(isOpen(first.socket)).toBe(true);
-    links.handedOver(true);
+    links.offered(true);
     vi.advanceTimersByTime(900);
     expect(isOpen(first.socket)).toBe(true);
     vi.advanceTimersByTime(200);
@@ -259,19 +254,19 @@ describe("descriptors", () => {
 
   test("when the kernel took nothing, what it used is kept for the next offer, and only that", async () => {
     const { links, server } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     const used = server.last;
     used.request1();
     used.kill();
-    await links.replace(0, REQUEST, NEVER);
-    links.handedOver(false);
+    await links.replace(0, NEVER);
+    links.offered(false);
     links.condemn([0], "refused");
     const unused = server.last;
-    await links.replace(0, REQUEST, NEVER);
-    links.handedOver(false);
+    await links.replace(0, NEVER);
+    links.offered(false);
     vi.runAllTimers();
     expect([isOpen(used.socket), isOpen(unused.socket)]).toEqual([true, false]);
-    links.handedOver(true);
+    links.offered(true);
     vi.runAllTimers();
     expect(isOpen(used.socket)).toBe(false);
     links.release();
@@ -281,7 +276,7 @@ describe("descriptors", () => {
 
   test("release closes everything, and twice is once", async () => {
     const { links, server } = make(3);
-    for (const slot of [0, 1, 2]) await links.replace(slot, REQUEST, NEVER);
+    for (const slot of [0, 1, 2]) await links.replace(slot, NEVER);
     server.links[1]?.kill();
     links.release();
     links.release();
@@ -299,7 +294,7 @@ describe("descriptors", () => {
       });
       return open();
     });
-    const replaced = links.replace(0, REQUEST, NEVER);
+    const replaced = links.replace(0, NEVER);
     links.release();
     give();
     await expect(replaced).rejects.toThrow("the device is released");
@@ -311,7 +306,7 @@ describe("descriptors", () => {
 
   test("nothing is heard of a released link", async () => {
     const { links, server, heard } = make(1);
-    await links.replace(0, REQUEST, NEVER);
+    await links.replace(0, NEVER);
     links.release();
     server.last.kill();
     links.check("found dead");
