@@ -53,7 +53,7 @@ delete process.env["EROFS_NBD_REVIVALS"];
 
 if (program.endsWith("/cli/main.cjs") && command === "manager") {
   const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
-  const { RecordStore } = await from("../manager/records/records.js");
+  const { RecordStore } = await from("../manager/records/record-store.js");
   const { WorkerProcess } = await from("../pool/worker-process.js");
   const { HeldLink } = await from("../pool/held-link.js");
   const { NbdNetlink } = await from("../../netlink/index.js");

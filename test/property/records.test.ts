@@ -17,7 +17,8 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { MAX_CONNECTIONS } from "../../src/limits.ts";
-import { type NewRecord, RecordStore, settingsOf } from "../../src/manager/records/records.ts";
+import { type NewRecord, settingsOf } from "../../src/manager/records/record.ts";
+import { RecordStore } from "../../src/manager/records/record-store.ts";
 
 let base: string;
 let directory: string;

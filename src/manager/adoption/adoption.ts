@@ -19,8 +19,10 @@ import type { ManagedDevice } from "../../supervisor/managed-device.ts";
 import type { Image, NbdCommands } from "../../supervisor/ports.ts";
 import { close } from "../../sys/libc.ts";
 import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
-import type { DeviceRecord, RecordStore } from "../records/records.ts";
+import type { DeviceRecord } from "../records/record.ts";
+import type { RecordStore } from "../records/record-store.ts";
 import { LeftoverDevice } from "./leftover-device.ts";
+import { releaseUnclaimed } from "./unclaimed-links.ts";
 
 export interface AdoptionContext {
   readonly log: Log;
@@ -28,7 +30,7 @@ export interface AdoptionContext {
   /** Links that former managers' workers have told of. */
   readonly links: readonly PooledFoundLink[];
   /** Those workers: they are ours now, and not to be ended. */
-  readonly metPids: readonly number[];
+  readonly reattachedPids: readonly number[];
   /** Workers that are there and did not answer. */
   readonly silent: readonly ProcessIdentity[];
   /** Go on with a netlink device, with those links or with none. Takes the image's descriptor over. */
@@ -130,26 +132,10 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
       found.push({ record, index, image: isLost ? undefined : image, loss: isLost ? image : undefined });
     }
   }
-  for (const link of unclaimed) letGo(link, loaded.unreadable.length > 0, context, note);
+  for (const link of unclaimed)
+    releaseUnclaimed(link, loaded.unreadable.length > 0, context.view ?? SYSFS_VIEW, note);
   await takeNetlink(found, needed, context, note);
   return notes;
-}
-
-/**
- * A link that no record speaks of. Mostly its device is no more, or never came to be; but whoever reads a device that
- * is there must not lose it because its record cannot be read.
- */
-function letGo(
-  link: PooledFoundLink,
-  someUnreadable: boolean,
-  { view = SYSFS_VIEW }: AdoptionContext,
-  note: (message: string) => void,
-): void {
-  const index = view.findByBackend(link.device);
-  if (index === undefined && !someUnreadable) return link.close();
-  if (index !== undefined)
-    note(`nbd${index} is served by a worker of ours, and no record tells how: left alone`);
-  link.leave();
 }
 
 /** Whether a descriptor is of the record's image. A worker loads a module by its path. */
@@ -168,10 +154,10 @@ function indexOf(
 function serversOf(
   { workers }: DeviceRecord,
   links: readonly PooledFoundLink[],
-  { metPids }: AdoptionContext,
+  { reattachedPids }: AdoptionContext,
 ): ProcessIdentity[] {
   const told = new Set(links.map(({ workerPid }) => workerPid));
-  return workers.filter(({ pid }) => (told.size > 0 ? told.has(pid) : !metPids.includes(pid)));
+  return workers.filter(({ pid }) => (told.size > 0 ? told.has(pid) : !reattachedPids.includes(pid)));
 }
 
 /** Its workers serve it: the image is the one they have open, whatever lies at its path by now. */
@@ -260,10 +246,10 @@ async function takeNetlink(
   context: AdoptionContext,
   note: (message: string) => void,
 ): Promise<void> {
-  const { mendable, taken } = chooseMendable(found, needed, context.metPids);
+  const { mendable, taken } = chooseMendable(found, needed, context.reattachedPids);
   // The records' workers, too: a manager of a former version named its sockets otherwise.
   const silent = [...mendable.flatMap(({ record }) => record.workers), ...context.silent].filter(
-    ({ pid }) => !context.metPids.includes(pid) && !taken.has(pid),
+    ({ pid }) => !context.reattachedPids.includes(pid) && !taken.has(pid),
   );
   if (silent.length > 0 && !(await endWorkers(silent)))
     note("an old worker could not be ended: reads of its devices wait until it is gone");

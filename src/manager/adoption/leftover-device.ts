@@ -25,7 +25,7 @@ import type {
 import type { Image, NbdCommands } from "../../supervisor/ports.ts";
 import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
 import { NO_COUNTERS } from "../../worker-protocol/link-end.ts";
-import { type DeviceRecord, settingsOf } from "../records/records.ts";
+import { type DeviceRecord, settingsOf } from "../records/record.ts";
 
 const WATCH_MS = 1000;
 const GONE_DEADLINE_MS = 5000;

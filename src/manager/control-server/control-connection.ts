@@ -22,6 +22,7 @@ import { toSourceLines } from "../../log/source-lines.ts";
 import { close } from "../../sys/libc.ts";
 import { DescriptorReader } from "../../sys/sockets/descriptor-stream.ts";
 import { VERSION } from "../../version.ts";
+import type { Borrower } from "../loans.ts";
 import type { Manager } from "../manager.ts";
 import { readParams, readRequest } from "./control-request.ts";
 
@@ -40,7 +41,7 @@ export interface ControlledManager
     Manager,
     | "attach"
     | "mounted"
-    | "settleLoan"
+    | "borrowerGone"
     | "detach"
     | "status"
     | "describe"
@@ -65,22 +66,20 @@ export interface ConnectionOwner {
   readonly isOverfull: boolean;
 }
 
-/** One peer. Its requests run side by side; a device lent to it for a mount is settled when it goes. */
+/** One peer. Its requests run side by side. */
 export class ControlConnection {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
-  readonly #peerPid: number;
+  /** What the manager knows this connection by when it lends devices to it. */
+  readonly #borrower: Borrower;
   readonly #server: ConnectionOwner;
   readonly #manager: ControlledManager;
   readonly #log: Log;
-  /** Identifiers of devices attached for a mount that has not been reported yet, by index. */
-  readonly #loans = new Map<number, string>();
   readonly #reader: DescriptorReader;
   readonly #lines: LineSplitter;
   /** A descriptor that has come, and not yet the rest of the request that it belongs to. */
   #handedFd: number | undefined;
   #hasEnded = false;
-  #gone = false;
   #watching = false;
   #running = 0;
   #deadline: NodeJS.Timeout | undefined;
@@ -88,7 +87,7 @@ export class ControlConnection {
   /** Takes both over: a stream that writes, and a duplicate of its descriptor to read from. */
   constructor(socket: Socket, readFd: number, peerPid: number, server: ConnectionOwner) {
     this.#socket = socket;
-    this.#peerPid = peerPid;
+    this.#borrower = { pid: peerPid };
     this.#server = server;
     this.#manager = server.manager;
     this.#log = server.log;
@@ -108,7 +107,7 @@ export class ControlConnection {
       this.#reader.close();
       this.#dropHanded();
     });
-    void this.ended.then(() => this.#settle());
+    void this.ended.then(() => this.#manager.borrowerGone(this.#borrower));
     this.#awaitLine();
   }
 
@@ -241,7 +240,6 @@ export class ControlConnection {
       case "mounted": {
         const { index } = params as Requests["mounted"]["params"];
         await manager.mounted(index);
-        this.#loans.delete(index);
         return {};
       }
       case "detach": {
@@ -280,24 +278,8 @@ export class ControlConnection {
     params: Requests["attach"]["params"],
     imageFd: number | undefined,
   ): Promise<Requests["attach"]["result"]> {
-    const { device, notes } = await this.#manager.attach(params, imageFd, this.#peerPid);
-    if (params.forMount && device.index !== undefined) {
-      this.#loans.set(device.index, device.settings.identifier);
-      // The peer may have gone while the device was being attached.
-      if (this.#gone) await this.#settle();
-    }
+    const { device, notes } = await this.#manager.attach(params, imageFd, this.#borrower);
     return { device: await this.#manager.describe(device), notes: [...this.#manager.takeNotes(), ...notes] };
-  }
-
-  async #settle(): Promise<void> {
-    this.#gone = true;
-    const loans = [...this.#loans.values()];
-    this.#loans.clear();
-    for (const identifier of loans) {
-      await this.#manager
-        .settleLoan(identifier)
-        .catch((error: unknown) => this.#log.error(faultOf(error).message));
-    }
   }
 
   #send(line: ServerLine): void {

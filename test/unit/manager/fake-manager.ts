@@ -1,9 +1,10 @@
-/** A manager without devices for tests of the control socket: it notes what it was asked and answers what it is told to. */
+/** A manager without devices, for tests of the control socket: it notes its calls and gives the answers that a test sets. */
 import { closeSync, readlinkSync } from "node:fs";
 import { EventEmitter } from "eventemitter3";
 import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
 import type { ManagerVitals } from "../../../src/control/vitals.ts";
 import type { ControlledManager } from "../../../src/manager/control-server/control-server.ts";
+import { type Borrower, Loans } from "../../../src/manager/loans.ts";
 import type { ManagedDevice } from "../../../src/supervisor/managed-device.ts";
 
 interface Events {
@@ -13,6 +14,7 @@ interface Events {
 
 export class FakeManager extends EventEmitter<Events> implements ControlledManager {
   readonly calls: string[] = [];
+  /** Identifiers of the devices whose loans were settled. */
   readonly settled: string[] = [];
   /** What the descriptors that came with attaches were of. */
   readonly handed: string[] = [];
@@ -21,26 +23,39 @@ export class FakeManager extends EventEmitter<Events> implements ControlledManag
   statusAnswer: DeviceStatus[] = [];
   notes: string[] = [];
 
+  /** The identifier of the device that was attached last: there is one index for all. */
+  #attached = "";
+  readonly #loans = new Loans({
+    log: { info: () => {}, warn: () => {}, error: () => {} },
+    isLeaving: () => false,
+    settle: async (identifier) => void this.settled.push(identifier),
+  });
+
   async attach(
-    params: { image: string },
+    params: { image: string; forMount?: boolean },
     imageFd?: number,
+    borrower?: Borrower,
   ): Promise<{ device: ManagedDevice; notes: readonly string[] }> {
+    const identifier = `identifier of ${params.image}`;
     if (imageFd !== undefined) {
       this.handed.push(readlinkSync(`/proc/self/fd/${imageFd}`));
       closeSync(imageFd);
     }
+    if (params.forMount === true && borrower !== undefined) this.#loans.lend(identifier, borrower);
     await this.#called(`attach ${params.image}`);
-    // The control server looks at nothing else of a device.
-    const device = { index: 5, settings: { identifier: `identifier of ${params.image}` } };
+    this.#attached = identifier;
+    await this.#loans.attached(identifier);
+    const device = { index: 5, settings: { identifier } };
     return { device: device as unknown as ManagedDevice, notes: ["a note of the attach"] };
   }
 
   async mounted(index: number): Promise<void> {
     await this.#called(`mounted ${index}`);
+    this.#loans.end(this.#attached);
   }
 
-  async settleLoan(identifier: string): Promise<void> {
-    this.settled.push(identifier);
+  borrowerGone(borrower: Borrower): Promise<void> {
+    return this.#loans.closed(borrower);
   }
 
   async detach(targets: readonly unknown[], all: boolean, force: boolean): Promise<[]> {

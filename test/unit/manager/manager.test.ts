@@ -132,9 +132,9 @@ describe("targets that are not there", () => {
     expect(await manager.detach([], true, false)).toEqual([]);
   });
 
-  test("a mount reported for a device that is not there, and a loan of one", async () => {
+  test("a mount reported for a device that is not there, and a borrower without a loan", async () => {
     await expect(manager.mounted(1_048_575)).rejects.toMatchObject({ code: "ERR_NOT_ATTACHED" });
-    await manager.settleLoan("nobody's");
+    await manager.borrowerGone({ pid: process.pid });
   });
 });
 

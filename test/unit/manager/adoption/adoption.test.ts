@@ -19,7 +19,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { adoptDevices } from "../../../../src/manager/adoption/adoption.ts";
 import type { LeftoverDevice } from "../../../../src/manager/adoption/leftover-device.ts";
-import { type DeviceRecord, type NewRecord, RecordStore } from "../../../../src/manager/records/records.ts";
+import type { DeviceRecord, NewRecord } from "../../../../src/manager/records/record.ts";
+import { RecordStore } from "../../../../src/manager/records/record-store.ts";
 import type { PooledFoundLink } from "../../../../src/pool/found-link.ts";
 import { openImage } from "../../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
@@ -109,7 +110,7 @@ async function leave(
 /** Starts with links that workers have told of, and the pids of those workers. */
 function adopt(
   links: readonly PooledFoundLink[] = [],
-  metPids: readonly number[] = [],
+  reattachedPids: readonly number[] = [],
   silent: readonly ProcessIdentity[] = [],
 ): Promise<string[]> {
   return adoptDevices(store, {
@@ -121,7 +122,7 @@ function adopt(
       },
     },
     links,
-    metPids,
+    reattachedPids,
     silent,
     adopt: async (record, image, index, found) => {
       adopted.push({ record, fd: image.fd, index, links: found });
@@ -251,7 +252,7 @@ describe("a link that no record speaks of", () => {
     writeFileSync(file, readFileSync(file, "utf8").replace(/"version": 1/, '"version": 2'));
     kernel.devices.set("a", 3);
     expect((await adopt([link])).join("\n")).toContain(
-      "nbd3 is served by a worker of ours, and no record tells how",
+      "nbd3 is served by worker 1 and has no record: left alone",
     );
     close(link.imageFd);
     expect(link.fates).toEqual(["left"]);

@@ -1,6 +1,6 @@
-/** deferred-record.ts: written when nobody waits, and not much later than that otherwise. */
+/** deferred-records.ts: written when nobody waits, and not much later than that otherwise. */
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { LateRecords } from "../../../../src/manager/records/deferred-record.ts";
+import { DeferredRecords } from "../../../../src/manager/records/deferred-records.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
 
 const [one, two] = ["one", "two"].map((name) => ({ name }) as unknown as ManagedDevice) as [
@@ -9,13 +9,13 @@ const [one, two] = ["one", "two"].map((name) => ({ name }) as unknown as Managed
 ];
 let isBusy: boolean;
 let written: ManagedDevice[];
-let records: LateRecords;
+let records: DeferredRecords;
 
 beforeEach(() => {
   vi.useFakeTimers();
   isBusy = false;
   written = [];
-  records = new LateRecords({
+  records = new DeferredRecords({
     isBusy: () => isBusy,
     write: async (device) => {
       written.push(device);

@@ -1,11 +1,12 @@
-/** records.ts: what survives which death, and which process is meant by a record. */
+/** record-store.ts: what survives which death, and which process is meant by a record. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type NewRecord, RecordStore, settingsOf } from "../../../../src/manager/records/records.ts";
+import { type NewRecord, settingsOf } from "../../../../src/manager/records/record.ts";
+import { RecordStore } from "../../../../src/manager/records/record-store.ts";
 import { identifyProcess, isAlive } from "../../../../src/sys/process-identity.ts";
 import { until } from "../../supervisor/waiting.ts";
 

@@ -1,0 +1,65 @@
+/**
+ * Continues a netlink device that a former manager connected: at a start, or later when its lost image comes back.
+ *
+ * Used by the manager. The kernel's device, its identifier and its record stay; only the object that supervises it is
+ * new.
+ */
+import type { Log } from "../../log/log.ts";
+import type { PooledFoundLink } from "../../pool/found-link.ts";
+import { describeChange } from "../../source/file-identity.ts";
+import { type OpenImage, openHandedImage } from "../../source/open-image.ts";
+import { sourceUri } from "../../source/source-spec.ts";
+import type { Image } from "../../supervisor/ports.ts";
+import { duplicate } from "../../sys/libc.ts";
+import type { DeviceFactory } from "../create-device.ts";
+import type { Devices } from "../devices.ts";
+import type { Loans } from "../loans.ts";
+import { type DeviceRecord, settingsOf } from "../records/record.ts";
+import { LeftoverDevice } from "./leftover-device.ts";
+
+export interface ContinuationContext {
+  readonly log: Log;
+  readonly devices: Devices;
+  readonly loans: Loans;
+  readonly factory: DeviceFactory;
+}
+
+/** Continues with the links that its workers still serve; with none it begins with a failover. Takes the image over. */
+export async function continueDevice(
+  { log, devices, loans, factory }: ContinuationContext,
+  record: DeviceRecord,
+  image: Image,
+  index: number,
+  links: readonly PooledFoundLink[],
+): Promise<void> {
+  const device = factory.createNetlink(settingsOf(record), image);
+  if (record.lentTo !== null) void loans.continue(device, record.lentTo);
+  try {
+    await device.adopt(index, links, "a dead manager left it behind", record.history);
+  } catch (error) {
+    devices.forget(device);
+    throw error;
+  }
+  await factory.persist(device).catch((error: unknown) => log.error(String(error)));
+}
+
+/** Continues every device that waits for this image, each with a descriptor of its own. Returns their indexes. */
+export async function returnImage(context: ContinuationContext, { fd, spec }: OpenImage): Promise<number[]> {
+  const { log, devices } = context;
+  const waiting = devices.all.filter(
+    (device): device is LeftoverDevice =>
+      device instanceof LeftoverDevice &&
+      device.isAwaitingImage &&
+      device.image.spec.type === "file" &&
+      describeChange(device.image.spec.identity, spec.identity) === undefined,
+  );
+  for (const device of waiting) {
+    const own = openHandedImage(duplicate(fd), spec.path);
+    const record = device.leave();
+    devices.forget(device);
+    log.warn(`nbd${device.index} was waiting for ${sourceUri(spec)}, and goes on with it`);
+    const image = { ...own, blockSizeBytes: record.blockSizeBytes };
+    await continueDevice(context, record, image, device.index, []);
+  }
+  return waiting.map(({ index }) => index);
+}
