@@ -1,6 +1,6 @@
 // @ts-check
 /** The drawing at the top of the README: who talks to whom, and the way of a read. */
-import { escape, svg } from "./theme.mjs";
+import { escapeText, svg } from "./theme.mjs";
 
 const WIDTH = 940;
 const HEIGHT = 610;
@@ -20,7 +20,7 @@ function box(x, y, width, height, { fill = "card", line = "line", dashed = false
 
 /** @param {number} x @param {number} y @param {string} text @param {string} [look] @param {"start" | "middle" | "end"} [anchor] */
 function label(x, y, text, look = "t", anchor = "start") {
-  return `<text class="${look}" x="${x}" y="${y}" text-anchor="${anchor}">${escape(text)}</text>`;
+  return `<text class="${look}" x="${x}" y="${y}" text-anchor="${anchor}">${escapeText(text)}</text>`;
 }
 
 /** @param {string} path @param {string} [colour] @param {string} [more] */

@@ -33,7 +33,7 @@ function variables(scheme) {
 }
 
 /** @param {string} text */
-export function escape(text) {
+export function escapeText(text) {
   return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
 }
 
@@ -46,7 +46,7 @@ export function svg({ width, height, title, style = "", body }) {
     .map((name) => `.f-${name}{fill:var(--${name})}.s-${name}{stroke:var(--${name})}`)
     .join("");
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img">
-<title>${escape(title)}</title>
+<title>${escapeText(title)}</title>
 <style>
 :root{${variables(0)}}
 @media (prefers-color-scheme:dark){:root{${variables(1)}}}
