@@ -6,15 +6,19 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { architecture } from "./architecture.mjs";
+import { comparison } from "./charts.mjs";
+import { terminal } from "./terminal.mjs";
 
 /** @param {string} name */
 const beside = (name) => new URL(name, import.meta.url);
 /** @param {string} name */
-export const read = (name) => readFileSync(beside(name), "utf8");
+const read = (name) => readFileSync(beside(name), "utf8");
 
 /** @type {Record<string, () => string>} */
 const PICTURES = {
   "architecture.svg": architecture,
+  "benchmarks.svg": () => comparison(JSON.parse(read("benchmarks.json")).serve),
+  "status-watch.svg": () => terminal(read("status-watch.cast")),
 };
 
 for (const [name, draw] of Object.entries(PICTURES)) {
