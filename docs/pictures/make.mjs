@@ -18,6 +18,7 @@ const read = (name) => readFileSync(beside(name), "utf8");
 const PICTURES = {
   "architecture.svg": architecture,
   "benchmarks.svg": () => comparison(JSON.parse(read("benchmarks.json")).serve),
+  "demo.svg": () => terminal(read("demo.cast")),
   "status-watch.svg": () => terminal(read("status-watch.cast")),
 };
 
