@@ -1,10 +1,9 @@
 /**
- * A device that a dead manager left behind and that this one can end, but not give new links.
+ * A leftover device: a dead manager attached it, and this one can show and end it, but not give it new links.
  *
- * Two kinds: an ioctl device (the kernel takes no second socket), and a netlink device whose image cannot be found
- * where it was; its old worker still has the right file open, so it is left to serve. Where none lives, the device
- * waits for its image: whoever can open that hands it in, and the manager goes on with the device (`leave`). It
- * shows in `status`, never blocks the image or the index for good, and goes when it is detached or ends by itself.
+ * Made by adoption. There are two kinds. The kernel takes no second socket for an ioctl device. The image of a netlink
+ * device may be gone from its path, while its old worker still has it open and is left to serve. When that worker
+ * ends, the device is stalled until an attach hands the image in; then the manager continues it (`leave`).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
@@ -31,15 +30,15 @@ const WATCH_MS = 1000;
 const GONE_DEADLINE_MS = 5000;
 const POLL_MS = 20;
 
-/** Who may still serve an orphan, and why nobody else can be made to. */
+/** Which workers may still serve a leftover device, and why no other can. */
 export interface LeftoverService {
   readonly servers: readonly ProcessIdentity[];
   readonly why: string;
-  /** It only needs its image back: why that cannot be found, and what to do. */
+  /** Set where the device could be continued with its image: why that is lost, and what to do about it. */
   readonly awaits?: string | undefined;
 }
 
-/** How an orphan sees whether its device is still there. */
+/** How a leftover device sees whether the kernel still has it. */
 export type LeftoverView = Pick<DeviceView, "backendOf" | "configuringThread">;
 
 export class LeftoverDevice extends EventEmitter<DeviceEvents> implements ManagedDevice {
@@ -90,7 +89,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     this.#watch = setInterval(() => this.#look(), WATCH_MS);
   }
 
-  /** Nobody serves it, and its image is all that it needs. */
+  /** No worker serves it, and it can be continued with its image. */
   get isAwaitingImage(): boolean {
     return this.#service.awaits !== undefined && !this.#service.servers.some(isAlive);
   }
@@ -99,7 +98,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     return this.#state === "stalled" ? (this.#service.awaits ?? null) : null;
   }
 
-  /** Its record, for who goes on with the device: this object is not its owner any more. */
+  /** Gives the device up, for another object that continues it. Returns its record. */
   leave(): DeviceRecord {
     clearInterval(this.#watch);
     this.removeAllListeners();
@@ -115,11 +114,11 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     return serving === undefined ? [] : [{ index: 0, state: "up", workerPid: serving.pid, generation: 1 }];
   }
 
-  /** Its journals are its workers' alone. */
+  /** Its journals are not mapped here. */
   addLatenciesTo(): void {}
 
   async attach(): Promise<number> {
-    throw new ErofsNbdError("ERR_INTERNAL", "cannot attach a device that exists already");
+    throw new ErofsNbdError("ERR_INTERNAL", "cannot attach a device that is attached already");
   }
 
   async enableAutoclear(): Promise<void> {
@@ -137,7 +136,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     const before = this.#state;
     this.#become("detaching");
     try {
-      // The index may be somebody else's by now.
+      // Another program may have the index by now.
       if (!this.#exists()) return this.#release("detached");
       if (this.interface === "ioctl") disconnectByIoctl(this.index);
       else await this.#nbd.disconnect({ index: this.index, backendIdentifier: this.settings.identifier });

@@ -1,61 +1,31 @@
 /**
- * One peer of the control socket: its requests, one line each, and what it may take of the manager.
+ * One peer of the control socket: receives its requests, one line each, and bounds what it may take of the manager.
  *
- * Requests are checked by schema before anything happens; a peer that sends what is not a request is told so and
- * cut off. Bounded are its requests at a time, its unfinished lines, the time that they take, and answers that it
- * does not read. One descriptor may come with a request that takes one; any other is closed, and ends the
- * connection.
+ * Made by control-server.ts. Requests are checked by schema before anything is done; a peer that sends an invalid one
+ * is told so and cut off. Bounded are the number of requests that run at a time, the length and the time of
+ * unfinished lines, and the answers that are not read. One descriptor may come with a request that takes one; any
+ * other is closed, and ends the connection.
  */
 import type { Socket } from "node:net";
 import { faultOf } from "../../control/fault.ts";
 import { LineSplitter } from "../../control/line-splitter.ts";
-import {
-  type DeviceEvent,
-  MAX_LINE_BYTES,
-  type Method,
-  type Requests,
-  type ServerLine,
-} from "../../control/protocol.ts";
+import { type DeviceEvent, MAX_LINE_BYTES, type ServerLine } from "../../control/protocol.ts";
 import { ErofsNbdError } from "../../errors.ts";
 import type { Log } from "../../log/log.ts";
 import { toSourceLines } from "../../log/source-lines.ts";
 import { close } from "../../sys/libc.ts";
 import { DescriptorReader } from "../../sys/sockets/descriptor-stream.ts";
-import { VERSION } from "../../version.ts";
-import type { Borrower } from "../loans.ts";
-import type { Manager } from "../manager.ts";
 import { readParams, readRequest } from "./control-request.ts";
+import { type ControlledManager, type RequestScope, runRequest, type StepDown } from "./run-request.ts";
 
-/** A peer that asks or watches and does not read its answers is cut off at this. */
+/** A peer that has not read this much of its answers and events is cut off. */
 const MAX_BACKLOG_BYTES = 16 << 20;
-/** So much every peer may always have unread. */
+/** Each peer may have this much unread, however much others have. */
 const OWN_BACKLOG_BYTES = 128 << 10;
-/** A peer is not read from while so many of its requests run. */
+/** A peer is not read from while this many of its requests run. */
 const MAX_RUNNING = 64;
-/** For a peer's first request, and for the rest of one that has begun. Between requests it may say nothing for ever. */
+/** For the first request of a peer, and for the rest of a line that has begun. Between requests a peer may be idle. */
 const LINE_DEADLINE_MS = 10_000;
-
-/** The part of a manager that the control socket reaches. */
-export interface ControlledManager
-  extends Pick<
-    Manager,
-    | "attach"
-    | "mounted"
-    | "borrowerGone"
-    | "detach"
-    | "status"
-    | "describe"
-    | "takeNotes"
-    | "vitals"
-    | "cutLinks"
-    | "renewWorkers"
-  > {
-  on(event: "event", listener: (event: DeviceEvent) => void): unknown;
-  off(event: "event", listener: (event: DeviceEvent) => void): unknown;
-}
-
-/** Ends the manager's process so that another one can go on; see daemon.ts. */
-export type StepDown = () => Promise<{ readonly auto: boolean }>;
 
 /** What a connection needs of the server that it belongs to. */
 export interface ConnectionOwner {
@@ -70,27 +40,25 @@ export interface ConnectionOwner {
 export class ControlConnection {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
-  /** What the manager knows this connection by when it lends devices to it. */
-  readonly #borrower: Borrower;
   readonly #server: ConnectionOwner;
-  readonly #manager: ControlledManager;
   readonly #log: Log;
+  readonly #scope: RequestScope;
   readonly #reader: DescriptorReader;
   readonly #lines: LineSplitter;
-  /** A descriptor that has come, and not yet the rest of the request that it belongs to. */
+  /** A descriptor whose request has not been received completely. */
   #handedFd: number | undefined;
   #hasEnded = false;
-  #watching = false;
+  #isWatching = false;
   #running = 0;
   #deadline: NodeJS.Timeout | undefined;
 
-  /** Takes both over: a stream that writes, and a duplicate of its descriptor to read from. */
+  /** Takes over both the stream to write to, and a duplicate of its descriptor to read from. */
   constructor(socket: Socket, readFd: number, peerPid: number, server: ConnectionOwner) {
+    const { manager, stepDown, log } = server;
     this.#socket = socket;
-    this.#borrower = { pid: peerPid };
     this.#server = server;
-    this.#manager = server.manager;
-    this.#log = server.log;
+    this.#log = log;
+    this.#scope = { manager, stepDown, borrower: { pid: peerPid }, watch: () => this.#watch() };
     socket.on("error", () => {});
     this.#lines = new LineSplitter(
       { line: (line) => void this.#hear(line), tooLong: () => socket.destroy() },
@@ -98,7 +66,7 @@ export class ControlConnection {
     );
     this.#reader = new DescriptorReader(readFd, {
       data: (chunk, fds, wasCut) => this.#receive(chunk, fds, wasCut),
-      // What was asked together with the end and needs nothing to be waited for is answered first.
+      // Requests that came together with the end are answered first, unless they have to wait for something.
       end: () => setImmediate(() => socket.destroySoon()),
     });
     this.ended = new Promise((resolve) => socket.once("close", () => resolve()));
@@ -107,7 +75,7 @@ export class ControlConnection {
       this.#reader.close();
       this.#dropHanded();
     });
-    void this.ended.then(() => this.#manager.borrowerGone(this.#borrower));
+    void this.ended.then(() => manager.borrowerGone(this.#scope.borrower));
     this.#awaitLine();
   }
 
@@ -116,6 +84,7 @@ export class ControlConnection {
     return this.#socket.writableLength;
   }
 
+  /** The length of an unfinished line. */
   get pendingBytes(): number {
     return this.#lines.pendingBytes;
   }
@@ -124,32 +93,33 @@ export class ControlConnection {
     this.#socket.destroy();
   }
 
-  /** A descriptor comes with the first byte of its request, and perhaps with the end of the one before. */
+  /** A descriptor comes with the first byte of its request, and perhaps with the end of the request before. */
   #receive(chunk: Uint8Array, fds: readonly number[], wasCut: boolean): void {
     const [fd, ...surplus] = fds;
     const isTooMuch = surplus.length > 0 || wasCut || (fd !== undefined && this.#handedFd !== undefined);
     if (isTooMuch || this.#hasEnded) for (const one of fds) close(one);
     else if (fd !== undefined) this.#handedFd = fd;
     if (this.#hasEnded) return;
-    if (isTooMuch) return this.#refuseDescriptors("it sent more than one at a time, or none is free here");
+    if (isTooMuch)
+      return this.#refuseDescriptors("more than one came at a time, or none is free in this process");
     this.#lines.push(chunk);
     if (this.#lines.pendingBytes === 0) {
-      if (this.#handedFd !== undefined) this.#refuseDescriptors("it sent one that no request takes");
+      if (this.#handedFd !== undefined) this.#refuseDescriptors("one came with no request that takes it");
       return;
     }
-    // The rest of the line is waited for where it is we who do not read.
+    // A paused reader is this side's doing: the peer is not late then.
     if (!this.#reader.isPaused) this.#awaitLine();
-    if (this.#server.isOverfull) this.#cut("the lines that peers have begun fill too much memory");
+    if (this.#server.isOverfull) this.#cut("unfinished lines of all peers fill too much memory");
   }
 
-  /** Said once, and cut off. */
+  /** Answers with an error and ends the connection. */
   #refuseDescriptors(why: string): void {
     const message = `cannot take the descriptors of a control connection: ${why}`;
     this.#log.warn(message);
     this.#end({ id: 0, error: faultOf(new ErofsNbdError("ERR_BAD_ARGUMENT", message)) });
   }
 
-  /** The last that is heard from this peer, and what it is told. */
+  /** Reads nothing more from this peer and ends the connection with this line. */
   #end(last: ServerLine): void {
     this.#hasEnded = true;
     this.#lines.stop();
@@ -163,7 +133,7 @@ export class ControlConnection {
     this.#handedFd = undefined;
   }
 
-  /** From its first byte on; more bytes of the same line change nothing. */
+  /** The time counts from the first byte of a line; further bytes of the same line do not extend it. */
   #awaitLine(): void {
     this.#deadline ??= setTimeout(
       () => this.#cut("a request did not come in time"),
@@ -178,14 +148,14 @@ export class ControlConnection {
     this.#socket.destroy();
   }
 
-  /** Runs a line's request; a peer that asks faster than it is answered has to wait. */
+  /** Runs the request of a line. Reading pauses while too many of them run. */
   async #hear(line: string): Promise<void> {
     clearTimeout(this.#deadline);
     this.#deadline = undefined;
     this.#running += 1;
     if (this.#running >= MAX_RUNNING) this.#reader.pause();
     try {
-      await this.#obey(line);
+      await this.#answer(line);
     } finally {
       this.#running -= 1;
       if (this.#running < MAX_RUNNING && this.#reader.isPaused && !this.#hasEnded) {
@@ -195,21 +165,21 @@ export class ControlConnection {
     }
   }
 
-  async #obey(line: string): Promise<void> {
+  async #answer(line: string): Promise<void> {
     const read = readRequest(line);
     if ("error" in read) return this.#end(read);
     const { id, method, params: raw } = read;
-    // Where it is not given away, it is closed below.
+    // Closed below unless it is given away.
     let imageFd = method === "attach" ? this.#claimHanded() : undefined;
     try {
       const params = readParams(method, raw);
       const given = imageFd;
       imageFd = undefined;
-      this.#send({ id, result: await this.#run(method, params, given) });
+      this.#send({ id, result: await runRequest(method, params, given, this.#scope) });
     } catch (error) {
       const fault = faultOf(error);
       if (fault.code === "ERR_INTERNAL")
-        this.#log.error("A request failed by a bug", {
+        this.#log.error("A request failed: internal error (a bug in erofs-nbd)", {
           stack: error instanceof Error ? toSourceLines(error.stack ?? error.message) : error,
         });
       this.#send({ id, error: fault });
@@ -218,77 +188,29 @@ export class ControlConnection {
     }
   }
 
-  /** The descriptor that came with the request which is heard just now; belongs to the caller. */
+  /** The descriptor that came with the line being read; belongs to the caller. */
   #claimHanded(): number | undefined {
     const fd = this.#handedFd;
     this.#handedFd = undefined;
     return fd;
   }
 
-  /** Takes `imageFd` over. */
-  async #run(
-    method: Method,
-    params: unknown,
-    imageFd: number | undefined,
-  ): Promise<Requests[Method]["result"]> {
-    const manager = this.#manager;
-    switch (method) {
-      case "hello":
-        return { version: VERSION, pid: process.pid, takesDescriptors: true };
-      case "attach":
-        return this.#attach(params as Requests["attach"]["params"], imageFd);
-      case "mounted": {
-        const { index } = params as Requests["mounted"]["params"];
-        await manager.mounted(index);
-        return {};
-      }
-      case "detach": {
-        const { targets, all, force } = params as Requests["detach"]["params"];
-        return { results: await manager.detach(targets, all, force) };
-      }
-      case "status": {
-        const { target } = params as Requests["status"]["params"];
-        return {
-          devices: await manager.status(target),
-          notes: manager.takeNotes(),
-          manager: manager.vitals(),
-        };
-      }
-      case "renew":
-        return manager.renewWorkers();
-      case "stepDown":
-        return this.#server.stepDown();
-      case "cutLinks": {
-        const { index } = params as Requests["cutLinks"]["params"];
-        manager.cutLinks(index);
-        return {};
-      }
-      case "watch": {
-        if (this.#watching) return {};
-        this.#watching = true;
-        const tell = (event: DeviceEvent): void => this.#send({ event });
-        manager.on("event", tell);
-        void this.ended.then(() => manager.off("event", tell));
-        return {};
-      }
-    }
-  }
-
-  async #attach(
-    params: Requests["attach"]["params"],
-    imageFd: number | undefined,
-  ): Promise<Requests["attach"]["result"]> {
-    const { device, notes } = await this.#manager.attach(params, imageFd, this.#borrower);
-    return { device: await this.#manager.describe(device), notes: [...this.#manager.takeNotes(), ...notes] };
+  #watch(): void {
+    if (this.#isWatching) return;
+    this.#isWatching = true;
+    const { manager } = this.#scope;
+    const tell = (event: DeviceEvent): void => this.#send({ event });
+    manager.on("event", tell);
+    void this.ended.then(() => manager.off("event", tell));
   }
 
   #send(line: ServerLine): void {
     if (!this.#socket.writable) return;
     this.#socket.write(`${JSON.stringify(line)}\n`);
     const { writableLength } = this.#socket;
-    if (writableLength > MAX_BACKLOG_BYTES) this.#cut("it does not read what it is told");
-    // Only one that is behind can help: the others have read everything.
+    if (writableLength > MAX_BACKLOG_BYTES) this.#cut("it does not read its answers");
+    // Cutting a peer that has read everything would free nothing.
     else if (writableLength > OWN_BACKLOG_BYTES && this.#server.isOverfull)
-      this.#cut("what peers have not read fills too much memory");
+      this.#cut("unread answers of all peers fill too much memory");
   }
 }

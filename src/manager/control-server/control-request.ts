@@ -1,6 +1,5 @@
 /**
- * From a line that a peer has sent to a request that fits its schema, or to the answer that says why it is none.
- * Does no I/O.
+ * Turns a line that a peer has sent into a request that fits its schema, or into an error answer. Pure.
  */
 import * as z from "zod";
 import { faultOf } from "../../control/fault.ts";
@@ -8,7 +7,7 @@ import type { ControlFault, Method } from "../../control/protocol.ts";
 import { ErofsNbdError } from "../../errors.ts";
 import { PARAMS } from "./params.ts";
 
-/** One whose method is known, and its parameters as they came. */
+/** A request with a known method; its parameters are not checked yet. */
 export interface ControlRequest {
   readonly id: number;
   readonly method: Method;
@@ -22,7 +21,7 @@ const requestSchema: z.ZodType<ControlRequest> = z.strictObject({
   params: z.unknown(),
 });
 
-/** A request, or what to say to a peer that sends something else. */
+/** A request, or the error answer to a line that is none. */
 export function readRequest(
   line: string,
 ): ControlRequest | { readonly id: number; readonly error: ControlFault } {
@@ -30,7 +29,7 @@ export function readRequest(
   try {
     const value = parseJson(line);
     id = idOf(value);
-    return parse(requestSchema, value, "request");
+    return parse(requestSchema, value, "control request");
   } catch (error) {
     return { id, error: faultOf(error) };
   }
@@ -38,10 +37,10 @@ export function readRequest(
 
 /** @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function readParams(method: Method, params: unknown): unknown {
-  return parse<unknown>(PARAMS[method] as z.ZodType, params, method);
+  return parse<unknown>(PARAMS[method] as z.ZodType, params, `${method} request`);
 }
 
-/** The id of what may not be a request, for the answer; 0 where there is none. */
+/** The id for the answer, even if the rest is not a request; 0 where there is none. */
 function idOf(value: unknown): number {
   const parsed = z.object({ id: idSchema }).safeParse(value);
   return parsed.success ? parsed.data.id : 0;
@@ -51,18 +50,15 @@ function parseJson(line: string): unknown {
   try {
     return JSON.parse(line);
   } catch {
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot understand a control request: it is not JSON");
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "invalid control request: not JSON");
   }
 }
 
-/** A value that fits its schema, or one line about the first thing that does not. */
+/** @throws ErofsNbdError ERR_BAD_ARGUMENT: one line about the first part that does not fit the schema */
 function parse<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   const where = issue === undefined || issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
-  throw new ErofsNbdError(
-    "ERR_BAD_ARGUMENT",
-    `cannot ${what === "request" ? "understand a control request" : what}: ${where}${issue?.message}`,
-  );
+  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `invalid ${what}: ${where}${issue?.message}`);
 }

@@ -1,8 +1,8 @@
 /**
- * The manager's control socket: accepts, checks who it is, and bounds what peers may take together.
+ * The manager's control socket: accepts peers, checks their credentials, and bounds what all of them take together.
  *
- * The socket is 0600 in a 0700 directory and every peer's credentials are checked as well. What each peer may ask
- * for, and take, is in control-connection.ts.
+ * Made by daemon.ts. The socket is 0600 in a 0700 directory, and the credentials of every peer are checked as well.
+ * What one peer may send and take is in control-connection.ts, what a request does in run-request.ts.
  */
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
@@ -12,15 +12,17 @@ import type { Log } from "../../log/log.ts";
 import { close, duplicate, effectiveUid, peerCredentials } from "../../sys/libc.ts";
 import { Acceptor } from "../../sys/sockets/acceptor.ts";
 import { listenUnix } from "../../sys/sockets/listen.ts";
-import { ControlConnection, type ControlledManager, type StepDown } from "./control-connection.ts";
+import { ControlConnection } from "./control-connection.ts";
+import type { ControlledManager, StepDown } from "./run-request.ts";
 
 export type { ControlledManager, StepDown };
 
 const MAX_CONNECTIONS = 256;
-/** What all peers together may have unread; beyond it whoever is answered next and has not read is cut off. */
+/** For the unread answers of all peers together. Beyond it, the next peer to be answered that has unread ones is cut. */
 const MAX_TOTAL_BACKLOG_BYTES = 64 << 20;
-/** Of lines that have begun and not ended, of all peers together. */
+/** For the unfinished lines of all peers together. */
 const MAX_TOTAL_PENDING_BYTES = 8 << 20;
+
 const refuseToStepDown: StepDown = () => {
   throw new ErofsNbdError("ERR_CONTROL", "cannot replace the manager: it is part of another program", {
     hint: "restart that program, or replace its workers alone with --workers-only",
@@ -35,7 +37,7 @@ export class ControlServer {
   readonly #acceptor: Acceptor;
   readonly #connections = new Set<ControlConnection>();
 
-  /** Listens at `path`; whatever is there belongs to a dead manager, since the caller holds the run directory's lock. */
+  /** Replaces what is at `path`: it belongs to a dead manager, since the caller holds the run directory's lock. */
   constructor(path: string, manager: ControlledManager, log: Log, stepDown: StepDown = refuseToStepDown) {
     this.manager = manager;
     this.stepDown = stepDown;
@@ -56,7 +58,7 @@ export class ControlServer {
     });
   }
 
-  /** Whether all peers together hold more than they may, in answers they have not read or lines they have not ended. */
+  /** Whether unread answers or unfinished lines of all peers together exceed their limit. */
   get isOverfull(): boolean {
     let backlog = 0;
     let pending = 0;
@@ -92,7 +94,7 @@ export class ControlServer {
       close(fd);
       return;
     }
-    // Node's streams would lose the descriptors that come along: it writes, and we read.
+    // Node's stream only writes: it would lose the descriptors that come with what is read.
     const socket = new Socket({ fd, readable: false, writable: true });
     const connection = new ControlConnection(socket, readFd, pid, this);
     this.#connections.add(connection);

@@ -1,12 +1,12 @@
 /**
- * The schemas of what commands and programs ask the manager for; the types are in control/protocol.ts.
+ * The schema of the parameters of each request on the control socket; the types are in control/protocol.ts.
  */
 import * as z from "zod";
 import type { Method, Requests } from "../../control/protocol.ts";
 import { MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS, MIN_HANG_TIMEOUT_MS } from "../../limits.ts";
 import type { JsonValue } from "../../source/source-spec.ts";
 
-/** Of a module's options. */
+/** For a module's options: they are sent with each link and written into the record. */
 const MAX_OPTIONS_BYTES = 16_384;
 const MAX_OPTIONS_DEPTH = 32;
 
@@ -23,10 +23,10 @@ const seen = z.strictObject({
 });
 const target = z.union([z.strictObject({ index }), z.strictObject({ path, seen: seen.optional() })]);
 const nothing = z.strictObject({});
-/** They travel with each link and are written into the record. It is JSON, since it came as that. */
+/** It is JSON, since it was parsed from that. */
 const moduleOptions = z.custom<JsonValue>(isSmall, `must be JSON of at most ${MAX_OPTIONS_BYTES} bytes`);
 
-/** What the manager accepts, by method. */
+/** By method. */
 export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> } = {
   hello: nothing,
   watch: nothing,
@@ -65,7 +65,7 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
   cutLinks: z.strictObject({ index }),
 };
 
-/** Whether a value is neither deep nor long: looked at without recursion, since a peer may nest as deep as it likes. */
+/** Whether a value is neither deep nor long. Without recursion, since a peer may nest values to any depth. */
 function isSmall(value: unknown): boolean {
   if (value === undefined) return false;
   let level: unknown[] = [value];

@@ -143,7 +143,7 @@ describe("start", () => {
     writeFileSync(join(runDir.devices, "broken.json"), "{");
     await manager.start();
     expect(manager.takeNotes()).toEqual([
-      `${join(runDir.devices, "broken.json")} is not a record that this version understands: left alone`,
+      `${join(runDir.devices, "broken.json")} is not a record of a known version: left alone`,
     ]);
     expect(manager.takeNotes()).toEqual([]);
     expect(logged.filter((line) => line.startsWith("Started worker"))).toHaveLength(2);

@@ -170,7 +170,7 @@ describe("a netlink device", () => {
   test("that the kernel no longer has: the record is cleared, its workers are left to end by themselves", async () => {
     const one = await worker();
     const path = await leave("a", [one]);
-    expect(await adopt()).toEqual([`${path} is no longer attached: its record is cleared`]);
+    expect(await adopt()).toEqual([`${path} is no longer attached: its record is removed`]);
     expect(records()).toEqual([]);
     expect(adopted).toEqual([]);
     expect(isAlive(one)).toBe(true);
@@ -200,7 +200,7 @@ describe("a netlink device", () => {
     writeFileSync(file, readFileSync(file, "utf8").replace(/"bootId": "[^"]*"/, '"bootId": "former"'));
     kernel.devices.set("a", 0);
     expect(await adopt()).toEqual([
-      `${join(directory, "a.image")} was attached before the machine was booted: its record is cleared`,
+      `${join(directory, "a.image")} was attached before the last boot: its record is removed`,
     ]);
     expect([records(), adopted, kept]).toEqual([[], [], []]);
   });
@@ -210,7 +210,7 @@ describe("a netlink device", () => {
     await leave("a", []);
     kernel.devices.set("a", 0);
     expect((await adopt())[0]).toBe(
-      `${join(directory, "future.json")} is not a record that this version understands: left alone`,
+      `${join(directory, "future.json")} is not a record of a known version: left alone`,
     );
     expect(adoptedNames()).toEqual(["a"]);
     expect(records()).toEqual(["a.json", "future.json"]);
@@ -356,7 +356,7 @@ describe("an image that is not what was attached", () => {
     await leave("a", [one]);
     kernel.devices.set("a", 1);
     const notes = await adopt([link], [one.pid]);
-    expect(notes[0]).toMatch(/^worker \d+ serves .*a\.image from another file: its link is given up$/);
+    expect(notes[0]).toMatch(/^worker \d+ serves .*a\.image from another file: its link is closed$/);
     expect(link.fates).toEqual(["closed"]);
     expect(adopted).toMatchObject([{ links: [] }]);
     close(link.imageFd);

@@ -97,7 +97,7 @@ describe("limits", () => {
       peer.send("x".repeat(MIB - 1));
     }
     await until("some are cut", () => begun.filter(({ ended }) => ended).length >= 12);
-    expect(logged.some((line) => line.includes("the lines that peers have begun fill too much memory"))).toBe(
+    expect(logged.some((line) => line.includes("unfinished lines of all peers fill too much memory"))).toBe(
       true,
     );
     await expectServed(other);
@@ -115,7 +115,7 @@ describe("limits", () => {
       peer.send(status.repeat(7));
     }
     await until("some are cut", () => server.connectionCount < 13);
-    expect(logged).toContain("Cut a control connection: what peers have not read fills too much memory");
+    expect(logged).toContain("Cut a control connection: unread answers of all peers fill too much memory");
     await expectServed(other);
   });
 

@@ -187,32 +187,32 @@ describe("requests", () => {
     expect(await peer.answer(1)).toMatchObject([
       { id: 1, error: { code: "ERR_INTERNAL", message: "undefined is not a function", exitCode: 4 } },
     ]);
-    expect(logged).toEqual(["A request failed by a bug"]);
+    expect(logged).toEqual(["A request failed: internal error (a bug in erofs-nbd)"]);
   });
 
   test("wrong parameters: one line about the first, and nothing is done", async () => {
     const wrong: Array<[method: string, params: unknown, words: string]> = [
-      ["attach", { ...ATTACH, image: "relative" }, "cannot attach: image: "],
-      ["attach", { ...ATTACH, connections: 0 }, "cannot attach: connections: "],
-      ["attach", { ...ATTACH, connections: 1.5 }, "cannot attach: connections: "],
+      ["attach", { ...ATTACH, image: "relative" }, "invalid attach request: image: "],
+      ["attach", { ...ATTACH, connections: 0 }, "invalid attach request: connections: "],
+      ["attach", { ...ATTACH, connections: 1.5 }, "invalid attach request: connections: "],
       [
         "attach",
         { ...ATTACH, blockSizeBytes: 1000 },
-        "cannot attach: blockSizeBytes: must be a power of two",
+        "invalid attach request: blockSizeBytes: must be a power of two",
       ],
-      ["attach", { ...ATTACH, index: -1 }, "cannot attach: index: "],
-      ["attach", { ...ATTACH, timeoutSeconds: 1e12 }, "cannot attach: timeoutSeconds: "],
-      ["attach", { ...ATTACH, surprise: 1 }, "cannot attach: "],
-      ["attach", null, "cannot attach: "],
+      ["attach", { ...ATTACH, index: -1 }, "invalid attach request: index: "],
+      ["attach", { ...ATTACH, timeoutSeconds: 1e12 }, "invalid attach request: timeoutSeconds: "],
+      ["attach", { ...ATTACH, surprise: 1 }, "invalid attach request: "],
+      ["attach", null, "invalid attach request: "],
       [
         "detach",
         { targets: [{ index: 1, path: "/x" }], all: false, force: false },
-        "cannot detach: targets.0: ",
+        "invalid detach request: targets.0: ",
       ],
-      ["detach", { targets: "all", all: false, force: false }, "cannot detach: targets: "],
-      ["status", {}, "cannot status: target: "],
-      ["mounted", { index: "5" }, "cannot mounted: index: "],
-      ["hello", { x: 1 }, "cannot hello: "],
+      ["detach", { targets: "all", all: false, force: false }, "invalid detach request: targets: "],
+      ["status", {}, "invalid status request: target: "],
+      ["mounted", { index: "5" }, "invalid mounted request: index: "],
+      ["hello", { x: 1 }, "invalid hello request: "],
     ];
     const peer = await connect();
     for (const [at, [method, params]] of wrong.entries()) peer.send(line({ id: at + 1, method, params }));
@@ -221,9 +221,10 @@ describe("requests", () => {
     for (const [at, [, , words]] of wrong.entries()) {
       const answer = answers.find(({ id }) => id === at + 1);
       expect(answer?.error).toMatchObject({ code: "ERR_BAD_ARGUMENT", exitCode: 1 });
-      expect(answer?.error?.message.startsWith(words), `${answer?.error?.message} begins «${words}»`).toBe(
-        true,
-      );
+      expect(
+        answer?.error?.message.startsWith(words),
+        `${answer?.error?.message} begins with "${words}"`,
+      ).toBe(true);
     }
     expect(manager.calls).toEqual([]);
     expect(peer.ended).toBe(false);

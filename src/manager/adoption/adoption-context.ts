@@ -1,0 +1,55 @@
+/**
+ * What adoption gets from the manager, and what its files share.
+ */
+import type { DeviceView } from "../../kernel/device-view.ts";
+import type { Log } from "../../log/log.ts";
+import type { PooledFoundLink } from "../../pool/found-link.ts";
+import type { ManagedDevice } from "../../supervisor/managed-device.ts";
+import type { Image, NbdCommands } from "../../supervisor/ports.ts";
+import type { ProcessIdentity } from "../../sys/process-identity.ts";
+import type { DeviceRecord } from "../records/record.ts";
+
+/** The part of a DeviceView that adoption uses. */
+export type AdoptionView = Pick<
+  DeviceView,
+  "findByBackend" | "backendOf" | "configuringThread" | "readsInFlight"
+>;
+
+export interface AdoptionContext {
+  readonly log: Log;
+  readonly nbd: Pick<NbdCommands, "disconnect">;
+  /** The links of the reattached workers. */
+  readonly links: readonly PooledFoundLink[];
+  /** The reattached workers. They belong to this manager now and are not ended. */
+  readonly reattachedPids: readonly number[];
+  /** Workers of a former manager that run and did not answer. */
+  readonly silent: readonly ProcessIdentity[];
+  /** Continues a netlink device with these links, or with none. Takes the image's descriptor over. */
+  readonly adopt: (
+    record: DeviceRecord,
+    image: Image,
+    index: number,
+    links: readonly PooledFoundLink[],
+  ) => Promise<void>;
+  /** Keeps a device that can only be shown and detached. */
+  readonly keep: (device: ManagedDevice) => void;
+  /** What the kernel shows; sysfs by default. */
+  readonly view?: AdoptionView;
+}
+
+/** Adds a line for the user and the log. */
+export type Note = (message: string) => void;
+
+/** The note about a device that could not be continued. */
+export const cannotContinue = ({ image }: DeviceRecord, index: number, error: unknown): string =>
+  `cannot continue nbd${index} (${image.path}): ${String(error)}`;
+
+/** The workers that may serve a record's device: those whose links it has, or all that have not answered. */
+export function serversOf(
+  { workers }: DeviceRecord,
+  links: readonly PooledFoundLink[],
+  { reattachedPids }: AdoptionContext,
+): ProcessIdentity[] {
+  const pids = new Set(links.map(({ workerPid }) => workerPid));
+  return workers.filter(({ pid }) => (pids.size > 0 ? pids.has(pid) : !reattachedPids.includes(pid)));
+}
