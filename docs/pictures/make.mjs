@@ -6,7 +6,8 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { architecture } from "./architecture.mjs";
-import { comparison } from "./charts.mjs";
+import { chaosPlot } from "./chaos-plot.mjs";
+import { comparison, stalls } from "./charts.mjs";
 import { terminal } from "./terminal.mjs";
 
 /** @param {string} name */
@@ -18,7 +19,9 @@ const read = (name) => readFileSync(beside(name), "utf8");
 const PICTURES = {
   "architecture.svg": architecture,
   "benchmarks.svg": () => comparison(JSON.parse(read("benchmarks.json")).serve),
+  "chaos-report.svg": () => chaosPlot(JSON.parse(read("chaos-run.json"))),
   "demo.svg": () => terminal(read("demo.cast")),
+  "stalls.svg": () => stalls(JSON.parse(read("benchmarks.json")).stalls),
   "status-watch.svg": () => terminal(read("status-watch.cast")),
 };
 
