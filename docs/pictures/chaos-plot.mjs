@@ -37,7 +37,7 @@ export function chaosPlot({ date, machine, command, data }) {
   const { durationMs, lowMs, highMs, kinds } = data;
   const plotTop = TOP + kinds.length * LANE + 14;
   const bottom = plotTop + PLOT;
-  const height = bottom + 66;
+  const height = bottom + 72;
   const x = (/** @type {number} */ ms) => LEFT + (ms / durationMs) * (WIDTH - LEFT - RIGHT);
   const y = (/** @type {number} */ ms) =>
     bottom - (Math.log(Math.min(highMs, Math.max(lowMs, ms)) / lowMs) / Math.log(highMs / lowMs)) * PLOT;
@@ -81,7 +81,7 @@ export function chaosPlot({ date, machine, command, data }) {
   const step = niceStep(durationMs / 8);
   for (let ms = 0; ms <= durationMs; ms += step)
     parts.push(label(x(ms), bottom + 18, `${n(ms / 1000)} s`, "middle"));
-  parts.push(label(20, height - 12, `${date}, ${machine}: ${command}`));
+  parts.push(label(20, height - 28, `${date}, ${machine}`), label(20, height - 12, command));
   return svg({
     width: WIDTH,
     height,

@@ -23,7 +23,7 @@ function label(x, y, text, look, anchor = "start") {
 export function comparison(data) {
   const rowHeight = 62;
   const top = 84;
-  const height = top + data.rows.length * rowHeight + 48;
+  const height = top + data.rows.length * rowHeight + 66;
   const most = Math.max(1, ...data.rows.flatMap(({ rate, timePerRequest }) => [rate, timePerRequest]));
   const scale = (WIDTH - LEFT - RIGHT) / most;
   const parts = [
@@ -49,7 +49,8 @@ export function comparison(data) {
   parts.push(
     `<line class="s-ink dash" x1="${one}" x2="${one}" y1="${top - 8}" y2="${bottom}"/>`,
     label(LEFT + scale, bottom + 15, `${data.reference} = 1`, "c", "middle"),
-    label(20, height - 12, `${data.date}, ${data.machine}: ${data.command}`, "c"),
+    label(20, height - 28, `${data.date}, ${data.machine}`, "c"),
+    label(20, height - 12, data.command, "c"),
   );
   return svg({
     width: WIDTH,
@@ -77,10 +78,10 @@ export function stalls(data) {
   const bins = last - first + 1;
   const rowHeight = 120;
   const top = 64;
-  const left = 90;
+  const left = 120;
   const plot = 70;
   const step = (WIDTH - left - 30) / bins;
-  const height = top + data.kinds.length * rowHeight + 50;
+  const height = top + data.kinds.length * rowHeight + 56;
   const most = Math.max(
     ...data.kinds.map(({ stallsMs }) =>
       Math.max(
@@ -120,7 +121,10 @@ export function stalls(data) {
     for (let at = 0; at <= bins; at += 1)
       parts.push(label(left + at * step, base + 16, nameOf(first + at), "c", "middle"));
   }
-  parts.push(label(20, height - 12, `${data.date}, ${data.machine}: ${data.command}`, "c"));
+  parts.push(
+    label(20, height - 28, `${data.date}, ${data.machine}`, "c"),
+    label(20, height - 12, data.command, "c"),
+  );
   return svg({ width: WIDTH, height, title: "Histogram of stalls", style: STYLE, body: parts.join("\n") });
 }
 
