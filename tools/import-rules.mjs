@@ -30,7 +30,7 @@ export const ROOMS = [
   { room: "serving", rooms: ["worker-protocol", "journal", "nbd", "source", "sys"] },
   { room: "worker", rooms: ["serving", "worker-protocol", "journal", "nbd", "source", "sys"] },
   { room: "supervisor", rooms: ["worker-protocol", "kernel", "nbd", "source", "sys", "netlink/index.ts"] },
-  { room: "pool", rooms: ["supervisor", "worker-protocol", "journal", "source", "sys"] },
+  { room: "pool", rooms: ["supervisor", "worker-protocol", "journal", "source", "sys", "text"] },
   { room: "control", rooms: ["supervisor", "source", "sys"] },
   {
     room: "manager",

@@ -5,11 +5,11 @@
  * manager ends when its last device has gone and nobody is asking it anything.
  */
 import { closeSync } from "node:fs";
-import { getPriority, setPriority } from "node:os";
 import { hasRecords, openLog, prepareRunDir, type RunDir } from "../control/run-dir.ts";
 import { lockRunDir } from "../control/run-lock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { createLog, type Log, type LogLevel } from "../log/log.ts";
+import { raisePriority } from "../sys/priority.ts";
 import { ControlServer } from "./control-server/control-server.ts";
 import { Guardian } from "./guardian.ts";
 import { Manager } from "./manager.ts";
@@ -44,20 +44,6 @@ export interface Daemon {
   readonly ended: Promise<void>;
   /** Ends the manager; its devices stay, served by their workers. */
   stop(): Promise<void>;
-}
-
-/**
- * A manager works for milliseconds, and reads wait for it then: it goes before what keeps the processors busy. Its
- * workers run as anybody does (see worker-pool.ts).
- */
-const MANAGER_NICENESS = -10;
-
-function raisePriority(): void {
-  try {
-    setPriority(Math.min(getPriority(), MANAGER_NICENESS));
-  } catch {
-    // EACCES: then it waits for its turn.
-  }
 }
 
 /** How long an automatic manager without devices waits for something to do: at first, and after it has done something. */

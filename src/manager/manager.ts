@@ -175,7 +175,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   /** Reattaches the workers of a former manager, starts missing ones, and goes on with the devices that it left. */
   async start(): Promise<void> {
     const { workers, journals } = this.#runDir;
-    const { met: reattached, silent } = await reattachWorkers(workers, journals);
+    const { reattached, silent } = await reattachWorkers(workers, journals);
     const links = reattached.flatMap((worker) => this.#pool.adopt(worker));
     this.#startWorkers();
     removeUnusedJournals(journals, links);

@@ -1,9 +1,9 @@
 /**
- * Meeting the workers that a former manager left behind: they serve on, and tell every link they have.
+ * Reconnects to the workers of a former manager, which go on serving and report their links.
  *
- * Each worker listens on a socket of its own in the run directory. Connecting there makes us its manager. A socket that
- * nobody listens on is a dead worker's; a worker that does not answer hangs, and is left to the caller to end. A worker
- * has fewer rights than we have: what it says of itself is checked before anything is done about it.
+ * Each worker listens on a socket of its own in the run directory. The process that connects becomes its manager. A
+ * socket without a listener belongs to a dead worker. A worker that does not answer hangs, and the caller kills it.
+ * Workers have fewer rights than the manager, so what they report is checked before it is used.
  */
 import { fstatSync, readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -17,51 +17,51 @@ import { isFromWorker } from "../worker-protocol/from-worker.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker-protocol/messages.ts";
 import { linkFds } from "../worker-protocol/messages.ts";
 
-/** A link as its worker has described it, with our duplicates of its descriptors in the order of LINK_FDS, and of its lease's. */
-export interface ToldLink {
+/** A link as its worker reports it: duplicates of its descriptors in the order of LINK_FDS, then its lease's if any. */
+export interface LinkReport {
   readonly description: ServedLinkDescription;
   readonly fds: readonly number[];
 }
 
 export interface ReconnectedWorker {
   readonly pid: number;
-  /** pidfd_open(2); whoever gets it closes it. */
+  /** From pidfd_open(2). Belongs to the receiver. */
   readonly pidFd: number;
   readonly socketPath: string;
   /** The connection, for a WorkerProcess to go on with. */
   readonly channelFd: number;
-  readonly links: readonly ToldLink[];
+  readonly links: readonly LinkReport[];
 }
 
-/** A worker in the middle of a long read answers after it. */
-const PATIENCE_MS = 3000;
-const TURN_MS = 100;
-/** The smallest there are: a file that fills these fills larger ones, too. */
+/** Timeout for a worker's report. A worker in the middle of a long read answers after it. */
+const REPORT_TIMEOUT_MS = 3000;
+const STEP_MS = 100;
+/** The smallest page size there is. A file of this many pages fills as many larger ones. */
 const PAGE_BYTES = 4096;
 
 export interface ReattachResult {
-  readonly met: readonly ReconnectedWorker[];
-  /** Workers that are there and do not answer. */
+  readonly reattached: readonly ReconnectedWorker[];
+  /** Workers that are alive and do not answer. */
   readonly silent: readonly ProcessIdentity[];
 }
 
 /** The file name of a worker's socket. */
 export const workerSocketName = ({ pid, startTime }: ProcessIdentity): string => `${pid}-${startTime}.sock`;
 
-/** Every worker that answers, and who does not. Dead ones' sockets are removed. */
+/** Connects to every worker. Sockets of dead workers are removed. */
 export async function reattachWorkers(directory: string, journals: string): Promise<ReattachResult> {
-  // A manager that died in a worker's start may have left one without its name: its worker has a link to nobody.
+  // "new-": the manager died before it could name the socket after the worker.
   const names = readdirSync(directory).filter((name) => /^new-|\.sock$/.test(name));
-  // As the kernel names them: the way to the run directory may go over a symbolic link.
+  // /proc shows paths without symbolic links.
   const real = realpathSync(journals);
   const all = await Promise.all(names.map((name) => reattach(join(directory, name), real)));
-  const met = all.filter((one) => one !== undefined);
-  const answered = new Set(met.map(({ socketPath }) => basename(socketPath)));
+  const reattached = all.filter((one) => one !== undefined);
+  const answered = new Set(reattached.map(({ socketPath }) => basename(socketPath)));
   const silent = names
     .filter((name) => !answered.has(name))
     .map(identityIn)
     .filter((one) => one !== undefined && isAlive(one)) as ProcessIdentity[];
-  return { met, silent };
+  return { reattached, silent };
 }
 
 function identityIn(socketName: string): ProcessIdentity | undefined {
@@ -75,62 +75,63 @@ async function reattach(socketPath: string, journals: string): Promise<Reconnect
     fd = connectMessages(socketPath);
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
-    // Only where nobody listens: without a descriptor to spare we are the one who is at fault.
+    // Only if nothing listens. Other errors, such as a lack of descriptors, say nothing about the worker.
     if (error.errno === ERRNO.ECONNREFUSED) rmSync(socketPath, { force: true });
     return undefined;
   }
-  // Whoever made the socket was a manager of ours; its worker has it since.
+  // The peer's credentials are those of the process that made the socket: a former manager.
   if (peerCredentials(fd).uid !== effectiveUid()) {
     close(fd);
     return undefined;
   }
-  // The channel takes its descriptor over and will close it; the connection itself goes on with this one.
+  // The channel below closes its descriptor; the connection goes on with this duplicate.
   const channelFd = duplicate(fd);
-  const links: ToldLink[] = [];
-  let said: { pidFd: number; pid: number; links: number } | undefined;
-  const told = await new Promise<boolean>((resolve) => {
-    // Nothing is heard any more after that: a duplicate of a socket that nobody closes would keep it from ever dying.
-    const finish = (toldAll: boolean): void => {
-      clearTimeout(patience);
+  const links: LinkReport[] = [];
+  let greeting: { pidFd: number; pid: number; links: number } | undefined;
+  const isComplete = await new Promise<boolean>((resolve) => {
+    // Receives nothing more: a descriptor in a late message would stay open here and keep the link's socket alive.
+    const finish = (complete: boolean): void => {
+      clearTimeout(timer);
       channel.close();
-      resolve(toldAll);
+      resolve(complete);
     };
-    // Counted in turns of our own: what came in while this process stood still is heard before the next one.
-    let patience: NodeJS.Timeout;
-    const turn = (leftMs: number): void => {
+    // In short steps: messages that arrived while this process did not run are handled before the next step.
+    let timer: NodeJS.Timeout;
+    const wait = (leftMs: number): void => {
       if (leftMs <= 0) return finish(false);
-      patience = setTimeout(() => turn(leftMs - TURN_MS), TURN_MS);
+      timer = setTimeout(() => wait(leftMs - STEP_MS), STEP_MS);
     };
-    turn(PATIENCE_MS);
+    wait(REPORT_TIMEOUT_MS);
     const channel = new Channel<FromWorker, ToWorker>(fd, {
       message: (message, fds, senderPid) => {
-        const link = isFromWorker(message) ? toldLink(message, fds, journals) : undefined;
+        const link = isFromWorker(message) ? linkReport(message, fds, journals) : undefined;
         if (link !== undefined) links.push(link);
         else for (const one of fds) close(one);
-        // Its pid will be sent signals to: the kernel's word counts, and only while it is that process's.
+        // This process will be sent signals, so the pid must be the one that the kernel reports for the sender.
         if (
           isFromWorker(message) &&
           message.type === "reunion" &&
           message.pid === senderPid &&
-          said === undefined
+          greeting === undefined
         ) {
           const pidFd = pidfdOpen(message.pid);
           if (pidFd < 0) return finish(false);
-          said = { pidFd, pid: message.pid, links: message.links };
+          greeting = { pidFd, pid: message.pid, links: message.links };
         }
-        if (said !== undefined && links.length >= said.links) finish(true);
+        if (greeting !== undefined && links.length >= greeting.links) finish(true);
       },
       end: () => finish(false),
     });
   });
-  if (told && said !== undefined) return { pid: said.pid, pidFd: said.pidFd, socketPath, channelFd, links };
+  if (isComplete && greeting !== undefined)
+    return { pid: greeting.pid, pidFd: greeting.pidFd, socketPath, channelFd, links };
   close(channelFd);
-  if (said !== undefined) close(said.pidFd);
+  if (greeting !== undefined) close(greeting.pidFd);
   for (const link of links) for (const one of link.fds) close(one);
   return undefined;
 }
 
-function toldLink(message: FromWorker, fds: readonly number[], journals: string): ToldLink | undefined {
+function linkReport(message: FromWorker, fds: readonly number[], journals: string): LinkReport | undefined {
   if (message.type !== "held" || fds.length !== linkFds(message) || !isJournal(fds[2] as number, journals))
     return undefined;
   const { type: _, ...description } = message;
@@ -138,9 +139,9 @@ function toldLink(message: FromWorker, fds: readonly number[], journals: string)
 }
 
 /**
- * A journal is removed by its path in the end, with our rights: it must be one of this run directory. And it is
- * mapped: one that was cut short would end us, and every manager after us. (A former version's ends a little earlier,
- * within the last page.)
+ * The journal's file will be removed with root's rights, so it must be one of this run directory. It will be mapped as
+ * well, and a mapping of a shorter file would crash this manager and every one after it. (A journal of a former
+ * version ends a little earlier, within the last page.)
  */
 function isJournal(fd: number, journals: string): boolean {
   const pages = (sizeBytes: number): number => Math.ceil(sizeBytes / PAGE_BYTES);

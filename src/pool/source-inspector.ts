@@ -1,19 +1,20 @@
 /**
- * Finding out what a source module makes, before a device is made of it: in a worker of its own, which is then ended.
+ * Inspects a source module before a device is made of it, in a worker that is started for this and then killed.
  *
- * So a module that throws, loops, exits or eats memory while it is loaded harms nobody, and what is found out is found
- * with the rights that workers have. The manager itself never runs a line of it.
+ * Used by the manager, which never runs a module's code itself. A module that throws, loops, exits or uses up memory
+ * while it is loaded affects only that worker, and it runs with the reduced rights of workers.
  */
-import { setPriority } from "node:os";
 import { ErofsNbdError } from "../errors.ts";
 import { openModule } from "../source/open-module.ts";
 import { pathView } from "../source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../source/source-spec.ts";
 import { close } from "../sys/libc.ts";
+import { lowerPriority } from "../sys/priority.ts";
 import type { InspectedSource } from "../worker-protocol/messages.ts";
-import { startWorker, type WorkerOptions } from "./worker-process.ts";
+import { startWorker } from "./spawn.ts";
+import type { WorkerOptions } from "./worker-process.ts";
 
-/** A module as it was attached: the caller closes `fd`. */
+/** An inspected module. The caller closes `fd`. */
 export interface InspectedModule {
   readonly fd: number;
   readonly spec: ModuleSourceSpec;
@@ -21,12 +22,10 @@ export interface InspectedModule {
   readonly head: Uint8Array;
 }
 
-/** How often to look whether the worker gets on with its start (start-watch.ts). */
+/** How often to check the progress of the worker's start (start-watch.ts). */
 const LOOK_MS = 250;
-/** For the module to be loaded and opened, and its first block read. */
+/** Timeout for loading the module, opening the source and reading its first block. */
 const INSPECT_DEADLINE_MS = 10_000;
-/** It is not to run with the manager's own priority. */
-const NICENESS = 5;
 
 /** @throws ErofsNbdError ERR_SOURCE: the module cannot be opened or loaded, its source cannot be opened or read */
 export async function inspectModule(
@@ -58,20 +57,20 @@ async function askWorker(
   headBytes: number,
   workers: WorkerOptions,
 ): Promise<InspectedSource & { readonly head: Uint8Array }> {
-  const fail = (why: string): ErofsNbdError =>
+  const failure = (why: string): ErofsNbdError =>
     new ErofsNbdError("ERR_SOURCE", `cannot open source ${path}: ${why}`, {
-      hint: "load it by itself, with «node», to see what it does",
+      hint: "load the module directly with `node` to see what it does",
     });
-  let begin = (): void => {};
+  let goOn = (): void => {};
   let how: string | undefined;
-  const begun = new Promise<void>((resolve) => {
-    begin = resolve;
+  const readyOrDead = new Promise<void>((resolve) => {
+    goOn = resolve;
   });
   const worker = startWorker(workers, {
-    ready: () => begin(),
+    ready: () => goOn(),
     exited: (why) => {
       how = why;
-      begin();
+      goOn();
     },
   });
   const killAfter = (milliseconds: number): NodeJS.Timeout =>
@@ -79,27 +78,19 @@ async function askWorker(
   lowerPriority(worker.pid);
   let deadline: NodeJS.Timeout | undefined;
   const looks = setInterval(() => {
-    const trouble = worker.startWatch.look();
-    if (trouble !== undefined) worker.kill(`it ${trouble} while it was starting`);
+    const stuck = worker.startWatch.look();
+    if (stuck !== undefined) worker.kill(`it ${stuck} while it was starting`);
   }, LOOK_MS);
   try {
-    await begun;
+    await readyOrDead;
     clearInterval(looks);
     deadline = killAfter(INSPECT_DEADLINE_MS);
     const found = how === undefined ? await worker.inspect(path, options, headBytes) : undefined;
     if (found !== undefined) return found;
-    throw fail(`the worker that loaded it did not live through it: ${how ?? "it ended"}`);
+    throw failure(`the worker that loaded it did not live through it: ${how ?? "it ended"}`);
   } finally {
     clearInterval(looks);
     clearTimeout(deadline);
     worker.kill();
-  }
-}
-
-function lowerPriority(pid: number): void {
-  try {
-    setPriority(pid, NICENESS);
-  } catch {
-    // ESRCH: it has ended already, and that is noticed.
   }
 }

@@ -1,465 +1,260 @@
 /**
- * One worker process as its manager sees it: started or met again, given links, asked whether it lives, ended.
+ * One worker process as its manager sees it: its control channel, whether it is alive, and how it ends.
  *
- * Workers are sessions of their own: neither Ctrl-C nor the manager's death reaches them. What becomes of the links
- * of one that died is the pool's business.
+ * spawn.ts provides the process, worker-links.ts has its links. The pool decides what becomes of the links of a dead
+ * worker. Workers run in sessions of their own: neither Ctrl-C nor the death of the manager reaches them.
  */
-import { type ChildProcess, spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { renameSync, rmSync } from "node:fs";
-import { constants } from "node:os";
-import { join } from "node:path";
-import { programFile } from "../program-files.ts";
+import { rmSync } from "node:fs";
 import type { JsonValue } from "../source/source-spec.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
-import { close, pidfdSendSignal, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
-import { identifyProcess } from "../sys/process-identity.ts";
+import { close } from "../sys/libc.ts";
 import { processStat } from "../sys/process-stat.ts";
 import { Channel } from "../sys/sockets/channel.ts";
-import { listenUnix } from "../sys/sockets/listen.ts";
 import { StartWatch } from "../sys/start-watch.ts";
-import { watchReadable } from "../sys/watch.ts";
 import { isFromWorker } from "../worker-protocol/from-worker.ts";
-import { describeEnd } from "../worker-protocol/link-end.ts";
-import {
-  CONTROL_FD,
-  type FromWorker,
-  type InspectedSource,
-  REUNION_FD,
-  type ToWorker,
-} from "../worker-protocol/messages.ts";
-import type { HeldLink } from "./held-link.ts";
-import { type ReconnectedWorker, workerSocketName } from "./reattach.ts";
+import type { FromWorker, InspectedSource, ToWorker } from "../worker-protocol/messages.ts";
+import { PendingInspection } from "./pending-inspection.ts";
+import { WorkerLinks } from "./worker-links.ts";
 
 export interface WorkerOptions {
-  /** Where workers write what they cannot tell: an open descriptor, or «inherit». */
+  /** Where workers write what they cannot send: an open descriptor, or that of the manager. */
   readonly stderr: number | "inherit" | "ignore";
-  /** Where workers' sockets for later managers are. */
+  /** Directory of the sockets that workers listen on for later managers. */
   readonly directory: string;
-  /** The program that a worker runs; for tests. */
+  /** The program of a worker; for tests. */
   readonly workerPath?: string;
-  /** How long a worker may take to say that it serves a link; for tests. */
+  /** How long a worker may stay silent while it is given a link; for tests. */
   readonly servingDeadlineMs?: number;
-  /** For how long a worker that is not ready yet may do nothing; for tests. */
+  /** How long a starting worker may do nothing; for tests. */
   readonly startSilenceMs?: number;
 }
 
 export interface WorkerEvents {
   ready(): void;
-  /** It is dead, or as good as dead; called once. Its links are in `links` until then. */
+  /** The worker is dead, or stuck in the kernel for good. Called once, while `links` still has its links. */
   exited(how: string): void;
 }
 
-/** How a process ends that is not ours to wait for, or not the usual way. */
+/** A process that may be a child of this one or of a former manager. */
 export interface ProcessHandle {
   readonly pid: number;
   kill(): void;
   unref(): void;
 }
 
-export const WORKER_PATH: string = programFile("worker/main.cjs");
-/** A worker that does not take or give a link within this time is not working. */
+/** A running process and the connections to it. */
+export interface WorkerConnection {
+  readonly process: ProcessHandle;
+  readonly channelFd: number;
+  /** The socket that it listens on for later managers. */
+  readonly socketPath: string;
+}
+
+/** A worker that is silent for this long while it is given a link, or asked for one, is hung. */
 const SERVING_DEADLINE_MS = 5000;
-/** Of an inspected source: what it begins with is a superblock's size at most. */
-const MAX_HEAD_PIECES = 16;
-/** How often, after SIGKILL, to look whether a process is stuck in the kernel. */
+/** How often to check, after SIGKILL, whether the process is stuck in the kernel. */
 const STUCK_CHECK_MS = 300;
 
 export class WorkerProcess {
-  readonly links: Map<number, HeldLink> = new Map();
   readonly pid: number;
-  readonly bornAt: number = performance.now();
-  /** Whether it gets on while it is not ready yet. */
+  readonly startedAtMs: number = performance.now();
+  /** Tells whether the process makes progress until it is ready. */
   readonly startWatch: StartWatch;
+  readonly links: WorkerLinks;
   readonly #process: ProcessHandle;
+  readonly #socketPath: string;
   readonly #channel: Channel<FromWorker, ToWorker>;
   readonly #events: WorkerEvents;
-  readonly #servingDeadlineMs: number;
-  readonly #socketPath: string;
-  /** Settle `serve` and `release`, by link. */
-  readonly #answers = new Map<number, (done: boolean) => void>();
-  readonly #head: Uint8Array[] = [];
-  #inspected: ((found: InspectedSource | Error | undefined) => void) | undefined;
+  readonly #inspection = new PendingInspection();
   #pongs = 0;
-  #ready = false;
+  #isReady = false;
   #takesLeases = false;
-  #alive = true;
-  /** Nothing can be told to it any more. */
-  #deaf = false;
-  #killedFor: string | undefined;
+  #isAlive = true;
+  /** A message could not be sent: the process is dead, though its exit has not been reported yet. */
+  #isUnreachable = false;
+  #killReason: string | undefined;
   #silentMs = 0;
-  #served = 0;
-  #serves = 0;
-  /** Looks after what is asked of it; see #watchAnswers. */
-  #deadline: NodeJS.Timeout | undefined;
-  #answeredAt = 0;
 
   constructor(
-    start: (exited: (how: string) => void) => {
-      process: ProcessHandle;
-      channelFd: number;
-      socketPath: string;
-    },
+    connect: (exited: (how: string) => void) => WorkerConnection,
     options: WorkerOptions,
     events: WorkerEvents,
   ) {
     this.#events = events;
-    this.#servingDeadlineMs = options.servingDeadlineMs ?? SERVING_DEADLINE_MS;
-    const started = start((how) => this.#exited(how));
-    this.#process = started.process;
-    this.#socketPath = started.socketPath;
-    this.pid = started.process.pid;
+    const { process, channelFd, socketPath } = connect((how) => this.#exited(how));
+    this.#process = process;
+    this.#socketPath = socketPath;
+    this.pid = process.pid;
     this.startWatch = new StartWatch(
       this.pid,
       "worker",
       options.startSilenceMs === undefined ? {} : { silenceMs: options.startSilenceMs },
     );
-    this.#channel = new Channel<FromWorker, ToWorker>(started.channelFd, {
+    this.links = new WorkerLinks(this, options.servingDeadlineMs ?? SERVING_DEADLINE_MS);
+    this.#channel = new Channel<FromWorker, ToWorker>(channelFd, {
       message: (message, fds) => {
         for (const fd of fds) close(fd);
-        if (isFromWorker(message)) this.#hear(message);
-        else this.kill(`worker ${this.pid} said what no worker says`);
+        if (isFromWorker(message)) this.#handle(message);
+        else this.kill(`worker ${this.pid} sent an invalid message`);
       },
-      end: () => {
-        // A worker without its channel cannot be told anything any more; mostly it is dead already.
-        if (this.#alive) this.kill();
-      },
+      // Without its channel the worker is of no use; usually it is dead already.
+      end: () => this.kill(),
     });
   }
 
   get isReady(): boolean {
-    return this.#ready && this.#alive && !this.#deaf && this.#killedFor === undefined && this.#channel.isOpen;
+    const isReachable = !this.#isUnreachable && this.#channel.isOpen;
+    return this.#isReady && this.#isAlive && isReachable && this.#killReason === undefined;
   }
 
   get wasReady(): boolean {
-    return this.#ready;
+    return this.#isReady;
   }
 
   get isAlive(): boolean {
-    return this.#alive;
+    return this.#isAlive;
   }
 
-  /** Whether it has answered anything. */
-  get hasServed(): boolean {
-    return this.#served > 0 || [...this.links.values()].some((link) => link.counters.requests > 0);
+  /** Whether it handles the signals that come with leases. Workers of former versions do not. */
+  get takesLeases(): boolean {
+    return this.#takesLeases;
   }
 
+  /** How many pings it has answered. */
   get pongs(): number {
     return this.#pongs;
   }
 
-  /** Whether it was ended because it hung. */
+  /** Whether it was killed because it hung. */
   get hung(): boolean {
-    return this.#killedFor !== undefined && this.#silentMs > 0;
+    return this.#killReason !== undefined && this.#silentMs > 0;
   }
 
-  /** For how long nothing was heard of it when it was ended. */
+  /** How long it had been silent when it was killed. */
   get silentMs(): number {
     return this.#silentMs;
   }
 
   ping(): void {
-    if (this.isReady) this.#channel.send({ type: "ping" }).catch(() => {});
+    if (this.isReady) this.post({ type: "ping" });
   }
 
-  /** Ends it. With a reason it is a hang, and `silentMs` how long it has served nothing. */
+  /** Sends SIGKILL. A `reason` with `silentMs` says that the worker hung. */
   kill(reason?: string, silentMs = 0): void {
-    if (!this.#alive) return;
-    if (reason !== undefined && this.#killedFor === undefined) {
-      this.#killedFor = reason;
+    if (!this.#isAlive) return;
+    if (reason !== undefined && this.#killReason === undefined) {
+      this.#killReason = reason;
       this.#silentMs = silentMs;
     }
     this.#process.kill();
     setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
   }
 
-  /** It serves a link that is not one of ours, and that nobody else could. */
-  leaveLink(): void {
-    this.#serves += 1;
-  }
-
-  /** One that serves leaves after its last link; one that does not is ended, or it would stay if it hangs. */
+  /** Has a worker with links exit after the last of them. One without links is killed: it would stay if it hangs. */
   stop(): void {
-    // A link that was given up and is still here: it hangs, and would never hear of its end.
-    if (this.#serves === 0 && ![...this.links.values()].some((link) => link.isOpen && !link.hasEnded)) {
+    if (this.links.areNeeded) this.post({ type: "stop" });
+    else {
       this.kill();
       rmSync(this.#socketPath, { force: true });
-    } else this.#channel.send({ type: "stop" }).catch(() => {});
+    }
     this.unref();
   }
 
-  /** Lets the manager end while the worker goes on. */
+  /** Closes the connection; the worker goes on serving without a manager. */
+  leave(): void {
+    this.#isAlive = false;
+    this.#channel.close();
+    this.#process.unref();
+  }
+
+  /** Lets the manager exit while the worker goes on. */
   unref(): void {
     this.#channel.unref();
     this.#process.unref();
   }
 
-  /** Whether a link is just being given to it, or taken from it: nothing else can be asked about that link meanwhile. */
-  isAskedAbout(link: HeldLink): boolean {
-    return this.#answers.has(link.number);
-  }
-
-  /** Gives it a link; false when it turned out not to serve: another worker may. @throws SystemError when we have no means */
-  async serve(link: HeldLink): Promise<boolean> {
-    if (!link.isOpen || link.hasEnded) return false;
-    this.links.set(link.number, link);
-    link.worker = this;
-    link.refusal = undefined;
-    link.lease.prepareFor(this.pid, this.#takesLeases);
-    const serves = await this.#ask(link.number, { type: "serve", ...link.describe() }, link.descriptors);
-    if (serves) {
-      link.workerPid = this.pid;
-      return true;
-    }
-    if (link.worker === this) link.worker = undefined;
-    this.links.delete(link.number);
-    return false;
-  }
-
-  /** Gets leases again for links that have none: a writer may have gone. To be called now and then. */
-  renewLeases(): void {
-    if (!this.#takesLeases || !this.isReady) return;
-    for (const link of this.links.values()) {
-      if (!link.isOpen || link.hasEnded || link.worker !== this || this.isAskedAbout(link)) continue;
-      const fd = link.lease.renewFor(this.pid);
-      if (fd !== undefined) this.#channel.send({ type: "lease", link: link.number }, [fd]).catch(() => {});
-    }
-  }
-
-  /** Takes a link away from it, to be given to another one; false when it died or the link ended meanwhile. */
-  async release(link: HeldLink): Promise<boolean> {
-    const released = await this.#ask(link.number, { type: "release", link: link.number }, []);
-    this.links.delete(link.number);
-    if (link.worker === this) link.worker = undefined;
-    return released;
-  }
-
   /**
-   * Has it load a source module, and say what that makes and how its data begins; undefined when it died of that.
-   * @throws Error with the module's own trouble; SystemError
+   * Has it load a source module, and returns what the module provides and the first bytes of its data. Undefined when
+   * the worker died of it. @throws Error with the module's message; SystemError
    */
   async inspect(
     path: string,
     options: JsonValue,
     headBytes: number,
   ): Promise<(InspectedSource & { readonly head: Uint8Array }) | undefined> {
-    const answered = new Promise<InspectedSource | Error | undefined>((resolve) => {
-      this.#inspected = resolve;
-    });
+    const answered = this.#inspection.expect();
     await this.#channel.send({ type: "inspect", path, options, headBytes });
     const found = await answered;
     if (found instanceof Error) throw found;
-    return found === undefined
-      ? undefined
-      : { ...found, head: Buffer.concat(this.#head).subarray(0, headBytes) };
-  }
-
-  /** It serves this link already. */
-  adopt(link: HeldLink): void {
-    this.links.set(link.number, link);
-    link.worker = this;
-    link.workerPid = this.pid;
-  }
-
-  /** Ends the connection; the worker serves on without a manager. */
-  leave(): void {
-    this.#alive = false;
-    this.#channel.close();
-    this.#process.unref();
-  }
-
-  /** Gives a link up for good. */
-  close(link: HeldLink): void {
-    if (this.links.has(link.number)) this.giveUp(link.number);
-  }
-
-  confirm(link: number): void {
-    this.#channel.send({ type: "confirm", link }).catch(() => {});
-  }
-
-  giveUp(link: number): void {
-    this.#channel.send({ type: "close", link }).catch(() => {});
-  }
-
-  async #ask(link: number, message: ToWorker, fds: readonly number[]): Promise<boolean> {
-    if (!this.#alive) return false;
-    // From before the sending: the channel of a worker that hangs may be full.
-    this.#watchAnswers();
-    const answered = new Promise<boolean>((resolve) => this.#answers.set(link, resolve));
-    try {
-      await this.#channel.send(message, fds);
-      return await answered;
-    } catch (error) {
-      if (this.#channel.isOpen && !isPeerGone(error)) throw error;
-      // Dead, though its exit has not been reported yet: if it were asked again, the asking would go round and round
-      // without ever letting the report through.
-      this.#deaf = true;
-      return false;
-    } finally {
-      this.#answers.delete(link);
-    }
+    return found === undefined ? undefined : { ...found, head: this.#inspection.head(headBytes) };
   }
 
   /**
-   * Ends it if it answers nothing for too long while something is asked of it. One that has hundreds of links to take
-   * may be long about the last of them; what counts is that it goes on.
+   * Sends a message. False when the process is dead.
+   * @throws SystemError when the message cannot be sent for lack of resources
    */
-  #watchAnswers(): void {
-    if (this.#answers.size === 0) this.#answeredAt = performance.now();
-    if (this.#deadline !== undefined) return;
-    const look = (): void => {
-      this.#deadline = undefined;
-      if (this.#answers.size === 0 || !this.#alive) return;
-      const silentMs = performance.now() - this.#answeredAt;
-      if (silentMs >= this.#servingDeadlineMs)
-        return this.kill(`worker ${this.pid} did not take or give a link in time`, silentMs);
-      this.#deadline = setTimeout(wake, this.#servingDeadlineMs - silentMs);
-    };
-    // What has come while this process itself stood still is heard first.
-    const wake = (): void => void setImmediate(look);
-    this.#deadline = setTimeout(wake, this.#servingDeadlineMs);
-  }
-
-  #hear(message: FromWorker): void {
-    if (message.type === "ready") {
-      this.#ready = true;
-      this.#takesLeases = message.leases === true;
-      if (this.#takesLeases) this.#channel.send({ type: "report" }).catch(() => {});
-      return this.#events.ready();
-    }
-    if (message.type === "pong") {
-      this.#pongs += 1;
-      return;
-    }
-    if (message.type === "reunion") return;
-    if (message.type === "head") {
-      if (this.#head.length < MAX_HEAD_PIECES) this.#head.push(Buffer.from(message.piece, "base64"));
-      return;
-    }
-    if (message.type === "inspected") return this.#inspected?.(message);
-    if (message.type === "uninspectable") return this.#inspected?.(new Error(message.message));
-    const link = this.links.get(message.link);
-    if (this.#answers.has(message.link)) this.#answeredAt = performance.now();
-    if (message.type === "serving" || message.type === "released") this.#answers.get(message.link)?.(true);
-    else if (message.type === "refused") {
-      if (link !== undefined) link.refusal = message.message;
-      this.#answers.get(message.link)?.(false);
-    } else if (message.type === "held" || link === undefined) return;
-    else if (message.type === "lease-over") link.lease.drop();
-    else if (message.type === "exactness") {
-      if (link.lease.told(message)) link.observer.repinned?.();
-      link.observer.exactness?.();
-    } else if (message.type === "first-request") link.observer.firstRequest();
-    else if (message.type === "read-error") link.observer.readErrors(message.message, message.count);
-    else {
-      this.links.delete(message.link);
-      this.#served += message.counters.requests;
-      link.worker = undefined;
-      link.hasEnded = true;
-      this.#answers.get(message.link)?.(false);
-      link.observer.ended(`worker ${this.pid} ended the link: ${describeEnd(message.end)}`, message.end);
+  async send(message: ToWorker, fds: readonly number[]): Promise<boolean> {
+    try {
+      await this.#channel.send(message, fds);
+      return true;
+    } catch (error) {
+      if (this.#channel.isOpen && !isPeerGone(error)) throw error;
+      // Not ready any more: a loop of requests that fail at once would keep the event loop from reporting the exit.
+      this.#isUnreachable = true;
+      return false;
     }
   }
 
-  /** A process inside an uninterruptible wait ignores SIGKILL until that ends, and never runs its own code again. */
+  /** Sends a message that has no answer. If it cannot be sent the worker is dead, and its exit is reported. */
+  post(message: ToWorker, fds: readonly number[] = []): void {
+    this.#channel.send(message, fds).catch(() => {});
+  }
+
+  #handle(message: FromWorker): void {
+    switch (message.type) {
+      case "ready":
+        this.#isReady = true;
+        this.#takesLeases = message.leases === true;
+        if (this.#takesLeases) this.post({ type: "report" });
+        return this.#events.ready();
+      case "pong":
+        this.#pongs += 1;
+        return;
+      case "head":
+        return this.#inspection.add(message.piece);
+      case "inspected":
+        return this.#inspection.settle(message);
+      case "uninspectable":
+        return this.#inspection.settle(new Error(message.message));
+      // Only before a WorkerProcess has the connection; see reattach.ts.
+      case "reunion":
+      case "held":
+        return;
+      default:
+        return this.links.handle(message);
+    }
+  }
+
+  /** A process in an uninterruptible wait does not die of SIGKILL until the wait ends, but never runs code again. */
   #checkStuck(): void {
-    if (!this.#alive) return;
+    if (!this.#isAlive) return;
     if (processStat(this.pid)?.state === "D")
-      this.#exited(`worker ${this.pid} was ended, and waits in the kernel for what it was reading`);
+      this.#exited(`worker ${this.pid} was killed, but is stuck in a read in the kernel`);
     else setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
   }
 
   #exited(how: string): void {
-    if (!this.#alive) return;
-    this.#alive = false;
-    clearTimeout(this.#deadline);
+    if (!this.#isAlive) return;
+    this.#isAlive = false;
     this.#channel.close();
     rmSync(this.#socketPath, { force: true });
-    for (const answer of [...this.#answers.values()]) answer(false);
-    this.#inspected?.(undefined);
-    this.#events.exited(this.#killedFor === undefined ? how : `${this.#killedFor}; it was killed`);
+    this.links.end();
+    this.#inspection.settle(undefined);
+    this.#events.exited(this.#killReason === undefined ? how : `${this.#killReason}; it was killed`);
   }
 }
 
-/** Starts a worker process. @throws Error when there is no process or descriptor to be had */
-export function startWorker(options: WorkerOptions, events: WorkerEvents): WorkerProcess {
-  return new WorkerProcess(
-    (exited) => {
-      const [ours, theirs] = socketPair(SOCK_SEQPACKET);
-      let socketPath = join(options.directory, `new-${randomBytes(4).toString("hex")}`);
-      let listenFd: number | undefined;
-      try {
-        listenFd = listenUnix(socketPath, SOCK_SEQPACKET);
-        const child = spawnWorker(options, theirs, listenFd);
-        socketPath = nameSocket(socketPath, options.directory, child.pid);
-        child.once("error", (error) => exited(`A worker could not be started: ${error.message}`));
-        child.once("exit", (code, signal) => exited(describeExit(child.pid, code, signal)));
-        const process = {
-          pid: child.pid ?? -1,
-          kill: () => void child.kill("SIGKILL"),
-          unref: () => child.unref(),
-        };
-        return { process, channelFd: ours, socketPath };
-      } catch (error) {
-        close(ours);
-        rmSync(socketPath, { force: true });
-        throw error;
-      } finally {
-        close(theirs);
-        if (listenFd !== undefined) close(listenFd);
-      }
-    },
-    options,
-    events,
-  );
-}
-
-/** A worker of a former manager, over the socket that it listens on. */
-export function reattachWorker(
-  { pid, pidFd, channelFd, socketPath }: Omit<ReconnectedWorker, "links">,
-  options: WorkerOptions,
-  events: WorkerEvents,
-): WorkerProcess {
-  return new WorkerProcess(
-    (exited) => {
-      const watch = watchReadable(pidFd, () => {
-        end();
-        exited(`worker ${pid} has ended`);
-      });
-      const end = (): void => {
-        watch.close();
-        close(pidFd);
-      };
-      // ESRCH: it has just ended by itself.
-      const kill = (): void => void pidfdSendSignal(pidFd, constants.signals.SIGKILL);
-      return { process: { pid, kill, unref: () => watch.unref() }, channelFd, socketPath };
-    },
-    options,
-    events,
-  );
-}
-
-/** Named by its worker: a manager after this one has to know which process it is that does not answer. */
-function nameSocket(path: string, directory: string, pid: number | undefined): string {
-  const identity = pid === undefined ? undefined : identifyProcess(pid);
-  if (identity === undefined) return path;
-  const named = join(directory, workerSocketName(identity));
-  renameSync(path, named);
-  return named;
-}
-
-function spawnWorker(options: WorkerOptions, controlFd: number, reunionFd: number): ChildProcess {
-  const stdio: Array<"ignore" | "inherit" | number> = ["ignore", "ignore", options.stderr];
-  stdio[CONTROL_FD] = controlFd;
-  stdio[REUNION_FD] = reunionFd;
-  return spawn(process.execPath, [options.workerPath ?? WORKER_PATH], { stdio, detached: true, cwd: "/" });
-}
-
-function describeExit(pid: number | undefined, code: number | null, signal: NodeJS.Signals | null): string {
-  return signal === null ? `worker ${pid} exited with ${code}` : `worker ${pid} was killed by ${signal}`;
-}
-
-/** Whether a message could not be sent because there is nobody at the other end. */
+/** Whether a message could not be sent because the peer has closed its end. */
 function isPeerGone(error: unknown): boolean {
   return error instanceof SystemError && [ERRNO.EPIPE, ERRNO.ECONNRESET].includes(error.errno);
 }

@@ -1,20 +1,15 @@
 /**
- * The worker processes of one manager: enough of them, started ahead of need, watched, replaced when they die.
+ * The worker processes of one manager: enough of them, started ahead of need, watched, and replaced when they die.
  *
- * Knows processes, not where links go: the pool does, and is told when a worker is ready or dead. Workers that die of
- * themselves are started again ever more slowly (blame.ts); one that hangs is ended (hang-watch.ts).
+ * Used by the pool, which decides where links go and is told when a worker is ready or dead. Workers that die early are
+ * replaced with growing delays (policy/backoff.ts), workers that hang are killed (policy/hang-watch.ts).
  */
-import { getPriority, setPriority } from "node:os";
-import { RestartBackoff } from "./blame.ts";
-import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./hang-watch.ts";
+import { lowerPriority, resetPriority } from "../sys/priority.ts";
+import { RestartBackoff } from "./policy/backoff.ts";
+import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./policy/hang-watch.ts";
 import type { ReconnectedWorker } from "./reattach.ts";
-import {
-  reattachWorker,
-  startWorker,
-  type WorkerEvents,
-  type WorkerOptions,
-  type WorkerProcess,
-} from "./worker-process.ts";
+import { reattachWorker, startWorker } from "./spawn.ts";
+import type { WorkerEvents, WorkerOptions, WorkerProcess } from "./worker-process.ts";
 
 export interface WorkerSetOptions extends WorkerOptions {
   readonly size: number;
@@ -23,31 +18,28 @@ export interface WorkerSetOptions extends WorkerOptions {
 export interface WorkerSetEvents {
   log(level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
   ready(): void;
-  /** A worker is dead; returns whether one of its links is to blame. Its links are still in `links`. */
+  /** A worker is dead; returns whether one of its links is blamed. `links` still has its links. */
   exited(worker: WorkerProcess, how: string): boolean;
 }
 
-/** A successor is started when the reads that waited have been served, unless there is nobody to serve them. */
-const CALM_MS = 100;
-/** Before the manager gives itself another one (daemon.ts). */
-const OWN_NICENESS = getPriority();
-const UNHURRIED = 5;
+/** Delay of a successor's start while another worker is ready: starting takes processor time from waiting reads. */
+const SUCCESSOR_DELAY_MS = 100;
 
 export class WorkerSet {
   readonly #options: WorkerSetOptions;
   readonly #events: WorkerSetEvents;
-  /** Each with the watch over it once it is ready. */
+  /** Each with its hang watch once it is ready. */
   readonly #workers = new Map<WorkerProcess, HangWatch | undefined>();
   readonly #waiting = new Set<() => void>();
   readonly #backoff = new RestartBackoff();
   readonly #ticker: NodeJS.Timeout;
   #lastDeath = "none has started yet";
-  /** One worker will do for now; see `begin`. */
+  /** One worker is enough for now; see `begin`. */
   #holdsBack = false;
   #restart: NodeJS.Timeout | undefined;
-  #stopped = false;
-  #tickedAt = performance.now();
-  /** Nobody is dismissed for being one too many. */
+  #isStopped = false;
+  #tickedAtMs = performance.now();
+  /** While set, surplus workers are not dismissed. */
   keepAll = false;
 
   constructor(options: WorkerSetOptions, events: WorkerSetEvents) {
@@ -64,74 +56,76 @@ export class WorkerSet {
     return this.all.filter((worker) => worker.isReady);
   }
 
-  /** For how long nobody has looked after the workers; some 250 ms at most while all is well. */
+  /** Time since the last tick; normally at most about 250 ms. */
   get unwatchedMs(): number {
-    return this.#stopped ? 0 : performance.now() - this.#tickedAt;
+    return this.#isStopped ? 0 : performance.now() - this.#tickedAtMs;
   }
 
   get isStopped(): boolean {
-    return this.#stopped;
+    return this.#isStopped;
   }
 
-  /** Whether a worker is on its way: one that does not get on is ended (start-watch.ts). */
+  /** Whether a worker is starting. A start without progress is ended (start-watch.ts), so this does not last. */
   get isStarting(): boolean {
     return this.all.some((worker) => worker.isAlive && !worker.wasReady);
   }
 
-  /** Why there may be nobody, in words. */
+  /** How the last worker died: the reason if there is none. */
   get lastDeath(): string {
     return this.#lastDeath;
   }
 
-  /** Starts workers until there are enough. They get ready in their own time. */
+  /** Starts workers until there are enough, and returns at once. */
   fill(): void {
     this.#holdsBack = false;
     this.#fill();
   }
 
-  /** Starts one worker, if there is none. The others come with the next `fill`, so that nothing waits for them. */
+  /** Starts one worker if there is none. The others are started by the next `fill`, after the first attach. */
   begin(): void {
     this.#holdsBack = true;
     this.#fill();
   }
 
-  /** How many there are to be now. */
   get #goal(): number {
     return this.#holdsBack ? 1 : this.#options.size;
   }
 
   #fill(): void {
     try {
-      while (!this.#stopped && this.#workers.size < this.#goal) this.#start();
+      while (!this.#isStopped && this.#workers.size < this.#goal) this.#start();
     } catch (error) {
-      this.#cannotStart(error);
+      this.#startFailed(error);
     }
   }
 
-  /** As `fill`, but not while a start is put off; and one more than enough where those there are will not do. */
+  /**
+   * Like `fill`, but without effect while a start is delayed. With `beyondSize` one more than enough is started, because
+   * the existing workers are not acceptable.
+   */
   want(beyondSize: boolean): void {
     if (this.#restart !== undefined) return;
     this.#fill();
-    if (!beyondSize || this.#stopped || this.#workers.size !== this.#goal) return;
+    if (!beyondSize || this.#isStopped || this.#workers.size !== this.#goal) return;
     try {
       this.#start();
     } catch (error) {
-      this.#cannotStart(error);
+      this.#startFailed(error);
     }
   }
 
-  /** A full set of fresh workers beside those there are; all are ready, or all are gone again. @throws Error: why */
+  /** Starts a full set of workers beside the existing ones. All become ready, or none stays. @throws Error: why */
   async startFresh(): Promise<WorkerProcess[]> {
     const fresh: WorkerProcess[] = [];
     try {
       while (fresh.length < this.#options.size) fresh.push(this.#start());
-      // Nobody waits for these, and the processors are for those who serve.
-      for (const worker of fresh) prioritise(worker.pid, OWN_NICENESS + UNHURRIED);
-      // One that does not get ready is ended by the tick.
-      while (fresh.some((worker) => worker.isAlive && !worker.wasReady) && !this.#stopped)
+      // Nothing waits for them, so they must not slow down the workers that serve.
+      for (const worker of fresh) lowerPriority(worker.pid);
+      // The tick ends those that make no progress.
+      while (fresh.some((worker) => worker.isAlive && !worker.wasReady) && !this.#isStopped)
         await this.changed(new AbortController().signal);
       if (!fresh.every((worker) => worker.isReady)) throw new Error(this.#lastDeath);
-      for (const worker of fresh) prioritise(worker.pid, OWN_NICENESS);
+      for (const worker of fresh) resetPriority(worker.pid);
       return fresh;
     } catch (error) {
       for (const worker of fresh) this.dismiss(worker);
@@ -139,10 +133,10 @@ export class WorkerSet {
     }
   }
 
-  /** A worker of a former manager is one of ours from now on. One that has died meanwhile is reported as any is. */
-  meet(acquaintance: ReconnectedWorker): WorkerProcess {
+  /** Takes over a worker of a former manager. If it has died meanwhile, its exit is reported as usual. */
+  reattach(reconnected: ReconnectedWorker): WorkerProcess {
     const worker: WorkerProcess = reattachWorker(
-      acquaintance,
+      reconnected,
       this.#options,
       this.#eventsOf(() => worker),
     );
@@ -150,22 +144,22 @@ export class WorkerSet {
     return worker;
   }
 
-  /** A worker that is not needed any more; it leaves after its last link. */
+  /** Lets go of a worker that is not needed; it exits after its last link. */
   dismiss(worker: WorkerProcess): void {
     this.#workers.delete(worker);
     worker.stop();
   }
 
-  /** Starts and watches nobody any more, and parts with each worker in this way. */
-  end(partWith: (worker: WorkerProcess) => void): void {
-    this.#stopped = true;
+  /** Stops starting and watching, and calls `part` for each worker. */
+  end(part: (worker: WorkerProcess) => void): void {
+    this.#isStopped = true;
     clearInterval(this.#ticker);
     clearTimeout(this.#restart);
-    for (const worker of this.all) partWith(worker);
+    for (const worker of this.all) part(worker);
     this.#wake();
   }
 
-  /** Resolves when a worker has become ready or died, or the signal aborts. */
+  /** Resolves when a worker has become ready or died, or when the signal aborts. */
   changed(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const wake = (): void => {
@@ -184,15 +178,15 @@ export class WorkerSet {
       this.#eventsOf(() => worker),
     );
     this.#workers.set(worker, undefined);
-    // It is not to inherit the manager's hurry.
-    prioritise(worker.pid, OWN_NICENESS);
+    // It has inherited the manager's raised priority.
+    resetPriority(worker.pid);
     this.#events.log("info", `Started worker ${worker.pid}`, { workerPid: worker.pid });
     return worker;
   }
 
-  /** No descriptors or no memory for another process: that may pass. */
-  #cannotStart(error: unknown): void {
-    this.#lastDeath = `A worker could not be started: ${error instanceof Error ? error.message : error}`;
+  /** Usually for lack of descriptors or memory, which may be temporary. */
+  #startFailed(error: unknown): void {
+    this.#lastDeath = `cannot start a worker: ${error instanceof Error ? error.message : error}`;
     this.#events.log("error", this.#lastDeath);
     this.#backoff.died({ nowMs: performance.now(), livedMs: 0, served: false, blamedOnLink: false });
     this.#startLater(Math.max(this.#backoff.delayMs(Math.random), TICK_INTERVAL_MS));
@@ -212,15 +206,16 @@ export class WorkerSet {
   #exited(worker: WorkerProcess, how: string): void {
     if (!this.#workers.delete(worker)) return;
     this.#lastDeath = how;
-    const { served, links } = { served: worker.hasServed, links: worker.links.size };
-    // The links first: starting a process takes the time of many reads.
+    const served = worker.links.haveServed;
+    const links = worker.links.size;
+    // The links come first: starting a process takes as long as many reads.
     const blamedOnLink = this.#events.exited(worker, how);
-    if (!this.#stopped) {
+    if (!this.#isStopped) {
       this.#events.log("warn", how, { workerPid: worker.pid, links });
       const nowMs = performance.now();
-      this.#backoff.died({ nowMs, livedMs: nowMs - worker.bornAt, served, blamedOnLink });
+      this.#backoff.died({ nowMs, livedMs: nowMs - worker.startedAtMs, served, blamedOnLink });
       const delayMs = this.#backoff.delayMs(Math.random);
-      this.#startLater(this.ready.length > 0 ? Math.max(delayMs, CALM_MS) : delayMs);
+      this.#startLater(this.ready.length > 0 ? Math.max(delayMs, SUCCESSOR_DELAY_MS) : delayMs);
     }
     this.#wake();
   }
@@ -233,19 +228,19 @@ export class WorkerSet {
     }, delayMs);
   }
 
-  /** Looks after every worker: asks whether it lives, sees whether its links move, ends the one that hangs. */
+  /** Checks every worker: pings it, looks at the progress of its links, and kills it if it hangs. */
   #tick(): void {
     const nowMs = performance.now();
     this.#trim();
     for (const [worker, watch] of this.#workers) {
-      const trouble = worker.wasReady ? undefined : worker.startWatch.look(nowMs);
-      if (trouble !== undefined) worker.kill(`worker ${worker.pid} did not get ready: it ${trouble}`);
+      const stuck = worker.wasReady ? undefined : worker.startWatch.look(nowMs);
+      if (stuck !== undefined) worker.kill(`worker ${worker.pid} did not get ready: it ${stuck}`);
       if (watch === undefined || !worker.isReady) continue;
-      const links = [...worker.links.values()].map((link) => ({
+      const links = worker.links.all.map((link) => ({
         link: link.number,
         answered: link.counters.requests,
         waiting: !link.hasEnded && link.isWaiting,
-        patienceMs: grownPatience(link.request.hangTimeoutMs, link.trouble.hangsWithoutProgress),
+        patienceMs: grownPatience(link.request.hangTimeoutMs, link.crashes.hangsWithoutProgress),
         asynchronous: link.request.image.spec.type === "module",
         busy: link.isBusy,
       }));
@@ -253,33 +248,23 @@ export class WorkerSet {
       const verdict = watch.tick({ nowMs, pongs: worker.pongs, links });
       if (verdict !== undefined) worker.kill(verdict.reason, verdict.silentMs);
       else worker.ping();
-      worker.renewLeases();
+      worker.links.renewLeases();
       for (const { link, answered, waiting } of links)
-        worker.links.get(link)?.trouble.served({ nowMs, answered, waiting });
+        worker.links.get(link)?.crashes.served({ nowMs, answered, waiting });
     }
-    this.#tickedAt = nowMs;
+    this.#tickedAtMs = nowMs;
   }
 
-  /** One that was started to keep links apart is not needed for ever. */
+  /** Dismisses an idle worker that was started to keep suspects apart, once there are no suspects. */
   #trim(): void {
     const { ready } = this;
     if (this.keepAll || ready.length <= this.#options.size) return;
-    const suspects = ready.some((worker) =>
-      [...worker.links.values()].some(({ trouble }) => trouble.suspicion > 0),
-    );
+    const hasSuspects = ready.some(({ links }) => links.all.some(({ crashes }) => crashes.suspicion > 0));
     const idle = ready.find((worker) => worker.links.size === 0);
-    if (!suspects && idle !== undefined) this.dismiss(idle);
+    if (!hasSuspects && idle !== undefined) this.dismiss(idle);
   }
 
   #wake(): void {
     for (const wake of [...this.#waiting]) wake();
-  }
-}
-
-function prioritise(pid: number, niceness: number): void {
-  try {
-    setPriority(pid, niceness);
-  } catch {
-    // ESRCH: it is gone. EACCES: then all run alike.
   }
 }

@@ -54,13 +54,13 @@ delete process.env["EROFS_NBD_REVIVALS"];
 if (program.endsWith("/cli/main.cjs") && command === "manager") {
   const from = (/** @type {string} */ path) => import(new URL(path, pathToFileURL(program)).href);
   const { RecordStore } = await from("../manager/records/record-store.js");
-  const { WorkerProcess } = await from("../pool/worker-process.js");
-  const { HeldLink } = await from("../pool/held-link.js");
+  const { WorkerLinks } = await from("../pool/worker-links.js");
+  const { HeldLink } = await from("../pool/links/held-link.js");
   const { NbdNetlink } = await from("../../netlink/index.js");
   around(RecordStore.prototype, "write", "writing a record");
   around(RecordStore.prototype, "remove", "removing a record");
-  around(WorkerProcess.prototype, "serve", "giving a link to a worker");
-  around(WorkerProcess.prototype, "release", "taking a link from a worker");
+  around(WorkerLinks.prototype, "serve", "giving a link to a worker");
+  around(WorkerLinks.prototype, "release", "taking a link from a worker");
   around(HeldLink.prototype, "settle", "settling a journal");
   around(NbdNetlink.prototype, "connect", "CONNECT");
   around(NbdNetlink.prototype, "reconfigure", "RECONFIGURE");

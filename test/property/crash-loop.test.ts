@@ -1,18 +1,9 @@
 /** Crash loops over random histories: who waits, for how long, and that it ends. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import {
-  BUDGET,
-  LinkTrouble,
-  MAX_DELAY_MS,
-  MAX_RESTART_DELAY_MS,
-  MIN_DELAY_MS,
-  PROBATION_MS,
-  place,
-  RestartBackoff,
-  type Role,
-  shouldMove,
-} from "../../src/pool/blame.ts";
+import { MAX_RESTART_DELAY_MS, MIN_DELAY_MS, RestartBackoff } from "../../src/pool/policy/backoff.ts";
+import { BUDGET, CrashRecord, MAX_DELAY_MS, PROBATION_MS, type Role } from "../../src/pool/policy/blame.ts";
+import { place, shouldMove } from "../../src/pool/policy/placement.ts";
 
 const TICK_MS = 250;
 const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
@@ -36,9 +27,9 @@ type Story = ReturnType<typeof stories> extends fc.Arbitrary<infer T> ? T : neve
 /** Lives a story through, obeying every delay; reports each move. */
 function live(
   story: Story,
-  after: (trouble: LinkTrouble, delayMs: number, step: Story[number]) => void = () => {},
-): { trouble: LinkTrouble; nowMs: number; answered: number } {
-  const trouble = new LinkTrouble();
+  after: (trouble: CrashRecord, delayMs: number, step: Story[number]) => void = () => {},
+): { trouble: CrashRecord; nowMs: number; answered: number } {
+  const trouble = new CrashRecord();
   let nowMs = 0;
   let answered = 0;
   for (const step of story) {
@@ -49,12 +40,12 @@ function live(
     answered = (answered + step.answers) % 2 ** 32;
     const { role, idle, hung } = step;
     trouble.died({ nowMs, role, idle, hung, answered, reason: "worker 1 exited with 1" });
-    const move = trouble.nextMove(nowMs, () => step.random);
+    const move = trouble.nextAttempt(nowMs, () => step.random);
     const delayMs = move.kind === "later" ? move.delayMs : 0;
     expect(trouble.stalledReason(nowMs)).toBe(move.kind === "later" ? move.reason : undefined);
     after(trouble, delayMs, step);
     nowMs += delayMs;
-    expect(trouble.nextMove(nowMs, () => step.random).kind).toBe("at-once");
+    expect(trouble.nextAttempt(nowMs, () => step.random).kind).toBe("at-once");
   }
   return { trouble, nowMs, answered };
 }
@@ -126,10 +117,10 @@ test("whatever has happened, a quiet time makes a link innocent again, as if not
         trouble.served({ nowMs, answered, waiting: reading });
       }
       expect(trouble.suspicion).toBe(0);
-      expect(trouble.nextMove(nowMs, () => 0)).toEqual({ kind: "at-once", company: "any" });
+      expect(trouble.nextAttempt(nowMs, () => 0)).toEqual({ kind: "at-once", placement: "any" });
       for (let death = 0; death < BUDGET; death++) {
         trouble.died({ nowMs, answered, role: "busy", idle: false, hung: false, reason: "" });
-        expect(trouble.nextMove(nowMs, () => 0).kind).toBe("at-once");
+        expect(trouble.nextAttempt(nowMs, () => 0).kind).toBe("at-once");
       }
     }),
   );
@@ -138,7 +129,7 @@ test("whatever has happened, a quiet time makes a link innocent again, as if not
 const suspicions = fc.oneof(fc.constant(0), fc.double({ min: 0.01, max: 20, noNaN: true }));
 const crowds = fc.array(fc.array(suspicions, { maxLength: 5 }), { maxLength: 5 });
 
-test("planned moves part suspects from innocents, create no new company, and move nothing twice", () => {
+test("planned moves part suspects from innocents, create no new placement, and move nothing twice", () => {
   fc.assert(
     fc.property(crowds, (crowd) => {
       let next = 0;
@@ -174,7 +165,7 @@ test("place: innocents always find one, killers never beside innocents, and nobo
     .map((links) => ({ ...links, links: links.suspects + links.innocents }));
   fc.assert(
     fc.property(fc.array(worker, { minLength: 1, maxLength: 6 }), fc.boolean(), (candidates, isSuspect) => {
-      const chosen = place(candidates, { isSuspect, company: "any" });
+      const chosen = place(candidates, { isSuspect, placement: "any" });
       expect(chosen).toBeDefined();
       const others = isSuspect ? "innocents" : "suspects";
       const apart = candidates.filter((candidate) => candidate[others] === 0);
@@ -182,7 +173,7 @@ test("place: innocents always find one, killers never beside innocents, and nobo
         expect(chosen?.[others]).toBe(0);
         expect(chosen?.links).toBe(Math.min(...apart.map(({ links }) => links)));
       }
-      const forKiller = place(candidates, { isSuspect: true, company: "suspects-only" });
+      const forKiller = place(candidates, { isSuspect: true, placement: "suspects-only" });
       expect(forKiller === undefined).toBe(candidates.every(({ innocents }) => innocents > 0));
       expect(forKiller?.innocents ?? 0).toBe(0);
     }),
@@ -193,7 +184,7 @@ test("a killer hidden among links that nobody can blame is isolated by deaths an
   fc.assert(
     fc.property(fc.integer({ min: 2, max: 6 }), fc.nat(5), (count, which) => {
       const killer = which % count;
-      const troubles = [...Array(count)].map(() => new LinkTrouble());
+      const troubles = [...Array(count)].map(() => new CrashRecord());
       // Two workers, of which one dies as soon as everybody has settled: first all are on one of them.
       let homes: number[] = Array(count).fill(0);
       for (let death = 0; death < 10 * count; death++) {

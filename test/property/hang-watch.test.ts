@@ -1,7 +1,7 @@
 /** Hang detection over random schedules: the stopped are found in time, and nobody else is found. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { HangWatch, TICK_INTERVAL_MS, type WatchedLink } from "../../src/pool/hang-watch.ts";
+import { HangWatch, TICK_INTERVAL_MS, type WatchedLink } from "../../src/pool/policy/hang-watch.ts";
 
 const LATEST_MS = 2 * TICK_INTERVAL_MS;
 const LEAST_PATIENCE_MS = 6 * TICK_INTERVAL_MS;

@@ -13,8 +13,10 @@ import { setImmediate as turn } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { STILL_MS } from "../../src/journal/account.ts";
-import { closeKernelEnd, createLink, type HeldLink } from "../../src/pool/held-link.ts";
-import { startWorker, type WorkerProcess } from "../../src/pool/worker-process.ts";
+import { createLink } from "../../src/pool/links/create-link.ts";
+import type { HeldLink } from "../../src/pool/links/held-link.ts";
+import { startWorker } from "../../src/pool/spawn.ts";
+import type { WorkerProcess } from "../../src/pool/worker-process.ts";
 import { type OpenImage, openImage } from "../../src/source/open-image.ts";
 import { close, SO_SNDBUF, SOL_SOCKET, setSocketOption } from "../../src/sys/libc.ts";
 import { KernelSide, type LinkHabits } from "../helpers/kernel-side.ts";
@@ -212,7 +214,7 @@ async function settleAll(): Promise<void> {
 
 /** Gives every link to a worker; false when it died meanwhile. */
 async function serveAll({ process: worker }: Started): Promise<boolean> {
-  const serving = await Promise.all(played.map(({ link }) => worker.serve(link)));
+  const serving = await Promise.all(played.map(({ link }) => worker.links.serve(link)));
   for (const { link, tight } of played)
     if (tight) setSocketOption(link.descriptors[0] as number, SOL_SOCKET, SO_SNDBUF, TIGHT_BYTES);
   return serving.every((serves) => serves);
@@ -259,7 +261,7 @@ test(
       if (dice < 0.15) {
         // Handed over by plan.
         const { process: worker, exited } = current;
-        const released = await during(Promise.all(played.map(({ link }) => worker.release(link))));
+        const released = await during(Promise.all(played.map(({ link }) => worker.links.release(link))));
         if (released.includes(false)) await during(exited);
         worker.kill();
         current = await takeAll();
@@ -303,7 +305,7 @@ test(
     }
     for (const { link } of played) {
       link.close();
-      closeKernelEnd(link);
+      link.closeKernelEnd();
     }
   },
   60_000 + KILLS * 10_000,

@@ -3,7 +3,7 @@
  */
 import type { DeviceView } from "../../kernel/device-view.ts";
 import type { Log } from "../../log/log.ts";
-import type { PooledFoundLink } from "../../pool/found-link.ts";
+import type { FoundLink } from "../../pool/links/found-link.ts";
 import type { ManagedDevice } from "../../supervisor/managed-device.ts";
 import type { Image, NbdCommands } from "../../supervisor/ports.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
@@ -19,7 +19,7 @@ export interface AdoptionContext {
   readonly log: Log;
   readonly nbd: Pick<NbdCommands, "disconnect">;
   /** The links of the reattached workers. */
-  readonly links: readonly PooledFoundLink[];
+  readonly links: readonly FoundLink[];
   /** The reattached workers. They belong to this manager now and are not ended. */
   readonly reattachedPids: readonly number[];
   /** Workers of a former manager that run and did not answer. */
@@ -29,7 +29,7 @@ export interface AdoptionContext {
     record: DeviceRecord,
     image: Image,
     index: number,
-    links: readonly PooledFoundLink[],
+    links: readonly FoundLink[],
   ) => Promise<void>;
   /** Keeps a device that can only be shown and detached. */
   readonly keep: (device: ManagedDevice) => void;
@@ -47,7 +47,7 @@ export const cannotContinue = ({ image }: DeviceRecord, index: number, error: un
 /** The workers that may serve a record's device: those whose links it has, or all that have not answered. */
 export function serversOf(
   { workers }: DeviceRecord,
-  links: readonly PooledFoundLink[],
+  links: readonly FoundLink[],
   { reattachedPids }: AdoptionContext,
 ): ProcessIdentity[] {
   const pids = new Set(links.map(({ workerPid }) => workerPid));

@@ -8,7 +8,7 @@
  * - A device that cannot be continued is kept as a leftover device, so that `status` shows it and it can be detached.
  */
 import { SYSFS_VIEW } from "../../kernel/device-view.ts";
-import type { PooledFoundLink } from "../../pool/found-link.ts";
+import type { FoundLink } from "../../pool/links/found-link.ts";
 import { isSameFile } from "../../source/file-identity.ts";
 import type { SourceSpec } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc.ts";
@@ -36,7 +36,7 @@ class Adoption {
   /** Workers whose devices cannot get another worker. */
   readonly #needed: ProcessIdentity[] = [];
   /** Links whose device was not found among the records yet. */
-  readonly #unclaimed: Set<PooledFoundLink>;
+  readonly #unclaimed: Set<FoundLink>;
 
   constructor(records: RecordStore, context: AdoptionContext) {
     this.#records = records;
@@ -83,7 +83,7 @@ class Adoption {
   }
 
   /** The links of a record's device. Those that serve another file than the record's image are closed. */
-  #claimLinks({ identifier, image }: DeviceRecord): PooledFoundLink[] {
+  #claimLinks({ identifier, image }: DeviceRecord): FoundLink[] {
     const links = this.#context.links.filter(({ device }) => device === identifier);
     for (const link of links) this.#unclaimed.delete(link);
     const wrong = links.filter(({ imageFd }) => !isOpen(image, imageFd));
@@ -98,9 +98,9 @@ class Adoption {
   async #continueServed(
     record: DeviceRecord,
     index: number,
-    links: readonly PooledFoundLink[],
+    links: readonly FoundLink[],
   ): Promise<void> {
-    const [first, ...others] = links as [PooledFoundLink, ...PooledFoundLink[]];
+    const [first, ...others] = links as [FoundLink, ...FoundLink[]];
     for (const { imageFd } of others) close(imageFd);
     const image = { spec: record.image, fd: first.imageFd, blockSizeBytes: record.blockSizeBytes };
     const served = `${links.length} of ${record.connections} links served`;

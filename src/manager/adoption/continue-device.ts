@@ -5,7 +5,7 @@
  * new.
  */
 import type { Log } from "../../log/log.ts";
-import type { PooledFoundLink } from "../../pool/found-link.ts";
+import type { FoundLink } from "../../pool/links/found-link.ts";
 import { describeChange } from "../../source/file-identity.ts";
 import { type OpenImage, openHandedImage } from "../../source/open-image.ts";
 import { sourceUri } from "../../source/source-spec.ts";
@@ -30,7 +30,7 @@ export async function continueDevice(
   record: DeviceRecord,
   image: Image,
   index: number,
-  links: readonly PooledFoundLink[],
+  links: readonly FoundLink[],
 ): Promise<void> {
   const device = factory.createNetlink(settingsOf(record), image);
   if (record.lentTo !== null) void loans.continue(device, record.lentTo);

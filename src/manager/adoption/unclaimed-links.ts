@@ -6,10 +6,10 @@
 import { readdirSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { DeviceView } from "../../kernel/device-view.ts";
-import type { PooledFoundLink } from "../../pool/found-link.ts";
+import type { FoundLink } from "../../pool/links/found-link.ts";
 
 /** Removes the journals that no reattached link uses: their manager died before it could. */
-export function removeUnusedJournals(directory: string, links: readonly PooledFoundLink[]): void {
+export function removeUnusedJournals(directory: string, links: readonly FoundLink[]): void {
   const used = new Set(links.map(({ journalPath }) => basename(journalPath)));
   for (const name of readdirSync(directory)) {
     if (!used.has(name)) rmSync(join(directory, name), { force: true, recursive: true });
@@ -21,7 +21,7 @@ export function removeUnusedJournals(directory: string, links: readonly PooledFo
  * its device exists, or may exist (a record could not be read): reads of the device must go on.
  */
 export function releaseUnclaimed(
-  link: PooledFoundLink,
+  link: FoundLink,
   hasUnreadableRecords: boolean,
   view: Pick<DeviceView, "findByBackend">,
   note: (message: string) => void,

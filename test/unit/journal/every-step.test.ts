@@ -13,8 +13,10 @@ import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { closeKernelEnd, createLink, type HeldLink } from "../../../src/pool/held-link.ts";
-import { startWorker, type WorkerProcess } from "../../../src/pool/worker-process.ts";
+import { createLink } from "../../../src/pool/links/create-link.ts";
+import type { HeldLink } from "../../../src/pool/links/held-link.ts";
+import { startWorker } from "../../../src/pool/spawn.ts";
+import type { WorkerProcess } from "../../../src/pool/worker-process.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import type { LinkRequest } from "../../../src/supervisor/ports.ts";
 import { close, MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
@@ -159,12 +161,12 @@ describe.each([
         next = start(step === STEPS ? 0 : step + 1, log);
         await settleWhile(end, link);
         // Whether it lived long enough to say so or not.
-        await whileTurning(end, worker.process.serve(link));
+        await whileTurning(end, worker.process.links.serve(link));
         await whileTurning(end, worker.exited);
       }
       const unhurt = await next;
       await settleWhile(end, link);
-      expect(await whileTurning(end, unhurt.process.serve(link))).toBe(true);
+      expect(await whileTurning(end, unhurt.process.links.serve(link))).toBe(true);
       const enough = end.answered + 3 * LENGTHS.length;
       while (end.answered < enough) await turnOnce(end);
       end.asking = false;
@@ -173,7 +175,7 @@ describe.each([
       unhurt.process.kill();
       await unhurt.exited;
       link.close();
-      closeKernelEnd(link);
+      link.closeKernelEnd();
       close(opened.fd);
       expect(killed(log).length).toBe(STEPS);
       if (STEPS < 100) return;

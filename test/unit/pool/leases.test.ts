@@ -241,9 +241,9 @@ describe("under a lease", () => {
     await reader.hear();
     await until("it has written", writer.isDone);
     utimesSync(path, MADE_AT, MADE_AT);
-    const { met } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
+    const { reattached } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
     pool = startPool();
-    const [found] = met.flatMap((one) => pool.adopt(one));
+    const [found] = reattached.flatMap((one) => pool.adopt(one));
     if (found === undefined) throw new Error("the link was not told");
     close(found.imageFd);
     const next = found.open(request(0), observer);
@@ -257,9 +257,9 @@ describe("under a lease", () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     pool.leave();
-    const { met } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
+    const { reattached } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
     pool = startPool();
-    const [found] = met.flatMap((one) => pool.adopt(one));
+    const [found] = reattached.flatMap((one) => pool.adopt(one));
     if (found === undefined) throw new Error("the link was not told");
     close(found.imageFd);
     const next = found.open(request(0), observer);

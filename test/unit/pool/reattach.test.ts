@@ -79,10 +79,10 @@ function worker(
 /** Meets it; one that does not say all it announced is given up as its patience passes. */
 async function meet(): Promise<readonly ReconnectedWorker[]> {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  const met = reattachWorkers(workers, journals);
+  const result = reattachWorkers(workers, journals);
   for (let turn = 0; turn < 50; turn += 1) await new Promise((resolve) => setImmediate(resolve));
   await vi.advanceTimersByTimeAsync(3000);
-  return (await met).met;
+  return (await result).reattached;
 }
 
 describe("meeting a worker", () => {

@@ -3,10 +3,10 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "nod
 import { writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { MIN_DELAY_MS, RESTART_BUDGET } from "../../../src/pool/blame.ts";
+import { MIN_DELAY_MS, RESTART_BUDGET } from "../../../src/pool/policy/backoff.ts";
 import { reattachWorkers } from "../../../src/pool/reattach.ts";
 import { type PoolOptions, WorkerPool } from "../../../src/pool/worker-pool.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
@@ -357,10 +357,10 @@ describe("deaths", () => {
     const served = identifyProcess(link.workerPid) as ProcessIdentity;
     pool.leave();
     // Before the next pool has a worker of its own, which is not to be met: so does a manager.
-    const { met, silent } = await reattachWorkers(workers, journals);
+    const { reattached, silent } = await reattachWorkers(workers, journals);
     const { pool: second } = startPool({ size: 1 });
     expect(silent).toEqual([]);
-    const links = met.flatMap((one) => second.adopt(one));
+    const links = reattached.flatMap((one) => second.adopt(one));
     expect(links.map(({ workerPid }) => workerPid)).toEqual([served.pid]);
     for (const one of links) one.leave();
     second.stop();
@@ -376,12 +376,12 @@ describe("deaths", () => {
     const served = identifyProcess(link.workerPid) as ProcessIdentity;
     pool.leave();
     stopProcess(served.pid);
-    expect(await reattachWorkers(workers, journals)).toEqual({ met: [], silent: [served] });
+    expect(await reattachWorkers(workers, journals)).toEqual({ reattached: [], silent: [served] });
     process.kill(served.pid, "SIGKILL");
     await until("its end", () => !isAlive(served));
     // Its other threads hold its socket, too, until they are gone.
     await vi.waitFor(async () => {
-      expect(await reattachWorkers(workers, journals)).toEqual({ met: [], silent: [] });
+      expect(await reattachWorkers(workers, journals)).toEqual({ reattached: [], silent: [] });
       expect(readdirSync(workers)).toEqual([]);
     });
   });
@@ -407,23 +407,24 @@ describe("deaths", () => {
     for (const link of links) if (link !== waiting) close(link.kernelFd);
   });
 
-  test("a worker that is long about hundreds of links, but goes on, is left to it", async () => {
-    const { pool } = startPool({ size: 1, servingDeadlineMs: 1000 });
+  test("a worker that is slow to take hundreds of links, but makes progress, is not killed", async () => {
+    const servingDeadlineMs = 2500;
+    const { pool } = startPool({ size: 1, servingDeadlineMs });
     const warm = await open(pool);
     close(warm.kernelFd);
     const startedAt = performance.now();
-    let isDone = false;
-    const opening = Promise.all(Array.from({ length: 300 }, () => open(pool))).finally(() => {
-      isDone = true;
-    });
-    while (!isDone) {
+    const links: OpenLink[] = [];
+    const opening = Array.from({ length: 300 }, async () => links.push(await open(pool)));
+    while (links.length < opening.length && performance.now() - startedAt <= servingDeadlineMs) {
+      const before = links.length;
       process.kill(warm.workerPid, "SIGSTOP");
-      await sleep(300);
+      await sleep(700);
       process.kill(warm.workerPid, "SIGCONT");
-      await sleep(10);
+      // On a busy machine it takes a while until the worker runs; it must take one link at least between two stops.
+      while (links.length === before) await nextTurn();
     }
-    const links = await opening;
-    expect(performance.now() - startedAt).toBeGreaterThan(1000);
+    await Promise.all(opening);
+    expect(performance.now() - startedAt).toBeGreaterThan(servingDeadlineMs);
     expect(new Set(links.map(({ workerPid }) => workerPid))).toEqual(new Set([warm.workerPid]));
     for (const link of links) close(link.kernelFd);
   });

@@ -21,7 +21,7 @@ import { adoptDevices } from "../../../../src/manager/adoption/adoption.ts";
 import type { LeftoverDevice } from "../../../../src/manager/adoption/leftover-device.ts";
 import type { DeviceRecord, NewRecord } from "../../../../src/manager/records/record.ts";
 import { RecordStore } from "../../../../src/manager/records/record-store.ts";
-import type { PooledFoundLink } from "../../../../src/pool/found-link.ts";
+import type { FoundLink } from "../../../../src/pool/links/found-link.ts";
 import { openImage } from "../../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
 import { close } from "../../../../src/sys/libc.ts";
@@ -40,7 +40,7 @@ let kernel: {
   /** Reads in flight, by index. */
   waiting: Map<number, number>;
 };
-let adopted: Array<{ record: DeviceRecord; fd: number; index: number; links: readonly PooledFoundLink[] }>;
+let adopted: Array<{ record: DeviceRecord; fd: number; index: number; links: readonly FoundLink[] }>;
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-adopt-"));
@@ -109,7 +109,7 @@ async function leave(
 
 /** Starts with links that workers have told of, and the pids of those workers. */
 function adopt(
-  links: readonly PooledFoundLink[] = [],
+  links: readonly FoundLink[] = [],
   reattachedPids: readonly number[] = [],
   silent: readonly ProcessIdentity[] = [],
 ): Promise<string[]> {
@@ -218,7 +218,7 @@ describe("a netlink device", () => {
 });
 
 /** A link that a worker has told of, and what became of it. */
-function told(device: string, workerPid: number): PooledFoundLink & { readonly fates: string[] } {
+function told(device: string, workerPid: number): FoundLink & { readonly fates: string[] } {
   const fates: string[] = [];
   const image = join(directory, `${device}.image`);
   return {

@@ -1,32 +1,32 @@
 /** What the pool does with a link whose workers die: strikes, waiting, forgiveness. */
 import { describe, expect, test } from "vitest";
+import { MIN_DELAY_MS } from "../../../../src/pool/policy/backoff.ts";
 import {
   BUDGET,
+  CrashRecord,
   type LinkDeath,
-  LinkTrouble,
   MAX_DELAY_MS,
   MAX_IDLE_DELAY_MS,
-  MIN_DELAY_MS,
   PROBATION_MS,
   type Role,
   roleOf,
-} from "../../../src/pool/blame.ts";
+} from "../../../../src/pool/policy/blame.ts";
 
 const TICK_MS = 250;
 /** The largest chance there is, nearly: delays are their nominal size. */
 const almostOne = (): number => 1 - Number.EPSILON;
-const AT_ONCE = { kind: "at-once", company: "any" };
+const AT_ONCE = { kind: "at-once", placement: "any" };
 
 /** A link's life as the pool sees it. */
 class Life {
-  readonly trouble = new LinkTrouble();
+  readonly crashes = new CrashRecord();
   nowMs = 50_000;
   answered = 0;
 
   die(death: Partial<LinkDeath> = {}): void {
     const reason = "worker 4712 was killed by SIGABRT";
     const { nowMs, answered } = this;
-    this.trouble.died({ nowMs, answered, role: "busy", idle: false, hung: false, reason, ...death });
+    this.crashes.died({ nowMs, answered, role: "busy", idle: false, hung: false, reason, ...death });
   }
 
   /** Looks at every tick; `each` may answer something between. */
@@ -41,26 +41,26 @@ class Life {
   }
 
   look(waiting = false): void {
-    this.trouble.served({ nowMs: this.nowMs, answered: this.answered, waiting });
+    this.crashes.served({ nowMs: this.nowMs, answered: this.answered, waiting });
   }
 
   /** Waits out the delay, if there is one, and returns it. */
   wait(random: () => number = almostOne): number {
-    const move = this.trouble.nextMove(this.nowMs, random);
+    const move = this.crashes.nextAttempt(this.nowMs, random);
     if (move.kind === "at-once") return 0;
     this.nowMs += move.delayMs;
     return move.delayMs;
   }
 
-  get move(): ReturnType<LinkTrouble["nextMove"]> {
-    return this.trouble.nextMove(this.nowMs, almostOne);
+  get move(): ReturnType<CrashRecord["nextAttempt"]> {
+    return this.crashes.nextAttempt(this.nowMs, almostOne);
   }
 }
 
-describe("LinkTrouble", () => {
+describe("CrashRecord", () => {
   test("a link without strikes moves at once to any worker", () => {
     expect(new Life().move).toEqual(AT_ONCE);
-    expect(new LinkTrouble().suspicion).toBe(0);
+    expect(new CrashRecord().suspicion).toBe(0);
   });
 
   test("deaths within the budget cost no waiting, but suspicion", () => {
@@ -68,8 +68,8 @@ describe("LinkTrouble", () => {
     for (let death = 1; death <= BUDGET; death++) {
       life.die();
       expect(life.move).toEqual(AT_ONCE);
-      expect(life.trouble.suspicion).toBe(death);
-      expect(life.trouble.stalledReason(life.nowMs)).toBeUndefined();
+      expect(life.crashes.suspicion).toBe(death);
+      expect(life.crashes.stalledReason(life.nowMs)).toBeUndefined();
     }
   });
 
@@ -101,14 +101,14 @@ describe("LinkTrouble", () => {
     life.nowMs -= 900;
     const reason =
       "its workers die: 4 in the last 3 s, last: worker 4712 was killed by SIGABRT; next attempt in 200 ms";
-    expect(life.move).toMatchObject({ kind: "later", company: "suspects-only", reason });
-    expect(life.trouble.stalledReason(life.nowMs)).toBe(reason);
+    expect(life.move).toMatchObject({ kind: "later", placement: "suspects-only", reason });
+    expect(life.crashes.stalledReason(life.nowMs)).toBe(reason);
     life.nowMs += 150;
-    expect(life.trouble.nextMove(life.nowMs, () => 0)).toMatchObject({ kind: "later" });
-    expect(life.trouble.stalledReason(life.nowMs)).toMatch(/next attempt in \d\d ms$/);
+    expect(life.crashes.nextAttempt(life.nowMs, () => 0)).toMatchObject({ kind: "later" });
+    expect(life.crashes.stalledReason(life.nowMs)).toMatch(/next attempt in \d\d ms$/);
     life.nowMs += 50;
-    expect(life.move).toEqual({ kind: "at-once", company: "suspects-only" });
-    expect(life.trouble.stalledReason(life.nowMs)).toBeUndefined();
+    expect(life.move).toEqual({ kind: "at-once", placement: "suspects-only" });
+    expect(life.crashes.stalledReason(life.nowMs)).toBeUndefined();
   });
 
   test("long delays are told in seconds", () => {
@@ -126,7 +126,7 @@ describe("LinkTrouble", () => {
       life.answered += 1;
       life.die({ role: kill % 2 === 0 ? "busy" : "alone" });
       expect(life.move).toEqual(AT_ONCE);
-      expect(life.trouble.suspicion).toBeLessThanOrEqual(2);
+      expect(life.crashes.suspicion).toBeLessThanOrEqual(2);
     }
   });
 
@@ -136,7 +136,7 @@ describe("LinkTrouble", () => {
     life.die();
     life.answered = 0;
     life.die();
-    expect(life.trouble.suspicion).toBe(1.5);
+    expect(life.crashes.suspicion).toBe(1.5);
   });
 
   test("good service forgives everything", () => {
@@ -144,9 +144,9 @@ describe("LinkTrouble", () => {
     for (let death = 0; death < 10; death++) life.die();
     life.wait();
     life.serve(PROBATION_MS - TICK_MS);
-    expect(life.trouble.suspicion).toBeGreaterThan(0);
+    expect(life.crashes.suspicion).toBeGreaterThan(0);
     life.serve(2 * TICK_MS);
-    expect(life.trouble.suspicion).toBe(0);
+    expect(life.crashes.suspicion).toBe(0);
     life.die();
     expect(life.move).toEqual(AT_ONCE);
   });
@@ -166,12 +166,12 @@ describe("LinkTrouble", () => {
     for (let death = 0; death < 10; death++) life.die();
     life.serve(PROBATION_MS - TICK_MS);
     life.die();
-    const suspicion = life.trouble.suspicion;
+    const suspicion = life.crashes.suspicion;
     life.nowMs += 2 * TICK_MS;
     life.look();
-    expect(life.trouble.suspicion).toBe(suspicion);
+    expect(life.crashes.suspicion).toBe(suspicion);
     life.serve(2 * TICK_MS);
-    expect(life.trouble.suspicion).toBeGreaterThan(suspicion - 1);
+    expect(life.crashes.suspicion).toBeGreaterThan(suspicion - 1);
   });
 
   test("service under load is good while it answers", () => {
@@ -180,14 +180,14 @@ describe("LinkTrouble", () => {
     life.serve(PROBATION_MS + TICK_MS, true, () => {
       life.answered += 3;
     });
-    expect(life.trouble.suspicion).toBe(0);
+    expect(life.crashes.suspicion).toBe(0);
   });
 
   test("standing still with requests waiting is no service", () => {
     const life = new Life();
     for (let death = 0; death < 4; death++) life.die();
     life.serve(60_000, true);
-    expect(life.trouble.suspicion).toBe(4);
+    expect(life.crashes.suspicion).toBe(4);
   });
 
   test("nor is the manager's own absence", () => {
@@ -196,7 +196,7 @@ describe("LinkTrouble", () => {
     life.look();
     life.nowMs += 3_600_000;
     life.look();
-    expect(life.trouble.suspicion).toBeGreaterThan(3);
+    expect(life.crashes.suspicion).toBeGreaterThan(3);
   });
 
   test("a death now and then never adds up", () => {
@@ -223,8 +223,8 @@ describe("LinkTrouble", () => {
     const life = new Life();
     for (let death = 0; death < 50; death++) life.die({ role: "bystander", hung: true });
     expect(life.move).toEqual(AT_ONCE);
-    expect(life.trouble.suspicion).toBe(0);
-    expect(life.trouble.hangsWithoutProgress).toBe(0);
+    expect(life.crashes.suspicion).toBe(0);
+    expect(life.crashes.hangsWithoutProgress).toBe(0);
   });
 
   test("whoever is there at unexplained deaths is suspected, less than anybody with a strike, and never waits", () => {
@@ -232,14 +232,14 @@ describe("LinkTrouble", () => {
     const suspicions = [...Array(10)].map(() => {
       life.die({ role: "unexplained" });
       expect(life.move).toEqual(AT_ONCE);
-      return life.trouble.suspicion;
+      return life.crashes.suspicion;
     });
     expect(suspicions[0]).toBe(0);
     expect(suspicions[1]).toBeGreaterThan(0);
     expect([...suspicions].sort((a, b) => a - b)).toEqual(suspicions);
     expect(Math.max(...suspicions)).toBeLessThan(1);
     life.serve(PROBATION_MS + TICK_MS);
-    expect(life.trouble.suspicion).toBe(0);
+    expect(life.crashes.suspicion).toBe(0);
   });
 
   test("an answer between unexplained deaths clears whoever gave it", () => {
@@ -247,7 +247,7 @@ describe("LinkTrouble", () => {
     for (let death = 0; death < 10; death++) {
       life.answered += 1;
       life.die({ role: "unexplained" });
-      expect(life.trouble.suspicion).toBe(0);
+      expect(life.crashes.suspicion).toBe(0);
     }
   });
 
@@ -255,16 +255,16 @@ describe("LinkTrouble", () => {
     const life = new Life();
     life.die({ hung: true });
     life.die({ hung: true });
-    expect(life.trouble.hangsWithoutProgress).toBe(2);
+    expect(life.crashes.hangsWithoutProgress).toBe(2);
     life.die({ hung: true, idle: true, role: "alone" });
-    expect(life.trouble.hangsWithoutProgress).toBe(2);
+    expect(life.crashes.hangsWithoutProgress).toBe(2);
     life.look(true);
-    expect(life.trouble.hangsWithoutProgress).toBe(2);
+    expect(life.crashes.hangsWithoutProgress).toBe(2);
     life.answered += 1;
     life.look(true);
-    expect(life.trouble.hangsWithoutProgress).toBe(0);
+    expect(life.crashes.hangsWithoutProgress).toBe(0);
     life.die({ hung: true });
-    expect(life.trouble.hangsWithoutProgress).toBe(1);
+    expect(life.crashes.hangsWithoutProgress).toBe(1);
   });
 });
 

@@ -4,7 +4,7 @@
  * A request is known by its slot and its cookie, so its age goes on when another worker takes the link over. What waits
  * unread in the socket has no name: its age is how long nothing has been read or answered. Pure: reads no clock.
  */
-import type { Journal } from "../journal/journal.ts";
+import type { Journal } from "../../journal/journal.ts";
 
 interface Seen {
   readonly cookieHigh: number;

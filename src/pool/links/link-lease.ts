@@ -14,13 +14,13 @@
  * - both at once: the socket dies as well. Replies that the kernel has not read by then are unprotected for the moment that it needs.
  */
 
-import type { Exactness } from "../source/exactness.ts";
-import { type FileIdentity, FileStat } from "../source/file-identity.ts";
-import { canBeLeased, leaseBreakTimeMs, takeReadLease } from "../source/read-lease.ts";
-import type { Image } from "../supervisor/ports.ts";
-import { close, hasReadLease, setSignalOwner } from "../sys/libc.ts";
-import { loopClock } from "../sys/loop-clock.ts";
-import type { ServedLinkDescription } from "../worker-protocol/messages.ts";
+import type { Exactness } from "../../source/exactness.ts";
+import { type FileIdentity, FileStat } from "../../source/file-identity.ts";
+import { canBeLeased, leaseBreakTimeMs, takeReadLease } from "../../source/read-lease.ts";
+import type { Image } from "../../supervisor/ports.ts";
+import { close, hasReadLease, setSignalOwner } from "../../sys/libc.ts";
+import { loopClock } from "../../sys/loop-clock.ts";
+import type { ServedLinkDescription } from "../../worker-protocol/messages.ts";
 
 /** What is sent by reference has to leave while this much of the lease's time is left. */
 const MARGIN_MS = 1000;
@@ -87,7 +87,7 @@ export class LinkLease {
   }
 
   /** What the worker says. Returns whether the time that counts as the image's is another now. */
-  told(exactness: Exactness): boolean {
+  note(exactness: Exactness): boolean {
     this.#exactness = exactness;
     if (exactness.exact === "lease" && this.#fd !== undefined) this.#isVouched = true;
     const { spec } = this.#image;

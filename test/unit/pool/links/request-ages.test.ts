@@ -1,6 +1,6 @@
 /** request-ages.ts: what a request is known by, and what waits unread. */
 import { describe, expect, test } from "vitest";
-import { RequestAges } from "../../../src/pool/request-ages.ts";
+import { RequestAges } from "../../../../src/pool/links/request-ages.ts";
 
 /** A journal that holds these unanswered, as [slot, cookie]. */
 const journal = (requests: number, ...unanswered: Array<[slot: number, cookie: number]>) => ({

@@ -9,7 +9,7 @@ import {
   SLOW_SOURCE_MS,
   TICK_INTERVAL_MS,
   type WatchedLink,
-} from "../../../src/pool/hang-watch.ts";
+} from "../../../../src/pool/policy/hang-watch.ts";
 
 const AFTER_A_LONG_TIME_MS = 120_000;
 

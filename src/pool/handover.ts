@@ -1,0 +1,72 @@
+/**
+ * Planned handovers of links between living workers: for an upgrade, and to part suspects from innocents.
+ */
+import { ErofsNbdError } from "../errors.ts";
+import type { HeldLink } from "./links/held-link.ts";
+import { shouldMove } from "./policy/placement.ts";
+import type { WorkerProcess } from "./worker-process.ts";
+import type { WorkerSet } from "./worker-set.ts";
+
+/** What an upgrade has done. */
+export interface Renewal {
+  readonly workers: number;
+  readonly links: number;
+  readonly longestStallMs: number;
+}
+
+/**
+ * Replaces every worker by a fresh one of the installed program. Links are handed over one by one; reads wait for
+ * milliseconds. If the fresh workers do not become ready, the old ones stay. @throws ErofsNbdError ERR_WORKER
+ */
+export async function renewWorkers(workers: WorkerSet): Promise<Renewal> {
+  const old = workers.all;
+  const fresh = await workers.startFresh().catch((error: Error) => {
+    throw new ErofsNbdError("ERR_WORKER", `cannot replace the workers: ${error.message}`, {
+      hint: "the old workers go on serving; the manager's log has the messages of the new ones",
+    });
+  });
+  let longestStallMs = 0;
+  let links = 0;
+  for (const worker of old) {
+    for (const link of worker.links.all) {
+      const [to] = fresh.filter((one) => one.isReady).sort((a, b) => a.links.size - b.links.size);
+      if (to === undefined) break;
+      longestStallMs = Math.max(longestStallMs, (await moveLink(link, to)) ?? 0);
+      links += 1;
+    }
+    if (worker.links.size === 0) workers.dismiss(worker);
+  }
+  return { workers: fresh.length, links, longestStallMs };
+}
+
+/** Starts the handovers that part suspects from innocents; `failed` is told if one fails. */
+export function separateSuspects(ready: readonly WorkerProcess[], failed: (error: unknown) => void): void {
+  const occupied = ready.map((worker) => ({
+    worker,
+    links: worker.links.all.map(({ number, crashes }) => ({ link: number, suspicion: crashes.suspicion })),
+  }));
+  for (const { link, from, to } of shouldMove(occupied)) {
+    const held = from.links.get(link);
+    if (held !== undefined) void moveLink(held, to).catch(failed);
+  }
+}
+
+/** Returns how long the link's reads waited; undefined if the link was not handed over. */
+async function moveLink(link: HeldLink, to: WorkerProcess): Promise<number | undefined> {
+  const from = link.worker;
+  if (from === undefined || from === to || link.isMoving || from.links.isAskedAbout(link)) return undefined;
+  return link.whileMoving(async () => {
+    const startedAtMs = performance.now();
+    const released = await from.links.release(link);
+    if (!link.isServable) return undefined;
+    const settlement = released ? await link.settle() : undefined;
+    if (settlement?.safe === true && link.isOpen && (await to.links.serve(link))) {
+      const stallMs = Math.round((performance.now() - startedAtMs) * 10) / 10;
+      link.observer.moved(to.pid, stallMs);
+      return stallMs;
+    }
+    const cause = `worker ${from.pid} could not hand its link to worker ${to.pid}`;
+    if (link.isServable) link.observer.orphaned(cause, performance.now() - startedAtMs);
+    return undefined;
+  });
+}

@@ -1,0 +1,64 @@
+/**
+ * The answers that a worker owes for links that are being given to it or taken from it.
+ *
+ * There is one deadline for all of them, counted from the last message about any of these links: a worker that takes
+ * hundreds of links may be slow with the last one, but it has to make progress.
+ */
+export class PendingAnswers {
+  readonly #deadlineMs: number;
+  readonly #overdue: (silentMs: number) => void;
+  readonly #byLink = new Map<number, (done: boolean) => void>();
+  #timer: NodeJS.Timeout | undefined;
+  #progressAt = 0;
+  #hasEnded = false;
+
+  /** `overdue` is called when the worker was silent for `deadlineMs` while an answer was pending. */
+  constructor(deadlineMs: number, overdue: (silentMs: number) => void) {
+    this.#deadlineMs = deadlineMs;
+    this.#overdue = overdue;
+  }
+
+  has(link: number): boolean {
+    return this.#byLink.has(link);
+  }
+
+  /** Call before the request is sent: the channel of a hanging worker may be full. `forget` must follow. */
+  expect(link: number): Promise<boolean> {
+    if (this.#byLink.size === 0) this.#progressAt = performance.now();
+    this.#timer ??= setTimeout(() => this.#wake(), this.#deadlineMs);
+    return new Promise((resolve) => this.#byLink.set(link, resolve));
+  }
+
+  forget(link: number): void {
+    this.#byLink.delete(link);
+  }
+
+  /** The worker has sent a message about this link. */
+  noteProgress(link: number): void {
+    if (this.#byLink.has(link)) this.#progressAt = performance.now();
+  }
+
+  settle(link: number, done: boolean): void {
+    this.#byLink.get(link)?.(done);
+  }
+
+  /** The worker is dead: every pending answer is "no". */
+  end(): void {
+    this.#hasEnded = true;
+    clearTimeout(this.#timer);
+    for (const settle of [...this.#byLink.values()]) settle(false);
+  }
+
+  /** Handles messages that arrived while this process did not run before it checks the deadline. */
+  #wake(): void {
+    setImmediate(() => this.#check());
+  }
+
+  #check(): void {
+    this.#timer = undefined;
+    if (this.#hasEnded || this.#byLink.size === 0) return;
+    const silentMs = performance.now() - this.#progressAt;
+    if (silentMs >= this.#deadlineMs) return this.#overdue(silentMs);
+    this.#timer = setTimeout(() => this.#wake(), this.#deadlineMs - silentMs);
+  }
+}

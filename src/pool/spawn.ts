@@ -1,0 +1,93 @@
+/**
+ * Makes WorkerProcess objects: from a process that is spawned, or from a worker of a former manager.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { renameSync, rmSync } from "node:fs";
+import { constants } from "node:os";
+import { join } from "node:path";
+import { programFile } from "../program-files.ts";
+import { close, pidfdSendSignal, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
+import { identifyProcess } from "../sys/process-identity.ts";
+import { listenUnix } from "../sys/sockets/listen.ts";
+import { watchReadable } from "../sys/watch.ts";
+import { CONTROL_FD, REUNION_FD } from "../worker-protocol/messages.ts";
+import { type ReconnectedWorker, workerSocketName } from "./reattach.ts";
+import {
+  type WorkerConnection,
+  type WorkerEvents,
+  type WorkerOptions,
+  WorkerProcess,
+} from "./worker-process.ts";
+
+const WORKER_PATH: string = programFile("worker/main.cjs");
+
+/** Spawns a worker. @throws Error when a process or a descriptor is not to be had */
+export function startWorker(options: WorkerOptions, events: WorkerEvents): WorkerProcess {
+  return new WorkerProcess((exited) => spawnConnected(options, exited), options, events);
+}
+
+/** Goes on with a worker of a former manager over the connection that reattach.ts has made. */
+export function reattachWorker(
+  { pid, pidFd, channelFd, socketPath }: Omit<ReconnectedWorker, "links">,
+  options: WorkerOptions,
+  events: WorkerEvents,
+): WorkerProcess {
+  const connect = (exited: (how: string) => void): WorkerConnection => {
+    const watch = watchReadable(pidFd, () => {
+      watch.close();
+      close(pidFd);
+      exited(`worker ${pid} has ended`);
+    });
+    // The result does not matter: ESRCH means that it has just exited.
+    const kill = (): void => void pidfdSendSignal(pidFd, constants.signals.SIGKILL);
+    return { process: { pid, kill, unref: () => watch.unref() }, channelFd, socketPath };
+  };
+  return new WorkerProcess(connect, options, events);
+}
+
+function spawnConnected(options: WorkerOptions, exited: (how: string) => void): WorkerConnection {
+  const [channelFd, workerFd] = socketPair(SOCK_SEQPACKET);
+  let socketPath = join(options.directory, `new-${randomBytes(4).toString("hex")}`);
+  let listenFd: number | undefined;
+  try {
+    listenFd = listenUnix(socketPath, SOCK_SEQPACKET);
+    const child = spawnWorker(options, workerFd, listenFd);
+    socketPath = nameSocket(socketPath, options.directory, child.pid);
+    child.once("error", (error) => exited(`cannot start a worker: ${error.message}`));
+    child.once("exit", (code, signal) => exited(describeExit(child.pid, code, signal)));
+    const process = {
+      pid: child.pid ?? -1,
+      kill: () => void child.kill("SIGKILL"),
+      unref: () => child.unref(),
+    };
+    return { process, channelFd, socketPath };
+  } catch (error) {
+    close(channelFd);
+    rmSync(socketPath, { force: true });
+    throw error;
+  } finally {
+    close(workerFd);
+    if (listenFd !== undefined) close(listenFd);
+  }
+}
+
+/** Names the socket after the worker, so that a later manager can identify a worker that does not answer. */
+function nameSocket(path: string, directory: string, pid: number | undefined): string {
+  const identity = pid === undefined ? undefined : identifyProcess(pid);
+  if (identity === undefined) return path;
+  const named = join(directory, workerSocketName(identity));
+  renameSync(path, named);
+  return named;
+}
+
+function spawnWorker(options: WorkerOptions, controlFd: number, listenFd: number): ChildProcess {
+  const stdio: Array<"ignore" | "inherit" | number> = ["ignore", "ignore", options.stderr];
+  stdio[CONTROL_FD] = controlFd;
+  stdio[REUNION_FD] = listenFd;
+  return spawn(process.execPath, [options.workerPath ?? WORKER_PATH], { stdio, detached: true, cwd: "/" });
+}
+
+function describeExit(pid: number | undefined, code: number | null, signal: NodeJS.Signals | null): string {
+  return signal === null ? `worker ${pid} exited with ${code}` : `worker ${pid} was killed by ${signal}`;
+}

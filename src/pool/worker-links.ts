@@ -1,0 +1,160 @@
+/**
+ * The links of one worker: giving them to it, taking them away, and what it reports about them.
+ */
+import { describeEnd } from "../worker-protocol/link-end.ts";
+import type { FromWorker, ToWorker } from "../worker-protocol/messages.ts";
+import type { HeldLink } from "./links/held-link.ts";
+import { PendingAnswers } from "./pending-answers.ts";
+import type { WorkerProcess } from "./worker-process.ts";
+
+/** Messages about one of the worker's links. `held` comes before a WorkerProcess has the connection; see reattach.ts. */
+export type LinkMessage = Exclude<Extract<FromWorker, { readonly link: number }>, { type: "held" }>;
+
+export class WorkerLinks {
+  readonly #worker: WorkerProcess;
+  readonly #links = new Map<number, HeldLink>();
+  /** Answers to `serve` and `release`. */
+  readonly #answers: PendingAnswers;
+  /** Requests that were answered on links that have ended. */
+  #served = 0;
+  /** Links that the worker serves and that this manager leaves to it. */
+  #left = 0;
+
+  /** The worker hangs if it is silent for `deadlineMs` while an answer is pending. */
+  constructor(worker: WorkerProcess, deadlineMs: number) {
+    this.#worker = worker;
+    this.#answers = new PendingAnswers(deadlineMs, (silentMs) =>
+      worker.kill(`worker ${worker.pid} did not take or give a link in time`, silentMs),
+    );
+  }
+
+  get size(): number {
+    return this.#links.size;
+  }
+
+  get all(): HeldLink[] {
+    return [...this.#links.values()];
+  }
+
+  get(link: number): HeldLink | undefined {
+    return this.#links.get(link);
+  }
+
+  /** Whether any request was answered on them. */
+  get haveServed(): boolean {
+    return this.#served > 0 || this.all.some((link) => link.counters.requests > 0);
+  }
+
+  /** Closed links do not count: a hanging worker still has them, because it never sees the request to close them. */
+  get areNeeded(): boolean {
+    return this.#left > 0 || this.all.some((link) => link.isServable);
+  }
+
+  /** Whether an answer about this link is pending: nothing else can be asked about it meanwhile. */
+  isAskedAbout(link: HeldLink): boolean {
+    return this.#answers.has(link.number);
+  }
+
+  /**
+   * Gives the worker a link. False when it does not serve the link in the end: another worker may.
+   * @throws SystemError when the message cannot be sent for lack of resources
+   */
+  async serve(link: HeldLink): Promise<boolean> {
+    if (!link.isServable) return false;
+    this.#links.set(link.number, link);
+    link.offerTo(this.#worker);
+    link.lease.prepareFor(this.#worker.pid, this.#worker.takesLeases);
+    const serves = await this.#ask(link, { type: "serve", ...link.describe() }, link.descriptors);
+    if (serves) link.assign(this.#worker);
+    else this.drop(link);
+    return serves;
+  }
+
+  /** Takes a link away for a handover. False when the worker died or the link ended meanwhile. */
+  async release(link: HeldLink): Promise<boolean> {
+    const released = await this.#ask(link, { type: "release", link: link.number }, []);
+    this.drop(link);
+    return released;
+  }
+
+  /** The worker serves this link already. False when it has died meanwhile. */
+  adopt(link: HeldLink): boolean {
+    link.assign(this.#worker);
+    if (this.#worker.isAlive) this.#links.set(link.number, link);
+    else link.unassign(this.#worker);
+    return this.#worker.isAlive;
+  }
+
+  /** The worker goes on serving a link that has no device here, and so it is not idle. */
+  leaveOne(): void {
+    this.#left += 1;
+  }
+
+  /** The worker has the link no longer. */
+  drop(link: HeldLink): void {
+    this.#links.delete(link.number);
+    link.unassign(this.#worker);
+  }
+
+  /** Has the worker close a link for good. */
+  close(link: HeldLink): void {
+    if (this.#links.has(link.number)) this.#worker.post({ type: "close", link: link.number });
+  }
+
+  /** Retries leases for links that have none: a writer may have closed the file. Called at every tick. */
+  renewLeases(): void {
+    if (!this.#worker.takesLeases || !this.#worker.isReady) return;
+    for (const link of this.all) {
+      if (!link.isServable || link.worker !== this.#worker || this.isAskedAbout(link)) continue;
+      const fd = link.lease.renewFor(this.#worker.pid);
+      if (fd !== undefined) this.#worker.post({ type: "lease", link: link.number }, [fd]);
+    }
+  }
+
+  handle(message: LinkMessage): void {
+    this.#answers.noteProgress(message.link);
+    const link = this.#links.get(message.link);
+    switch (message.type) {
+      case "serving":
+      case "released":
+        return this.#answers.settle(message.link, true);
+      case "refused":
+        link?.refuse(message.message);
+        return this.#answers.settle(message.link, false);
+      case "lease-over":
+        return link?.lease.drop();
+      case "exactness":
+        if (link?.lease.note(message) === true) link.observer.repinned?.();
+        return link?.observer.exactness?.();
+      case "first-request":
+        return link?.observer.firstRequest();
+      case "read-error":
+        return link?.observer.readErrors(message.message, message.count);
+      case "ended":
+        if (link === undefined) return;
+        this.#links.delete(message.link);
+        this.#served += message.counters.requests;
+        link.end();
+        this.#answers.settle(message.link, false);
+        link.observer.ended(
+          `worker ${this.#worker.pid} ended the link: ${describeEnd(message.end)}`,
+          message.end,
+        );
+    }
+  }
+
+  /** The worker is dead: no answer will come. Its links stay here until the pool has dealt with them. */
+  end(): void {
+    this.#answers.end();
+  }
+
+  async #ask(link: HeldLink, message: ToWorker, fds: readonly number[]): Promise<boolean> {
+    if (!this.#worker.isAlive) return false;
+    const answered = this.#answers.expect(link.number);
+    try {
+      return (await this.#worker.send(message, fds)) && (await answered);
+    } finally {
+      this.#answers.forget(link.number);
+    }
+  }
+}
