@@ -95,11 +95,7 @@ class Adoption {
   }
 
   /** The image is the one that the workers have open, even if another file is at its path by now. */
-  async #continueServed(
-    record: DeviceRecord,
-    index: number,
-    links: readonly FoundLink[],
-  ): Promise<void> {
+  async #continueServed(record: DeviceRecord, index: number, links: readonly FoundLink[]): Promise<void> {
     const [first, ...others] = links as [FoundLink, ...FoundLink[]];
     for (const { imageFd } of others) close(imageFd);
     const image = { spec: record.image, fd: first.imageFd, blockSizeBytes: record.blockSizeBytes };
