@@ -48,7 +48,7 @@ const EXIT_STATUS = [
   ["1", "wrong usage, bad input or missing permission"],
   ["2", "the system or the kernel refused"],
   ["3", "not attached, nothing there"],
-  ["4", "a bug of erofs-nbd"],
+  ["4", "internal error (a bug in erofs-nbd)"],
   ["8", "interrupted"],
   ["32", "mount failed"],
   ["64", "some of several done"],
@@ -77,9 +77,9 @@ export function erofsNbdPage(program) {
       ...EXIT_STATUS.map(([name = "", text = ""]) => entry(bold(name), text)),
       ".PP",
       roff(
-        "An error is one line on stderr, «erofs-nbd: cannot WHAT: WHY», and where there is something to do a second,",
+        "An error is one line on stderr, such as `erofs-nbd: cannot attach image.erofs: it is empty`. A second line,",
       ),
-      roff("«hint: WHAT TO DO»."),
+      roff("`hint: WHAT TO DO`, follows where there is a remedy."),
       section("See also"),
       ["mount.erofs.nbd(8)", "mount(8)", "umount(8)", "findmnt(8)", "mkfs.erofs(1)", "modprobe(8)"]
         .map(bold)

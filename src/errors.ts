@@ -90,9 +90,39 @@ export class ErofsNbdError extends Error {
   }
 }
 
+/** Whether a code is one of the table above, whichever class carries it. */
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === "string" && Object.hasOwn(EXIT_OF, code);
+}
+
+/**
+ * The error for a wrong value: `invalid --connections 'abc': expected an integer from 1 to 64`.
+ *
+ * @param name the option, field or operand, as the user or program spells it
+ * @param got the value as text
+ */
+export function invalidValue(name: string, got: string, expected: string, hint?: string): ErofsNbdError {
+  return invalidArgument(name, `'${got}'`, expected, hint);
+}
+
+/** The same for a value that is no text: `shown` is printed without quotes. */
+export function invalidArgument(name: string, shown: string, expected: string, hint?: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `invalid ${name} ${shown}: expected ${expected}`, { hint });
+}
+
+/** The error for a missing right. */
+export function rootRequired(): ErofsNbdError {
+  return new ErofsNbdError("ERR_PERMISSION", "must be run as root", {
+    hint: "run it with sudo; the kernel requires CAP_SYS_ADMIN for this",
+  });
+}
+
 const EXIT_CODES: readonly unknown[] = Object.values(EXIT);
 
-/** The exit code for any error: one that it carries, ours by code, the kernel's by shape; everything else is a bug of ours. */
+/**
+ * The exit code for any error: the one that it carries, else by its code, else `system` for errors with an errno. Any
+ * other error is a bug in erofs-nbd.
+ */
 export function exitCodeOf(error: unknown): ExitCode {
   // By shape: there may be two copies of the package.
   const carried = (error as { exitCode?: unknown } | null | undefined)?.exitCode;

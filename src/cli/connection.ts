@@ -8,7 +8,7 @@ import { resolve } from "node:path";
 import type { ControlClient } from "../control/client.ts";
 import { findRunning, reachManager } from "../control/reach-manager.ts";
 import { chooseRunDir, hasRecords, type RunDir } from "../control/run-dir.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { ErofsNbdError, invalidValue } from "../errors.ts";
 import type { CliContext } from "./context.ts";
 
 /** `sun_path` without its terminating NUL (unix(7)). */
@@ -17,7 +17,7 @@ const MAX_SOCKET_PATH_BYTES = 107;
 /** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
 export function runDirOf(context: CliContext, role: "manager" | "client" = "client"): RunDir {
   if (context.runDirOption === "") {
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot use --run-dir: it is empty");
+    throw invalidValue("--run-dir", "", "a directory");
   }
   const runDir = chooseRunDir(resolve(chooseRunDir(context.runDirOption, process.env, role).path));
   if (Buffer.byteLength(runDir.controlSocket) > MAX_SOCKET_PATH_BYTES) {

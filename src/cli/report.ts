@@ -1,11 +1,11 @@
 /**
- * Any error as what the user sees: `erofs-nbd: CANNOT WHAT: WHY`, a hint where there is one, and an exit code.
+ * Formats any error for stderr: `erofs-nbd: MESSAGE`, a hint line if there is one, and the exit code.
  *
- * Called by the programs' entries. Errors are known by shape (message, code, hint, exitCode), because those of
- * netlink/, of the manager, of src/ and of commander, which is not loaded for this, are different classes. What has
- * no such shape is a bug of ours and is shown with its stack.
+ * Used by the entries of both programs. An error is recognised by its code, because netlink/, the manager, src/ and
+ * commander (not loaded here) have classes of their own. An error without a known code and without an errno is an
+ * internal error and is shown with its stack.
  */
-import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf } from "../errors.ts";
+import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf, isErrorCode } from "../errors.ts";
 import { toSourceLines } from "../log/source-lines.ts";
 import { printable } from "../text/printable.ts";
 
@@ -16,28 +16,26 @@ interface ErrorShape {
   readonly path?: unknown;
 }
 
-/** What commander throws: wrong usage, and what was asked for and is done (`--help`). */
+/** What commander throws: wrong usage, or `--help` and `--version` after they have printed. */
 interface CommanderShape extends Error {
   readonly code: string;
   readonly exitCode: number;
 }
 
-/** The exit code that an error stands for. */
+/** The exit code of an error. */
 export function exitCodeOfError(error: unknown): ExitCode {
   if (isCommanderError(error)) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
-  return exitCodeOf(error instanceof Error && isOurShape(error) ? asKnown(error) : error);
+  return exitCodeOf(error instanceof Error && isKnown(error) ? asKnown(error) : error);
 }
 
-/** Lines for stderr, "" when there is nothing to say (help was asked for). */
+/** The lines for stderr; "" after `--help` and `--version`. */
 export function formatError(error: unknown, isVerbose: boolean, commandName?: string): string {
   if (isCommanderError(error)) return formatUsage(error, commandName);
   const known = error instanceof Error ? error : new Error(String(error));
   const isBug = exitCodeOfError(error) === EXIT.bug;
   const shape = known as ErrorShape;
-  const message = isBug && !isOurShape(known) ? `cannot go on: ${known.message}` : readable(known);
-  const hint = isBug
-    ? (shape.hint ?? "this is a bug of ours: please report it with the lines below")
-    : shape.hint;
+  const message = isBug ? `${INTERNAL}: ${known.message}` : readable(known);
+  const hint = isBug ? (shape.hint ?? "please report it with the lines below") : shape.hint;
   const lines = [`erofs-nbd: ${oneLine(message)}`];
   if (typeof hint === "string") lines.push(`hint: ${oneLine(hint)}`);
   if (isVerbose && typeof shape.code === "string") lines.push(`code: ${printable(shape.code)}`);
@@ -45,20 +43,20 @@ export function formatError(error: unknown, isVerbose: boolean, commandName?: st
   return `${lines.join("\n")}\n`;
 }
 
+const INTERNAL = "internal error (a bug in erofs-nbd)";
+
 function isCommanderError(error: unknown): error is CommanderShape {
   const { code } = (error ?? {}) as ErrorShape;
   return error instanceof Error && typeof code === "string" && code.startsWith("commander.");
 }
 
-/** commander's «error: unknown option '--foo'», with its suggestion on a second line, in our words. */
+/** Commander says `error: unknown option '--forse'` and, on a second line, `(Did you mean --force?)`. */
 function formatUsage(error: CommanderShape, commandName: string | undefined): string {
   if (error.exitCode === 0 || error.code === "commander.help") return "";
   const message = error.message.replace(/^error: /, "");
-  // Other line breaks are those of a word that was not understood.
-  const suggestion = /\n\((Did you mean [^\n]*)\)$/.exec(message);
-  const why = message.slice(0, suggestion?.index);
-  const hint = suggestion?.[1] ?? helpHint(commandName);
-  return `erofs-nbd: cannot understand the command line: ${oneLine(why)}\nhint: ${oneLine(hint)}\n`;
+  // Any other line break belongs to the quoted word.
+  const line = message.replace(/\n\(Did you mean ([^\n]*)\)$/, " (did you mean $1)");
+  return `erofs-nbd: ${oneLine(line)}\nhint: ${helpHint(commandName)}\n`;
 }
 
 function helpHint(commandName: string | undefined): string {
@@ -67,26 +65,34 @@ function helpHint(commandName: string | undefined): string {
     : `see erofs-nbd ${commandName} --help`;
 }
 
-/** Errors of ours, wherever they were made: a stable code and a sentence that begins with "cannot" (a manager of a former version says "Cannot"). */
-function isOurShape(error: Error): boolean {
+/**
+ * Whether erofs-nbd made the error: what a manager of any version reported, an error with a code of this version, or one
+ * of netlink/. The code decides, not the wording: former managers begin their messages with "Cannot". Node.js has codes
+ * such as ERR_INVALID_ARG_TYPE, which are in no table here.
+ */
+function isKnown(error: Error): boolean {
   const { code } = error as ErrorShape;
-  return typeof code === "string" && code.startsWith("ERR_") && /^cannot /i.test(error.message);
+  return error instanceof ErofsNbdError || isErrorCode(code) || isNetlinkCode(code);
 }
 
-/** An error of our shape and of an unknown class counts as what its code says; the kernel's and the system's as such. */
+const isNetlinkCode = (code: unknown): code is string =>
+  typeof code === "string" && code.startsWith("ERR_NETLINK_");
+
+/** A known error of another class counts as its code says; one with an errno or an exit code of its own says it itself. */
 function asKnown(error: Error): unknown {
   if (error instanceof ErofsNbdError || "errno" in error || "exitCode" in error) return error;
-  return new ErofsNbdError("ERR_SYSCALL", error.message);
+  const { code } = error as ErrorShape;
+  return new ErofsNbdError(isErrorCode(code) ? code : "ERR_SYSCALL", error.message);
 }
 
-/** Node's own system errors say «ENOENT: no such file or directory, open '/x'». */
+/** System errors of Node.js say `ENOENT: no such file or directory, open '/x'`. */
 function readable(error: Error): string {
   const { code, syscall, path } = error as ErrorShape;
-  if (/^cannot /i.test(error.message) || typeof syscall !== "string") return error.message;
+  if (isKnown(error) || typeof syscall !== "string") return error.message;
   return `cannot ${syscall}${typeof path === "string" ? ` ${path}` : ""}: ${String(code)}`;
 }
 
-/** A file name may hold line breaks and what a terminal obeys; our messages may not. */
+/** File names may contain line breaks and terminal control sequences. */
 function oneLine(text: string): string {
   return printable(text.trim());
 }
@@ -102,7 +108,7 @@ function stacksOf(error: Error): string[] {
   return lines;
 }
 
-/** With the lines of its message indented as its frames are: none can pass for one of ours. */
+/** Indents the further lines of a message like frames, so that none of them passes for a line of erofs-nbd. */
 function stackOf(error: Error): string {
   const [first = "", ...more] = toSourceLines(error.stack ?? error.message)
     .split("\n")

@@ -1,26 +1,21 @@
 /**
- * Option values as users write them: strictly read, refused with what was got and what is wanted.
+ * Strict parsers for option values. Each error names the option, the value and what is expected.
  *
- * Pure. Targets are read by manager/target.ts. The manager checks again; here the message can name the option.
+ * Pure. Used by the commands and by mount options. control/target.ts parses targets. The manager validates again; only
+ * here the message can name the option.
  */
 
 import { deviceIndex } from "../control/target.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { invalidValue } from "../errors.ts";
 import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../limits.ts";
 
-const WHOLE_NUMBER = /^(0|[1-9]\d{0,15})$/;
+const INTEGER = /^(0|[1-9]\d{0,15})$/;
 
-/** A refused value; `option` as the user spells it. */
-export function badValue(option: string, got: string, wanted: string, hint?: string): ErofsNbdError {
-  const shown = got === "" ? "an empty value" : got;
-  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use ${option} ${shown}: wanted ${wanted}`, { hint });
-}
-
-/** A whole number in decimal digits, nothing around them. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** A non-negative integer in decimal digits, without sign or blanks. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function readWhole(option: string, text: string, min: number, max: number): number {
   const value = Number(text);
-  if (!WHOLE_NUMBER.test(text) || value < min || value > max) {
-    throw badValue(option, text, `a whole number from ${min} to ${max}`);
+  if (!INTEGER.test(text) || value < min || value > max) {
+    throw invalidValue(option, text, `an integer from ${min} to ${max}`);
   }
   return value;
 }
@@ -29,8 +24,8 @@ export function readWhole(option: string, text: string, min: number, max: number
 export function readTimeout(option: string, text: string): number {
   if (text === "never") return 0;
   const value = Number(text);
-  if (!WHOLE_NUMBER.test(text) || value < 1 || value > MAX_TIMEOUT_SECONDS) {
-    throw badValue(option, text, `whole seconds from 1 to ${MAX_TIMEOUT_SECONDS}, or never`);
+  if (!INTEGER.test(text) || value < 1 || value > MAX_TIMEOUT_SECONDS) {
+    throw invalidValue(option, text, `an integer from 1 to ${MAX_TIMEOUT_SECONDS} (seconds), or never`);
   }
   return value;
 }
@@ -38,8 +33,8 @@ export function readTimeout(option: string, text: string): number {
 /** A power of two from 512 to 65536. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function readBlockSize(option: string, text: string): number {
   const value = Number(text);
-  const fits = WHOLE_NUMBER.test(text) && value >= 512 && value <= 65_536 && (value & (value - 1)) === 0;
-  if (!fits) throw badValue(option, text, "a power of two from 512 to 65536, in bytes");
+  const fits = INTEGER.test(text) && value >= 512 && value <= 65_536 && (value & (value - 1)) === 0;
+  if (!fits) throw invalidValue(option, text, "a power of two from 512 to 65536, in bytes");
   return value;
 }
 
@@ -48,9 +43,9 @@ export function readDevice(option: string, text: string): number {
   const index = deviceIndex(text);
   if (index === undefined) {
     const hint = text.startsWith("/dev/") ? "only devices of the kernel's nbd driver can be used" : undefined;
-    throw badValue(option, text, "an nbd device: nbd3, /dev/nbd3 or 3", hint);
+    throw invalidValue(option, text, "an nbd device: nbd3, /dev/nbd3 or 3", hint);
   }
-  if (index > MAX_INDEX) throw badValue(option, text, `an index from 0 to ${MAX_INDEX}`);
+  if (index > MAX_INDEX) throw invalidValue(option, text, `an index from 0 to ${MAX_INDEX}`);
   return index;
 }
 
@@ -69,8 +64,8 @@ export function readListenAddress(option: string, text: string): ListenAddress {
   const host = match?.[1] ?? match?.[2];
   if (host === undefined) {
     const hint =
-      (text.match(/:/g)?.length ?? 0) > 1 ? "put an IPv6 address into brackets: [::1]:10809" : undefined;
-    throw badValue(option, text, "HOST, HOST:PORT or [IPV6]:PORT", hint);
+      (text.match(/:/g)?.length ?? 0) > 1 ? "write an IPv6 address in brackets: [::1]:10809" : undefined;
+    throw invalidValue(option, text, "HOST, HOST:PORT or [IPV6]:PORT", hint);
   }
   const port = match?.[3];
   return { host, port: port === undefined ? NBD_PORT : readWhole(`${option} port`, port, 1, 65_535) };

@@ -5,7 +5,7 @@
  */
 import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
-import { ErofsNbdError } from "../errors.ts";
+import { invalidValue } from "../errors.ts";
 import { MAX_INDEX } from "../limits.ts";
 import { pathView } from "../source/path-view.ts";
 import type { SeenTarget, Target } from "./protocol.ts";
@@ -25,10 +25,10 @@ export function deviceIndex(text: string): number | undefined {
  * @throws ErofsNbdError ERR_BAD_ARGUMENT
  */
 export async function readTarget(text: string): Promise<Target> {
-  if (text === "") throw badTarget("an empty value", "a device, an image or a mount point");
+  if (text === "") throw invalidValue("target", "", "a device, an image or a mount point");
   const index = deviceIndex(text);
   if (index !== undefined) {
-    if (index > MAX_INDEX) throw badTarget(text, `an index from 0 to ${MAX_INDEX}`);
+    if (index > MAX_INDEX) throw invalidValue("target", text, `an index from 0 to ${MAX_INDEX}`);
     return { index };
   }
   const absolute = resolve(text);
@@ -56,8 +56,4 @@ export function numberOf(device: bigint): string {
   const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xffff_f000n);
   const minor = (device & 0xffn) | ((device >> 12n) & 0xffff_ff00n);
   return `${major}:${minor}`;
-}
-
-function badTarget(got: string, wanted: string): ErofsNbdError {
-  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use target ${got}: wanted ${wanted}`);
 }

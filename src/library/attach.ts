@@ -5,7 +5,7 @@
  */
 
 import type { AttachParams } from "../control/protocol.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { ErofsNbdError, rootRequired } from "../errors.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseSession } from "./machine-session.ts";
@@ -36,11 +36,7 @@ export async function attach(
 ): Promise<AttachedDevice> {
   const params = toAttachParams(source, options, { runDir: DIRECTORY });
   refuseAborted(options.signal);
-  if (process.geteuid?.() !== 0) {
-    throw new ErofsNbdError("ERR_PERMISSION", "cannot attach: only root may", {
-      hint: "the kernel wants CAP_SYS_ADMIN for this",
-    });
-  }
+  if (process.geteuid?.() !== 0) throw rootRequired();
   // What can be refused without a manager starts none.
   const image = await openBeforehand(params);
   try {

@@ -36,7 +36,7 @@ export async function find(
   target: DeviceTarget,
   options: FindOptions = {},
 ): Promise<AttachedDevice | undefined> {
-  checkOptions("find a device", options, KINDS);
+  checkOptions(options, KINDS);
   const text = toTargetText(target);
   const { readTarget } = await import("../control/target.ts");
   const meant = await readTarget(text);
@@ -57,7 +57,7 @@ export async function find(
  * }
  */
 export async function list(options: FindOptions = {}): Promise<AttachedDevice[]> {
-  checkOptions("list devices", options, KINDS);
+  checkOptions(options, KINDS);
   const lease = await leaseForLook(options.runDir);
   return lease === undefined ? [] : lookThrough(lease.session, null, lease.end);
 }

@@ -10,13 +10,13 @@ import { EventEmitter } from "eventemitter3";
 import type { ControlClient } from "../control/client.ts";
 import { ControlError } from "../control/fault.ts";
 import type { DeviceEvent } from "../control/protocol.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { ErofsNbdError, invalidArgument } from "../errors.ts";
 import type { Log } from "../log/log.ts";
 import type { Daemon } from "../manager/daemon.ts";
 import { attachThrough } from "./attach.ts";
 import type { AttachedDevice } from "./attached-device.ts";
 import { type DeviceTarget, firstOf, lookThrough } from "./find.ts";
-import { badArgument, checkOptions, DIRECTORY, type OptionKind } from "./option-checks.ts";
+import { checkOptions, DIRECTORY, type OptionKind } from "./option-checks.ts";
 import { type AttachOptions, type AttachSource, toAttachParams, toTargetText } from "./options.ts";
 import { Session } from "./session.ts";
 
@@ -35,7 +35,7 @@ export interface NbdManagerEvents {
 const SILENT: Log = { info: () => {}, warn: () => {}, error: () => {} };
 
 const LOG: OptionKind = {
-  of: "an object with info, warn and error",
+  expected: "an object with info, warn and error",
   fits: (value) =>
     ["info", "warn", "error"].every(
       (name) => typeof (value as Record<string, unknown>)?.[name] === "function",
@@ -63,9 +63,9 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
   /** @throws ErofsNbdError ERR_BAD_ARGUMENT */
   constructor(options: NbdManagerOptions) {
     super();
-    checkOptions("make a manager", options, { runDir: DIRECTORY, log: LOG });
+    checkOptions(options, { runDir: DIRECTORY, log: LOG });
     const { runDir, log = SILENT } = options;
-    if (runDir === undefined) throw badArgument("make a manager", "it needs a run directory");
+    if (runDir === undefined) throw invalidArgument("runDir", "undefined", DIRECTORY.expected);
     this.#runDir = resolve(runDir);
     this.#log = log;
   }

@@ -7,15 +7,16 @@
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { AttachParams } from "../control/protocol.ts";
+import { invalidArgument, invalidValue } from "../errors.ts";
 import { DEFAULT_HANG_TIMEOUT_MS } from "../limits.ts";
 import type { JsonValue } from "../source/source-spec.ts";
 import {
-  badArgument,
   checkOptions,
   type OptionKind,
   oneOf,
   SIGNAL,
   show,
+  unknownOption,
   WHOLE,
   WHOLE_OR_NEVER,
 } from "./option-checks.ts";
@@ -78,7 +79,7 @@ export function toAttachParams(
   options: AttachOptions,
   more: Readonly<Record<string, OptionKind>> = {},
 ): AttachParams {
-  checkOptions("attach", options, { ...KINDS, ...more });
+  checkOptions(options, { ...KINDS, ...more });
   const { timeoutSeconds = "never" } = options;
   return {
     ...toSource(source),
@@ -97,15 +98,15 @@ export function toAttachParams(
 const OWN_SOURCE_HINT = "a source of your own is a module: { module: PATH, options }";
 
 function toSource(source: AttachSource): Pick<AttachParams, "image" | "module"> {
-  if (typeof source === "string" || source instanceof URL) return { image: toPath("attach", source) };
+  if (typeof source === "string" || source instanceof URL) return { image: toPath(source) };
   if (typeof source !== "object" || source === null || !("module" in source))
-    throw badArgument("attach", `${show(source)} is neither a path nor a module`, OWN_SOURCE_HINT);
+    throw invalidArgument("source", show(source), "a path or a module", OWN_SOURCE_HINT);
   const odd = Object.keys(source).find((name) => name !== "module" && name !== "options");
-  if (odd !== undefined) throw badArgument("attach", `a source has no «${odd}»`, OWN_SOURCE_HINT);
+  if (odd !== undefined) throw unknownOption(odd, OWN_SOURCE_HINT);
   const { module, options = null } = source;
   if (typeof module !== "string" && !(module instanceof URL))
-    throw badArgument("attach", `${show(module)} is no path of a module`, OWN_SOURCE_HINT);
-  return { image: toPath("attach", module), module: { options: toJson(options) } };
+    throw invalidArgument("module", show(module), "the path of a module", OWN_SOURCE_HINT);
+  return { image: toPath(module), module: { options: toJson(options) } };
 }
 
 /** As it arrives at the worker. */
@@ -114,25 +115,25 @@ function toJson(options: JsonValue | object): JsonValue {
     // What JSON has no word for gives undefined, which does not parse.
     return JSON.parse(JSON.stringify(options)) as JsonValue;
   } catch {
-    throw badArgument("attach", `a module's options must be JSON, and are ${show(options)}`);
+    throw invalidArgument("module options", show(options), "a JSON value");
   }
 }
 
 /** What the command line would be given for it. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function toTargetText(target: string | number | URL): string {
   if (typeof target === "string") return target;
-  if (target instanceof URL) return toPath("find a device", target);
+  if (target instanceof URL) return toPath(target);
   // Anything negative, broken or else would be taken for a path.
   if (WHOLE.fits(target)) return `${target}`;
-  throw badArgument("find a device", `${show(target)} is neither a node, an index nor a path`);
+  throw invalidArgument("target", show(target), "a device node, an index or a path");
 }
 
-function toPath(act: string, place: string | URL): string {
-  if (place === "") throw badArgument(act, "the path is empty");
+function toPath(place: string | URL): string {
+  if (place === "") throw invalidValue("path", "", "the path of a file");
   if (typeof place === "string" && !place.startsWith("file:")) return resolve(place);
   try {
     return resolve(fileURLToPath(place));
   } catch {
-    throw badArgument(act, `${place} is no file: URL of a path`);
+    throw invalidValue("URL", `${place}`, "a file: URL without a host");
   }
 }

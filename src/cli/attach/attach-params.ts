@@ -4,13 +4,14 @@
  * Pure. `attach` spells them --NAME, a mount option list nbd.NAME; refusals use the spelling that the user used.
  */
 import type { AttachParams } from "../../control/protocol.ts";
+import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import {
   DEFAULT_HANG_TIMEOUT_MS,
   MAX_CONNECTIONS,
   MAX_TIMEOUT_SECONDS,
   MIN_HANG_TIMEOUT_MS,
 } from "../../limits.ts";
-import { badValue, readBlockSize, readDevice, readTimeout, readWhole } from "../values.ts";
+import { readBlockSize, readDevice, readTimeout, readWhole } from "../values.ts";
 
 /** The options as the user wrote them. */
 export interface AttachWords {
@@ -46,11 +47,11 @@ export type DeviceParams = Omit<AttachParams, "image" | "forMount">;
 export function readAttachParams(words: AttachWords, prefix: "--" | "nbd." = "--"): DeviceParams {
   const { device, blockSize } = words;
   if (words.netlink && words.ioctl) {
-    throw badValue("--netlink", "with --ioctl", "one of them");
+    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "options --netlink and --ioctl are mutually exclusive");
   }
   const connections = readWhole(`${prefix}connections`, words.connections, 1, MAX_CONNECTIONS);
   if (words.ioctl && connections > 1) {
-    throw badValue("--connections", words.connections, "1 with --ioctl, which knows one link only");
+    throw invalidValue("--connections", words.connections, "1 with --ioctl, which has a single link");
   }
   return {
     interface: words.ioctl ? "ioctl" : words.netlink ? "netlink" : "any",

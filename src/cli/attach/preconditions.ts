@@ -1,14 +1,11 @@
 /**
- * What is checked before a manager is started, beside the image: a missing right must not leave a daemon behind.
+ * The checks before a manager is started, so that a command without the rights leaves no daemon behind.
  *
- * The manager checks it again. Most commands need no more than this, so nothing is loaded for it.
+ * Used by most commands. Loads nothing but the errors; the manager checks again.
  */
-import { ErofsNbdError } from "../../errors.ts";
+import { rootRequired } from "../../errors.ts";
 
-/** `act` follows «cannot ». @throws ErofsNbdError ERR_PERMISSION */
-export function requireRoot(act: string): void {
-  if (process.geteuid?.() === 0) return;
-  throw new ErofsNbdError("ERR_PERMISSION", `cannot ${act}: only root may`, {
-    hint: "run it with sudo; the kernel wants CAP_SYS_ADMIN for this",
-  });
+/** @throws ErofsNbdError ERR_PERMISSION */
+export function requireRoot(): void {
+  if (process.geteuid?.() !== 0) throw rootRequired();
 }

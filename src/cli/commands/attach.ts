@@ -68,7 +68,7 @@ function withDefault(flags: string, description: string, value: string): Option 
 
 async function run(context: CliContext, path: string, options: Options): Promise<void> {
   const wanted = readAttachParams(options);
-  requireRoot(`attach ${path}`);
+  requireRoot();
   // Looking into images loads libc's bindings, which --help can do without.
   const { openChecked } = await import("../../manager/image-inspection.ts");
   const image = openChecked(path, wanted.blockSizeBytes, false);

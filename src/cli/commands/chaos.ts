@@ -13,12 +13,12 @@ import type { ChaosRun, FaultKind } from "../../chaos/run.ts";
 import { FAULT_KINDS, MAX_SEED } from "../../chaos/schedule.ts";
 import { formatSummary } from "../../chaos/summary.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError, EXIT } from "../../errors.ts";
+import { ErofsNbdError, EXIT, invalidValue } from "../../errors.ts";
 import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
-import { badValue, readWhole } from "../values.ts";
+import { readWhole } from "../values.ts";
 import { upgrade } from "./upgrade.ts";
 
 interface Options {
@@ -110,7 +110,7 @@ function withDefault(flags: string, description: string, value: string): Option 
 async function run(context: CliContext, word: string, options: Options): Promise<void> {
   const wanted = await readChaosOptions(word, options);
   const reportPath = options.report === undefined ? undefined : checkReportPath(options.report);
-  requireRoot(`put ${word} to the test`);
+  requireRoot();
   const progress = new Progress(process.stderr);
   const interrupted = context.interrupts.remember("ending the run");
   let found: ChaosRun;
@@ -157,7 +157,7 @@ function readKinds(text: string): FaultKind[] {
   const words = text.split(",").map((word) => word.trim());
   for (const word of words) {
     if (!FAULT_KINDS.some((kind) => kind === word))
-      throw badValue("--what", word, `kinds separated by commas, of ${FAULT_KINDS.join(", ")}`);
+      throw invalidValue("--what", word, `a comma-separated list of ${FAULT_KINDS.join(", ")}`);
   }
   return FAULT_KINDS.filter((kind) => words.includes(kind));
 }

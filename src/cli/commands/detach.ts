@@ -54,7 +54,7 @@ async function run(context: CliContext, words: readonly string[], options: Optio
     throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot detach: ${why}`);
   }
   const targets = await Promise.all(words.map(readTarget));
-  requireRoot(all ? "detach" : `detach ${words.join(" ")}`);
+  requireRoot();
   const client = await findManager(context);
   if (client === undefined) {
     return report(context, all ? [] : targets.map(notAttached), words, options.json === true);

@@ -9,7 +9,7 @@ import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { hasSystemd, SERVICE, systemctl } from "../../control/system-service.ts";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import { programFile } from "../../program-files.ts";
 import { printable } from "../../text/printable.ts";
 import { VERSION } from "../../version.ts";
@@ -70,9 +70,12 @@ async function run(context: CliContext, options: Options): Promise<void> {
   const dryRun = options.dryRun === true;
   const remove = options.remove === true;
   if (prefix === "")
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", "cannot use --prefix: it is empty", {
-      hint: "--prefix / writes into this system without telling it",
-    });
+    throw invalidValue(
+      "--prefix",
+      "",
+      "a directory",
+      "--prefix / writes into this system without notifying it",
+    );
   if (prefix === undefined && !dryRun) requireSystem(remove ? "remove the units" : "install the units");
   if (!remove) checkWhoMayWrite(context, resolve(prefix ?? "/"), options.force === true);
   const files = installedFiles();
@@ -93,7 +96,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
 
 /** @throws ErofsNbdError ERR_PERMISSION, ERR_NO_SYSTEMD */
 function requireSystem(act: string): void {
-  requireRoot(act);
+  requireRoot();
   if (hasSystemd()) return;
   throw new ErofsNbdError("ERR_NO_SYSTEMD", `cannot ${act}: systemd does not run this machine`, {
     hint: "--prefix DIR writes the files for another machine; commands start a manager by themselves anyway",

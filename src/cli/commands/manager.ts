@@ -67,7 +67,7 @@ async function run(context: CliContext, options: Options, command: Command): Pro
   const metricsListen = isUnset ? undefined : options.metricsListen;
   const metricsAddress =
     metricsListen === undefined ? undefined : parseLoopbackAddress("--metrics-listen", metricsListen);
-  requireRoot("run the manager");
+  requireRoot();
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
   const runDir = runDirOf(context, "manager");

@@ -6,7 +6,7 @@
 import { lstatSync, unlinkSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import { openChecked } from "../../manager/image-inspection.ts";
 import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../serving/nbd-server.ts";
 import type { OpenImage } from "../../source/open-image.ts";
@@ -16,7 +16,7 @@ import { isListening, listenTcp, listenUnix } from "../../sys/sockets/listen.ts"
 import { printable } from "../../text/printable.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson } from "../output.ts";
-import { badValue, type ListenAddress, readListenAddress, readWhole } from "../values.ts";
+import { type ListenAddress, readListenAddress, readWhole } from "../values.ts";
 
 interface Options {
   readonly socket?: string;
@@ -71,7 +71,7 @@ async function run(context: CliContext, path: string, options: Options): Promise
     );
   }
   if (Buffer.byteLength(name) > MAX_EXPORT_NAME_BYTES) {
-    throw badValue("--name", `${name.slice(0, 20)}…`, `at most ${MAX_EXPORT_NAME_BYTES} bytes`);
+    throw invalidValue("--name", `${name.slice(0, 20)}…`, `at most ${MAX_EXPORT_NAME_BYTES} bytes`);
   }
   const maxClients = readWhole("--max-connections", options.maxConnections, 1, MAX_MAX_CLIENTS);
   const address = listen === undefined ? undefined : readListenAddress("--listen", listen);

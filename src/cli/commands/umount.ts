@@ -44,7 +44,7 @@ export function define(command: Command, context: CliContext): void {
 
 async function run(context: CliContext, directory: string, options: Options): Promise<void> {
   const act = `unmount ${directory}`;
-  requireRoot(act);
+  requireRoot();
   const { index, path } = await findMount(directory);
   const client = index === undefined ? undefined : await findManager(context);
   const device = index === undefined || client === undefined ? undefined : await statusOf(client, index);
@@ -104,8 +104,9 @@ async function endDevice(
     if (error !== null && error.code !== "ERR_NOT_ATTACHED") throw new ControlError(error);
     await Promise.race([gone, sleep(GONE_MS, undefined, { signal })]);
     if ((await sameDevice(client, device)) === undefined) return;
-    throw new ErofsNbdError("ERR_KERNEL", `cannot finish to ${act}: ${device.device} does not end`, {
-      hint: "some process holds the node open: fuser -v shows it",
+    const name = `nbd${device.index}`;
+    throw new ErofsNbdError("ERR_KERNEL", `cannot ${act}: timed out waiting for ${name} to disconnect`, {
+      hint: `a process holds the node open: fuser -v ${device.device} shows it`,
     });
   } finally {
     patience.abort();

@@ -51,7 +51,7 @@ export function define(command: Command, context: CliContext): void {
 }
 
 async function run(context: CliContext, options: Options): Promise<void> {
-  requireRoot("upgrade");
+  requireRoot();
   const done = await upgrade(context, options.workersOnly === true);
   if (options.json) return context.print(formatJson(done));
   const manager = done.managerReplaced ? "manager and " : "";

@@ -4,7 +4,7 @@
  * Pure. Used by mount-helper.ts. Flags may be joined (-sv, -oro), options be given several times.
  */
 import { parseArgs } from "node:util";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import type { MountRequest } from "./mount-image.ts";
 import { readMountOptions } from "./mount-options.ts";
 
@@ -25,6 +25,7 @@ Called by mount(8) for «mount -t erofs.nbd IMAGE DIR» and for fstab lines of t
 
 More: man mount.erofs.nbd`;
 
+const HELP_HINT = "see mount.erofs.nbd --help";
 const TYPES = ["erofs.nbd", "erofs"];
 
 /** A call that was understood. */
@@ -38,13 +39,13 @@ export function readHelperCall(argv: readonly string[]): HelperCall {
   if (values.help || values.version) return { wants: values.help ? "help" : "version" };
   const [image, directory, ...more] = positionals;
   if (image === undefined || directory === undefined || more.length > 0) {
-    throw misunderstood(`wanted IMAGE and DIR, got ${positionals.length} words`);
+    throw badCall(`expected IMAGE and DIR, got ${positionals.length} operands`);
   }
-  if (image === "" || directory === "") throw misunderstood(`an empty ${image === "" ? "IMAGE" : "DIR"}`);
+  if (image === "" || directory === "") throw badCall(`empty ${image === "" ? "IMAGE" : "DIR"}`);
   if (values.type !== undefined && !TYPES.includes(values.type)) {
-    throw misunderstood(`type ${values.type}: wanted ${TYPES.join(" or ")}`);
+    throw invalidValue("-t", values.type, TYPES.join(" or "), HELP_HINT);
   }
-  if (values.namespace === "") throw misunderstood("an empty NAMESPACE");
+  if (values.namespace === "") throw invalidValue("-N", "", "a process id or a path", HELP_HINT);
   const request: MountRequest = {
     image,
     directory,
@@ -91,14 +92,12 @@ function parse(argv: readonly string[]): Words {
       },
     });
   } catch (error) {
-    // Node's first sentence names the word; the rest is advice for programmers.
-    throw misunderstood((error as Error).message.split(/[.\n]/, 1)[0] ?? "", error);
+    // The first sentence of Node's message names the option; the rest is advice for programmers.
+    const [first = ""] = (error as Error).message.split(/[.\n]/, 1);
+    throw badCall(first.charAt(0).toLowerCase() + first.slice(1), error);
   }
 }
 
-function misunderstood(why: string, cause?: unknown): ErofsNbdError {
-  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot understand the call: ${why}`, {
-    hint: "mount.erofs.nbd --help says how",
-    cause,
-  });
+function badCall(why: string, cause?: unknown): ErofsNbdError {
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", why, { hint: HELP_HINT, cause });
 }

@@ -61,7 +61,7 @@ interface Job {
 export async function mountImage(context: CliContext, request: MountRequest): Promise<void> {
   const { image: path, directory, options } = request;
   const act = `${options.isRemount ? "remount" : "mount"} ${path} at ${directory}`;
-  requireRoot(act);
+  requireRoot();
   if (options.runDir !== undefined) context.useRunDir(options.runDir);
   if (request.namespace === undefined) await checkDirectory(act, directory, mayMakeDirectory(options));
   else checkNamespace(request.namespace);

@@ -3,7 +3,7 @@
  *
  * Pure. Used by the mount helper and by `erofs-nbd mount`. It mounts nothing and knows nothing of the image.
  */
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import { type AttachWords, DEFAULTS, type DeviceParams, readAttachParams } from "../attach/attach-params.ts";
 import { isKnownMountOption } from "./known-mount-options.ts";
 
@@ -99,7 +99,7 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
         ignored.push(item);
         continue;
       }
-      if (value === undefined) throw unknownOption(name, `it needs a value: ${name}=…`);
+      if (value === undefined) throw invalidValue("mount option", name, `a value: ${name}=VALUE`);
       if (word === undefined) runDir = value;
       else words[word] = value;
     } else if (name === "nofail") isNofail = true;
@@ -143,9 +143,9 @@ function cut(item: string): [name: string, value: string | undefined] {
   return at === -1 ? [item, undefined] : [item.slice(0, at), item.slice(at + 1)];
 }
 
-function unknownOption(name: string, why = "there is no such option"): ErofsNbdError {
+function unknownOption(name: string): ErofsNbdError {
   const names = NBD_OPTIONS.map((option) => `${PREFIX}${option.name}`).join(", ");
-  return new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use mount option ${name}: ${why}`, {
-    hint: `ours are ${names}`,
+  return new ErofsNbdError("ERR_BAD_ARGUMENT", `unknown mount option '${name}'`, {
+    hint: `the options of erofs-nbd are ${names}`,
   });
 }

@@ -3,7 +3,7 @@
  * asked who he is. Parsing alone; used by the command line and by whoever embeds a daemon.
  */
 import { isIPv4, isIPv6 } from "node:net";
-import { ErofsNbdError } from "../../errors.ts";
+import { invalidValue } from "../../errors.ts";
 
 export interface LoopbackAddress {
   /** An address of 127.0.0.0/8, or ::1. */
@@ -18,15 +18,16 @@ export function parseLoopbackAddress(option: string, text: string): LoopbackAddr
   const given = match?.[1] ?? match?.[2] ?? "";
   const host = given.toLowerCase() === "localhost" ? "127.0.0.1" : given;
   if (match === null || port < 1 || port > 65_535 || host === "") {
-    throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use ${option} ${text}: it must be HOST:PORT`, {
-      hint: "for instance 127.0.0.1:9809 or [::1]:9809",
-    });
+    throw invalidValue(option, text, "HOST:PORT", "for instance 127.0.0.1:9809 or [::1]:9809");
   }
   const isLoopback = (isIPv4(host) && host.startsWith("127.")) || (isIPv6(host) && isIPv6Loopback(host));
   if (isLoopback) return { host, port };
-  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot use ${option} ${text}: it is not a loopback address`, {
-    hint: "listen on 127.0.0.1 or [::1], and let a proxy that asks who it is pass it on",
-  });
+  throw invalidValue(
+    option,
+    text,
+    "a loopback address",
+    "listen on 127.0.0.1 or [::1], and put an authenticating proxy in front of it",
+  );
 }
 
 /** ::1, in any spelling. */

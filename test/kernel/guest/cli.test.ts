@@ -32,12 +32,12 @@ describe("refused before a manager is started", () => {
   });
 
   test.each([
-    [["--connections", "12abc"], /--connections 12abc: wanted a whole number from 1 to 64/],
-    [["--timeout", "1.5"], /--timeout 1\.5: wanted whole seconds/],
-    [["--io-timeout", "-1"], /--io-timeout -1: wanted a whole number/],
-    [["--block-size", "1000"], /--block-size 1000: wanted a power of two/],
-    [["--device", "/dev/sda"], /--device \/dev\/sda: wanted an nbd device/],
-    [["--device", "9999999"], /--device 9999999: wanted an index from 0 to/],
+    [["--connections", "12abc"], /--connections '12abc': expected an integer from 1 to 64/],
+    [["--timeout", "1.5"], /--timeout '1\.5': expected an integer/],
+    [["--io-timeout", "-1"], /--io-timeout '-1': expected an integer/],
+    [["--block-size", "1000"], /--block-size '1000': expected a power of two/],
+    [["--device", "/dev/sda"], /--device '\/dev\/sda': expected an nbd device/],
+    [["--device", "9999999"], /--device '9999999': expected an index from 0 to/],
   ])("attach %j", async (words, message) => {
     expectRefusal(await erofsNbd("attach", ...words, files.image), 1, message);
     await expectNothingAttached();
@@ -51,7 +51,11 @@ describe("refused before a manager is started", () => {
 
   test("somebody who is not root", async () => {
     // In a user namespace that maps nobody: no privilege, and files stay as readable as they are.
-    expectRefusal(await start(["attach", files.image], ["unshare", "--user"]).ended, 1, /only root may/);
+    expectRefusal(
+      await start(["attach", files.image], ["unshare", "--user"]).ended,
+      1,
+      /must be run as root/,
+    );
     await expectNothingAttached();
   });
 

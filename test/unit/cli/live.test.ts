@@ -378,7 +378,11 @@ describe("on a real terminal", () => {
   }, async () => {
     for (const [signal, code, words] of [
       ["SIGTERM", 0, /\?1049l\s*icanon echo\s*$/],
-      ["SIGUSR2", 4, /\?1049l\s*erofs-nbd: cannot go on: oops[\s\S]*icanon echo\s*$/],
+      [
+        "SIGUSR2",
+        4,
+        /\?1049l\s*erofs-nbd: internal error \(a bug in erofs-nbd\): oops[\s\S]*icanon echo\s*$/,
+      ],
     ] as const) {
       fake = await startFakeManager(directory, answers);
       const preload = 'process.on("SIGUSR2", () => { throw new Error("oops"); })';

@@ -85,9 +85,9 @@ test("an empty EROFS_NBD_METRICS_LISTEN is none", async () => {
 });
 
 test.each([
-  ["--metrics-listen", "", /it must be HOST:PORT/],
-  ["--metrics-listen", "0.0.0.0:9809", /it is not a loopback address/],
-  ["--metrics-listen", "9809", /it must be HOST:PORT/],
+  ["--metrics-listen", "", /expected HOST:PORT/],
+  ["--metrics-listen", "0.0.0.0:9809", /expected a loopback address/],
+  ["--metrics-listen", "9809", /expected HOST:PORT/],
   ["--log-level", "loud", /debug, info, warn, error/],
 ])("%s %s is refused before anything is there", async (option, value, message) => {
   const result = await runCli(["--run-dir", runDir, "manager", option, value]);

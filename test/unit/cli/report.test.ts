@@ -26,6 +26,13 @@ describe("exit codes", () => {
     ["our own error, by its code", new ErofsNbdError("ERR_NOT_ATTACHED", "cannot x: y"), 3],
     ["an interruption", new ErofsNbdError("ERR_INTERRUPTED", "cannot x: y"), 8],
     ["the manager's verdict", new ControlError({ code: "ERR_X", message: "cannot x", exitCode: 32 }), 32],
+    [
+      "the verdict of a former manager",
+      new ControlError({ code: "ERR_X", message: "Cannot x: y", exitCode: 3 }),
+      3,
+    ],
+    ["a known code on another class", Object.assign(new Error("invalid x"), { code: "ERR_BAD_ARGUMENT" }), 1],
+    ["an argument error of Node's", Object.assign(new TypeError("x"), { code: "ERR_INVALID_ARG_TYPE" }), 4],
     ["the kernel's refusal", netlinkError, 2],
     [
       "a netlink error without errno",
@@ -115,7 +122,7 @@ describe("lines", () => {
 
   test("a bug shows its stack unasked and asks for a report", () => {
     const text = formatError(new TypeError("x is not a function"), false);
-    expect(text).toMatch(/^erofs-nbd: cannot go on: x is not a function$/m);
+    expect(text).toMatch(/^erofs-nbd: internal error \(a bug in erofs-nbd\): x is not a function$/m);
     expect(text).toMatch(/^hint: .*report/m);
     expect(text).toMatch(/^ {4}at /m);
   });
@@ -130,17 +137,19 @@ describe("lines", () => {
     expect(formatError(error, false)).toBe("erofs-nbd: cannot open /x: EACCES\n");
   });
 
-  test("wrong usage names the help of its command; commander's suggestion is the hint", () => {
+  test("wrong usage is told with commander's suggestion, and the hint names the help", () => {
     const unknown = new CommanderError(1, "commander.unknownOption", "error: unknown option '--foo'");
     expect(formatError(unknown, false, "attach")).toBe(
-      "erofs-nbd: cannot understand the command line: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",
+      "erofs-nbd: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",
     );
     const close = new CommanderError(
       1,
       "commander.unknownOption",
       "error: unknown option '--forse'\n(Did you mean --force?)",
     );
-    expect(formatError(close, false)).toMatch(/^hint: Did you mean --force\?$/m);
+    expect(formatError(close, false)).toBe(
+      "erofs-nbd: unknown option '--forse' (did you mean --force?)\nhint: erofs-nbd --help lists the commands\n",
+    );
   });
 
   test("help that was printed leaves nothing to say", () => {

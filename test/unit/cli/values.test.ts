@@ -12,18 +12,18 @@ import {
 } from "../../../src/cli/values.ts";
 import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../../src/limits.ts";
 
-describe("whole numbers", () => {
+describe("integers", () => {
   test.each(["0", "7", "64"])("%j is taken", (text) => {
     expect(readWhole("--n", text, 0, 64)).toBe(Number(text));
   });
 
   test.each(["", " 1", "1 ", "12abc", "1.5", "-1", "+1", "1e3", "0x10", "007", "65", "99999999999999999999"])(
-    "%j is refused with what was got and what is wanted",
+    "%j is refused: the error names the value and what is expected",
     (text) => {
       expect(() => readWhole("--n", text, 0, 64)).toThrowError(
         expect.objectContaining({
           code: "ERR_BAD_ARGUMENT",
-          message: `cannot use --n ${text === "" ? "an empty value" : text}: wanted a whole number from 0 to 64`,
+          message: `invalid --n '${text}': expected an integer from 0 to 64`,
         }),
       );
     },
@@ -53,7 +53,7 @@ describe("devices", () => {
   test.each(["/dev/sda", "nbd", "nbd3p1", "nbd03", "/dev/nbd", "nbd-1", "dev/nbd3", ""])(
     "%j is no nbd device",
     (text) => {
-      expect(() => readDevice("--device", text)).toThrow(/wanted an nbd device: nbd3, \/dev\/nbd3 or 3/);
+      expect(() => readDevice("--device", text)).toThrow(/expected an nbd device: nbd3, \/dev\/nbd3 or 3/);
     },
   );
 

@@ -40,7 +40,7 @@ describe("targets", () => {
   });
 
   test("nothing at all, and an index beyond any kernel's, are refused", async () => {
-    await expect(readTarget("")).rejects.toThrow(/cannot use target an empty value/);
+    await expect(readTarget("")).rejects.toThrow(/invalid target ''/);
     await expect(readTarget("99999999")).rejects.toThrow(/an index from 0 to/);
   });
 

@@ -245,7 +245,7 @@ describe("a loopback address", () => {
     "::1:9809",
     "[]:1",
   ])("«%s» is no address", (text) => {
-    expect(() => parseLoopbackAddress("--metrics-listen", text)).toThrow("it must be HOST:PORT");
+    expect(() => parseLoopbackAddress("--metrics-listen", text)).toThrow("expected HOST:PORT");
   });
 
   test.each([
@@ -257,6 +257,6 @@ describe("a loopback address", () => {
     "[::ffff:127.0.0.1]:1",
     "127.1:1",
   ])("%s is not loopback", (text) => {
-    expect(() => parseLoopbackAddress("--metrics-listen", text)).toThrow("it is not a loopback address");
+    expect(() => parseLoopbackAddress("--metrics-listen", text)).toThrow("expected a loopback address");
   });
 });
