@@ -1,10 +1,10 @@
 /**
- * Loads a bundle with the code that V8 has made of it before, where that lies beside it.
+ * Loads a bundle with V8's code cache, if there is one beside it.
  *
- * Compiling the manager takes a third of its start. A cache is code: it is used only if it belongs to who owns the
- * bundle, and nobody else may write it. The build makes it (tools/bundle.mjs), for the Node that builds; a package that
- * is installed has none, and V8 itself refuses one of another version of its own. Its name has the checksum of the
- * bundle, because V8 compares no more than the length.
+ * Used by main.ts. Compiling the manager takes a third of its start time. A code cache is code: it is used only if it
+ * has the owner of the bundle and only that user may write it. The build creates it (tools/bundle.mjs) for the Node.js
+ * that runs the build; an installed package has none, and V8 rejects a cache of another V8 version. The file's name
+ * contains the checksum of the bundle, because V8 compares only the length of the source.
  */
 import { closeSync, constants as fileConstants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -34,7 +34,7 @@ export function loadBundle(file: string): void {
   script.runInThisContext()(bundle.exports, require, bundle, path, dirname(path));
 }
 
-/** What the build has left for this bundle and this Node; undefined: nothing, or nothing to be trusted. */
+/** The code cache for this bundle and this Node.js; undefined if there is none, or none that can be trusted. */
 export function readCodeCache(path: string, sum: string): Buffer | undefined {
   let fd: number | undefined;
   try {

@@ -1,8 +1,8 @@
 /**
- * What the command line consists of, as plain data: commands, options, operands, what stands in for a value, help texts.
+ * The command line as plain data: commands, options, operands and help texts.
  *
- * Read from commander's definitions, the only place where they are written down. Completion scripts and manual pages are
- * made of this, so neither can tell of an option that is not there.
+ * Read from commander's definitions, the only source. Completion scripts and manual pages are generated from it, so they
+ * cannot list an option that does not exist.
  */
 import type { Argument, Command, Option } from "commander";
 
@@ -10,14 +10,14 @@ import type { Argument, Command, Option } from "commander";
 export interface OptionShape {
   /** Short first, for example ["-o", "--options"]. */
   readonly names: readonly string[];
-  /** What stands for its value, for example "SECONDS"; undefined: it takes none. */
+  /** The placeholder of its value, for example "SECONDS"; undefined if it takes none. */
   readonly value: string | undefined;
   readonly summary: string;
   readonly defaultText: string | undefined;
   readonly choices: readonly string[];
 }
 
-/** A word that is no option. */
+/** A positional argument. */
 export interface OperandShape {
   /** As in a usage line, for example "IMAGE". */
   readonly name: string;
@@ -32,7 +32,7 @@ export interface CommandShape {
   readonly summary: string;
   readonly options: readonly OptionShape[];
   readonly operands: readonly OperandShape[];
-  /** What its help says below the options. */
+  /** The help text below the options. */
   readonly notes: string;
 }
 
@@ -40,7 +40,7 @@ export interface ProgramShape {
   readonly name: string;
   readonly summary: string;
   readonly version: string;
-  /** Those that every command takes, too. */
+  /** Options of every command. */
   readonly options: readonly OptionShape[];
   readonly commands: readonly CommandShape[];
   readonly notes: string;
@@ -89,7 +89,7 @@ function describeOperand(argument: Argument): OperandShape {
   };
 }
 
-/** Help texts are printed, not kept: print, and cut off what commander itself has written. */
+/** Commander does not store added help texts, it prints them: capture the output and cut off commander's own part. */
 function notesOf(command: Command): string {
   const printed: string[] = [];
   const output = command.configureOutput();

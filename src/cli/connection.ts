@@ -1,8 +1,8 @@
 /**
- * From a command to the manager: the run directory, whether anything is there, and the connection.
+ * How a command reaches the manager of its run directory.
  *
- * Looking never starts a manager where there is nothing for it to do: only an attach, or records that a dead manager
- * left behind, are reasons to.
+ * Used by all commands that talk to a manager. A query never starts a manager that would have nothing to do: only an
+ * attach, or records that a dead manager has left, are reasons to start one.
  */
 import { resolve } from "node:path";
 import type { ControlClient } from "../control/client.ts";
@@ -14,7 +14,7 @@ import type { CliContext } from "./context.ts";
 /** `sun_path` without its terminating NUL (unix(7)). */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-/** The run directory, absolute, because the manager does not run in this directory. @throws ErofsNbdError ERR_RUN_DIR */
+/** The run directory as an absolute path, because the manager has another working directory. @throws ErofsNbdError ERR_RUN_DIR */
 export function runDirOf(context: CliContext, role: "manager" | "client" = "client"): RunDir {
   if (context.runDirOption === "") {
     throw invalidValue("--run-dir", "", "a directory");
@@ -30,18 +30,18 @@ export function runDirOf(context: CliContext, role: "manager" | "client" = "clie
   return runDir;
 }
 
-/** The manager that runs, or one that is started to take over a dead one's devices; undefined: nothing is attached. */
+/** The running manager, or one started to adopt a dead manager's devices. Undefined when nothing is attached. */
 export async function findManager(context: CliContext): Promise<ControlClient | undefined> {
   const runDir = runDirOf(context);
   const running = await findRunning(runDir, context);
   if (running !== undefined || !hasRecords(runDir)) return running;
-  context.detail("no manager runs and one has left devices behind: starting a manager");
+  context.detail("no manager is running, and a former one has left devices: starting a manager");
   return startManager(context);
 }
 
 /**
- * The manager, started if need be: the machine's service where there is one, else one of our own. `signal` ends the
- * waiting for it.
+ * The manager, started if none is running: by the system service where it is installed, else by this command. `signal`
+ * ends the wait.
  * @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR, ERR_INTERRUPTED
  */
 export async function startManager(context: CliContext, signal?: AbortSignal): Promise<ControlClient> {

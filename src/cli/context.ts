@@ -1,7 +1,7 @@
 /**
- * What every command gets: the global options, the terminal, and a place for its exit code.
+ * The context of a command: global options, output, signals and exit code.
  *
- * Made once by main.ts. stdout carries results only; everything else goes to stderr.
+ * Created once per process by run.ts or mount-helper.ts. stdout carries results only; everything else goes to stderr.
  */
 import { EXIT, type ExitCode } from "../errors.ts";
 import { withPriority } from "../log/journald.ts";
@@ -12,7 +12,7 @@ import { Interrupts } from "./interrupts.ts";
 const STDOUT = 1;
 const STDERR = 2;
 
-/** The options that every command takes. */
+/** Options of every command. */
 export interface GlobalOptions {
   readonly runDir?: string;
   readonly verbose?: true;
@@ -20,32 +20,32 @@ export interface GlobalOptions {
 
 export class CliContext {
   readonly interrupts: Interrupts = new Interrupts();
-  /** What the process ends with when no error is thrown. */
+  /** The exit code when no error is thrown. */
   exitCode: ExitCode = EXIT.done;
-  /** Set by commands that have nothing left to do once nobody reads. */
+  /** Set by commands that end when their output is closed. */
   onOutputGone: (() => void) | undefined;
-  /** The whole command line as data; set by whoever makes it, for commands that tell about the others. */
+  /** The whole command line as data, for commands that describe the others. Set by createProgram(). */
   describe: (() => Promise<ProgramShape>) | undefined;
   #commandName: string | undefined;
   #options: GlobalOptions = {};
 
   constructor() {
-    // A failed write goes to its callback and to these listeners, too; without one it would end the process.
+    // A failed write is reported to its callback and as an event; an event without a listener would end the process.
     process.stdout.on("error", () => {});
   }
 
-  /** Called once the command and the global options are known. */
+  /** Called once, when the command and the global options are known. */
   begin(commandName: string, options: GlobalOptions): void {
     this.#commandName = commandName;
     this.#options = options;
   }
 
-  /** A run directory that was named elsewhere than with --run-dir. */
+  /** Sets a run directory that comes from a mount option instead of --run-dir. */
   useRunDir(directory: string): void {
     this.#options = { ...this.#options, runDir: directory };
   }
 
-  /** The command that runs; undefined while it is not known. */
+  /** The name of the command; undefined before begin(). */
   get commandName(): string | undefined {
     return this.#commandName;
   }
@@ -54,14 +54,14 @@ export class CliContext {
     return this.#options.verbose === true;
   }
 
-  /** What was given as --run-dir. */
+  /** The value of --run-dir. */
   get runDirOption(): string | undefined {
     return this.#options.runDir;
   }
 
   /**
-   * A result: one or more lines on stdout. Resolves when they are out; also when whoever read them has gone, which is
-   * how `| head` ends.
+   * Prints a result, one or more lines, to stdout. Resolves when they are written, and also when the reader has closed the
+   * pipe, as `| head` does.
    */
   print(text: string): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -76,17 +76,17 @@ export class CliContext {
     });
   }
 
-  /** Something worth knowing that is no result and no error; in one line, whatever names are in it. */
+  /** Prints a note, neither a result nor an error, to stderr as one line. */
   note(text: string): void {
     process.stderr.write(withPriority(STDERR, "note", `note: ${printable(text)}\n`));
   }
 
-  /** That the command waits for something, in one line: no result, no error, and nothing to do about it. */
+  /** Prints that the command waits for something, to stderr as one line. */
   waiting(text: string): void {
     process.stderr.write(withPriority(STDERR, "note", `erofs-nbd: ${printable(text)}\n`));
   }
 
-  /** A note for those who asked for more. */
+  /** Prints a note with --verbose. */
   detail(text: string): void {
     if (this.isVerbose) this.note(text);
   }

@@ -1,19 +1,20 @@
 /**
- * What a process that has become a manager gives up before it starts others, so that none of them is born with it: workers could
- * make up for it only on the thread that they begin with.
+ * Drops what a manager process must not pass on to its children. A worker could drop it only on its first thread.
  *
- * For processes of our own: what a program with an `NbdManager` has is not ours to take.
+ * Used by the manager command and `attach --foreground`, not by the library: an `NbdManager` must not change the process
+ * of the program that it is part of.
  */
 import { check, joinSessionKeyring, setNoNewPrivileges } from "../sys/libc.ts";
 
 /**
- * No right can be gained by execve(2) any more, and no key of whoever started us is at hand: a worker would have them even as
- * another user, because what is in a session keyring goes by possession (session-keyring(7)). This matters under systemd as well, whose
- * KeyringMode=private keeps others' keys from a service, but gives it and its workers one keyring. So an image that only
- * the keys of a session open (AFS; fscrypt's first version) is not for a manager, whoever started it. @throws SystemError
+ * After this no execve(2) gains privileges, and the process has an empty session keyring. A worker would otherwise keep
+ * the keys of the user who started the manager, even as another user, because keys in a session keyring are granted by
+ * possession (session-keyring(7)). This matters under systemd, too: KeyringMode=private gives a service its own keyring,
+ * but the workers would share it. Consequently an image that needs the keys of a session (AFS, fscrypt v1) cannot be
+ * attached through a manager. @throws SystemError
  */
 export function renounceRights(): void {
   check("prctl(PR_SET_NO_NEW_PRIVS)", setNoNewPrivileges());
-  // ENOSYS of a kernel without keys, EDQUOT, or EPERM of a container's filter: then there is none, or it stays.
+  // Errors are ignored: ENOSYS from a kernel without keyrings, EDQUOT, or EPERM from a container's seccomp filter.
   joinSessionKeyring();
 }

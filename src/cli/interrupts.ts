@@ -1,20 +1,20 @@
 /**
- * SIGINT and SIGTERM: a command that has something half done claims them, any other ends with exit code 8 at once.
+ * SIGINT and SIGTERM: a command with unfinished work claims them; any other command ends at once with exit code 8.
  *
- * One object per process, made with the context. It undoes nothing itself.
+ * One object per process, created with the context. It undoes nothing itself.
  */
 import { constants } from "node:os";
 import { ErofsNbdError, EXIT } from "../errors.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
-/** From now on a signal is remembered instead of ending the process; a second one ends it. */
+/** While claimed this way, the first signal is remembered, and a second one ends the process. */
 export interface Remembered {
   /** Aborted at the first signal. */
   readonly signal: AbortSignal;
-  /** @throws ErofsNbdError ERR_INTERRUPTED after a signal; `act` follows «cannot » */
+  /** @throws ErofsNbdError ERR_INTERRUPTED after a signal; `act` follows "cannot " */
   check(act: string): void;
-  /** Signals end the process again. */
+  /** From now on signals end the process again. */
   release(): void;
 }
 
@@ -33,7 +33,7 @@ export class Interrupts {
     };
   }
 
-  /** For work that has to be undone: see {@link Remembered}. */
+  /** Remembers a signal during work that has to be undone; `undoing` is printed. See {@link Remembered}. */
   remember(undoing: string): Remembered {
     const abort = new AbortController();
     let by: NodeJS.Signals | undefined;
@@ -53,7 +53,7 @@ export class Interrupts {
     };
   }
 
-  /** Resolves at the first signal, for commands that run until they are told to stop. */
+  /** Resolves at the first signal; for commands that run until then. */
   wait(): Promise<NodeJS.Signals> {
     return new Promise((resolve) => {
       let heard = false;
@@ -71,7 +71,7 @@ export class Interrupts {
   }
 }
 
-/** The contract's exit code for an interruption; shells' 128 + n would hide it. */
+/** Exit code 8 is the contract for an interruption, instead of the 128 + n of shells. */
 function leave(signal: NodeJS.Signals): never {
   process.stderr.write(`erofs-nbd: cannot finish: interrupted by ${signal} (${constants.signals[signal]})\n`);
   process.exit(EXIT.interrupted);

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
- * Entry of `mount.erofs.nbd`, which mount(8) runs for «mount -t erofs.nbd» and for fstab lines of that type.
+ * Entry of `mount.erofs.nbd`, which mount(8) runs for `mount -t erofs.nbd` and for fstab lines of that type.
  *
- * Reads what mount(8) hands over, lets mountImage() do the rest, and ends with an exit code of mount(8)'s. Nothing
- * imports it. The command line's library is not loaded: at boot there may be many of these.
+ * Parses the arguments, calls mountImage(), and ends with an exit code of mount(8). Nothing imports it. It does not load
+ * commander, because many of these processes may run at boot.
  */
 import { EXIT } from "../errors.ts";
 import { VERSION } from "../version.ts";
@@ -23,7 +23,7 @@ async function main(argv: readonly string[]): Promise<number> {
     }
     context.begin("mount", call.isVerbose ? { verbose: true } : {});
     const { ignored } = call.request.options;
-    if (ignored.length > 0) context.detail(`options that nobody knows are left out: ${ignored.join(", ")}`);
+    if (ignored.length > 0) context.detail(`unknown options are ignored: ${ignored.join(", ")}`);
     await mountImage(context, call.request);
     return EXIT.done;
   } catch (error) {
@@ -32,7 +32,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** mount(8) says 1 for a wrong call and a missing right alone; what is not there or no image is a failed mount, 32. */
+/** mount(8) uses 1 for wrong usage and missing permission only. A missing or bad image is a failed mount, 32. */
 function exitCodeOf(error: unknown, wasUnderstood: boolean): number {
   const code = exitCodeOfError(error);
   if (code === EXIT.absent) return EXIT.mountFailed;
@@ -40,7 +40,7 @@ function exitCodeOf(error: unknown, wasUnderstood: boolean): number {
   return code === EXIT.usage && wasUnderstood && !isDenied ? EXIT.mountFailed : code;
 }
 
-// Whoever read our stderr may be gone; there is nobody left to tell.
+// The reader of stderr may have closed it: there is nowhere left to report to.
 process.stderr.on("error", () => {});
 process.on("uncaughtException", (error) => {
   process.stderr.write(formatError(error, true));

@@ -1,18 +1,18 @@
 /**
- * What several commands print: a device that was just attached, the status table, sizes and times for people.
+ * Output that several commands share: an attached device, the status table, events, sizes and durations.
  *
- * Pure but for `printAttached`. The JSON objects are the manager's own and pass through unchanged.
+ * Pure except for `printAttached`. JSON objects are passed through as the manager sends them.
  */
 import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
 import { printable } from "../text/printable.ts";
 import type { CliContext } from "./context.ts";
 
-/** The node alone, or the status object. */
+/** Prints the device node, or with `json` the status object. */
 export async function printAttached(context: CliContext, device: DeviceStatus, json: boolean): Promise<void> {
   await context.print(json ? formatJson(device) : (device.device ?? `nbd${device.index}`));
 }
 
-/** JSON for people who read it and programs that do not care. */
+/** Indented JSON. */
 export function formatJson(value: unknown): string {
   return JSON.stringify(value, null, 2);
 }
@@ -31,8 +31,8 @@ const COLUMNS = [
 ] as const;
 
 /**
- * The table of `status`: a line of heads and one per device, columns separated by two spaces; below a device that
- * nobody serves, or whose image has changed, indented, why that is so.
+ * The table of `status`: a header and one line per device, with two spaces between columns. A device that is stalled, or
+ * whose image has changed, has the reason on an indented line below.
  */
 export function formatTable(devices: readonly DeviceStatus[]): string {
   const rows = [[...COLUMNS], ...devices.map((device) => toRow(device).map(printable))];
@@ -50,14 +50,14 @@ export function formatTable(devices: readonly DeviceStatus[]): string {
   return [heads, ...withReasons].join("\n");
 }
 
-/** Why nobody serves a device, in one line; undefined where somebody does. */
+/** Why a device is stalled, as one line; undefined when it is served. */
 export function stalledReason(device: DeviceStatus): string | undefined {
-  // Managers of former versions do not say it.
+  // Former managers do not send it.
   const reason = device.stalledReason ?? null;
   return reason === null ? undefined : `stalled: ${printable(reason)}`;
 }
 
-/** Why reads of a device are answered with errors although it is served; undefined while its image is what was attached. */
+/** How the image of a served device has changed, so that reads fail; undefined while it is unchanged. */
 function changedReason({ imageChange = null }: DeviceStatus): string | undefined {
   return imageChange === null ? undefined : `reads fail: the image has changed: ${printable(imageChange)}`;
 }
@@ -74,7 +74,7 @@ function toRow(device: DeviceStatus): string[] {
     device.source.uri,
     device.mountPoints.join(" ") || "-",
     formatLinks(links),
-    // Managers of former versions do not say it.
+    // Former managers do not send it.
     device.exact ?? "-",
     `${counters.requests}`,
     failed,
@@ -93,19 +93,19 @@ function formatLinks(links: DeviceStatus["links"]): string {
 
 const UNITS = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] as const;
 
-/** «113045504» bytes as «107.8 MiB». */
+/** 113045504 bytes as "107.8 MiB". */
 export function formatSize(bytes: number): string {
   if (bytes < 1024) return `${bytes} B`;
   const power = Math.min(Math.floor(Math.log2(bytes) / 10), UNITS.length);
   return `${(bytes / 1024 ** power).toFixed(1)} ${UNITS[power - 1] ?? ""}`;
 }
 
-/** «12.5 ms», «1.07 s». */
+/** "12.5 ms", "1.07 s". */
 export function formatDuration(milliseconds: number): string {
   return milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
 }
 
-/** One event of `status --watch`, for people. */
+/** One event of `status --watch` as text. */
 export function formatEvent(event: DeviceEvent): string {
   return printable(`${event.at}  ${event.device ?? "-"}  ${whatHappened(event)}`);
 }

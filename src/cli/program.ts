@@ -1,15 +1,15 @@
 /**
- * The commands by name, what all of them share, and the loading of the one that is wanted.
+ * The command table and the options that all commands share.
  *
- * Called by main.ts. A command's file, and everything it needs, is loaded only when that command runs or prints its
- * help: `--version` and a short `status` must not wait for code they do not use.
+ * Used by run.ts. A command's file is loaded only when the command runs or prints its help, so that a short command
+ * such as `status` does not load code that it does not use.
  */
 import { Command } from "commander";
 import { VERSION } from "../version.ts";
 import { describeProgram } from "./command-shapes.ts";
 import type { CliContext, GlobalOptions } from "./context.ts";
 
-/** What a file in commands/ exports. */
+/** The exports of a file in commands/. */
 interface CommandModule {
   /** Adds arguments, options, help and the action. */
   define(command: Command, context: CliContext): void;
@@ -34,17 +34,17 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: "mount",
-    summary: "attach an EROFS image and mount it; umount ends both",
+    summary: "attach an EROFS image and mount it; umount also detaches it",
     load: () => import("./commands/mount.ts"),
   },
   {
     name: "umount",
-    summary: "unmount and wait until the device is gone",
+    summary: "unmount and wait until the device is detached",
     load: () => import("./commands/umount.ts"),
   },
   {
     name: "status",
-    summary: "show what is attached and how it is doing",
+    summary: "show attached devices and their state",
     load: () => import("./commands/status.ts"),
   },
   {
@@ -59,12 +59,12 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: "upgrade",
-    summary: "replace manager and workers by the installed version, no read stalls",
+    summary: "replace manager and workers by the installed version, under load",
     load: () => import("./commands/upgrade.ts"),
   },
   {
     name: "chaos",
-    summary: "kill, hang and cut what serves a device, and check every byte",
+    summary: "inject faults into an attached device and verify every byte read",
     load: () => import("./commands/chaos.ts"),
   },
   {
@@ -74,7 +74,7 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: "doctor",
-    summary: "say what this machine needs to attach images",
+    summary: "check what this machine needs to attach images",
     load: () => import("./commands/doctor.ts"),
   },
   {
@@ -93,18 +93,18 @@ Examples:
 Exit codes: 0 done, 1 wrong usage, bad input or missing permission, 2 the system or kernel refused,
 3 not attached, 4 internal error, 8 interrupted, 32 mount failed, 64 some of several done.`;
 
-/** The whole command line. Errors are thrown, nothing ends the process. */
+/** The whole command line. Throws errors and never ends the process. */
 export function createProgram(context: CliContext): Command {
   context.describe = async () => describeProgram(await createWholeProgram(context));
   const program = new Command("erofs-nbd")
-    .description("Attach EROFS images to /dev/nbdN and keep them readable whatever dies.")
+    .description("Attach EROFS images to /dev/nbdN and keep them readable, no matter which process dies.")
     .option("--run-dir <DIR>", "where the manager's files live (default: /run/erofs-nbd)")
-    .option("-v, --verbose", "say more; with an error its code, causes and stack")
+    .option("-v, --verbose", "print more; for an error its code, causes and stack")
     .version(VERSION, "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help")
     .helpCommand(false)
     .configureHelp({ showGlobalOptions: true })
-    // main.ts prints errors, in our words.
+    // report.ts formats errors.
     .configureOutput({ outputError: () => {} })
     .exitOverride()
     .addHelpText("after", EXAMPLES)
@@ -114,7 +114,7 @@ export function createProgram(context: CliContext): Command {
       (await entry?.load())?.define(command, context);
     });
   for (const { name, summary } of COMMANDS) program.command(name).description(summary);
-  // commander's own help command would print what a command is before it has defined itself.
+  // Commander's help command would print a command's help before the command is loaded and defined.
   program
     .command("help", { hidden: true })
     .argument("[COMMAND]")
@@ -125,7 +125,7 @@ export function createProgram(context: CliContext): Command {
   return program;
 }
 
-/** The same with every command defined, to be looked at. It loads all of their code. */
+/** The program with every command loaded and defined, for completion scripts and manual pages. */
 async function createWholeProgram(context: CliContext): Promise<Command> {
   const program = createProgram(context);
   for (const command of program.commands) {

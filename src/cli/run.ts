@@ -1,8 +1,8 @@
 /**
- * The command line at work: builds the program, runs one command, turns any error into a line, a hint and an exit code.
+ * Runs one command of the command line, and turns an error into a line, a hint and an exit code.
  *
- * Loaded by main.ts, as one of its bundles or as this file. It ends the process itself, so that a forgotten handle
- * shows as a wrong result in a test and not as a command that hangs.
+ * Loaded by main.ts, as a bundle or as this file. It calls process.exit() itself, so that a handle left open cannot keep
+ * the command from ending.
  */
 import { EXIT } from "../errors.ts";
 import { CliContext } from "./context.ts";
@@ -21,7 +21,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-// Whoever read our stderr may be gone; there is nobody left to tell.
+// The reader of stderr may have closed it: there is nowhere left to report to.
 process.stderr.on("error", () => {});
 process.on("uncaughtException", (error) => {
   process.stderr.write(formatError(error, true));

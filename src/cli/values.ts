@@ -20,7 +20,7 @@ export function readWhole(option: string, text: string, min: number, max: number
   return value;
 }
 
-/** Whole seconds, or `never`, which the kernel spells 0. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** Whole seconds, or `never`, which is 0 for the kernel. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function readTimeout(option: string, text: string): number {
   if (text === "never") return 0;
   const value = Number(text);

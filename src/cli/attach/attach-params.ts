@@ -1,7 +1,7 @@
 /**
- * How a device is to be attached, from words to numbers: the options that `attach` and a mount have in common.
+ * Parses the options that `attach` and a mount have in common.
  *
- * Pure. `attach` spells them --NAME, a mount option list nbd.NAME; refusals use the spelling that the user used.
+ * Pure. `attach` spells them --NAME, a mount option list nbd.NAME. Errors use the user's spelling.
  */
 import type { AttachParams } from "../../control/protocol.ts";
 import { ErofsNbdError, invalidValue } from "../../errors.ts";
@@ -13,7 +13,7 @@ import {
 } from "../../limits.ts";
 import { readBlockSize, readDevice, readTimeout, readWhole } from "../values.ts";
 
-/** The options as the user wrote them. */
+/** The options as text. */
 export interface AttachWords {
   readonly netlink?: true;
   readonly ioctl?: true;
@@ -26,7 +26,7 @@ export interface AttachWords {
   readonly hangTimeout: string;
 }
 
-/** The defaults, as the user would spell them. */
+/** The defaults, as text. */
 export const DEFAULTS: Readonly<
   Record<"connections" | "timeout" | "deadTimeout" | "ioTimeout" | "hangTimeout", string>
 > = {
@@ -37,11 +37,11 @@ export const DEFAULTS: Readonly<
   hangTimeout: String(DEFAULT_HANG_TIMEOUT_MS),
 };
 
-/** What to ask the manager for, without the image. */
+/** The parameters of an attach request, without the image. */
 export type DeviceParams = Omit<AttachParams, "image" | "forMount">;
 
 /**
- * @param prefix what the user writes before an option's name
+ * @param prefix the spelling of an option's beginning, for errors
  * @throws ErofsNbdError ERR_BAD_ARGUMENT
  */
 export function readAttachParams(words: AttachWords, prefix: "--" | "nbd." = "--"): DeviceParams {

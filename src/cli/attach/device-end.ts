@@ -1,12 +1,12 @@
 /**
- * Waiting for the end of one device: by the manager's events, with a look at what is there, so that none is missed.
+ * Waits until a device is detached: by the manager's events, and by its status once, so that no event is missed.
  *
- * Used by umount and by attach --foreground. It ends nothing itself.
+ * Used by umount, mount and `attach --foreground`. Detaches nothing itself.
  */
 import { type ControlClient, ControlError } from "../../control/client.ts";
 import type { DeviceEvent, DeviceStatus } from "../../control/protocol.ts";
 
-/** The device with that index, if it is one of the manager's. */
+/** The status of the device with that index; undefined if the manager has none. */
 export async function statusOf(client: ControlClient, index: number): Promise<DeviceStatus | undefined> {
   try {
     const { devices } = await client.request("status", { target: { index } });
@@ -17,7 +17,10 @@ export async function statusOf(client: ControlClient, index: number): Promise<De
   }
 }
 
-/** The very same device, not one that got its index meanwhile. A manager that has ended has no devices left. */
+/**
+ * The status of the same device, compared by identifier, since the index may have been reused. Undefined when it is gone
+ * or the manager has ended.
+ */
 export async function sameDevice(
   client: ControlClient,
   device: DeviceStatus,
@@ -32,7 +35,7 @@ export async function sameDevice(
   }
 }
 
-/** Resolves when the device has ended and its record is gone, or when the manager has ended. One per connection. */
+/** Resolves when the device is detached and its record removed, or when the manager ends. Once per connection. */
 export function watchEnd(client: ControlClient, device: DeviceStatus): Promise<void> {
   return new Promise((resolve) => {
     const onEvent = (event: DeviceEvent): void => {
@@ -40,7 +43,7 @@ export function watchEnd(client: ControlClient, device: DeviceStatus): Promise<v
     };
     client
       .watch(onEvent, resolve)
-      // It may have ended before the watch began.
+      // The device may have been detached before the watch began.
       .then(() => sameDevice(client, device))
       .then((left) => {
         if (left === undefined) resolve();

@@ -1,8 +1,8 @@
 /**
- * `attach --foreground`: the manager and its supervisor in this process, for as long as the device lives.
+ * `attach --foreground`: runs the manager in this process for the lifetime of the device.
  *
- * The command talks to its own manager over the control socket, as any other would. A signal detaches; a mounted device
- * is kept, and a second signal soon after detaches it all the same.
+ * Used by the attach command, which is a client of its own manager over the control socket. A signal detaches the device.
+ * A mounted device stays attached, unless a second signal follows within three seconds.
  */
 
 import { setTimeout as sleep } from "node:timers/promises";
@@ -20,13 +20,14 @@ import { printAttached } from "../output.ts";
 import { formatError } from "../report.ts";
 import { watchEnd } from "./device-end.ts";
 
-/** How soon a second signal must follow the first to mean «whatever is mounted there». */
+/** A second signal within this time forces the detach of a mounted device. */
 const FORCE_WITHIN_MS = 3000;
+/** Time for the answers to clients that have detached the device. */
 const LAST_ANSWERS_MS = 2000;
 
 /**
- * Resolves when the device has ended. `imageFd` is only lent, until the device is attached. @throws ErofsNbdError,
- * ControlError
+ * Resolves when the device is detached. `imageFd` stays the caller's and is used until the device is attached.
+ * @throws ErofsNbdError, ControlError
  */
 export async function attachInForeground(
   context: CliContext,
@@ -36,12 +37,12 @@ export async function attachInForeground(
 ): Promise<void> {
   const interrupted = context.interrupts.remember("finishing the attach, then detaching");
   const runDir = runDirOf(context, "manager");
-  // As the manager command does, and for the same workers: nothing is started from here that needs to gain rights (dd, and the process
-  // of an ioctl device). What was open for us stays open, because somebody waits for our end and may see it by that; guardian
-  // and workers outlive us.
+  // As in the manager command: no child of this process needs to gain privileges (dd, the process of an ioctl device).
+  // Inherited descriptors stay open here, because a parent may detect the end of this process by them. They are closed
+  // on exec, because guardian and workers outlive this process.
   keepInherited(3);
   renounceRights();
-  // Workers are not to speak for a service that this command may be.
+  // This command may be a service. Workers must not send notifications for it.
   takeServiceEnvironment();
   const daemon = await runDaemon({ runDir, auto: true, log: logFor(context), replaceable: false });
   const client = await ControlClient.connect(runDir);
@@ -65,7 +66,7 @@ export async function attachInForeground(
   }
 }
 
-/** The manager's log as notes: what went wrong always, the rest for those who asked for more. */
+/** The manager's log as notes: warnings and errors always, the rest with --verbose. */
 function logFor(context: CliContext): Log {
   return {
     info: (message) => context.detail(message),
@@ -74,7 +75,7 @@ function logFor(context: CliContext): Log {
   };
 }
 
-/** Until the device has ended by itself, or a signal has ended it. */
+/** Resolves when the device is detached, by a client or by a signal. */
 async function untilDetached(
   context: CliContext,
   client: ControlClient,
@@ -96,9 +97,9 @@ async function untilDetached(
   try {
     await Promise.race([watchEnd(client, device), ended]);
     if (own !== undefined) return await own;
-    // Ending already: a signal changes nothing any more.
+    // The device is gone already: a signal has nothing left to do.
     context.interrupts.claim(() => {});
-    // Whoever detached it waits for this manager's answer: it ends by itself when nobody is connected any more.
+    // The client that detached the device waits for an answer. The manager ends when its last client disconnects.
     client.close();
     await Promise.race([ended, sleep(LAST_ANSWERS_MS)]);
   } finally {
@@ -106,7 +107,7 @@ async function untilDetached(
   }
 }
 
-/** Tells what went wrong instead of throwing: the device is still there, and so are we. */
+/** Prints errors instead of throwing: the device is still attached, and the command goes on serving it. */
 async function detach(
   context: CliContext,
   client: ControlClient,
@@ -123,7 +124,7 @@ async function detach(
     const error = results[0]?.error ?? null;
     if (error === null || error.exitCode === EXIT.absent) return;
     process.stderr.write(formatError(Object.assign(new Error(error.message), error), context.isVerbose));
-    context.note("it stays attached; interrupt twice within three seconds to detach it all the same");
+    context.note("the device stays attached; interrupt twice within three seconds to force the detach");
   } catch (error) {
     process.stderr.write(formatError(error, context.isVerbose));
   }

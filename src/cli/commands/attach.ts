@@ -1,8 +1,8 @@
 /**
- * `attach`: options read, the image opened and handed to the manager; prints the device node and nothing else.
+ * `attach`: opens the image and hands it to the manager; prints the device node and nothing else.
  *
- * An interrupted attach is finished by the manager and then undone from here, because a device that nobody was told
- * about would stay.
+ * The manager finishes an interrupted attach, and the command then detaches the device, which would otherwise stay
+ * attached without its node having been printed.
  */
 import { closeSync } from "node:fs";
 import { resolve } from "node:path";
@@ -26,16 +26,18 @@ Examples:
   sudo erofs-nbd attach --foreground image.erofs     Ctrl-C detaches
   sudo erofs-nbd attach /dev/stdin <image.erofs
 
-The node is printed when the device can be read. A device that has lost this image (status shows it as stalled)
-goes on, and its node is printed instead. With --ioctl a device survives its workers, not its links.`;
+The node is printed once the device can be read. If a stalled device is waiting for this image, that device resumes and
+its node is printed instead. With --ioctl a device survives the death of its workers, but not the loss of its link.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("<IMAGE>", "path of the image, /dev/stdin or /proc/self/fd/N")
-    .option("--netlink", "attach through netlink or not at all (netlink is the default)")
-    .option("--ioctl", "attach the legacy way: a dead link means a dead device")
+    .option("--netlink", "use netlink (the default), and fail rather than fall back")
+    .option("--ioctl", "use the legacy interface: a dead link means a dead device")
     .option("--device <DEVICE>", "nbd3, /dev/nbd3 or 3 (default: the kernel picks)")
-    .addOption(withDefault("--connections <N>", "links between kernel and workers", DEFAULTS.connections))
+    .addOption(
+      withDefault("--connections <N>", "number of links between kernel and workers", DEFAULTS.connections),
+    )
     .option("--block-size <BYTES>", "default: the EROFS block size; a raw image: 512")
     .addOption(withDefault("--timeout <SECONDS>", "the kernel's request timeout, or never", DEFAULTS.timeout))
     .addOption(
@@ -51,7 +53,7 @@ export function define(command: Command, context: CliContext): void {
     .addOption(
       withDefault(
         "--hang-timeout <MS>",
-        "how long a worker may serve nothing until another takes over",
+        "time without progress after which a worker is replaced",
         DEFAULTS.hangTimeout,
       ),
     )
@@ -61,7 +63,7 @@ export function define(command: Command, context: CliContext): void {
     .action((image: string, options: Options) => run(context, image, options));
 }
 
-/** commander would print the default in quotes. */
+/** Commander would print the default in quotes. */
 function withDefault(flags: string, description: string, value: string): Option {
   return new Option(flags, description).default(value, value);
 }
@@ -69,7 +71,7 @@ function withDefault(flags: string, description: string, value: string): Option 
 async function run(context: CliContext, path: string, options: Options): Promise<void> {
   const wanted = readAttachParams(options);
   requireRoot();
-  // Looking into images loads libc's bindings, which --help can do without.
+  // Inspecting images loads the bindings of libc, which --help does not need.
   const { openChecked } = await import("../../manager/image-inspection.ts");
   const image = openChecked(path, wanted.blockSizeBytes, false);
   try {
@@ -87,7 +89,7 @@ async function attachImage(
   options: Options,
 ): Promise<void> {
   if (params.interface === "ioctl") {
-    context.note("attached by ioctl, a device cannot be reconnected: when its link dies, it is gone");
+    context.note("a device attached by ioctl cannot be reconnected: it fails when its link dies");
   }
   if (options.foreground) {
     const { attachInForeground } = await import("../attach/foreground.ts");

@@ -1,8 +1,7 @@
 /**
- * `chaos`: the user's own stack put to the test: options read, the engine run, its findings printed and written.
+ * `chaos`: parses the options, runs the fault injection of src/chaos, prints the summary and writes the report.
  *
- * Everything about faults is in src/chaos; here are words and exit codes. Ends with 2 when anything was wrong, with 8
- * when it was interrupted and nothing was.
+ * Exit code 2 if the run found a problem, 8 if it was interrupted without one.
  */
 import { accessSync, constants, statSync, writeFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -45,33 +44,33 @@ const DEFAULTS = {
 
 const MAX_KILLS = 1_000_000;
 const MAX_INTERVAL_MS = 3_600_000;
-/** Each is a thread of the reader. */
+/** Each read in flight is a thread of the reader. */
 const MAX_DEPTH = 256;
 const MIN_BASELINE_MS = 2000;
 
 const HELP = `
-TARGET is an attached device (nbd3, /dev/nbd3 or 3), its image, or its mount point. What else reads the device may go
-on. A worker or manager that serves other devices, too, is killed all the same: those see a failover as well.
+TARGET is an attached device (nbd3, /dev/nbd3 or 3), its image, or its mount point. Other readers of the device may
+continue. Workers and managers that also serve other devices are killed, too, so those devices see a failover as well.
 
-Faults (--what), each kind once before any comes twice:
+Faults (--what), each kind once before any is repeated:
   worker     SIGKILL to the worker that serves the device
-  hang       SIGSTOP to it; the manager has to notice
-  link       the manager shuts the device's sockets down
-  manager    SIGKILL to the manager; the next question starts another
+  hang       SIGSTOP to the worker; the manager must detect the hang
+  link       the manager shuts down the device's sockets
+  manager    SIGKILL to the manager; the next request starts another
   both       SIGKILL to manager and worker together
-  upgrade    manager and workers are replaced as erofs-nbd upgrade does
+  upgrade    manager and workers are replaced as by erofs-nbd upgrade
 
-A reader keeps reads going past the page cache, small ones anywhere and large ones from beginning to end, and compares
-every byte with the image. A fault comes only while reads are on the wire. The next one comes when the outcome of the
-last is there and reads flow again, after 0.5 to 1.5 times the interval. The same seed is the same plan.
+A reader keeps direct reads in flight, small ones at random offsets and large ones in sequence, and compares every byte
+with the image. A fault is injected only while reads are in flight. The next one follows after the outcome of the last
+is known and reads make progress again, after 0.5 to 1.5 times the interval. The same seed gives the same plan.
 
-What must come of a fault, by the counters of status and by failover events, which must agree:
+Expected outcome of a fault, by the counters of status and by failover events, which must agree:
   worker, hang, both    exactly one failover, takeover or reconnect
   link                  exactly one reconnect
-  manager               none while the same workers serve on, or links are handed over; exactly one otherwise
+  manager               none while the same workers go on, or links are handed over; exactly one otherwise
   upgrade               none; every link is handed over
-With several links, at least one and at most one for each link that was hit. Any other failover, a failed one, or a read
-that was answered with an error is a problem, and so is a failover between two faults.
+With several links, at least one failover, and at most one for each link that was hit. Any other failover, a failed one,
+a read error, or a failover between two faults is a problem.
 
 Examples:
   sudo erofs-nbd chaos /mnt
@@ -79,30 +78,34 @@ Examples:
   sudo erofs-nbd chaos image.erofs --kills 100 --report chaos.html
   sudo erofs-nbd chaos nbd0 --seed 4711 --json
 
-Ends with 0 when every byte was right and every account added up; with 2 otherwise; with 8 after Ctrl-C, which tells
-what was and leaves nothing behind. A wrong byte, a failed read or a missing outcome ends the run at once.`;
+Exit code 0 when every byte and every outcome was as expected, 2 otherwise, 8 after Ctrl-C, which prints the results so
+far and leaves nothing behind. A wrong byte, a failed read or a missing outcome ends the run at once.`;
 
 export function define(command: Command, context: CliContext): void {
   command
-    .argument("<TARGET>", "the device to put to the test")
-    .addOption(withDefault("--kills <N>", "how many faults", DEFAULTS.kills))
+    .argument("<TARGET>", "the device to test")
+    .addOption(withDefault("--kills <N>", "number of faults", DEFAULTS.kills))
     .addOption(withDefault("--interval <MS>", "mean pause between two faults", DEFAULTS.interval))
-    .addOption(withDefault("--what <KINDS>", "kinds of faults, separated by commas", DEFAULTS.what))
-    .option("--seed <N>", `plan and reads, 0 to ${MAX_SEED} (default: any; it is printed)`)
-    .addOption(withDefault("--depth <N>", "reads kept going", DEFAULTS.depth))
+    .addOption(withDefault("--what <KINDS>", "kinds of faults, comma-separated", DEFAULTS.what))
+    .option("--seed <N>", `seed of the plan and the reads, 0 to ${MAX_SEED} (default: random; it is printed)`)
+    .addOption(withDefault("--depth <N>", "reads in flight", DEFAULTS.depth))
     .option(
       "--large <N>",
-      "how many of them are 1 MiB in order, the rest 4 KiB anywhere (default: a quarter)",
+      "how many of them are 1 MiB in sequence, the rest 4 KiB at random (default: a quarter)",
     )
-    .addOption(withDefault("--baseline <MS>", "time to measure before the first fault", DEFAULTS.baseline))
-    .addOption(withDefault("--deadline <SECONDS>", "how long a fault may take to be over", DEFAULTS.deadline))
-    .option("--report <FILE>", "write one HTML page with everything")
+    .addOption(
+      withDefault("--baseline <MS>", "time of measurement before the first fault", DEFAULTS.baseline),
+    )
+    .addOption(
+      withDefault("--deadline <SECONDS>", "time limit for the outcome of a fault", DEFAULTS.deadline),
+    )
+    .option("--report <FILE>", "write a report as one HTML page")
     .option("--json", "print the whole run as JSON instead of the summary")
     .addHelpText("after", HELP)
     .action((target: string, options: Options) => run(context, target, options));
 }
 
-/** commander would print the default in quotes. */
+/** Commander would print the default in quotes. */
 function withDefault(flags: string, description: string, value: string): Option {
   return new Option(flags, description).default(value, value);
 }
@@ -152,7 +155,7 @@ export async function readChaosOptions(word: string, options: Options): Promise<
   };
 }
 
-/** In our order, without repetition. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** In the order of FAULT_KINDS, without duplicates. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 function readKinds(text: string): FaultKind[] {
   const words = text.split(",").map((word) => word.trim());
   for (const word of words) {
@@ -162,17 +165,17 @@ function readKinds(text: string): FaultKind[] {
   return FAULT_KINDS.filter((kind) => words.includes(kind));
 }
 
-/** Whether a file can be made there is found out before the run, not after it. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** Checks before the run that the report can be written. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 function checkReportPath(text: string): string {
   const path = resolve(text);
   try {
     if (text === "" || statSync(path, { throwIfNoEntry: false })?.isDirectory())
-      throw new Error("it is no file name");
+      throw new Error("it is not a file name");
     accessSync(dirname(path), constants.W_OK);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot write a report to ${path}: ${code ?? message}`, {
-      hint: "name a file in a directory that is there and can be written",
+      hint: "name a file in an existing, writable directory",
     });
   }
   return path;

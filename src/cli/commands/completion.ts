@@ -1,7 +1,7 @@
 /**
- * `completion`: prints a shell's completion script, made from the definitions of all commands.
+ * `completion`: prints a completion script, generated from the definitions of all commands.
  *
- * The script is static: nothing of ours runs when somebody presses TAB.
+ * The script is static: pressing TAB does not run erofs-nbd.
  */
 import { Argument, type Command } from "commander";
 import type { ProgramShape } from "../command-shapes.ts";
@@ -23,11 +23,11 @@ Examples:
   erofs-nbd completion zsh | sudo tee /usr/local/share/zsh/site-functions/_erofs-nbd > /dev/null
   erofs-nbd completion fish > ~/.config/fish/completions/erofs-nbd.fish
 
-The script is static, and offers commands, options, devices, mount points and files. Make it again after an update.`;
+The script is static. It completes commands, options, devices, mount points and files. Generate it again after an update.`;
 
 export function define(command: Command, context: CliContext): void {
   command
-    .addArgument(new Argument("<SHELL>", "for which shell").choices(Object.keys(SCRIPTS)))
+    .addArgument(new Argument("<SHELL>", "the shell").choices(Object.keys(SCRIPTS)))
     .addHelpText("after", HELP)
     .action((shell: string) => run(context, shell));
 }
@@ -35,6 +35,6 @@ export function define(command: Command, context: CliContext): void {
 async function run(context: CliContext, shell: string): Promise<void> {
   const program = await context.describe?.();
   const script = SCRIPTS[shell];
-  if (program === undefined || script === undefined) throw new Error(`there is no script for ${shell}`);
+  if (program === undefined || script === undefined) throw new Error(`no script for ${shell}`);
   await context.print(script(program).trimEnd());
 }

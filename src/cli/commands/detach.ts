@@ -1,8 +1,8 @@
 /**
- * `detach`: targets to the manager, one line per device that was detached, one error per target that was not.
+ * `detach`: asks the manager to detach targets; prints a line per detached device and an error per failed target.
  *
- * Three outcomes per target: detached, not attached (3), refused (2). Where neither a manager nor records are, nothing
- * is attached, and no manager is started to find that out.
+ * A target is detached, not attached (3) or refused (2). Without a manager and without records nothing is attached, and
+ * no manager is started to find that out.
  */
 import type { Command } from "commander";
 import { type ControlClient, ControlError } from "../../control/client.ts";
@@ -25,24 +25,24 @@ interface Options {
 const IDENTIFIER = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 const HELP = `
-TARGET is a device (nbd3, /dev/nbd3 or 3), its identifier as --json prints it, the path of an attached image, or a mount point; ./3 is
-a path. An image that is attached several times is detached several times.
+TARGET is a device (nbd3, /dev/nbd3 or 3), its identifier as --json prints it, the path of an attached image, or a mount
+point; ./3 is a path. An image path detaches every device of that image.
 
 Examples:
   sudo erofs-nbd detach nbd0
   sudo erofs-nbd detach image.erofs /mnt
   sudo erofs-nbd detach --all
 
-Ends with 3 where something was not attached, 2 where the detach was refused, 64 where some of several were detached.
---all with nothing attached is no error. --json prints an array with target, device, detached and error (null, or code, message,
-hint and exitCode) for each; errors are told on stderr as well.`;
+Exit code 3 if a target was not attached, 2 if the detach was refused, 64 if only some of several were detached. --all
+with nothing attached is no error. --json prints an array with target, device, detached and error (null, or code,
+message, hint and exitCode) for each; errors go to stderr as well.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("[TARGET...]", "devices, images or mount points")
     .option("--all", "every device")
-    .option("--force", "even while mounted: what is mounted there gets I/O errors")
-    .option("--json", "print what became of each as an array")
+    .option("--force", "detach even while mounted: the mount gets I/O errors")
+    .option("--json", "print the outcome of each target as an array")
     .addHelpText("after", HELP)
     .action((targets: string[], options: Options) => run(context, targets, options));
 }
@@ -50,7 +50,7 @@ export function define(command: Command, context: CliContext): void {
 async function run(context: CliContext, words: readonly string[], options: Options): Promise<void> {
   const all = options.all === true;
   if (all === words.length > 0) {
-    const why = all ? "--all leaves no targets to name" : "name a target, or --all";
+    const why = all ? "--all and targets are mutually exclusive" : "name a target, or --all";
     throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot detach: ${why}`);
   }
   const targets = await Promise.all(words.map(readTarget));
@@ -71,7 +71,7 @@ async function run(context: CliContext, words: readonly string[], options: Optio
   }
 }
 
-/** Of the device with that identifier; an index by itself may be another device's by now. */
+/** The index of the device with that identifier; null if there is none. */
 async function indexOf(client: ControlClient, identifier: string): Promise<number | null> {
   const { devices } = await client.request("status", { target: null });
   return devices.find((device) => device.identifier === identifier)?.index ?? null;
@@ -104,7 +104,7 @@ function nameOf(target: Target | null): string | undefined {
   return "path" in target ? target.path : `nbd${target.index}`;
 }
 
-/** 0 when all went well; 64 when some did; else what they failed with, a refusal before an absence. */
+/** 0 if all were detached, 64 if some were; else the code of the failures, a refusal before an absence. */
 export function exitCodeOfResults(results: readonly DetachResult[]): ExitCode {
   const failed = results.flatMap(({ error }) => (error === null ? [] : [error.exitCode]));
   const [first] = failed;

@@ -1,5 +1,7 @@
 /**
- * `doctor`: every check of this machine as a line, what to do about it below; ends with 2 when something is missing.
+ * `doctor`: prints a line per check of this machine, with a hint below; exit code 2 if a check fails.
+ *
+ * The checks are in doctor/checks.ts.
  */
 import type { Command } from "commander";
 import { EXIT } from "../../errors.ts";
@@ -13,7 +15,7 @@ const HELP = `
 Example:
   erofs-nbd doctor
 
-It changes nothing and loads no modules. Ends with 0 when nothing is missing, else with 2.`;
+Changes nothing and loads no modules. Exit code 0 if no check fails, else 2.`;
 
 export function define(command: Command, context: CliContext): void {
   command

@@ -1,8 +1,8 @@
 /**
- * `install-units`: makes this installation a service of systemd, and a file system type that mount(8) and fstab know.
+ * `install-units`: installs the systemd units and the mount helper for mount(8) and fstab.
  *
- * Says what it did, file by file; a second run changes nothing. It starts and enables nothing: that is one line,
- * which it prints. Its files are in service-files.ts.
+ * Prints each file and what was done with it; a second run changes nothing. It enables and starts nothing, but prints the
+ * command that does. The files' contents are in install/service-files.ts.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -34,7 +34,7 @@ interface Options {
   readonly json?: true;
 }
 
-/** A program that was run to make the system take notice. */
+/** A program that was run to notify the system of the changes. */
 interface Told {
   readonly command: string;
   readonly ok: boolean;
@@ -46,20 +46,21 @@ const HELP = `
 Examples:
   sudo erofs-nbd install-units && sudo systemctl enable --now erofs-nbd
   erofs-nbd install-units --dry-run
-  erofs-nbd install-units --prefix ./image      for an image of a system that does not run
+  erofs-nbd install-units --prefix ./image      for the root directory of another system
 
 Writes erofs-nbd.service (the manager), erofs-nbd@.service (an image attached at boot), the nbd module's settings, the
-workers' user, and mount.erofs.nbd for mount(8) and fstab. Files that somebody else has written are not touched.
+workers' user, and mount.erofs.nbd for mount(8) and fstab. Files that install-units has not written are not touched.
 
-Root will run this Node and this program. Where others than root may change them or a directory above them, as in a home directory
-(nvm, a clone), nothing is written: install both where root alone may write. --force is for a machine whose users are root anyway.`;
+Root will run this Node.js and this program. If users other than root may change them or a directory above them, as in a
+home directory (nvm, a clone), nothing is written: install both where only root may write. --force overrides this on a
+machine whose users are trusted like root.`;
 
 export function define(command: Command, context: CliContext): void {
   command
-    .option("--prefix <DIR>", "write below DIR, and leave the running system alone")
-    .option("--remove", "remove what was written")
-    .option("--force", "even where others than root may change what root is to run")
-    .option("--dry-run", "change nothing, say what would be done")
+    .option("--prefix <DIR>", "write below DIR, without notifying the running system")
+    .option("--remove", "remove the files again")
+    .option("--force", "write even if users other than root may change the programs")
+    .option("--dry-run", "print what would be done, and change nothing")
     .option("--json", "print what was done as an object")
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options));
@@ -103,15 +104,15 @@ function requireSystem(act: string): void {
   });
 }
 
-/** Under a prefix only what is there: the rest is for whoever puts it there. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** Under a prefix, programs that are not there yet are not checked. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 function checkWhoMayWrite(context: CliContext, top: string, force: boolean): void {
   for (const path of [process.execPath, `${PROGRAM_DIRECTORY}/main.cjs`]) {
     const weakness = findWeakness(join(top, path), top);
     if (weakness === undefined) continue;
-    const why = `root would run ${path}, and ${weakness.who} may change ${weakness.path}`;
+    const why = `root would run ${path}, but ${weakness.who} may change ${weakness.path}`;
     if (!force)
       throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot install the units: ${why}`, {
-        hint: `${weakness.remedy}; or use --force if who may do that is trusted with everything`,
+        hint: `${weakness.remedy}; or use --force if every such user is trusted like root`,
       });
     context.note(why);
   }
@@ -129,12 +130,12 @@ function installedFiles(): SystemFile[] {
 }
 
 /**
- * Takes back what was enabled, for which systemctl wants the units: without them it would leave links that lead
- * nowhere. Of the template every instance goes. The manager ends, devices stay, served by their workers. With --root=
- * systemctl asks nobody.
+ * Disables the units before they are removed: without the unit files systemctl would leave dangling links. Of the
+ * template it disables every instance. The manager ends; devices stay attached, served by their workers. With --root=
+ * systemctl does not contact systemd.
  */
 async function disable(prefix: string | undefined, files: readonly SystemFile[]): Promise<Told[]> {
-  // If one of them cannot be removed, this says so before anything is changed.
+  // Throws before anything is changed if one of the files cannot be removed.
   const planned = removeFiles(resolve(prefix ?? "/"), files, true);
   const told: Told[] = [];
   for (const unit of [SERVICE, IMAGE_SERVICE]) {
@@ -146,7 +147,7 @@ async function disable(prefix: string | undefined, files: readonly SystemFile[])
   return told;
 }
 
-/** «systemd 252 (252.38-1)»; 0 where there is no systemctl. */
+/** Parses "systemd 252 (252.38-1)"; 0 without systemctl. */
 function systemdVersion(): number {
   const { stdout } = spawnSync("systemctl", ["--version"], { encoding: "utf8" });
   return Number(/^systemd (\d+)/.exec(stdout ?? "")?.[1] ?? 0);

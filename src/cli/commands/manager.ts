@@ -1,7 +1,8 @@
 /**
- * `manager`: the daemon in this process, until a signal; what a service unit starts, and what a first attach starts.
+ * `manager`: runs the manager in this process until a signal.
  *
- * Its devices outlive it: workers serve on, and the next manager takes over.
+ * Started by the service unit, and by the first attach. Devices outlive it: the workers go on serving, and the next
+ * manager adopts them.
  */
 import type { Command } from "commander";
 import { Option } from "commander";
@@ -30,39 +31,39 @@ const HELP = `
 Example:
   sudo erofs-nbd manager --run-dir /run/erofs-nbd
 
-Its log goes to stderr: JSON lines, text with priorities for the journal, or text on a terminal. Of lines that differ in figures alone,
-ten are written in ten seconds, and one that says how many more there were. An automatic manager's log is manager.log in the run
-directory; at 1 MiB it becomes manager.log.1. SIGTERM or Ctrl-C ends it; devices stay attached and are served on without it.
-As a service of systemd (see install-units) it says when it is ready, how its devices are, and that it is alive; SIGHUP
-replaces its workers then, as «upgrade --workers-only» does.
+The log goes to stderr: JSON lines, text with priorities for journald, or text on a terminal. Similar messages are limited
+to ten per ten seconds; the next line then says how many were suppressed. A manager started by a command logs to
+manager.log in the run directory; at 1 MiB it is renamed to manager.log.1. SIGTERM or Ctrl-C ends the manager; devices
+stay attached and are served without it. As a systemd service (see install-units) it reports readiness and status, and
+feeds the watchdog; SIGHUP then replaces its workers, as upgrade --workers-only does.
 
-Metrics for Prometheus are at metrics.sock in the run directory, and with --metrics-listen at a loopback address:
+Metrics for Prometheus are served on metrics.sock in the run directory, and with --metrics-listen at a loopback address:
   curl --unix-socket /run/erofs-nbd/metrics.sock http://localhost/metrics`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .addOption(
-      new Option("--auto", "end with the last device: for a manager that a command started").hideHelp(),
+      new Option("--auto", "end with the last device; set for a manager started by a command").hideHelp(),
     )
     .addOption(
-      new Option("--metrics-listen <HOST:PORT>", "offer metrics at a loopback address, too").env(
+      new Option("--metrics-listen <HOST:PORT>", "also serve metrics at a loopback address").env(
         "EROFS_NBD_METRICS_LISTEN",
       ),
     )
     .addOption(
       new Option(
         "--log-level <LEVEL>",
-        "what is below it is not logged (default: $EROFS_NBD_LOG, or info)",
+        "least severe level that is logged (default: $EROFS_NBD_LOG, or info)",
       ).choices(LOG_LEVELS),
     )
-    .option("--take-over", "a manager that runs there already steps down for this one")
-    .option("--json", "print who and where it is, once it is ready, as an object")
+    .option("--take-over", "make a running manager step down for this one")
+    .option("--json", "print pid, version and sockets as an object, once it is ready")
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options, command));
 }
 
 async function run(context: CliContext, options: Options, command: Command): Promise<void> {
-  // An environment file has «NAME=» for what is not set.
+  // An environment file may contain `NAME=` for a variable that is not set.
   const isUnset = options.metricsListen === "" && command.getOptionValueSource("metricsListen") === "env";
   const metricsListen = isUnset ? undefined : options.metricsListen;
   const metricsAddress =
@@ -71,15 +72,15 @@ async function run(context: CliContext, options: Options, command: Command): Pro
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
   const runDir = runDirOf(context, "manager");
-  // Nothing is given to us on purpose but stdio: systemd's own descriptors would have to be asked for (sd_listen_fds(3)).
+  // Only stdio is inherited on purpose. Descriptors from systemd would have to be requested (sd_listen_fds(3)).
   closeInherited(3);
   renounceRights();
-  // For the manager that comes after this one when it is killed: the guardian starts it in our environment.
+  // The guardian starts the successor of a killed manager with this environment.
   if (metricsListen !== undefined) process.env["EROFS_NBD_METRICS_LISTEN"] = metricsListen;
   if (options.logLevel !== undefined) process.env["EROFS_NBD_LOG"] = options.logLevel;
   const log = createLog({ level: options.logLevel, file: runDir });
   logWarnings(log);
-  // A command that started us may be a service itself: what it was told is not for us, and not for our workers.
+  // The command that started this manager may be a service itself: its notification socket is not for this process.
   const environment = takeServiceEnvironment();
   const service = auto || environment === undefined ? undefined : new Service(environment, log);
   const takeOver = options.takeOver === true;
@@ -91,7 +92,7 @@ async function run(context: CliContext, options: Options, command: Command): Pro
     takeOver,
     service,
   });
-  // A service has no terminal that could hang up.
+  // A service has no terminal, so SIGHUP is free.
   const renew = (): void =>
     void daemon.manager.renewWorkers().catch((error: Error) => log.error(error.message));
   if (service !== undefined) process.on("SIGHUP", renew);

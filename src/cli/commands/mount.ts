@@ -1,7 +1,7 @@
 /**
- * `mount`: the options read, and mountImage() asked; prints nothing but, if asked for, the device's status.
+ * `mount`: parses the options and calls mountImage(); with --json prints the device's status.
  *
- * The same as the mount helper does, which is for mount(8) and fstab; but here a second mount of the same goes on top.
+ * The mount helper does the same for mount(8) and fstab. Unlike there, a second mount of the same image is stacked.
  */
 import { realpath } from "node:fs/promises";
 import type { Command } from "commander";
@@ -24,14 +24,14 @@ Examples:
   sudo erofs-nbd mount -o noatime,nodev image.erofs /mnt
   sudo erofs-nbd mount -o nbd.connections=2,nbd.dead-timeout=3600 image.erofs /mnt
 
-Options of attach are written nbd.NAME=VALUE; all others are for mount(8) and the kernel. Nothing is printed (with -v the
-device, with --json its status object). A plain umount ends everything: mount, device and workers.`;
+Options of attach are spelled nbd.NAME=VALUE; all others are passed to mount(8) and the kernel. Prints nothing; with -v
+the device, with --json its status object. A plain umount(8) also detaches the device.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("<IMAGE>", "path of the EROFS image")
     .argument("<DIR>", "directory to mount at")
-    .option("-o, --options <OPTIONS>", "mount options, comma-separated; ro is always there")
+    .option("-o, --options <OPTIONS>", "mount options, comma-separated; ro is always set")
     .option("--json", "print the device's status object")
     .addHelpText("after", HELP)
     .action((image: string, directory: string, options: Options) => run(context, image, directory, options));
@@ -42,7 +42,7 @@ async function run(context: CliContext, image: string, directory: string, option
   if (options.json) await printMounted(context, directory);
 }
 
-/** What serves the directory now, whether it was mounted, or mounted with other options. */
+/** Prints the device that is mounted at the directory, after a mount or a remount. */
 async function printMounted(context: CliContext, directory: string): Promise<void> {
   const index = await indexMountedAt(await realpath(directory));
   const client = await findManager(context);

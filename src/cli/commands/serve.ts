@@ -1,7 +1,7 @@
 /**
- * `serve`: the read-serving loop as an ordinary NBD server in this process, until a signal.
+ * `serve`: runs the read-serving loop as an ordinary NBD server in this process, until a signal.
  *
- * Needs neither root nor the kernel's driver. The image is offered as it is, without padding.
+ * Needs neither root nor the kernel's nbd driver. The export has the exact size of the image, without padding.
  */
 import { lstatSync, unlinkSync } from "node:fs";
 import { resolve } from "node:path";
@@ -27,7 +27,7 @@ interface Options {
 }
 
 const MAX_EXPORT_NAME_BYTES = 4096;
-/** More than the descriptors that a process usually may have. */
+/** More than the usual limit of descriptors of a process. */
 const MAX_MAX_CLIENTS = 100_000;
 
 const HELP = `
@@ -36,9 +36,9 @@ Examples:
   erofs-nbd serve --listen 127.0.0.1:10809 --name image image.erofs
   nbdinfo 'nbd+unix:///?socket=/tmp/image.sock'
 
-Without a port --listen takes 10809. Anybody who reaches the address can read the image. Ctrl-C stops it.`;
+The default port is 10809. Any client that reaches the address can read the image. Ctrl-C ends the server.`;
 
-/** Where it listens: the descriptor, its URI for clients, and how to leave nothing behind. */
+/** A listening socket, its URI for clients, and the removal of its file. */
 interface Listening {
   readonly fd: number;
   readonly uri: string;
@@ -52,12 +52,12 @@ export function define(command: Command, context: CliContext): void {
     .option("--listen <HOST:PORT>", "listen on a TCP address; IPv6 in brackets")
     .option("--name <EXPORT>", "the export's name (default: the empty name)")
     .addOption(
-      new Option("--max-connections <N>", "clients at a time; one more is turned away").default(
+      new Option("--max-connections <N>", "limit of concurrent clients; further ones are rejected").default(
         String(DEFAULT_MAX_CLIENTS),
         String(DEFAULT_MAX_CLIENTS),
       ),
     )
-    .option("--json", "print what is served, once clients can connect, as an object")
+    .option("--json", "print the export as an object, once clients can connect")
     .addHelpText("after", HELP)
     .action((image: string, options: Options) => run(context, image, options));
 }
@@ -137,7 +137,7 @@ function listenOnPath(path: string, name: string): Listening {
       fd,
       uri: `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURI(path).replace(/[?#&+]/g, encodeURIComponent)}`,
       cleanUp: () => {
-        // Somebody may have put another socket there meanwhile.
+        // Another process may have replaced the socket.
         const found = lstatSync(path, { throwIfNoEntry: false });
         if (found?.dev === dev && found.ino === ino) unlinkSync(path);
       },
@@ -147,11 +147,11 @@ function listenOnPath(path: string, name: string): Listening {
   }
 }
 
-/** A socket that nobody listens on was left by a server that died; anything else is not ours to remove. */
+/** Removes a socket without a listener, which a dead server has left. Anything else stays. */
 function removeStale(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (found === undefined) return;
-  if (!found.isSocket()) throw occupied(path, "it exists and is no socket");
+  if (!found.isSocket()) throw occupied(path, "it exists and is not a socket");
   if (isListening(path)) throw occupied(path, "another server listens there");
   unlinkSync(path);
 }
@@ -166,15 +166,15 @@ const REASONS: Record<string, [why: string, hint: string | undefined]> = {
   EADDRINUSE: ["the address is in use", "stop the other server, or choose another port"],
   EADDRNOTAVAIL: [
     "no interface of this machine has that address",
-    "127.0.0.1, 0.0.0.0 and [::] are always there",
+    "127.0.0.1, 0.0.0.0 and [::] always exist",
   ],
   EACCES: ["permission denied", "choose a port above 1023, or a directory you may write to"],
-  ENOENT: ["the directory does not exist", "make it first"],
+  ENOENT: ["the directory does not exist", "create it first"],
   ENOTFOUND: ["the host name is not known", undefined],
   EAI_AGAIN: ["the host name cannot be looked up now", undefined],
 };
 
-/** Errors of the system, of the resolver and of our own checks, in one shape. */
+/** Turns errors of the system, the resolver and the checks in sys/ into an ErofsNbdError. */
 function explain(place: string, error: unknown): unknown {
   if (error instanceof ErofsNbdError) return error;
   if (error instanceof RangeError)

@@ -1,8 +1,7 @@
 /**
- * `status`: the devices of the manager as a table or as JSON, once or, with --watch, followed by events.
+ * `status`: prints the devices of the manager as a table or as JSON, once or, with --watch, followed by events.
  *
- * Never starts a manager where nothing is attached; records of a dead manager are a reason to start one, which then
- * takes its devices over.
+ * Starts a manager only if a dead one has left records, so that the new one adopts its devices.
  */
 import type { Command } from "commander";
 import type { Target } from "../../control/protocol.ts";
@@ -26,20 +25,21 @@ Examples:
   sudo erofs-nbd status --watch             a live table, until q or Ctrl-C
   sudo erofs-nbd status --watch | cat       one line per event, until Ctrl-C
 
-EXACT is what keeps the bytes those of the attach: "lease" where no process can change the image, "checked" where what was read is
-compared with the image's time before it is sent. Below a device whose image has changed is how; its reads fail.
+EXACT is how the image is protected against changes: "lease" means that no process can change it, "checked" that data is
+checked against the image's timestamps before it is sent. If the image has changed, reads fail, and a line below the
+device says what has changed.
 
-The live table shows first what needs a look: devices that are not served, then those that failed over in the last minute. Rates
-are of the last second, latencies (from a request being received to its reply having left) of the last 2.5 to 5.
+The live table lists devices that are not served first, then those that failed over in the last minute. Rates are of the
+last second, latencies (from receiving a request to sending its reply) of the last 2.5 to 5 seconds.
 
---json prints an array, with TARGET one object; with --watch one object a line. --watch goes on when the manager is
-started anew, and ends with 0 at Ctrl-C, the table also with q. Ends with 3 when TARGET is not attached.`;
+--json prints an array, with TARGET one object, with --watch one object per line. --watch continues across restarts of the
+manager. It ends with exit code 0 at Ctrl-C, the table also with q. Exit code 3 if TARGET is not attached.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .argument("[TARGET]", "only this device")
     .option("--json", "print JSON")
-    .option("--watch", "a live table; without a terminal, or with --json, events as they happen")
+    .option("--watch", "show a live table; without a terminal, or with --json, print events")
     .addHelpText("after", HELP)
     .action((target: string | undefined, options: Options) => run(context, target, options));
 }

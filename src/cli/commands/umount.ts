@@ -1,8 +1,8 @@
 /**
- * `umount`: umount(8), then the end of the device: when it returns, mount, device, links and record are gone.
+ * `umount`: runs umount(8) and waits until the device is detached and its record removed.
  *
- * Mounts of `erofs-nbd mount` end their device by themselves. A device that was attached by hand and mounted is
- * detached from here, unless it is mounted elsewhere, too.
+ * Devices of `erofs-nbd mount` detach themselves (autoclear). A device that was attached separately is detached by this
+ * command, unless it is mounted elsewhere, too.
  */
 import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
@@ -23,7 +23,7 @@ interface Options {
   readonly json?: true;
 }
 
-/** A device with autoclear ends within milliseconds of its last close, unless udev looks at it just then. */
+/** A device with autoclear ends within milliseconds of its last close, unless udev has it open at that moment. */
 const AUTOCLEAR_MS = 2000;
 const GONE_MS = 10_000;
 
@@ -31,8 +31,8 @@ const HELP = `
 Example:
   sudo erofs-nbd umount /mnt
 
-Returns when the device is gone. Ends with 3 when nothing of erofs-nbd is mounted at DIR, 32 when umount fails. --json
-prints mountPoint, device and detached, which is false where the device is mounted elsewhere, too.`;
+Returns when the device is detached. Exit code 3 if no device of erofs-nbd is mounted at DIR, 32 if umount(8) fails. --json
+prints mountPoint, device and detached, which is false if the device is mounted elsewhere, too.`;
 
 export function define(command: Command, context: CliContext): void {
   command
@@ -50,8 +50,9 @@ async function run(context: CliContext, directory: string, options: Options): Pr
   const device = index === undefined || client === undefined ? undefined : await statusOf(client, index);
   if (client === undefined || device === undefined) {
     client?.close();
-    const why = index === undefined ? "no nbd device is mounted there" : `nbd${index} is not one of ours`;
-    const hint = index === undefined ? undefined : "umount(8) unmounts it";
+    const why =
+      index === undefined ? "no nbd device is mounted there" : `nbd${index} is not a device of erofs-nbd`;
+    const hint = index === undefined ? undefined : "unmount it with umount(8)";
     throw new ErofsNbdError("ERR_NOT_ATTACHED", `cannot ${act}: ${why}`, { hint });
   }
   try {
@@ -67,7 +68,7 @@ async function run(context: CliContext, directory: string, options: Options): Pr
   }
 }
 
-/** The path as given, or with its links resolved, which is what mountinfo knows. */
+/** Looks up the path as given, then with symbolic links resolved, as mountinfo shows it. */
 async function findMount(directory: string): Promise<{ index: number | undefined; path: string }> {
   const path = resolve(directory);
   const index = await indexMountedAt(path);
@@ -95,7 +96,7 @@ async function endDevice(
     if (left === undefined) return;
     if (left.mountPoints.length > 0) {
       return context.note(
-        `${left.device} stays attached: it is mounted at ${left.mountPoints.join(", ")}, too`,
+        `${left.device} stays attached: it is also mounted at ${left.mountPoints.join(", ")}`,
       );
     }
     const request = { targets: [{ index: left.index ?? -1 }], all: false, force: false };

@@ -1,9 +1,8 @@
 /**
- * `upgrade`: everything that runs is replaced by what is installed, while devices are read.
+ * `upgrade`: replaces the running manager and workers by the installed version, while devices are read.
  *
- * First the manager: it steps down, this version's starts and meets the workers again, which never stopped serving.
- * Then the workers: fresh ones are started, and take over link by link. What does not start leaves what runs as it
- * is.
+ * The manager steps down, and the new one reattaches the workers, which go on serving. Then new workers start and take
+ * over link by link. If they do not start, the old ones stay. Also used by chaos.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
@@ -22,7 +21,7 @@ interface Options {
   readonly json?: true;
 }
 
-/** What an upgrade has done. */
+/** The result of an upgrade. */
 export interface Upgrade {
   readonly version: string;
   readonly managerReplaced: boolean;
@@ -31,7 +30,7 @@ export interface Upgrade {
   readonly longestStallMs: number;
 }
 
-/** How long a service may take to start a process that takes the run directory; how long that takes then is its own affair. */
+/** Time in which the service must start a process that locks the run directory. From then on only its progress counts. */
 const RESTARTED_MS = 15_000;
 const POLL_MS = 50;
 
@@ -40,12 +39,12 @@ Examples:
   sudo npm install -g erofs-nbd && sudo erofs-nbd upgrade
   sudo erofs-nbd upgrade --workers-only
 
-Reads wait for milliseconds per device. When the new workers do not start, the old ones serve on, and the exit code is 2.`;
+Reads wait for a few milliseconds per device. If the new workers do not start, the old ones stay and the exit code is 2.`;
 
 export function define(command: Command, context: CliContext): void {
   command
     .option("--workers-only", "leave the manager as it is")
-    .option("--json", "print what was done as an object")
+    .option("--json", "print the result as an object")
     .addHelpText("after", HELP)
     .action((options: Options) => run(context, options));
 }
@@ -66,8 +65,8 @@ async function run(context: CliContext, options: Options): Promise<void> {
 export async function upgrade(context: CliContext, workersOnly: boolean): Promise<Upgrade> {
   const running = await ControlClient.connect(runDirOf(context));
   if (running === undefined) {
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot upgrade: no manager runs", {
-      hint: "nothing is attached, and the next attach uses the installed version anyway",
+    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot upgrade: no manager is running", {
+      hint: "nothing is attached, and the next attach uses the installed version",
     });
   }
   const client = workersOnly ? running : await replaceManager(context, running);
@@ -79,35 +78,35 @@ export async function upgrade(context: CliContext, workersOnly: boolean): Promis
   }
 }
 
-/** Another manager in the place of the one that runs. One that a service runs is started again by it. */
+/** Replaces the running manager. If it is run by the service, the service starts the new one. */
 async function replaceManager(context: CliContext, running: ControlClient): Promise<ControlClient> {
   const runDir = runDirOf(context);
   const { pid, version } = await running.request("hello", {});
-  context.detail(`manager ${pid} of version ${version} makes way for version ${VERSION}`);
+  context.detail(`manager ${pid} of version ${version} steps down for version ${VERSION}`);
   const { auto } = await running.request("stepDown", {});
   running.close();
   await untilGone(pid);
   const client = auto ? undefined : await findRestarted(runDir);
   if (client !== undefined) return client;
-  if (!auto) context.note("the service did not start its manager again: starting one");
+  if (!auto) context.note("the service did not restart its manager: starting one");
   return startManager(context);
 }
 
-/** It has said that it ends. @throws ErofsNbdError ERR_CONTROL when it hangs instead: its successor could not have the run directory */
+/** Waits for the end of a manager that steps down. @throws ErofsNbdError ERR_CONTROL if it hangs and so keeps the run directory */
 async function untilGone(pid: number): Promise<void> {
   const watch = new StartWatch(pid, "manager");
   while (isAlive(pid)) {
     const trouble = watch.look();
     if (trouble !== undefined) {
       throw new ErofsNbdError("ERR_CONTROL", `cannot upgrade: the manager, process ${pid}, ${trouble}`, {
-        hint: `end it with 'kill -KILL ${pid}' and upgrade again: devices stay`,
+        hint: `end it with 'kill -KILL ${pid}' and upgrade again: devices stay attached`,
       });
     }
     await sleep(POLL_MS);
   }
 }
 
-/** The manager that the service starts again; undefined: no process has taken the run directory in time, or it hangs. */
+/** The manager that the service restarts; undefined if no process locks the run directory in time, or if it hangs. */
 async function findRestarted(runDir: RunDir): Promise<ControlClient | undefined> {
   let absentSinceMs = performance.now();
   let watch: StartWatch | undefined;

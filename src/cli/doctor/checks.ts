@@ -1,8 +1,8 @@
 /**
- * What a machine needs to attach, one check each: looks, changes nothing, loads nothing, never waits for long.
+ * The checks of `doctor`: what a machine needs to attach images. They change nothing, load nothing and take bounded time.
  *
- * Called by `doctor`. A netlink family is asked for by a process of its own (family-probe.ts): a stuck driver would
- * hold the asking thread inside the kernel, and with it the end of the process.
+ * A separate process queries the netlink family (family-probe.ts): a hung driver would block the querying thread inside
+ * the kernel, and that process could not exit.
  */
 import { accessSync, constants, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { release } from "node:os";
@@ -17,7 +17,7 @@ export interface Check {
   readonly name: string;
   readonly state: "ok" | "warn" | "fail";
   readonly detail: string;
-  /** What to do about it; null when there is nothing to do. */
+  /** The remedy; null if none is needed. */
   readonly hint: string | null;
 }
 
@@ -25,7 +25,7 @@ type Verdict = Omit<Check, "name">;
 
 const MANAGER_DEADLINE_MS = 3000;
 const CAP_SYS_ADMIN = 21n;
-/** Fixed inode numbers of the first namespaces (include/uapi/linux/nsfs.h; proc_ns.h before). */
+/** Fixed inode numbers of the initial namespaces (include/uapi/linux/nsfs.h; proc_ns.h before). */
 const INITIAL_USER_NS = "user:[4026531837]";
 const INITIAL_PID_NS = "pid:[4026531836]";
 
@@ -33,7 +33,7 @@ const ok = (detail: string): Verdict => ({ state: "ok", detail, hint: null });
 const warn = (detail: string, hint: string): Verdict => ({ state: "warn", detail, hint });
 const fail = (detail: string, hint: string): Verdict => ({ state: "fail", detail, hint });
 
-/** Runs every check; one that cannot look says so instead of throwing. */
+/** Runs every check; one that throws becomes a warning. */
 export async function runChecks(runDir: RunDir): Promise<Check[]> {
   const checks: Array<[name: string, look: () => Verdict | Promise<Verdict>]> = [
     ["version", () => ok(`erofs-nbd ${VERSION}`)],
@@ -58,7 +58,7 @@ export async function runChecks(runDir: RunDir): Promise<Check[]> {
         return {
           name,
           ...warn(
-            `cannot be looked at: ${error instanceof Error ? error.message : String(error)}`,
+            `cannot be checked: ${error instanceof Error ? error.message : String(error)}`,
             "run doctor as root",
           ),
         };
@@ -89,7 +89,7 @@ function checkPermission(): Verdict {
   if (readlinkSync("/proc/self/ns/user") !== INITIAL_USER_NS) {
     return fail(
       "root of another user namespace only",
-      "the nbd driver wants CAP_SYS_ADMIN of the first one: run on the host",
+      "the nbd driver requires CAP_SYS_ADMIN in the initial one: run on the host",
     );
   }
   return ok("root with CAP_SYS_ADMIN");
@@ -101,11 +101,11 @@ function checkDriver(): Verdict {
     case "built in":
       return ok("built in");
     case "module":
-      return warn("not loaded; the module is there", "load it: modprobe nbd max_part=0");
+      return warn("not loaded, but the module is installed", "load it: modprobe nbd max_part=0");
     default:
       return fail(
-        "the kernel has none",
-        "install the kernel package that holds nbd.ko, or a kernel with CONFIG_BLK_DEV_NBD",
+        "missing from the kernel",
+        "install the kernel package with nbd.ko, or a kernel with CONFIG_BLK_DEV_NBD",
       );
   }
 }
@@ -114,7 +114,7 @@ function checkPartitions(): Verdict {
   const maxPart = readText("/sys/module/nbd/parameters/max_part")?.trim();
   if (maxPart === undefined) return ok("the driver is not loaded");
   if (maxPart === "0") return ok("max_part=0: no partition scans");
-  return ok(`max_part=${maxPart}: the first open reads the partition table (max_part=0 spares that)`);
+  return ok(`max_part=${maxPart}: the first open scans for partitions (max_part=0 avoids that)`);
 }
 
 async function checkNetlink(): Promise<Verdict> {
@@ -125,7 +125,7 @@ async function checkNetlink(): Promise<Verdict> {
     case "stuck":
       return fail(
         "the kernel does not answer",
-        "some nbd command is stuck in the driver: look for hung tasks in dmesg",
+        "an nbd command hangs in the driver: look for hung tasks in dmesg",
       );
     case "failed":
       return fail(answer.message, "generic netlink is needed; without it only --ioctl works");
@@ -136,24 +136,24 @@ async function checkNetlink(): Promise<Verdict> {
     return warn("unknown while the driver is not loaded", "load it: modprobe nbd max_part=0");
   }
   return fail(
-    "the driver is there, its netlink family is not",
-    "before Linux 6.4 only the first network namespace sees it; else only --ioctl works",
+    "the driver is loaded, but has no netlink family",
+    "before Linux 6.4 only the initial network namespace sees it; otherwise only --ioctl works",
   );
 }
 
-/** `net.core.dev_weight` exists in the first network namespace alone (net/core/sysctl_net_core.c). */
+/** `net.core.dev_weight` exists only in the initial network namespace (net/core/sysctl_net_core.c). */
 function checkNetworkNamespace(): Verdict {
-  if (exists("/proc/sys/net/core/dev_weight")) return ok("the first one");
+  if (exists("/proc/sys/net/core/dev_weight")) return ok("the initial one");
   return warn(
-    "not the first one: the kernel reports dead links only there",
-    "death is still noticed by other signs; run the manager in the host's network namespace for all of them",
+    "not the initial one: the kernel reports dead links only there",
+    "dead links are still detected by other means; for all of them run the manager in the host's network namespace",
   );
 }
 
 function checkPidNamespace(): Verdict {
-  if (readlinkSync("/proc/self/ns/pid") === INITIAL_PID_NS) return ok("the first one");
+  if (readlinkSync("/proc/self/ns/pid") === INITIAL_PID_NS) return ok("the initial one");
   return warn(
-    "not the first one: pids in sysfs are the host's",
+    "not the initial one: pids in sysfs are those of the host",
     "run the manager in the host's pid namespace",
   );
 }
@@ -164,7 +164,7 @@ function checkErofs(): Verdict {
   if (findModule("erofs") === "module") return ok("not loaded; mount loads the module");
   return warn(
     "the kernel cannot mount it",
-    "attach still works; install the kernel package that holds erofs.ko",
+    "attach still works; install the kernel package with erofs.ko to mount",
   );
 }
 
@@ -184,11 +184,11 @@ function checkRunDir(runDir: RunDir): Verdict {
   const hint = "run as root, or name a writable directory with --run-dir";
   if (!exists(runDir.path)) {
     const parent = nearestParent(runDir.path);
-    if (isAccessible(parent, constants.W_OK)) return ok(`${runDir.path}, made when it is needed`);
-    return fail(`${runDir.path} cannot be made: ${parent} is not writable`, hint);
+    if (isAccessible(parent, constants.W_OK)) return ok(`${runDir.path}, created when needed`);
+    return fail(`${runDir.path} cannot be created: ${parent} is not writable`, hint);
   }
   const found = statSync(runDir.path);
-  if (!found.isDirectory()) return fail(`${runDir.path} is no directory`, hint);
+  if (!found.isDirectory()) return fail(`${runDir.path} is not a directory`, hint);
   if (found.uid !== process.geteuid?.()) return fail(`${runDir.path} belongs to user ${found.uid}`, hint);
   if (!isAccessible(runDir.path, constants.W_OK)) return fail(`${runDir.path} is not writable`, hint);
   return ok(runDir.path);
@@ -197,10 +197,10 @@ function checkRunDir(runDir: RunDir): Verdict {
 async function checkManager(runDir: RunDir): Promise<Verdict> {
   const client = await ControlClient.connect(runDir);
   if (client === undefined) {
-    if (!hasRecords(runDir)) return ok("none runs; the first attach starts one");
+    if (!hasRecords(runDir)) return ok("not running; the first attach starts it");
     return warn(
-      "none runs, and a dead one has left devices behind",
-      "erofs-nbd status starts one that takes them over",
+      "not running, but a former one has left devices",
+      "run erofs-nbd status: it starts a manager that adopts them",
     );
   }
   let timer: NodeJS.Timeout | undefined;
@@ -209,7 +209,7 @@ async function checkManager(runDir: RunDir): Promise<Verdict> {
       timer = setTimeout(() => resolve(undefined), MANAGER_DEADLINE_MS);
     });
     const hello = await Promise.race([client.request("hello", {}), late]);
-    if (hello === undefined) return fail("it does not answer", `look into its log, ${runDir.logFile}`);
+    if (hello === undefined) return fail("it does not answer", `see its log, ${runDir.logFile}`);
     return ok(`version ${hello.version}, pid ${hello.pid}`);
   } finally {
     clearTimeout(timer);
@@ -217,7 +217,7 @@ async function checkManager(runDir: RunDir): Promise<Verdict> {
   }
 }
 
-/** Whether this kernel's module directory holds a module, from the files that depmod and the kernel's build left. */
+/** Searches the module directory of this kernel, by the indexes of depmod and the kernel build. */
 function findModule(name: string): "built in" | "module" | undefined {
   const places = ["/lib/modules", "/usr/lib/modules"].map((place) => join(place, release()));
   const lists = (file: string): boolean =>
@@ -251,7 +251,7 @@ function readText(path: string): string | undefined {
   try {
     return readFileSync(path, "utf8");
   } catch {
-    // Not there, or not for us: both mean that it says nothing.
+    // Missing and unreadable files are treated alike.
     return undefined;
   }
 }

@@ -1,13 +1,13 @@
 /**
- * Whether the kernel has a generic netlink family, asked by a process that can be lost.
+ * Queries whether the kernel has a generic netlink family, in a separate process that may hang.
  *
- * Used by doctor. The families are listed, not looked up by name: a look-up makes newer kernels load the module, and
- * doctor loads nothing. This file is both sides: imported it starts the process, run it is the process.
+ * Used by doctor. Lists the families instead of looking one up by name, because a look-up makes newer kernels load the
+ * module. This file is both sides: imported it starts the process, executed it is the process.
  */
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-/** What came of it; `stuck`: no answer in time, the process is left to its own fate. */
+/** The result. `stuck`: no answer in time; the process has been sent SIGKILL and is not waited for. */
 export type FamilyAnswer =
   | { readonly state: "there"; readonly id: number }
   | { readonly state: "absent" }
@@ -17,10 +17,10 @@ export type FamilyAnswer =
 const DEADLINE_MS = 5000;
 const SELF = fileURLToPath(import.meta.url);
 
-/** Asks for the family of that name. Never rejects. */
+/** Queries the family of that name. Never rejects. */
 export function probeFamily(name: string): Promise<FamilyAnswer> {
   return new Promise((resolve) => {
-    // Node's own flags (a loader, say) come along, so that this also works where the sources are run unbuilt.
+    // Flags of Node.js, such as a loader, are passed on, so that this works with unbuilt sources, too.
     const child = spawn(process.execPath, [...process.execArgv, SELF, name], {
       stdio: ["ignore", "pipe", "ignore"],
       detached: true,
@@ -48,11 +48,11 @@ function readAnswer(text: string, exitCode: number | null): FamilyAnswer {
   try {
     return JSON.parse(text) as FamilyAnswer;
   } catch {
-    return { state: "failed", message: `the asking process ended with ${exitCode} and no answer` };
+    return { state: "failed", message: `the probe process exited with ${exitCode} and no answer` };
   }
 }
 
-/** The process: one line of JSON on stdout. */
+/** Runs in the process: prints one line of JSON. */
 async function answer(name: string): Promise<FamilyAnswer> {
   const { GenericNetlink } = await import("../../../netlink/index.ts");
   try {

@@ -1,9 +1,9 @@
 /**
- * Writing and removing the files of `install-units`: all of them or none, whole or not at all, and never anybody
- * else's.
+ * Writes and removes the files of `install-units`: all of them or none, each one atomically, and never a file that
+ * install-units has not written.
  *
- * Looks at every place, and asks whether it can be written, before it touches the first (places.ts). Under a prefix
- * nothing of the running system is asked, told or touched.
+ * Checks every path, and that it can be written (places.ts), before it changes the first. Under a prefix the running
+ * system is neither inspected nor changed.
  */
 import {
   accessSync,
@@ -33,23 +33,23 @@ import {
 } from "./places.ts";
 import { MARK, MOUNT_HELPER, type SystemFile } from "./service-files.ts";
 
-/** What was done with a file, or would be. */
+/** What was done with a file, or would be done in a dry run. */
 export interface FileAction {
   readonly path: string;
   readonly action: "written" | "unchanged" | "removed" | "absent" | "left alone";
-  /** Why, where that is not plain. */
+  /** The reason, unless it is obvious. */
   readonly reason: string | null;
 }
 
 type Plan = FileAction & { readonly file: SystemFile };
 
-/** Of every directory that is made, whatever the umask: what is in them is for all to read and for root to write. */
+/** The mode of created directories, independent of the umask: readable by all, writable by root. */
 const DIRECTORY_MODE = 0o755;
 
-/** What npm's link to the mount helper is called, and what that leads to. */
+/** The names of npm's link to the mount helper and of its target. */
 const HELPER_NAMES = new Set(["mount.erofs.nbd", "mount-helper.cjs", "mount-helper.js"]);
 
-/** Writes what is not there, or is there in another version. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
+/** Writes files that are missing or differ. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
   return carryOut(
     files.flatMap((file) => planFile(prefix, file)),
@@ -57,13 +57,13 @@ export function writeFiles(prefix: string, files: readonly SystemFile[], dryRun:
   );
 }
 
-/** Removes what we wrote. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
+/** Removes files that install-units has written. @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_SYSCALL */
 export function removeFiles(prefix: string, files: readonly SystemFile[], dryRun: boolean): FileAction[] {
   const plans = files.flatMap((file) => {
     const { path, formerPath } = file;
     if (formerPath === undefined) return [planRemoval(placeOf(prefix, path, "remove"), file)];
     const former = planRemoval(placeOf(prefix, formerPath, "remove"), file);
-    // Nothing of ours was ever put there.
+    // install-units never writes to such a path.
     if (strayAbove(prefix, path) !== undefined) return [former];
     const plan = planRemoval(placeOf(prefix, path, "remove"), file);
     return former.action === "absent" ? [plan] : [plan, former];
@@ -86,7 +86,7 @@ function carryOut(plans: readonly Plan[], dryRun: boolean): FileAction[] {
   return plans.map(({ file: _, ...action }) => action);
 }
 
-/** Where its place is none for it, a unit goes to the former one, and the mount helper is done without. */
+/** If its path is unsuitable, a unit goes to its former path, and the mount helper is left out. */
 function planFile(prefix: string, file: SystemFile): Plan[] {
   const { path, formerPath } = file;
   const stray = formerPath === undefined ? undefined : strayAbove(prefix, path);
@@ -116,43 +116,43 @@ function planWriting(path: string, file: SystemFile, prefix: string): Plan {
   if (found.kind === "link" && file.path === MOUNT_HELPER && isToHelper(found)) {
     const { words, target } = found;
     const keep = target !== NOWHERE && isNpms(path, words) && findsNode(prefix);
-    const to = target === NOWHERE ? `${words}, which is not there` : target;
+    const to = target === NOWHERE ? `${words}, which does not exist` : target;
     const reason = keep ? `npm's own, it leads to ${to}` : `instead of a link to ${to}`;
     return { path, file, action: keep ? "left alone" : "written", reason };
   }
   const masked = isMask(found);
   throw new ErofsNbdError(
     "ERR_BAD_ARGUMENT",
-    `cannot write ${path}: ${masked ? "it is masked" : "somebody else has written it"}`,
+    `cannot write ${path}: ${masked ? "it is masked" : "it was not written by install-units"}`,
     {
       hint: masked
         ? "systemctl unmask it first"
-        : "move it away; your own settings belong into systemctl edit",
+        : "move it away, and keep local settings in drop-ins (systemctl edit)",
     },
   );
 }
 
-/** Of one that leads nowhere its words must do: the Node that it was made with, and all that was installed there, are gone. */
+/** A dangling link is judged by its text: the Node.js that created it has been removed with its packages. */
 function isToHelper({ words, target }: Link): boolean {
   if (target !== NOWHERE) return /\/mount-helper\.c?js$/.test(target);
   return HELPER_NAMES.has(basename(words));
 }
 
-/** Whether npm has put the link there: /usr/sbin may be /usr/bin, and npm refuses to go on where a link of its own is gone. */
+/** Whether npm has created the link: /usr/sbin may be /usr/bin, and npm fails if one of its links has been removed. */
 function isNpms(path: string, words: string): boolean {
   const bin = realpathSync(dirname(path));
   const modules = join(dirname(bin), "lib/node_modules/");
   return basename(bin) === "bin" && resolve(bin, words).startsWith(modules);
 }
 
-/** mount(8) gives its helpers no PATH: «env node» in a first line then looks in these two alone. */
+/** mount(8) runs its helpers without PATH: `env node` in the first line then searches only these two. */
 function findsNode(prefix: string): boolean {
   return ["/usr/bin/node", "/bin/node"].some((path) => existsSync(join(prefix, path)));
 }
 
 /**
- * What is to become of the file in its former place. Ours goes, once: where the new place has one already, this one
- * is a copy that `systemctl edit --full` made, and an administrator's like any other.
+ * Plans what happens to the file at its former path. One that install-units wrote is removed, once. If the new path has a
+ * file already, the one at the former path is a copy made by `systemctl edit --full`, and belongs to the administrator.
  */
 function planFormer(prefix: string, { file, action }: Plan): Plan[] {
   if (file.formerPath === undefined) return [];
@@ -162,7 +162,7 @@ function planFormer(prefix: string, { file, action }: Plan): Plan[] {
   const isFresh = action === "written" && look(join(prefix, file.path)).kind === "nothing";
   if (found.kind === "ours" && isFresh)
     return [{ path, file, action: "removed", reason: `it is in ${dirname(file.path)} now` }];
-  const reason = isMask(found) ? "it is masked" : "somebody else has written it, and it counts more";
+  const reason = isMask(found) ? "it is masked" : "it was not written by install-units and takes precedence";
   return [{ path, file, action: "left alone", reason }];
 }
 
@@ -178,11 +178,11 @@ function planRemoval(path: string, file: SystemFile): Plan {
       reason: obstacle ?? null,
     };
   }
-  const reason = isMask(found) ? "it is masked" : "somebody else has written it";
+  const reason = isMask(found) ? "it is masked" : "it was not written by install-units";
   return { path, file, action: "left alone", reason };
 }
 
-/** What a link says, and where it leads in the end. */
+/** The text of a symbolic link, and the path that it resolves to. */
 interface Link {
   readonly kind: "link";
   readonly words: string;
@@ -205,13 +205,13 @@ function look(path: string): Found {
   return text.includes(MARK) ? { kind: "ours", text, mode: found.mode & 0o777 } : { kind: "foreign" };
 }
 
-/** Whole under another name first: a service manager may be reading it just now. */
+/** Writes to a temporary file and renames it: systemd may be reading the old one. */
 function put(path: string, { text, mode }: SystemFile): void {
   makeDirectory(dirname(path));
   const draft = `${path}.${process.pid}~`;
   try {
     writeFileSync(draft, text, { mode, flag: "wx" });
-    // What the umask took away.
+    // The umask has been applied to the mode.
     chmodSync(draft, mode);
     renameSync(draft, path);
   } catch (error) {
@@ -220,7 +220,7 @@ function put(path: string, { text, mode }: SystemFile): void {
   }
 }
 
-/** With those above it. A umask of 0 must leave none of them to everybody, one of 077 none to root alone. */
+/** Creates a directory and its parents with the same mode for any umask, such as 0 or 077. */
 function makeDirectory(path: string): void {
   const first = mkdirSync(path, { recursive: true, mode: DIRECTORY_MODE });
   if (first === undefined) return;

@@ -1,12 +1,14 @@
 /**
- * Where the files of an installation may go: not out of the prefix, to no read-only file system, and units to one that systemd
- * sees when it starts. installation.ts asks before it writes anything; nothing is changed here.
+ * Where files may be installed: within the prefix, on a writable file system, and units on a file system that is mounted
+ * when systemd starts.
+ *
+ * Used by installation.ts before it writes. Changes nothing.
  */
 import { accessSync, constants, lstatSync, realpathSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { ErofsNbdError } from "../../errors.ts";
 
-/** Where a link leads that leads to nothing. */
+/** The target of a dangling link. */
 export const NOWHERE = "nowhere";
 
 export function targetOf(path: string): string {
@@ -17,7 +19,7 @@ export function targetOf(path: string): string {
   }
 }
 
-/** The lowest of the directories above a path that is there; at the top of the prefix the search ends. */
+/** The lowest existing directory above a path; the search ends at the prefix. */
 export function nearestDirectory(prefix: string, path: string): string {
   const top = resolve(prefix);
   let above = dirname(path);
@@ -30,12 +32,12 @@ function isThere(path: string): boolean {
     lstatSync(path);
     return true;
   } catch {
-    // Whatever else it is shows when the file is looked at.
+    // Any other error shows when the file itself is inspected.
     return false;
   }
 }
 
-/** The path of a file under the prefix. @throws ErofsNbdError ERR_BAD_ARGUMENT where a link leads out of the prefix */
+/** The path of a file under the prefix. @throws ErofsNbdError ERR_BAD_ARGUMENT if a symbolic link leads out of the prefix */
 export function placeOf(prefix: string, path: string, what: "write" | "remove"): string {
   const place = join(resolve(prefix), path);
   const stray = strayAbove(prefix, path);
@@ -45,7 +47,7 @@ export function placeOf(prefix: string, path: string, what: "write" | "remove"):
   });
 }
 
-/** Which link on the way leads out of the prefix, in words: one of a machine's image (etc -> /etc) may lead into this one. */
+/** The symbolic link that leads out of the prefix, as text: `etc -> /etc` in a root directory would lead into this system. */
 export function strayAbove(prefix: string, path: string): string | undefined {
   const top = resolve(prefix);
   const above = nearestDirectory(top, join(top, path));
@@ -55,19 +57,19 @@ export function strayAbove(prefix: string, path: string): string | undefined {
   return isInside ? undefined : `${above} leads to ${real}, out of ${top}`;
 }
 
-/** Says so where nothing can be put because the file system is read-only. The kernel is asked: it knows more than a mount's flags. */
+/** The reason if the file system is read-only. Asks the kernel, because mount flags do not tell everything. */
 export function readOnlyOf(prefix: string, path: string): string | undefined {
   try {
-    // The prefix may have to be made as well.
+    // The prefix itself may not exist yet.
     accessSync(nearestDirectory("/", join(resolve(prefix), path)), constants.W_OK);
     return undefined;
   } catch (error) {
-    // Another reason is an error when it comes to writing.
+    // Other errors are reported when the file is written.
     return (error as NodeJS.ErrnoException).code === "EROFS" ? `${dirname(path)} is read-only` : undefined;
   }
 }
 
-/** Says so where a directory may not be there yet when systemd reads its units: fstab mounts it later. /usr and /etc are there. */
+/** The reason if fstab mounts a directory after systemd has read its units; /usr and /etc are mounted before. */
 export function mountedLater(prefix: string, path: string): string | undefined {
   const deviceOf = (name: string): number | undefined =>
     statSync(nearestDirectory("/", join(resolve(prefix), name)), { throwIfNoEntry: false })?.dev;

@@ -1,12 +1,13 @@
 /**
- * What `install-units` writes: the units, and the files by which the kernel module, the workers' user and mount(8)'s
- * helper are found. Pure: paths and texts for an installation; installation.ts writes them.
+ * The files of `install-units`: the units, and the configuration of the kernel module, the workers' user and the mount
+ * helper.
  *
- * Each directive that is not plain has its reason beside it, in the unit: that is where administrators look.
+ * Pure: paths and contents; installation.ts writes them. Directives that need an explanation have it in the unit, where
+ * administrators read it.
  */
 import { ADMIN_UNIT_DIRECTORY, SERVICE, UNIT_DIRECTORY } from "../../control/system-service.ts";
 
-/** Where Node and the program are, and what the service manager understands. */
+/** The paths of Node.js and the program, and the version of systemd. */
 export interface Installation {
   /** Absolute. */
   readonly nodePath: string;
@@ -22,17 +23,17 @@ export interface SystemFile {
   readonly path: string;
   readonly mode: number;
   readonly text: string;
-  /** Where former versions wrote it, and where it goes if `path` is no place for it. What is there counts more. */
+  /** The path of former versions, also used if `path` is unsuitable. systemd gives it precedence over `path`. */
   readonly formerPath?: string;
 }
 
-/** An image attached at boot; its instances are named by the escaped path. */
+/** Attaches an image at boot; the instance name is the escaped path. */
 export const IMAGE_SERVICE = "erofs-nbd@.service";
 export const SYSUSERS_FILE = "/etc/sysusers.d/erofs-nbd.conf";
 export const MOUNT_HELPER = "/usr/sbin/mount.erofs.nbd";
-/** The text that says a file is ours: only such a file is written over, or removed. */
+/** Marks files of install-units: only these are overwritten or removed. Former versions wrote it, too: do not change it. */
 export const MARK = "Written by «erofs-nbd install-units»";
-/** SurviveFinalKillSignal= came with it; older ones would warn. */
+/** The first version with SurviveFinalKillSignal=; older ones would warn. */
 const SURVIVES_FINAL_KILL = 255;
 
 /** All of them. */
@@ -54,17 +55,17 @@ export function serviceFiles(installation: Installation): SystemFile[] {
     {
       path: MOUNT_HELPER,
       mode: 0o755,
-      // No link: it names the Node that was chosen, and mount(8) gives no PATH by which another could be found.
+      // A script instead of a link, because it names the Node.js to use: mount(8) runs helpers without PATH.
       text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(`${programDirectory}/mount-helper.cjs`)} "$@"\n`,
     },
   ];
 }
 
 function header({ version }: Installation): string {
-  return `# ${MARK}, version ${version}; the next run writes it anew.\n`;
+  return `# ${MARK}, version ${version}; the next run overwrites it.\n`;
 }
 
-const MODPROBE = `# Opening a device reads no partition table: images have none, and reading it costs time.
+const MODPROBE = `# Do not scan for partition tables: images have none, and the scan takes time.
 options nbd max_part=0
 `;
 
@@ -72,21 +73,21 @@ function managerUnit({ nodePath, programDirectory, systemdVersion }: Installatio
   const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.cjs`)}`;
   const survival =
     systemdVersion >= SURVIVES_FINAL_KILL
-      ? "# Workers outlive the last SIGKILL of a shutdown: something that could not be unmounted may still read.\nSurviveFinalKillSignal=yes\n"
+      ? "# Workers survive the final SIGKILL of a shutdown: file systems that could not be unmounted may still read.\nSurviveFinalKillSignal=yes\n"
       : "";
-  return `# Change it with «systemctl edit ${SERVICE}».
+  return `# Change it with: systemctl edit ${SERVICE}
 
 [Unit]
 Description=erofs-nbd: keeps EROFS images attached to /dev/nbdN readable
 Documentation=man:erofs-nbd(8)
-# As early as storage goes, and mounts of any kind come after it: at a shutdown they go before it. For systemd a mounted image
-# is a local file system, with _netdev or without. Where Node is on a file system of its own, the restarts wait for that.
+# Start as early as other storage services, before all mounts; at shutdown mounts are then unmounted first. systemd treats a
+# mounted image as a local file system, with or without _netdev. If Node.js is on a separate file system, restarts wait for it.
 DefaultDependencies=no
 Conflicts=shutdown.target
 Wants=modprobe@nbd.service local-fs-pre.target remote-fs-pre.target
 After=modprobe@nbd.service systemd-modules-load.service systemd-sysusers.service
 Before=local-fs-pre.target remote-fs-pre.target shutdown.target
-# Somebody may be waiting for a read: never give up.
+# Reads may be waiting: never stop restarting.
 StartLimitIntervalSec=0
 ${survival}
 [Service]
@@ -99,17 +100,16 @@ WatchdogSec=30s
 TimeoutStartSec=3min
 TimeoutStopSec=30s
 TimeoutAbortSec=5s
-# Every line of the log says its own priority. What comes without one are the last words of a process that died, and for
-# «journalctl -p err» to show.
+# Log lines carry their priority. Lines without one are the last output of a crashed process; \`journalctl -p err\` shows them.
 SyslogLevel=err
 
-# Workers serve on while the manager is restarted, and the next one meets them again.
+# Workers go on serving while the manager is restarted, and reconnect to the next one.
 KillMode=process
 RuntimeDirectory=erofs-nbd
 RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes
 
-# Every process that reads from a device waits for these.
+# Every process that reads from a device depends on these.
 OOMPolicy=continue
 OOMScoreAdjust=-900
 LimitNOFILE=524288
@@ -117,9 +117,9 @@ LimitMEMLOCK=infinity
 TasksMax=infinity
 UMask=0077
 
-# No mount namespace (ProtectSystem=, PrivateTmp=, PrivateDevices= …): workers would keep a copy of every mount in the one they
-# were started in, images in /tmp could not be found, and which mounts a device has could not be told. No network namespace:
-# the kernel's nbd events reach the first one alone. No MemoryDenyWriteExecute=: Node compiles to machine code.
+# No mount namespace (ProtectSystem=, PrivateTmp=, PrivateDevices=, ...): workers would keep a copy of every mount, images in
+# /tmp would not be found, and the mounts of a device could not be listed. No network namespace: the kernel sends nbd events
+# to the initial one only. No MemoryDenyWriteExecute=: Node.js compiles to machine code.
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL CAP_SETUID CAP_SETGID CAP_SETPCAP
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_IPC_LOCK CAP_SYS_NICE CAP_SYS_RESOURCE CAP_LEASE
 NoNewPrivileges=yes
@@ -139,20 +139,20 @@ WantedBy=multi-user.target remote-fs.target
 `;
 }
 
-/** Image, record, then the command to which the identifier is given: the first that the record has. «$» is systemd's own. */
+/** Arguments: image, record, and the command, to which the first identifier in the record is passed. `$$` is systemd's escape. */
 const STOP_SCRIPT =
   'id=$$(sed -n "/identifier/{s/.*: .//;s/.,//p;q}" "$$1"); shift; exec "$$@" "$${id:-$$0}"';
 
 function imageUnit({ nodePath, programDirectory }: Installation): string {
   const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.cjs`)}`;
   const record = "%t/erofs-nbd@%i/device";
-  return `# For an image that is to be attached and not mounted: erofs-nbd@$(systemd-escape --path /srv/a.erofs).service
-# Options of «attach» go into OPTIONS, with «systemctl edit»: Environment=OPTIONS="--device 5".
+  return `# Attaches an image without mounting it: erofs-nbd@$(systemd-escape --path /srv/a.erofs).service
+# Set options of attach with systemctl edit: Environment=OPTIONS="--device 5".
 
 [Unit]
 Description=erofs-nbd: %f attached
 Documentation=man:erofs-nbd(8)
-# Not Requires=: a restart of the manager is none of this.
+# Not Requires=: a restart of the manager must not restart this unit.
 Wants=${SERVICE}
 After=${SERVICE}
 RequiresMountsFor=%f
@@ -161,12 +161,12 @@ RequiresMountsFor=%f
 Type=oneshot
 RemainAfterExit=yes
 Environment=OPTIONS=
-# What was attached is remembered: the same image may be attached elsewhere, by others. Without that it is detached by its path.
+# Remember which device was attached: the image may be attached more than once. Without the record it is detached by path.
 RuntimeDirectory=erofs-nbd@%i
 RuntimeDirectoryMode=0700
 ExecStart=/bin/sh -c 'exec "$$@" >"$$0"' ${record} ${program} attach --json $OPTIONS -- %f
 ExecStop=/bin/sh -c '${STOP_SCRIPT}' %f ${record} ${program} detach --
-# Not attached any more: somebody has detached it.
+# Exit code 3: not attached any more.
 SuccessExitStatus=3
 TimeoutStartSec=2min
 KillMode=process
@@ -176,7 +176,7 @@ WantedBy=multi-user.target
 `;
 }
 
-/** A word of a unit's command line: systemd takes quotes, and «%» and «$» for its own (systemd.service(5)). */
+/** A word of a unit's command line; systemd interprets quotes, % and $ (systemd.service(5)). */
 export function unitWord(word: string): string {
   const escaped = word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%").replaceAll("$", "$$$$");
   return /^[\w@%+=:,./-]+$/.test(word) ? escaped : `"${escaped}"`;

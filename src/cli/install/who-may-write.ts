@@ -1,15 +1,15 @@
 /**
- * Who else may change a file that root is to run: its owner, its group or everybody, there or at a directory above it.
+ * Finds users other than root who may change a program: by its owner or mode, or by those of a directory above it.
  *
- * Asked by install-units about Node and the program before it makes them a service of root's. It changes nothing.
+ * Used by install-units for Node.js and erofs-nbd, before root runs them as a service. Changes nothing.
  */
 import { lstatSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 
-/** A place that somebody may write, and what to do about it. */
+/** A path that other users may write, and the remedy. */
 export interface Weakness {
   readonly path: string;
-  /** «user 1000», «group 50», «anybody». */
+  /** "user 1000", "group 50" or "any user". */
   readonly who: string;
   readonly remedy: string;
 }
@@ -19,8 +19,8 @@ const ANYBODY_MAY_WRITE = 0o002;
 const STICKY = 0o1000;
 
 /**
- * The first weak place from a file up to `top`; undefined when there is none, and for what is not there, or leads out of `top`: then it is not
- * this tree's. Trusted are root and the owner of `top`, who is root in a machine that runs, and whoever builds an image elsewhere.
+ * The first weak path from a file up to `top`. Undefined if there is none, and if the file does not exist or lies outside
+ * of `top`. Root and the owner of `top` are trusted; in a root directory below a prefix that owner is the user who builds it.
  */
 export function findWeakness(path: string, top: string): Weakness | undefined {
   let place: string;
@@ -49,13 +49,13 @@ function weaknessOf(
     return {
       path,
       who: `user ${found.uid}`,
-      remedy: "install Node and erofs-nbd where root alone may write, not in a home directory",
+      remedy: "install Node.js and erofs-nbd where only root may write, not in a home directory",
     };
-  // What is root's in a sticky directory, others neither remove nor rename.
+  // In a sticky directory other users can neither remove nor rename root's files.
   if (found.isDirectory() && (found.mode & STICKY) !== 0) return undefined;
   if ((found.mode & ANYBODY_MAY_WRITE) !== 0)
-    return { path, who: "anybody", remedy: `take that right away: chmod o-w ${path}` };
+    return { path, who: "any user", remedy: `remove the permission: chmod o-w ${path}` };
   if ((found.mode & GROUP_MAY_WRITE) !== 0 && !trusted.gids.has(found.gid))
-    return { path, who: `group ${found.gid}`, remedy: `take that right away: chmod g-w ${path}` };
+    return { path, who: `group ${found.gid}`, remedy: `remove the permission: chmod g-w ${path}` };
   return undefined;
 }

@@ -1,28 +1,28 @@
 /**
- * A mount option list taken apart: ours (nbd.NAME=VALUE) from those for mount(8), which tells its own from the kernel's.
+ * Splits a mount option list into the options of erofs-nbd (nbd.NAME=VALUE) and those passed on to mount(8).
  *
- * Pure. Used by the mount helper and by `erofs-nbd mount`. It mounts nothing and knows nothing of the image.
+ * Pure. Used by the mount helper and by `erofs-nbd mount`.
  */
 import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import { type AttachWords, DEFAULTS, type DeviceParams, readAttachParams } from "../attach/attach-params.ts";
 import { isKnownMountOption } from "./known-mount-options.ts";
 
-/** One of our own options in a mount option list. */
+/** An option of erofs-nbd in a mount option list. */
 export interface NbdOption {
   /** Without the prefix. */
   readonly name: string;
-  /** What its value is, as in a manual. */
+  /** The placeholder of its value, as in a manual page. */
   readonly value: string;
   readonly summary: string;
 }
 
-/** All of them; the manual page is made of this. */
+/** All of them, in the order of the manual page. */
 export const NBD_OPTIONS: readonly NbdOption[] = [
   { name: "device", value: "DEVICE", summary: "nbd3, /dev/nbd3 or 3; default: the kernel picks a free one" },
   {
     name: "connections",
     value: "N",
-    summary: `links between kernel and workers; default: ${DEFAULTS.connections}`,
+    summary: `number of links between kernel and workers; default: ${DEFAULTS.connections}`,
   },
   {
     name: "block-size",
@@ -47,7 +47,7 @@ export const NBD_OPTIONS: readonly NbdOption[] = [
   {
     name: "hang-timeout",
     value: "MS",
-    summary: `how long a worker may serve nothing until another takes over; default: ${DEFAULTS.hangTimeout}`,
+    summary: `time without progress after which a worker is replaced; default: ${DEFAULTS.hangTimeout}`,
   },
   { name: "run-dir", value: "DIR", summary: "where the manager's files live; default: /run/erofs-nbd" },
 ];
@@ -63,23 +63,23 @@ const WORD_OF: Readonly<Record<string, Exclude<keyof AttachWords, "netlink" | "i
   "hang-timeout": "hangTimeout",
 };
 
-/** What a mount option list asks for. */
+/** A parsed mount option list. */
 export interface MountOptions {
   readonly device: DeviceParams;
   /** nbd.run-dir. */
   readonly runDir: string | undefined;
-  /** For mount(8): `ro` first, then everything that is not ours, in its order. */
+  /** For mount(8): `ro` first, then all other options in their order. */
   readonly forMount: readonly string[];
   readonly isRemount: boolean;
-  /** `nofail`: an image that is not there is no failure. */
+  /** `nofail`: a missing image is no failure. */
   readonly isNofail: boolean;
-  /** Left out because the caller wanted sloppiness. */
+  /** Unknown options that were dropped because of `mount -s`. */
   readonly ignored: readonly string[];
 }
 
 /**
- * @param text items separated by commas
- * @param isSloppy leave out what is not known instead of refusing it (mount -s)
+ * @param text options separated by commas
+ * @param isSloppy drop unknown options instead of throwing (mount -s)
  * @throws ErofsNbdError ERR_BAD_ARGUMENT
  */
 export function readMountOptions(text: string, isSloppy: boolean): MountOptions {
@@ -114,8 +114,8 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
 }
 
 /**
- * The items of a list, empty ones left out. As in mount(8) a comma within double quotes or behind a backslash does not
- * separate: security contexts have such.
+ * The options of a list, without empty ones. As in mount(8), a comma within double quotes or after a backslash does not
+ * separate options: security contexts contain commas.
  */
 export function splitOptions(text: string): string[] {
   const items: string[] = [];
@@ -133,7 +133,7 @@ export function splitOptions(text: string): string[] {
   return [...items, item].filter((one) => one !== "");
 }
 
-/** EROFS is read-only whatever is said: mount(8) itself adds `rw`, and the kernel would complain about it. */
+/** EROFS is always read-only. mount(8) itself adds `rw`, which the kernel would reject. */
 function isImplied(name: string): boolean {
   return name === "ro" || name === "rw" || name === "defaults";
 }

@@ -53,7 +53,7 @@ describe("mount and umount", () => {
     }
     const first = await erofsNbd("umount", files.mountPoint);
     expect(first).toMatchObject({ code: 0, stdout: "" });
-    expect(first.stderr).toBe(`note: ${device} stays attached: it is mounted at ${files.at("other")}, too\n`);
+    expect(first.stderr).toBe(`note: ${device} stays attached: it is also mounted at ${files.at("other")}\n`);
     expect(await erofsNbd("umount", files.at("other"))).toEqual({ code: 0, stdout: "", stderr: "" });
     expect(existsSync(`/sys/block/nbd${index}/pid`)).toBe(false);
     await expectNothingAttached();

@@ -36,7 +36,7 @@ async function withDevices(...devices: DeviceStatus[]): Promise<FakeManager> {
   return manager;
 }
 
-describe("refused before anybody is asked", () => {
+describe("refused before the manager is asked", () => {
   test.each([
     [["nbd0", "--kills", "0"], /^erofs-nbd: invalid --kills '0': expected an integer from 1 /],
     [
@@ -52,7 +52,7 @@ describe("refused before anybody is asked", () => {
       ["nbd0", "--report", "/nowhere/at/all.html"],
       /cannot write a report to \/nowhere\/at\/all.html: ENOENT/,
     ],
-    [["nbd0", "--report", "/tmp"], /cannot write a report to \/tmp: it is no file name/],
+    [["nbd0", "--report", "/tmp"], /cannot write a report to \/tmp: it is not a file name/],
     [[], /missing required argument 'TARGET'/],
   ])("%j", async (args, message) => {
     const { code, stdout, stderr } = await run(...args);

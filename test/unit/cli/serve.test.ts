@@ -101,7 +101,7 @@ describe("on a unix socket", () => {
     expect(statSync(at("s")).isSocket()).toBe(true);
     await new Promise((resolve) => server.close(resolve));
     const file = await runCli(["serve", "--socket", image, image]);
-    expect(file).toMatchObject({ code: 2, stderr: expect.stringContaining("it exists and is no socket") });
+    expect(file).toMatchObject({ code: 2, stderr: expect.stringContaining("it exists and is not a socket") });
     expect(readFileSync(image)).toEqual(BYTES);
   });
 

@@ -81,7 +81,7 @@ describe("wrong usage", () => {
     [["attach", "--block-size", "1000", "a"], /--block-size '1000': expected a power of two/],
     [["attach", "--device", "/dev/sda", "a"], /--device '\/dev\/sda': expected an nbd device/],
     [["detach"], /name a target, or --all/],
-    [["detach", "--all", "nbd0"], /--all leaves no targets/],
+    [["detach", "--all", "nbd0"], /--all and targets are mutually exclusive/],
     [["serve", "a"], /name one of --socket PATH and --listen HOST:PORT/],
     [["serve", "--socket", "/x", "--listen", "h", "a"], /name one of --socket/],
     [["serve", "--listen", "::1", "a"], /--listen '::1': expected HOST/],

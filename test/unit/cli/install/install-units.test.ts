@@ -115,10 +115,14 @@ describe("files", () => {
   });
 
   const foreign: Array<[what: string, make: (path: string) => void, why: string]> = [
-    ["another file", (path) => writeFileSync(path, "[Unit]\n"), "somebody else has written it"],
+    ["another file", (path) => writeFileSync(path, "[Unit]\n"), "it was not written by install-units"],
     ["a mask", (path) => symlinkSync("/dev/null", path), "it is masked"],
-    ["a directory", (path) => mkdirSync(path), "somebody else has written it"],
-    ["a link that leads nowhere", (path) => symlinkSync("/nowhere", path), "somebody else has written it"],
+    ["a directory", (path) => mkdirSync(path), "it was not written by install-units"],
+    [
+      "a link that leads nowhere",
+      (path) => symlinkSync("/nowhere", path),
+      "it was not written by install-units",
+    ],
   ];
   test.each(foreign)(
     "%s in their place: refused before anything is written, and left alone by --remove",
@@ -160,17 +164,17 @@ describe("files", () => {
     (words) => {
       mkdirSync(at("/usr/sbin"), { recursive: true });
       symlinkSync(words, at(HELPER));
-      const reason = `instead of a link to ${words}, which is not there`;
+      const reason = `instead of a link to ${words}, which does not exist`;
       expect(planForHelper()).toMatchObject({ action: "written", reason });
       expect(readFileSync(at(HELPER), "utf8")).toContain(MARK);
     },
   );
 
-  test("a link to something else of that name is somebody else's", () => {
+  test("a link of that name to another program is not replaced", () => {
     mkdirSync(at("/usr/sbin"), { recursive: true });
     writeFileSync(at("/mount.erofs.nbd"), "");
     symlinkSync(at("/mount.erofs.nbd"), at(HELPER));
-    expect(planForHelper).toThrow(/somebody else has written it/);
+    expect(planForHelper).toThrow(/it was not written by install-units/);
   });
 
   test.each([
@@ -208,7 +212,7 @@ describe("files", () => {
     ["a copy of «systemctl edit --full»", (path) => writeFileSync(path, `# ${MARK}\n`), true],
     ["a mask", (path) => symlinkSync("/dev/null", path), false],
   ];
-  test.each(inFormerPlace)("%s is left alone where it counts more than the unit", (_, make, isRemoved) => {
+  test.each(inFormerPlace)("%s that takes precedence over the unit is left alone", (_, make, isRemoved) => {
     writeFiles(prefix, FILES, false);
     mkdirSync(at(dirname(FORMER_UNIT)), { recursive: true });
     make(at(FORMER_UNIT));
@@ -508,12 +512,12 @@ describe("the command", () => {
   });
 
   test.each([process.execPath, PROGRAM])(
-    "refuses where others may change what root is to run, unless it is told to: %s",
+    "refuses programs that users other than root may change, except with --force: %s",
     async (path) => {
       mkdirSync(dirname(at(path)), { recursive: true });
       writeFileSync(at(path), "");
       chmodSync(dirname(at(path)), 0o777);
-      const why = `root would run ${path}, and anybody may change ${dirname(at(path))}`;
+      const why = `root would run ${path}, but any user may change ${dirname(at(path))}`;
       for (const words of [[], ["--dry-run"]]) {
         const refused = await runCli(["install-units", "--prefix", prefix, ...words]);
         expect(refused).toMatchObject({ code: 1, stdout: "" });

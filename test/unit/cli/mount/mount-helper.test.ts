@@ -137,7 +137,7 @@ describe("a mount", () => {
     await withManager();
     const { code, stderr } = await mount("-sv", "-o", "no-such,nbd.conns=2,noatime");
     expect(code).toBe(0);
-    expect(stderr).toContain("note: options that nobody knows are left out: no-such, nbd.conns=2\n");
+    expect(stderr).toContain("note: unknown options are ignored: no-such, nbd.conns=2\n");
     expect(log()).toContain("ro,noatime");
   });
 
