@@ -1,8 +1,10 @@
 // @ts-check
 /**
- * Attaches an image through the machine's manager, or finds it attached already, says what is there, and detaches at Ctrl-C or after the seconds given.
+ * Attaches an image through the machine's manager, or finds it attached already, says what is there, and detaches at
+ * Ctrl-C or after the seconds given.
  *
- * `sudo node examples/attach.mjs IMAGE [SECONDS]`. The device is like one of the command line: `erofs-nbd status` shows it.
+ * `sudo node examples/attach.mjs IMAGE [SECONDS]`. The device is like one of the command line: `erofs-nbd status` shows
+ * it.
  */
 import { attach, find } from "erofs-nbd";
 

@@ -1,8 +1,8 @@
 /**
  * A source of one's own: an image that lies in parts on disk (such as `split -b 64M` makes), served as one device.
  *
- * Workers load this module and call `open` with the options of the attach; see attach-split-image.mjs for that. The parts
- * and this file must be readable for the user that workers run as.
+ * Workers load this module and call `open` with the options of the attach; see attach-split-image.mjs for that. The
+ * parts and this file must be readable for the user that workers run as.
  */
 import { open as openFile } from "node:fs/promises";
 

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * erofs-nbd(8), made of the command line's own definitions; only what they do not say is written here.
+ * Generates erofs-nbd(8) from the definitions of the command line. Only what these do not contain is written here.
  */
 import { bold, entry, italic, page, prose, roff, section } from "./roff.mjs";
 
@@ -10,37 +10,32 @@ import { bold, entry, italic, page, prose, roff, section } from "./roff.mjs";
 /** @typedef {import("../src/cli/command-shapes.ts").OperandShape} OperandShape */
 
 const DESCRIPTION = `
-erofs-nbd attaches EROFS images, and any other block image, to /dev/nbdN through the kernel's netlink interface, and keeps them
-readable whatever dies. The process that serves the reads may be killed, hang or be upgraded: another one goes on with the same
-socket. The socket itself may be lost: the kernel gets a fresh one. Reads wait meanwhile. All devices are read-only.
+erofs-nbd attaches EROFS images, and any other block image, to /dev/nbdN through the kernel's netlink interface, and
+keeps them readable, no matter which process dies. If the process that serves the reads is killed, hangs or is upgraded,
+another one goes on with the same socket. If the socket is lost, the kernel gets a new one. Reads wait meanwhile. All
+devices are read-only.
 
-The first attach starts a manager, which ends with its last device. A killed manager's devices are served on, and the next
-command starts a manager that takes them over.
+The first attach starts a manager, which ends with its last device. When a manager is killed, its devices are still
+served, and another manager adopts them.
 `;
 
 const FILES = [
   ["/run/erofs-nbd", "the manager's control socket, and a record of each device; mode 0700"],
-  [
-    "/run/erofs-nbd/manager.log",
-    "the log of a manager that a command started, and what its workers have to say",
-  ],
-  ["/run/erofs-nbd/manager.log.1", "what was in it before it came to 1 MiB"],
-  ["/run/erofs-nbd/metrics.sock", "where metrics are offered over HTTP, for Prometheus"],
-  ["/sbin/mount.erofs.nbd", "where mount(8) looks for the helper: see mount.erofs.nbd(8)"],
+  ["/run/erofs-nbd/manager.log", "the log of a manager started by a command, and of its workers"],
+  ["/run/erofs-nbd/manager.log.1", "the log before it reached 1 MiB"],
+  ["/run/erofs-nbd/metrics.sock", "metrics for Prometheus over HTTP"],
+  ["/sbin/mount.erofs.nbd", "the mount helper: see mount.erofs.nbd(8)"],
 ];
 
 const ENVIRONMENT = [
-  ["EROFS_NBD_RUN_DIR", "the run directory, where --run-dir does not name one"],
-  ["RUNTIME_DIRECTORY", "the same, set by systemd for a manager's own unit, where neither names one"],
+  ["EROFS_NBD_RUN_DIR", "the run directory, if --run-dir is not given"],
+  ["RUNTIME_DIRECTORY", "the same, set by systemd for the manager's unit, if neither is given"],
   [
     "EROFS_NBD_LOG",
-    "what a manager logs, where --log-level does not say it: debug, info (the default), warn or error",
+    "the log level of a manager without --log-level: debug, info (the default), warn or error",
   ],
-  [
-    "EROFS_NBD_METRICS_LISTEN",
-    "HOST:PORT, a loopback address where a manager offers metrics as well, where --metrics-listen names none",
-  ],
-  ["NO_COLOR", "not empty: the live table has no colours"],
+  ["EROFS_NBD_METRICS_LISTEN", "HOST:PORT, a loopback address for metrics, if --metrics-listen is not given"],
+  ["NO_COLOR", "if not empty, the live table has no colours"],
 ];
 
 const EXIT_STATUS = [
@@ -58,7 +53,7 @@ const EXIT_STATUS = [
 export function erofsNbdPage(program) {
   return page({
     name: program.name,
-    summary: "attach EROFS images to /dev/nbdN and keep them readable whatever dies",
+    summary: "attach EROFS images to /dev/nbdN and keep them readable, no matter which process dies",
     version: program.version,
     body: [
       section("Synopsis"),

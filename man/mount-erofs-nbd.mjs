@@ -1,67 +1,68 @@
 // @ts-check
 /**
- * mount.erofs.nbd(8): how mount(8), umount(8) and fstab go with the helper. The table of its options is the code's own.
+ * Generates mount.erofs.nbd(8): using the helper with mount(8), umount(8) and fstab. The options come from the code.
  */
 import { bold, entry, italic, page, prose, roff, section } from "./roff.mjs";
 
 /** @typedef {import("../src/cli/mount/mount-options.ts").NbdOption} NbdOption */
 
 const DESCRIPTION = `
-mount(8) calls this program for the type erofs.nbd. It attaches IMAGE as erofs-nbd mount does, mounts the device at DIR, and lets
-the device end with its last mount: a plain umount(8) ends everything. It is found as /sbin/mount.erofs.nbd. erofs-nbd install-units
-puts it there, together with what systemd needs; without systemd, erofs-nbd install-units --prefix / does. It is a script:
+mount(8) calls this program for the type erofs.nbd. It attaches IMAGE as erofs-nbd mount does and mounts the device at
+DIR. The device is detached with its last mount, so a plain umount(8) is enough. mount(8) looks for the program in
+/sbin. erofs-nbd install-units installs it there together with the systemd units; without systemd use
+erofs-nbd install-units --prefix /. It is a script:
 
   #!/bin/sh
   exec /usr/local/bin/node /DIRECTORY/OF/erofs-nbd/dist/src/cli/mount-helper.cjs "$@"
 
-A link to the program finds Node in /usr/bin or /bin alone, because mount(8) gives its helpers no PATH.
+A link to the program finds Node.js in /usr/bin or /bin only, because mount(8) runs helpers without PATH.
 
-EROFS is read-only, and so is every mount; rw is not an error.
+EROFS is read-only, and so is every mount; rw is ignored.
 `;
 
 const FLAGS = [
-  ["-f", "check the call, the image and the directory, and do nothing"],
-  ["-n", "accepted, without effect: the table in /run/mount is kept by mount(8) itself"],
-  ["-s", "leave out options that neither mount(8) nor EROFS nor erofs-nbd knows"],
-  ["-v", "say what is done"],
+  ["-f", "check the arguments, the image and the directory, but do not mount"],
+  ["-n", "accepted, no effect: mount(8) itself keeps the table in /run/mount"],
+  ["-s", "ignore options that neither mount(8) nor EROFS nor erofs-nbd knows"],
+  ["-v", "print what is done"],
   ["-h, --help", "print a short help"],
   ["-V, --version", "print the version"],
 ];
 
 const OPTIONS = `
-Options of erofs-nbd are written nbd.NAME=VALUE and are taken out before the mount. They hold until the last umount; a remount
-leaves them as they are. Of an option given several times the last counts.
+Options of erofs-nbd are spelled nbd.NAME=VALUE and are removed before the mount. They apply until the last umount; a
+remount does not change them. If an option is repeated, the last one counts.
 `;
 
 const OTHER_OPTIONS = `
-An image that is not there is no failure with nofail. auto, noauto, _netdev, user, comment=, x-* and the like mean what they mean
-to mount(8). Everything else is for the kernel (cache_strategy=, user_xattr, acl, dax=, ...), which refuses what it does not know.
-Only root may mount, whatever fstab says: a device cannot be attached without CAP_SYS_ADMIN.
+With nofail a missing image is no failure. auto, noauto, _netdev, user, comment=, x-* and the like have their meaning in
+mount(8). All other options are passed to the kernel (cache_strategy=, user_xattr, acl, dax=, ...), which rejects
+unknown ones. Only root may mount, even with user in fstab: attaching a device requires CAP_SYS_ADMIN.
 `;
 
 const NOTES = `
-The kernel's mount table shows the device (/dev/nbd3) and the type erofs. So findmnt -t erofs finds such mounts, umount DIR needs no
-type, umount -t erofs.nbd and umount IMAGE match nothing, and there is no umount helper, because none would be called. erofs-nbd
-umount DIR waits until the device is gone as well.
+The kernel's mount table shows the device (/dev/nbd3) and the type erofs. Therefore findmnt -t erofs lists such mounts,
+umount DIR needs no type, and umount -t erofs.nbd and umount IMAGE match nothing. There is no umount helper, because
+none would be called. erofs-nbd umount DIR also waits until the device is detached.
 
-What is mounted from IMAGE at DIR already is left alone, and this is no failure: mount -a compares IMAGE with the device's name
-and cannot know. remount changes what is mounted at DIR and attaches nothing.
+If IMAGE is mounted at DIR already, nothing is done, and that is no failure: mount -a compares IMAGE with the name of
+the device, so it cannot detect this. remount changes the mount at DIR and attaches nothing.
 
-With systemd a line of fstab waits for the file system that holds IMAGE, and comes after the manager's unit, by itself. With _netdev it
-does not wait for that file system: add x-systemd.requires-mounts-for=DIRECTORY. Never write x-systemd.requires=erofs-nbd.service: systemd
-would unmount IMAGE whenever the manager is restarted.
+With systemd a line of fstab is ordered after the file system that contains IMAGE and after the manager's unit
+automatically. With _netdev it does not wait for that file system: add x-systemd.requires-mounts-for=DIRECTORY. Do not
+use x-systemd.requires=erofs-nbd.service: systemd would unmount IMAGE whenever the manager is restarted.
 
-findmnt --verify complains of a type that the kernel does not know; mount(8) does not mind.
+findmnt --verify reports a type that is unknown to the kernel; mount(8) accepts it.
 
-Another package's mount.erofs is what mount(8) runs for the type erofs.nbd where this program is not in /sbin.
+If this program is not in /sbin, mount(8) runs mount.erofs of another package for the type erofs.nbd.
 `;
 
 const EXAMPLES = `
-A line of fstab; a space is written \\040:
+A line of fstab; a space is spelled \\040:
 
   /srv/my\\040image.erofs  /srv/www  erofs.nbd  nofail,noatime,nbd.dead-timeout=3600  0 0
 
-By hand:
+Commands:
 
   mount -t erofs.nbd -o nbd.connections=2,nodev image.erofs /mnt
   mount -o remount,nosuid /mnt
@@ -70,9 +71,9 @@ By hand:
 
 const EXIT_STATUS = [
   ["0", "mounted, or mounted already, or nothing to mount with nofail"],
-  ["1", "a wrong call, or not root"],
+  ["1", "wrong usage, or not root"],
   ["2", "the system or the kernel refused to attach"],
-  ["4", "a bug of erofs-nbd"],
+  ["4", "internal error (a bug in erofs-nbd)"],
   ["8", "interrupted; nothing is left behind"],
   ["32", "not mounted: no such image or directory, no EROFS image, or mount(8) refused"],
 ];
@@ -95,10 +96,10 @@ export function mountHelperPage(options, version) {
       section("Description"),
       prose(DESCRIPTION),
       section("Flags"),
-      entry(`${bold("-o")} ${italic("OPTIONS")}`, "mount options, separated by commas: see below"),
+      entry(`${bold("-o")} ${italic("OPTIONS")}`, "mount options, comma-separated: see below"),
       entry(
         `${bold("-N")} ${italic("NAMESPACE")}`,
-        "mount in that mount namespace, a process id or a path, if the device's node is in its /dev; no remount there",
+        "mount in that mount namespace, a process id or a path, if its /dev has the device's node; not for remounts",
       ),
       entry(`${bold("-t")} ${italic("TYPE")}`, "erofs.nbd or erofs"),
       ...FLAGS.map(([name = "", text = ""]) => entry(bold(name), text)),
@@ -115,7 +116,7 @@ export function mountHelperPage(options, version) {
       section("See also"),
       ["erofs-nbd(8)", "mount(8)", "umount(8)", "findmnt(8)", "fstab(5)"].map(bold).join(",\n"),
       ".PP",
-      roff("erofs-nbd doctor says what a machine lacks."),
+      roff("erofs-nbd doctor checks what a machine needs."),
     ],
   });
 }

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * Words, paragraphs and lists as man(7) writes them. Used by the two pages' makers.
+ * Formats text, paragraphs and lists for man(7). Used by the generators of the two pages.
  *
- * Everything outside ASCII becomes a named character, so that a page reads the same whatever encoding man(1) assumes.
+ * Characters outside of ASCII become escapes, so that a page does not depend on the encoding that man(1) assumes.
  */
 
 /**

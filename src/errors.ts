@@ -1,11 +1,12 @@
 /**
- * The errors of src/: one class, a stable code per condition, and the exit code the command line ends with.
+ * The error class of src/, with a stable code per condition and the exit code of the command line for each.
  *
- * Callers switch on `code`; people read `message` («cannot WHAT: WHY», no final period) and `hint` (one
- * imperative line). netlink/ has classes of its own with the same shape, because it is usable without src/.
+ * Programs switch on `code`; users read `message` (lower case, no final period, for example `cannot attach a.erofs: it
+ * is empty`) and `hint` (one imperative line). netlink/ has classes of its own with the same shape, because it is
+ * usable without src/. A leaf.
  */
 
-/** The command line's exit codes: a contract, see docs/errors.md. */
+/** The exit codes of the command line: a contract, see docs/errors.md. */
 export const EXIT = {
   done: 0,
   usage: 1,
@@ -17,10 +18,10 @@ export const EXIT = {
   someFailed: 64,
 } as const;
 
-/** One of {@link EXIT}'s values. */
+/** A value of {@link EXIT}. */
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-/** What a device, worker, manager or command can fail with; `code` is stable, see docs/errors.md. */
+/** The stable codes of {@link ErofsNbdError}, listed in docs/errors.md. */
 export type ErrorCode =
   | "ERR_BAD_ARGUMENT"
   | "ERR_PERMISSION"
@@ -70,10 +71,10 @@ const EXIT_OF: Record<ErrorCode, ExitCode> = {
   ERR_INTERNAL: EXIT.bug,
 };
 
-/** A code of ours, or one that a manager passed on: the kernel's (netlink/errors.ts), or a later version's. */
+/** A code of this table, of netlink/errors.ts, or of another version's manager. */
 export type AnyErrorCode = ErrorCode | (string & Record<never, never>);
 
-/** An error with a stable code, a line for people and, where there is one, what to do about it. */
+/** An error with a stable code, a one-line message and, if there is a remedy, a hint. */
 export class ErofsNbdError extends Error {
   override readonly name: string = "ErofsNbdError";
   readonly code: AnyErrorCode;

@@ -1,8 +1,8 @@
 /**
- * The library's public face: re-exports alone. Importing it is cheap and does nothing; what works is loaded when called.
+ * The public interface of the library: re-exports only. Importing it is cheap; code is loaded by the first call.
  *
- * `attach`, `find` and `list` go through the machine's manager, `NbdManager` is one of your own. A source of your own is a module that
- * exports an `OpenCustomSource`. The kernel's nbd family alone is `erofs-nbd/netlink`.
+ * `attach`, `find` and `list` use the machine's manager, `NbdManager` is a manager inside of the program. A custom
+ * source is a module that exports an `OpenCustomSource`. The client of the kernel's nbd family is `erofs-nbd/netlink`.
  */
 
 export { ControlError } from "./control/fault.ts";

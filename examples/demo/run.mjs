@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * `npm run demo`: makes an EROFS image from real files, boots a kernel with nbd if this machine's own has none, and runs
- * story.mjs on it: attach, mount, read, kill what serves the reads five times, read on.
+ * `npm run demo`: makes an EROFS image from real files, boots a kernel with nbd if this machine's own has none, and
+ * runs story.mjs on it: attach, mount, read, kill what serves the reads five times, read on.
  *
  * Ends with 0 only if every byte matched and every failover was counted. Needs Debian or Ubuntu's apt for what is
  * missing (erofs-utils, a User-Mode Linux kernel), or root and a kernel with nbd.
@@ -117,8 +117,8 @@ function sizeOf(path) {
 }
 
 /**
- * The words that start mkfs.erofs: the machine's own, or one from Debian's archive in the lab's cache. That one comes with its
- * libraries and its loader, so that it needs no root and is not installed.
+ * The words that start mkfs.erofs: the machine's own, or one from Debian's archive in the lab's cache. That one comes
+ * with its libraries and its loader, so that it needs no root and is not installed.
  */
 async function findMkfs() {
   if (spawnSync("mkfs.erofs", ["--help"], { stdio: "ignore" }).error === undefined) return ["mkfs.erofs"];

@@ -1,8 +1,8 @@
 /**
  * The command line as plain data: commands, options, operands and help texts.
  *
- * Read from commander's definitions, the only source. Completion scripts and manual pages are generated from it, so they
- * cannot list an option that does not exist.
+ * Read from commander's definitions, the only source. Completion scripts and manual pages are generated from it, so
+ * they cannot list an option that does not exist.
  */
 import type { Argument, Command, Option } from "commander";
 

@@ -14,7 +14,10 @@ import type { CliContext } from "./context.ts";
 /** `sun_path` without its terminating NUL (unix(7)). */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-/** The run directory as an absolute path, because the manager has another working directory. @throws ErofsNbdError ERR_RUN_DIR */
+/**
+ * The run directory as an absolute path, because the manager has another working directory. @throws ErofsNbdError
+ * ERR_RUN_DIR
+ */
 export function runDirOf(context: CliContext, role: "manager" | "client" = "client"): RunDir {
   if (context.runDirOption === "") {
     throw invalidValue("--run-dir", "", "a directory");

@@ -60,8 +60,8 @@ export class CliContext {
   }
 
   /**
-   * Prints a result, one or more lines, to stdout. Resolves when they are written, and also when the reader has closed the
-   * pipe, as `| head` does.
+   * Prints a result, one or more lines, to stdout. Resolves when they are written, and also when the reader has closed
+   * the pipe, as `| head` does.
    */
   print(text: string): Promise<void> {
     return new Promise((resolve, reject) => {

@@ -2,10 +2,10 @@
 /**
  * Entry of `erofs-nbd`: loads as little as the command line needs.
  *
- * Most of a short command's time is Node's own start and the loading of files. The build makes one file each of what is
- * waited for (tools/bundle.mjs): the manager, and the commands that talk to one. Everything else, and whatever is not
- * understood here, is run from the files as they are, which is always right. The manager is started by this file as
- * well (`manager --auto`).
+ * Most of a short command's time is the start of Node.js and the loading of files. The build therefore bundles what
+ * users wait for (tools/bundle.mjs): the manager, and the commands that talk to one. All other command lines, also
+ * those that are not recognised here, run from the separate files, which is always correct. Commands start the manager
+ * by this file, too (`manager --auto`).
  */
 import { writeSync } from "node:fs";
 import { VERSION } from "../version.ts";
@@ -13,11 +13,11 @@ import { loadBundle } from "./code-cache.ts";
 
 /** The commands in client.cjs. */
 const CLIENTS = ["attach", "detach", "mount", "umount", "status", "upgrade"];
-/** What makes them more than that: a manager of their own, a live table. */
+/** Options that need code outside of client.cjs: a manager in this process, a live table. */
 const NOT_CLIENTS = ["--foreground", "--watch"];
 const VERBOSE = ["-v", "--verbose"];
 
-/** The command's name, where nothing but the global options stands before it. */
+/** The command's name, if only global options precede it. */
 function commandOf(words: readonly string[]): string | undefined {
   let at = 0;
   while (VERBOSE.includes(words[at] ?? "") || words[at] === "--run-dir")
@@ -33,12 +33,12 @@ function bundleFor(words: readonly string[]): string | undefined {
   return isClient && !words.some((word) => NOT_CLIENTS.includes(word)) ? "cli/client.cjs" : undefined;
 }
 
-/** Without Node's stream, which takes longer to make than all of this. */
+/** Without process.stdout, whose creation takes longer than everything else here. */
 function printVersion(): void {
   try {
     writeSync(1, `${VERSION}\n`);
   } catch {
-    // EPIPE: whoever read it has gone. EAGAIN: a pipe that is full already.
+    // EPIPE: the reader has closed the pipe. EAGAIN: the pipe is full.
   }
 }
 

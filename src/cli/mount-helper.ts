@@ -2,8 +2,8 @@
 /**
  * Entry of `mount.erofs.nbd`, which mount(8) runs for `mount -t erofs.nbd` and for fstab lines of that type.
  *
- * Parses the arguments, calls mountImage(), and ends with an exit code of mount(8). Nothing imports it. It does not load
- * commander, because many of these processes may run at boot.
+ * Parses the arguments, calls mountImage(), and ends with an exit code of mount(8). Nothing imports it. It does not
+ * load commander, because many of these processes may run at boot.
  */
 import { EXIT } from "../errors.ts";
 import { VERSION } from "../version.ts";

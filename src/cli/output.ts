@@ -31,8 +31,8 @@ const COLUMNS = [
 ] as const;
 
 /**
- * The table of `status`: a header and one line per device, with two spaces between columns. A device that is stalled, or
- * whose image has changed, has the reason on an indented line below.
+ * The table of `status`: a header and one line per device, with two spaces between columns. A device that is stalled,
+ * or whose image has changed, has the reason on an indented line below.
  */
 export function formatTable(devices: readonly DeviceStatus[]): string {
   const rows = [[...COLUMNS], ...devices.map((device) => toRow(device).map(printable))];

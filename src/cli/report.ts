@@ -66,9 +66,9 @@ function helpHint(commandName: string | undefined): string {
 }
 
 /**
- * Whether erofs-nbd made the error: what a manager of any version reported, an error with a code of this version, or one
- * of netlink/. The code decides, not the wording: former managers begin their messages with "Cannot". Node.js has codes
- * such as ERR_INVALID_ARG_TYPE, which are in no table here.
+ * Whether erofs-nbd made the error: what a manager of any version reported, an error with a code of this version, or
+ * one of netlink/. The code decides, not the wording: former managers begin their messages with "Cannot". Node.js has
+ * codes such as ERR_INVALID_ARG_TYPE, which are in no table here.
  */
 function isKnown(error: Error): boolean {
   const { code } = error as ErrorShape;
@@ -78,7 +78,9 @@ function isKnown(error: Error): boolean {
 const isNetlinkCode = (code: unknown): code is string =>
   typeof code === "string" && code.startsWith("ERR_NETLINK_");
 
-/** A known error of another class counts as its code says; one with an errno or an exit code of its own says it itself. */
+/**
+ * A known error of another class counts as its code says; one with an errno or an exit code of its own says it itself.
+ */
 function asKnown(error: Error): unknown {
   if (error instanceof ErofsNbdError || "errno" in error || "exitCode" in error) return error;
   const { code } = error as ErrorShape;

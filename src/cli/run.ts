@@ -1,8 +1,8 @@
 /**
  * Runs one command of the command line, and turns an error into a line, a hint and an exit code.
  *
- * Loaded by main.ts, as a bundle or as this file. It calls process.exit() itself, so that a handle left open cannot keep
- * the command from ending.
+ * Loaded by main.ts, as a bundle or as this file. It calls process.exit() itself, so that a handle left open cannot
+ * keep the command from ending.
  */
 import { EXIT } from "../errors.ts";
 import { CliContext } from "./context.ts";

@@ -1,8 +1,8 @@
 /**
- * `status --watch` where no terminal is (live/live.ts is for those), or in JSON: the devices, then every event, across the deaths of managers, until a signal or a closed output.
+ * `status --watch` without a terminal (see live/live.ts), or in JSON: prints the devices and then every event, across
+ * restarts of the manager, until a signal or until the output is closed.
  *
- * Called by the status command. It never starts a manager but the first time, where records ask for one; later it
- * waits for one to appear.
+ * Used by the status command. A manager is started at the beginning only, if records exist; later it waits for one.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ControlClient } from "../control/client.ts";
@@ -14,16 +14,16 @@ import { formatEvent, formatTable } from "./output.ts";
 
 const LOOK_AGAIN_MS = 500;
 
-/** What is watched, and how it is shown. */
+/** What is watched, and how it is printed. */
 interface View {
   readonly context: CliContext;
   readonly target: Target | null;
   readonly json: boolean;
-  /** The node that the target named, once it is known: events carry nothing else. */
+  /** The target's device node, once it is known. Events name only the node. */
   device: string | undefined;
 }
 
-/** Resolves at the first signal, or when nobody reads any more. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
+/** Resolves at the first signal, or when the output is closed. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
 export async function watch(context: CliContext, target: Target | null, json: boolean): Promise<void> {
   const view: View = { context, target, json, device: undefined };
   const stop = new AbortController();
@@ -43,9 +43,9 @@ export async function watch(context: CliContext, target: Target | null, json: bo
   }
 }
 
-/** The devices, then events, until the manager or the watching ends. */
+/** Prints the devices, then events, until the manager goes away or the program is stopped. */
 async function follow(view: View, client: ControlClient, stop: AbortSignal): Promise<void> {
-  // Events that come while the devices are still being asked for are printed after them.
+  // Events that arrive before the devices are printed are kept, and printed after them.
   const early: DeviceEvent[] = [];
   let isEarly = true;
   const ended = new Promise<void>((resolve) => {
@@ -65,7 +65,7 @@ async function follow(view: View, client: ControlClient, stop: AbortSignal): Pro
     isEarly = false;
     await ended;
   } catch (error) {
-    // Only the first look may fail: a target that is gone later is an event, and so is a manager.
+    // Only the first request may fail: later the end of a target is an event, and so is that of a manager.
     const isGone = (error as { code?: unknown }).code === "ERR_CONTROL" || view.device !== undefined;
     if (!isGone) throw error;
     isEarly = false;
@@ -92,14 +92,14 @@ async function printEvent(view: View, event: DeviceEvent): Promise<void> {
   await view.context.print(view.json ? JSON.stringify(event) : formatEvent(event));
 }
 
-/** Notes are events in JSON, so that a program that watches learns of them. */
+/** Prints a note; in JSON as an event, so that programs receive it. */
 async function printNote(view: View, message: string): Promise<void> {
   if (!view.json) return view.context.note(message);
   const note = { at: new Date().toISOString(), device: null, event: "note", message };
   await view.context.print(JSON.stringify(note));
 }
 
-/** The manager that runs next, as soon as it listens; undefined when the watching ends before. */
+/** The next manager, once it listens; undefined if the program is stopped before. */
 export async function nextManager(
   context: CliContext,
   stop: AbortSignal,

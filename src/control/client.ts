@@ -1,8 +1,9 @@
 /**
- * The command line's end of the control socket: find the manager that runs, ask it things. start-manager.ts starts one.
+ * The client end of the control socket: connects to the running manager and sends requests. start-manager.ts starts
+ * one.
  *
- * Answers are matched by id. A manager that goes away in the middle of a request makes that request fail; nothing
- * here retries, because the caller knows what was asked and whether asking twice is safe.
+ * Used by commands, library and chaos. Answers are matched by id. A request fails if the manager goes away before it
+ * has answered. Nothing is retried here, because only the caller knows whether that is safe.
  */
 import { createConnection, type Socket } from "node:net";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
@@ -13,10 +14,10 @@ import { LineSplitter } from "./line-splitter.ts";
 import type { DeviceEvent, Method, Requests, ServerLine } from "./protocol.ts";
 import { checkSocketPath, type RunDir, refuseForeignManager } from "./run-dir.ts";
 
-/** The last one: there was a listener, and it died before it accepted us (net/unix/af_unix.c, unix_release_sock). */
-const NOBODY_LISTENS: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ECONNREFUSED", "ECONNRESET"]);
+/** ECONNRESET: the listener was closed before it accepted the connection (net/unix/af_unix.c, unix_release_sock). */
+const NOT_LISTENING: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ECONNREFUSED", "ECONNRESET"]);
 
-/** For a manager that does not read what it is sent. */
+/** Interval of attempts to send while the manager does not read. */
 const RETRY_MS = 5;
 
 export { ControlError };
@@ -33,7 +34,7 @@ export class ControlClient {
   #onEnd: (() => void) | undefined;
   #nextId = 1;
   #gone = false;
-  /** What the manager has said of itself. */
+  /** The manager's answer to hello. */
   #manager: Requests["hello"]["result"] | undefined;
 
   private constructor(socket: Socket) {
@@ -44,7 +45,10 @@ export class ControlClient {
     socket.once("close", () => this.#ended());
   }
 
-  /** A connection to the manager that runs, or undefined when none does. @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR: nobody there is to be trusted */
+  /**
+   * Connects to the running manager; undefined if there is none.
+   * @throws ErofsNbdError ERR_PERMISSION; ERR_RUN_DIR if the run directory cannot be trusted; ERR_CONTROL
+   */
   static async connect(runDir: RunDir): Promise<ControlClient | undefined> {
     checkSocketPath(runDir);
     refuseForeignManager(runDir);
@@ -56,7 +60,7 @@ export class ControlClient {
       });
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
-      if (code !== undefined && NOBODY_LISTENS.has(code)) return undefined;
+      if (code !== undefined && NOT_LISTENING.has(code)) return undefined;
       const denied = code === "EACCES" || code === "EPERM";
       throw new ErofsNbdError(
         denied ? "ERR_PERMISSION" : "ERR_CONTROL",
@@ -68,8 +72,8 @@ export class ControlClient {
   }
 
   /**
-   * Asks the manager. An `imageFd` goes along with the request; it is only lent.
-   * @throws ControlError as the manager decides; ErofsNbdError ERR_CONTROL when it goes away, or takes no descriptors
+   * Sends a request and returns the answer. `imageFd` is sent with it, and stays the caller's.
+   * @throws ControlError the manager's error; ErofsNbdError ERR_CONTROL if it goes away, or accepts no descriptors
    */
   async request<M extends Method>(
     method: M,
@@ -83,7 +87,7 @@ export class ControlClient {
     return result;
   }
 
-  /** A manager of a former version would not notice the descriptor, and open what lies at the path for it. */
+  /** A former manager would ignore the descriptor and open the path itself, which may be another file for it. */
   async #askWithDescriptor<M extends Method>(
     method: M,
     params: Requests[M]["params"],
@@ -93,15 +97,15 @@ export class ControlClient {
     if (takesDescriptors !== true) {
       throw new ErofsNbdError(
         "ERR_CONTROL",
-        `cannot hand an image to the manager: it is of version ${version}, which opens images itself`,
-        { hint: "replace it by one of this version: erofs-nbd upgrade" },
+        `cannot pass an image to the manager: it is of version ${version}, which opens images itself`,
+        { hint: "replace it by this version: erofs-nbd upgrade" },
       );
     }
     const { sendWithDescriptor } = await import("../sys/sockets/descriptor-stream.ts");
     return this.#ask(method, params, async (line) => {
       let sent = 0;
       while (sent === 0) {
-        // What goes past the stream must not get into the middle of what the stream still holds.
+        // Data sent past the stream must not overtake data that the stream has buffered.
         while (this.#socket.writableLength > 0 && !this.#gone) await nextTurn();
         sent = sendWithDescriptor(descriptorOf(this.#socket), line, imageFd);
         if (sent === 0) await sleep(RETRY_MS);
@@ -129,7 +133,7 @@ export class ControlClient {
     });
   }
 
-  /** Managers of former versions refuse what they do not know, and go by a target's path alone. */
+  /** Former managers reject unknown fields, and know targets by path only. */
   #leftOut(method: Method): ((key: string, value: unknown) => unknown) | undefined {
     const isFormer = this.#manager !== undefined && this.#manager.takesDescriptors !== true;
     return isFormer && (method === "detach" || method === "status")
@@ -137,7 +141,7 @@ export class ControlClient {
       : undefined;
   }
 
-  /** Events from now on. `onEnd` is called when the manager goes away. */
+  /** Subscribes to events. `onEnd` is called when the manager goes away. */
   async watch(onEvent: (event: DeviceEvent) => void, onEnd: () => void): Promise<void> {
     this.#onEvent = onEvent;
     this.#onEnd = onEnd;
@@ -150,7 +154,7 @@ export class ControlClient {
   }
 
   #hear(line: ServerLine): void {
-    // Lines that came in one go with it are to be heard, whatever the listener does.
+    // A listener that throws must not keep further lines of the same chunk from being processed.
     if ("event" in line) return isolateListener(() => this.#onEvent?.(line.event));
     const waiting = this.#waiting.get(line.id);
     this.#waiting.delete(line.id);
@@ -166,7 +170,7 @@ export class ControlClient {
   }
 }
 
-/** Node has no other name for it; what is written past a stream is for its owner to keep in order. */
+/** The descriptor of a socket, for which Node.js has no public name. The caller orders its writes with the stream's. */
 function descriptorOf(socket: Socket): number {
   const { fd } = (socket as unknown as { readonly _handle: { readonly fd?: number } | null })._handle ?? {};
   if (fd === undefined || fd < 0) throw managerGone();
@@ -175,6 +179,6 @@ function descriptorOf(socket: Socket): number {
 
 function managerGone(): ErofsNbdError {
   return new ErofsNbdError("ERR_CONTROL", "cannot finish the request: the manager went away", {
-    hint: "ask again: a manager that starts anew finds its devices",
+    hint: "try again: the next manager adopts the devices",
   });
 }

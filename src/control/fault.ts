@@ -1,10 +1,12 @@
 /**
- * Any error as what travels over the control socket, and as the command line prints it: one line, hint, exit code.
+ * Errors as data on the control socket: code, message, hint and exit code.
+ *
+ * Used by the manager to send them and by the client to throw them.
  */
 import { ErofsNbdError, type ExitCode, exitCodeOf } from "../errors.ts";
 import type { ControlFault } from "./protocol.ts";
 
-/** Errors of ours and of netlink/ share a shape; anything else is a bug, and says so with its message. */
+/** Errors of src/ and netlink/ share a shape. Any other error is an internal one. */
 export function faultOf(error: unknown): ControlFault {
   const message = error instanceof Error ? error.message : String(error);
   const shaped = error as { code?: unknown; hint?: unknown };
@@ -17,7 +19,7 @@ export function faultOf(error: unknown): ControlFault {
   };
 }
 
-/** A fault that the manager reported: an error as any of ours, with the exit code that the manager decided on. */
+/** An error that the manager has reported, with the exit code that it has chosen. */
 export class ControlError extends ErofsNbdError {
   override readonly name: string = "ControlError";
   readonly exitCode: ExitCode;

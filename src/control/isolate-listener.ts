@@ -1,10 +1,10 @@
 /**
- * Calls listeners that belong to somebody's program: what they throw is his uncaught error, and not ours to choke on.
+ * Rethrows listener exceptions asynchronously, so that they cannot break the dispatch of events.
  *
- * Used where events arrive from a manager: by its client, and by the library for what it passes on. A leaf.
+ * Used where events from a manager are dispatched: by the client and by the library. A leaf.
  */
 
-/** Runs `tell`; what it throws ends nothing here, and is thrown on the event loop's next turn, as if nobody had called it. */
+/** Runs `tell`. An exception is rethrown in the next turn of the event loop, as an uncaught one of the program. */
 export function isolateListener(tell: () => void): void {
   try {
     tell();

@@ -1,14 +1,14 @@
 /**
- * A byte stream cut into lines, for both ends of the control socket.
+ * Splits a byte stream into lines, for both ends of the control socket. Does no I/O.
  *
- * Not readline: that also reports what is left at the end of the stream, and half a request or half an answer of a
- * peer that died must count for nothing. Does no I/O.
+ * readline is unsuitable, because it also reports an incomplete line at the end of the stream: an incomplete request or
+ * answer of a peer that has died must be ignored.
  */
 
 export interface LineListener {
-  /** One whole line, without its newline. */
+  /** A complete line without its newline. */
   line(text: string): void;
-  /** A line is longer than allowed. Called once; nothing more is heard afterwards. */
+  /** A line exceeds the limit. Called once; the rest of the stream is ignored. */
   tooLong?(): void;
 }
 
@@ -19,13 +19,13 @@ export class LineSplitter {
   #partsBytes = 0;
   #stopped = false;
 
-  /** `maxBytes` is the longest line, newline not counted. */
+  /** `maxBytes` limits the length of a line without its newline. */
   constructor(listener: LineListener, maxBytes: number = Number.POSITIVE_INFINITY) {
     this.#listener = listener;
     this.#maxBytes = maxBytes;
   }
 
-  /** Takes the next bytes of the stream; they may be kept. */
+  /** Takes the next bytes of the stream. The buffer may be kept. */
   push(chunk: Uint8Array): void {
     let rest = chunk;
     for (let end = rest.indexOf(10); end >= 0 && !this.#stopped; end = rest.indexOf(10)) {
@@ -39,12 +39,12 @@ export class LineSplitter {
     if (rest.length > 0 && !this.#stopped) this.#keep(rest);
   }
 
-  /** Bytes of a line that has begun and not ended. */
+  /** Bytes of an incomplete line. */
   get pendingBytes(): number {
     return this.#partsBytes;
   }
 
-  /** Nothing more is heard, of what has come or of what comes. */
+  /** Ignores buffered and further data. */
   stop(): void {
     this.#stopped = true;
     this.#parts = [];

@@ -1,9 +1,9 @@
 /**
- * What the command line and the manager say to each other: one JSON object per line, both ways, on a unix socket.
+ * The protocol of the control socket: one JSON object per line, in both directions.
  *
- * A request carries an id and gets exactly one answer with it; after `watch`, events follow on the same connection.
- * The manager checks requests (manager/control-server/params.ts); answers are trusted, since only the manager can send
- * them.
+ * Used by the client and the manager. A request has an id and gets exactly one answer with that id; after `watch`,
+ * events follow on the same connection. The manager validates requests (manager/control-server/params.ts). Clients
+ * trust answers, because only the manager can send them.
  */
 import type { AnyErrorCode, ExitCode } from "../errors.ts";
 import type { JsonValue } from "../source/source-spec.ts";
@@ -11,12 +11,12 @@ import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
 import type { ManagerVitals, RecentTraffic } from "./vitals.ts";
 
-/** A device by index, or a path: of an image, or of a mount point, as the caller sees it. */
+/** A device by its index, or by the path of an image or mount point, as the client sees it. */
 export type Target =
   | { readonly index: number }
   | { readonly path: string; readonly seen?: SeenTarget | undefined };
 
-/** Where the caller looks from (source/path-view.ts), and what lies at the path there: numbers as in a FileIdentity. */
+/** The client's view of the file system (source/path-view.ts), and the file at the path in it, as in a FileIdentity. */
 export interface SeenTarget {
   readonly view: string | null;
   readonly file: { readonly device: string; readonly inode: string } | null;
@@ -24,11 +24,11 @@ export interface SeenTarget {
 
 export interface AttachParams {
   /**
-   * What the caller calls the image; its descriptor comes along with the request. With `module` that module's
-   * absolute path.
+   * The image's path as the client names it; the image's descriptor is sent with the request. With `module`, the
+   * absolute path of the module.
    */
   readonly image: string;
-  /** With it `image` is a module that workers load, and that makes a source of these options (source/module-source.ts). */
+  /** If set, `image` is a module that workers load and call with these options (source/module-source.ts). */
   readonly module?: ModuleParams | undefined;
   /** `any`: netlink, or ioctl with a note where the kernel has no netlink family for nbd. */
   readonly interface: "netlink" | "ioctl" | "any";
@@ -43,33 +43,35 @@ export interface AttachParams {
   readonly ioTimeoutMs: number;
   readonly hangTimeoutMs: number;
   /**
-   * The device is wanted for a mount: the image must be EROFS that this kernel can mount, and the device is lent to
-   * this connection until `mounted` arrives on it. If the connection ends before, the manager looks whether the mount
-   * is there: then the device gets autoclear, else it is detached.
+   * The device is to be mounted: the image must be EROFS that this kernel can mount, and the device is on loan to this
+   * connection until `mounted` arrives on it. If the connection ends before, the manager enables autoclear if the
+   * device is mounted, and detaches it otherwise.
    */
   readonly forMount: boolean;
 }
 
-/** `view` is the caller's (source/path-view.ts): the path must mean the same for manager and workers. */
+/** `view` is the client's (source/path-view.ts): the path must name the same file for manager and workers. */
 export interface ModuleParams {
   readonly options: JsonValue;
   readonly view?: string | undefined;
 }
 
 export interface Requests {
-  /** Who is there. Managers that open images themselves, by path, do not say `takesDescriptors`. */
+  /** Identifies the manager. Former managers, which open images by path, do not send `takesDescriptors`. */
   hello: {
     params: Record<string, never>;
     result: { readonly version: string; readonly pid: number; readonly takesDescriptors?: true };
   };
-  /** With the image's descriptor. Answers when the device can be read. `notes` are lines for the user's stderr. */
+  /**
+   * Sent with the image's descriptor. Answered when the device can be read. `notes` are lines for the user's stderr.
+   */
   attach: {
     params: AttachParams;
     result: { readonly device: DeviceStatus; readonly notes: readonly string[] };
   };
-  /** The mount on a device lent to this connection is there: set autoclear, end the loan. */
+  /** The device on loan to this connection is mounted: enable autoclear, end the loan. */
   mounted: { params: { readonly index: number }; result: Record<string, never> };
-  /** Every device that a target names; with `all`, every device there is. */
+  /** Detaches every device that a target names, or with `all` every device. */
   detach: {
     params: { readonly targets: readonly Target[]; readonly all: boolean; readonly force: boolean };
     result: { readonly results: readonly DetachResult[] };
@@ -80,20 +82,20 @@ export interface Requests {
     result: {
       readonly devices: readonly DeviceStatus[];
       readonly notes: readonly string[];
-      /** Managers of former versions do not say it. */
+      /** Former managers do not send it. */
       readonly manager?: ManagerVitals;
     };
   };
-  /** Shuts every live link of a netlink device down, as if its socket had died: for tests of what comes then. */
+  /** Shuts down every live link of a netlink device, as a fault injection. */
   cutLinks: { params: { readonly index: number }; result: Record<string, never> };
-  /** Replaces every worker by a fresh one of the installed program. */
+  /** Replaces every worker by a new one of the installed version. */
   renew: {
     params: Record<string, never>;
     result: { readonly workers: number; readonly links: number; readonly longestStallMs: number };
   };
-  /** Ends this manager, so that another one goes on with its devices. `auto`: a command has started it, not a service. */
+  /** Ends this manager, so that another one adopts its devices. `auto`: a command started it, not a service. */
   stepDown: { params: Record<string, never>; result: { readonly auto: boolean } };
-  /** From now on events come on this connection. */
+  /** Subscribes this connection to events. */
   watch: { params: Record<string, never>; result: Record<string, never> };
 }
 
@@ -101,7 +103,7 @@ export type Method = keyof Requests;
 
 export interface DetachResult {
   readonly target: Target | null;
-  /** «/dev/nbd0»; null when nothing was found for the target. */
+  /** "/dev/nbd0"; null if the target was not found. */
   readonly device: string | null;
   readonly error: ControlFault | null;
 }
@@ -142,17 +144,16 @@ export interface DeviceStatus {
     readonly handovers: number;
   };
   readonly lastFailover: FailoverOutcome | null;
-  /** Why nobody serves, while the state is `stalled`. */
+  /** Why the device is not served, while the state is `stalled`. */
   readonly stalledReason: string | null;
   /**
-   * `lease`: no process can change the image. `checked`: what was read is checked against the image's time before
-   * it leaves. null: a block device or a module, where nothing can be checked, or a device that another manager
-   * made.
+   * `lease`: no process can change the image. `checked`: data is checked against the image's timestamps before it is
+   * sent. null: a block device or a module, which cannot be checked, or a device that another manager attached.
    */
   readonly exact: "lease" | "checked" | null;
-  /** What has changed in the image since it was attached, while reads are answered with errors for that. */
+  /** How the image has changed since the attach, while reads fail because of that. */
   readonly imageChange: string | null;
-  /** The last seconds; null before there were any. */
+  /** Traffic of the last seconds; null until it was measured. */
   readonly recent: RecentTraffic | null;
 }
 
@@ -163,7 +164,7 @@ export type DeviceEvent = { readonly at: string; readonly device: string | null 
   | ({ readonly event: "failover" } & Omit<FailoverOutcome, "at">)
   | { readonly event: "stalled" | "attempt-failed" | "detached" | "note"; readonly message: string }
   | { readonly event: "revived" }
-  /** A link was handed to another worker by plan. */
+  /** A link was handed over to another worker. */
   | { readonly event: "moved"; readonly workerPid: number; readonly stallMs: number }
   | { readonly event: "read-errors"; readonly message: string; readonly count: number }
 );
@@ -173,5 +174,5 @@ export type Answer =
   | { readonly id: number; readonly error: ControlFault };
 export type ServerLine = Answer | { readonly event: DeviceEvent };
 
-/** Longest line either side accepts. */
+/** The longest line that either side accepts. */
 export const MAX_LINE_BYTES: number = 1 << 20;

@@ -1,8 +1,9 @@
 /**
- * A connection to a manager that stays: started where none runs, and asked once, so that it counts us.
+ * Connects to a manager that will not end by itself meanwhile: starts one if none is running, and sends a first
+ * request, so that it counts the connection.
  *
- * Used by the command line and the library alike: the machine's service is started where it is installed, for a
- * manager of our own would live, and end, with the session or the unit that it was started from.
+ * Used by command line and library. Prefers the system service where it is installed: a manager started directly would
+ * end with the session or unit that it was started from.
  */
 import { ErofsNbdError } from "../errors.ts";
 import { ControlClient } from "./client.ts";
@@ -10,13 +11,13 @@ import type { RunDir } from "./run-dir.ts";
 import { connectOrStart, untilAnswered } from "./start-manager.ts";
 import { type StartTeller, startService } from "./system-service.ts";
 
-/** How many managers may end under our hands. */
+/** Limit of attempts with managers that end before they answer. */
 const MAX_ATTEMPTS = 3;
 
 const SILENT: StartTeller = { detail: () => {}, note: () => {}, waiting: () => {} };
 
 /**
- * The manager, started if need be; `signal` ends the waiting for it.
+ * The manager, started if none is running; `signal` ends the wait.
  * @throws ErofsNbdError ERR_CONTROL, ERR_RUN_DIR, ERR_INTERRUPTED
  */
 export async function reachManager(
@@ -38,8 +39,8 @@ export async function reachManager(
 }
 
 /**
- * The manager that runs and stays; undefined where none does. Starts none.
- * @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR, ERR_CONTROL: it hangs
+ * The running manager; undefined if there is none. Starts none.
+ * @throws ErofsNbdError ERR_PERMISSION, ERR_RUN_DIR; ERR_CONTROL if it hangs
  */
 export async function findRunning(
   runDir: RunDir,
@@ -49,9 +50,9 @@ export async function findRunning(
 }
 
 /**
- * A manager that has answered once counts us and stays. One that was just ending, because it had nothing to do, may
- * have taken the connection and cut it: undefined, and nothing was asked of it yet. @throws ErofsNbdError
- * ERR_CONTROL: it hangs
+ * Sends the first request. A manager that has answered counts the connection and stays. One that was about to end may
+ * have accepted the connection and closed it: then the result is undefined. @throws ErofsNbdError ERR_CONTROL if it
+ * hangs
  */
 export async function greet(
   runDir: RunDir,
@@ -59,7 +60,7 @@ export async function greet(
   tell: StartTeller = SILENT,
 ): Promise<ControlClient | undefined> {
   if (client === undefined) return undefined;
-  // Whether the connection was cut; a manager that hangs does not cut it.
+  // Whether the connection was closed; a manager that hangs does not close it.
   let isGone = false;
   const hello = client.request("hello", {}).catch((error: unknown) => {
     isGone = (error as { code?: unknown }).code === "ERR_CONTROL";

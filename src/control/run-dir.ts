@@ -1,7 +1,7 @@
 /**
- * The run directory: where it is, who may use it, and who has it.
+ * The run directory: its path, its files, and the process that holds its lock.
  *
- * Used by managers and by whoever talks to them. The lock itself is in run-lock.ts.
+ * Used by managers and their clients. The lock itself is in run-lock.ts.
  */
 import {
   chmodSync,
@@ -26,7 +26,7 @@ export interface RunDir {
   readonly path: string;
   readonly controlSocket: string;
   readonly lockFile: string;
-  /** Where metrics are offered; see metrics-server.ts. */
+  /** Serves metrics; see manager/metrics/metrics-server.ts. */
   readonly metricsSocket: string;
   readonly logFile: string;
   /** The log before this one. */
@@ -35,15 +35,16 @@ export interface RunDir {
   readonly devices: string;
   /** One journal per link. */
   readonly journals: string;
-  /** One socket per worker, for the manager after this one. */
+  /** One socket per worker, for the next manager. */
   readonly workers: string;
-  /** Locks of mounts in the making; see cli/mount-lock.ts. */
+  /** Locks of mounts in progress; see cli/mount/mount-lock.ts. */
   readonly mounts: string;
 }
 
 /**
- * `--run-dir`, EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or the default, in this order. The third is a manager's; where a
- * command finds it, it may as well be that of the service which the command is run by: that counts if a manager has been there.
+ * `--run-dir`, EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY, or the default, in this order. The third is meant for a
+ * manager. For a command it may be the directory of another service that runs the command, so it counts only if a
+ * manager has used it.
  */
 export function chooseRunDir(
   option: string | undefined,
@@ -69,12 +70,12 @@ export function chooseRunDir(
   };
 }
 
-/** `sun_path` holds 107 bytes and a NUL (unix(7)); Node cuts a longer path off in silence. */
+/** `sun_path` holds 107 bytes and a NUL (unix(7)); Node.js truncates a longer path silently. */
 const MAX_SOCKET_PATH_BYTES = 107;
-/** Workers' sockets are named by pid and start time, which is in hundredths of seconds since the boot: of thirty years here. */
+/** Worker sockets are named by pid and start time, in hundredths of seconds since boot; here for 30 years of uptime. */
 const LONGEST_WORKER_SOCKET = "4194304-99999999999.sock";
 
-/** @throws ErofsNbdError when the control socket's path is too long for a socket */
+/** @throws ErofsNbdError ERR_RUN_DIR if the path is too long for the sockets in it */
 export function checkSocketPath(runDir: RunDir): void {
   if (Buffer.byteLength(join(runDir.workers, LONGEST_WORKER_SOCKET)) <= MAX_SOCKET_PATH_BYTES) return;
   throw new ErofsNbdError(
@@ -84,24 +85,24 @@ export function checkSocketPath(runDir: RunDir): void {
   );
 }
 
-/** As libc says it, which is not loaded for this: most commands do without. */
+/** Without libc's bindings, which most commands do not load. */
 const effectiveUid = (): number => process.geteuid?.() ?? -1;
 
 /**
- * Makes the directory (0700) if need be, and refuses one that others could tamper with: it, what is in it, or the way to
- * it. @throws ErofsNbdError
+ * Creates the directory (0700) if it does not exist. Rejects a directory that other users could manipulate: itself, its
+ * contents or its path. @throws ErofsNbdError
  */
 export function prepareRunDir(runDir: RunDir): void {
   checkSocketPath(runDir);
   try {
     refuseForeignWay(runDir);
     mkdirSync(runDir.path, { recursive: true, mode: 0o700 });
-    // Where a part of the way was missing, somebody may have made it meanwhile.
+    // Another user may have created a missing part of the path meanwhile.
     refuseForeignWay(runDir);
     const found = lstatSync(runDir.path);
     if (!found.isDirectory() || found.uid !== effectiveUid())
-      throw refused(runDir, "it belongs to somebody else");
-    // Whatever its mode is now: it may have been another one.
+      throw refused(runDir, "it belongs to another user");
+    // Regardless of the current mode, which may have been different before.
     refusePlanted(runDir);
     if ((found.mode & 0o077) !== 0) {
       closeToOthers(runDir);
@@ -111,7 +112,7 @@ export function prepareRunDir(runDir: RunDir): void {
       mkdirSync(path, { recursive: true, mode: 0o700 });
       const made = lstatSync(path);
       if (!made.isDirectory() || made.uid !== effectiveUid())
-        throw refused(runDir, `«${basename(path)}» in it is no directory of ours`);
+        throw refused(runDir, `'${basename(path)}' in it is not a directory of this user`);
       chmodSync(path, 0o700);
     }
   } catch (error) {
@@ -120,8 +121,8 @@ export function prepareRunDir(runDir: RunDir): void {
 }
 
 /**
- * For whoever talks to a manager: refuses a directory in which somebody else could answer in its place, and have root mount
- * what they like. One that is not there is nobody's. @throws ErofsNbdError
+ * For clients: rejects a directory in which another user could impersonate the manager, and so make root mount any
+ * image. Accepts a directory that does not exist. @throws ErofsNbdError
  */
 export function refuseForeignManager(runDir: RunDir): void {
   try {
@@ -129,15 +130,15 @@ export function refuseForeignManager(runDir: RunDir): void {
     const found = look(runDir.path);
     if (found === undefined) return;
     if (found.isSymbolicLink()) throw refused(runDir, "it is a symbolic link");
-    if (!isTrusted(found)) throw refused(runDir, "it belongs to somebody else");
+    if (!isTrusted(found)) throw refused(runDir, "it belongs to another user");
     if (found.isDirectory() && (found.mode & 0o022) !== 0)
-      throw refused(runDir, "others may write into it, and what answers there could be anybody's");
-    // From a time when others could write there.
+      throw refused(runDir, "other users may write to it, and could impersonate the manager");
+    // The socket may be from a time when other users could write there.
     const socket = look(runDir.controlSocket);
     if (socket !== undefined && !isTrusted(socket))
-      throw refused(runDir, `somebody else has left «${basename(runDir.controlSocket)}» there`);
+      throw refused(runDir, `'${basename(runDir.controlSocket)}' in it belongs to another user`);
   } catch (error) {
-    // Not for us to look into: connecting will say so, and to whom it is open.
+    // The directory may not be searched: connecting reports that.
     if ((error as NodeJS.ErrnoException).code === "EACCES") return;
     throw asRunDirError(runDir, error);
   }
@@ -150,21 +151,22 @@ function refused(runDir: RunDir, why: string): ErofsNbdError {
 }
 
 const STICKY = 0o1000;
-/** As many as the kernel follows (path_resolution(7)). */
+/** The kernel's limit (path_resolution(7)). */
 const MOST_LINKS = 40;
 
 const isTrusted = ({ uid }: Stats): boolean => uid === 0 || uid === effectiveUid();
 
 /**
- * Whoever may rename a directory above could put another one in its place, at any time. So each belongs to root or to us, and
- * where others may write, entries are protected from each other (sticky); so does each symbolic link, and the way to where it leads.
+ * A user who may rename a directory of the path could replace it at any time. Therefore each one must belong to root or
+ * to this user, and must not be writable for other users unless it is sticky. The same holds for symbolic links and
+ * their targets.
  */
 function refuseForeignWay(runDir: RunDir, from: string = dirname(resolve(runDir.path)), links = 0): void {
-  if (links > MOST_LINKS) throw refused(runDir, "too many symbolic links lead there");
+  if (links > MOST_LINKS) throw refused(runDir, "its path has too many symbolic links");
   for (let path = from; ; path = dirname(path)) {
     const found = look(path);
     if (found !== undefined) {
-      if (!isTrusted(found)) throw refused(runDir, `${path} above it belongs to somebody else`);
+      if (!isTrusted(found)) throw refused(runDir, `${path} above it belongs to another user`);
       if (found.isSymbolicLink())
         refuseForeignWay(runDir, resolve(dirname(path), readlinkSync(path)), links + 1);
       else if ((found.mode & STICKY) === 0) refuseWritable(runDir, path, found);
@@ -174,12 +176,13 @@ function refuseForeignWay(runDir: RunDir, from: string = dirname(resolve(runDir.
 }
 
 function refuseWritable(runDir: RunDir, path: string, { mode, gid }: Stats): void {
-  if ((mode & 0o002) !== 0) throw refused(runDir, `anybody may write ${path} above it`);
+  if ((mode & 0o002) !== 0) throw refused(runDir, `any user may write to ${path} above it`);
   const isOurGroup = gid === 0 || gid === process.getegid?.();
-  if ((mode & 0o020) !== 0 && !isOurGroup) throw refused(runDir, `group ${gid} may write ${path} above it`);
+  if ((mode & 0o020) !== 0 && !isOurGroup)
+    throw refused(runDir, `group ${gid} may write to ${path} above it`);
 }
 
-/** What is at a path, not followed; undefined: nothing, or no directory leads there. */
+/** lstat(2); undefined if the path does not exist. */
 function look(path: string): Stats | undefined {
   try {
     return lstatSync(path);
@@ -189,17 +192,16 @@ function look(path: string): Stats | undefined {
   }
 }
 
-/** While others could write into it, now or once, they may have left what we would take for ours. */
+/** Other users may have left files or links there while they could write to the directory. */
 function refusePlanted(runDir: RunDir): void {
   const planted = readdirSync(runDir.path).find((name) => {
     const found = lstatSync(join(runDir.path, name));
     return found.uid !== effectiveUid() || found.isSymbolicLink();
   });
-  if (planted !== undefined)
-    throw refused(runDir, `somebody has left «${planted}» there, which is no manager's`);
+  if (planted !== undefined) throw refused(runDir, `'${planted}' in it was not created by a manager`);
 }
 
-/** Takes the rights of others away, but never from a directory that serves somebody else too, such as /tmp. */
+/** Removes the permissions of other users, but never from a directory with other files in it, such as /tmp. */
 function closeToOthers(runDir: RunDir): void {
   const { path: _, ...places } = runDir;
   const ours = Object.values(places).map((path: string) => basename(path));
@@ -207,14 +209,14 @@ function closeToOthers(runDir: RunDir): void {
   if (foreign !== undefined) {
     throw new ErofsNbdError(
       "ERR_RUN_DIR",
-      `cannot use run directory ${runDir.path}: others may enter it, and it holds «${foreign}»`,
+      `cannot use run directory ${runDir.path}: other users may enter it, and it contains '${foreign}'`,
       { hint: "name a directory of its own with --run-dir" },
     );
   }
   chmodSync(runDir.path, 0o700);
 }
 
-/** The errnos that need words: «EROFS» above all would be taken for the file system of the image. */
+/** Errnos as text. Especially EROFS would be mistaken for the file system of the image. */
 const WHY_NOT: Record<string, string> = {
   EROFS: "its file system is read-only",
   EACCES: "permission denied",
@@ -225,13 +227,13 @@ const WHY_NOT: Record<string, string> = {
   ELOOP: "a symbolic link is in the way",
 };
 
-/** Why a file could not be made or written, in words. */
+/** Why a file could not be created or written, as text. */
 export function explainFileError(error: unknown): string {
   const code = (error as NodeJS.ErrnoException).code ?? String(error);
   return WHY_NOT[code] ?? code;
 }
 
-/** An error about the run directory, in one line. */
+/** Turns any error into one about the run directory. */
 export function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   if (error instanceof ErofsNbdError) return error;
   return new ErofsNbdError(
@@ -244,7 +246,7 @@ export function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   );
 }
 
-/** Whether a manager, alive or dead, has noted devices there. @throws ErofsNbdError */
+/** Whether there are records of devices, of a live or dead manager. @throws ErofsNbdError */
 export function hasRecords(runDir: RunDir): boolean {
   try {
     return readdirSync(runDir.devices).some((name) => name.endsWith(".json"));
@@ -258,23 +260,23 @@ export function hasRecords(runDir: RunDir): boolean {
   }
 }
 
-/** The pid that the lock file names; 0: none. Takes no lock. */
+/** The pid in the lock file; 0 if there is none. Does not lock. */
 export function holderPid(runDir: RunDir): number {
   try {
     return Number(readFileSync(runDir.lockFile, "utf8").trim()) || 0;
   } catch {
-    // Not there, or not for us to read: nobody that we could name.
+    // Missing or not readable: no pid to return.
     return 0;
   }
 }
 
-/** The process that has, or last had, the run directory, if there still is one of that pid. Takes no lock itself. */
+/** The process that holds or last held the lock, if a process of that pid exists. Does not lock. */
 export function lockHolder(runDir: RunDir): number | undefined {
   const pid = holderPid(runDir);
   return pid > 0 && existsSync(`/proc/${pid}`) ? pid : undefined;
 }
 
-/** The manager's log, for appending. @throws ErofsNbdError */
+/** Opens the manager's log for appending. @throws ErofsNbdError */
 export function openLog(runDir: RunDir): number {
   try {
     const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;

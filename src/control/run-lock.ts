@@ -1,9 +1,9 @@
 /**
- * The lock of a run directory, which makes a manager the only one in it: flock(2) on a file that is never removed. It ends
- * with the process that holds it, however that dies, so a dead manager's socket never locks anybody out.
+ * The lock of a run directory, which allows one manager: flock(2) on a file that is never removed. The kernel releases
+ * it when the process ends, so that a dead manager's files never block the next one.
  *
- * Used by the daemon alone. Apart from run-dir.ts because it needs flock(2), and commands that only talk to a manager shall not
- * load libc's bindings for it.
+ * Used by the daemon only. Separate from run-dir.ts, because commands that only talk to a manager should not load the
+ * bindings of libc for flock(2).
  */
 import { closeSync, constants, ftruncateSync, openSync, writeSync } from "node:fs";
 import { ErofsNbdError } from "../errors.ts";
@@ -11,12 +11,12 @@ import { ERRNO, errnoName } from "../sys/errno.ts";
 import { flock, LOCK_EX, LOCK_NB } from "../sys/libc.ts";
 import { asRunDirError, holderPid, type RunDir } from "./run-dir.ts";
 
-/** A held lock; `release` gives it up, and so does the end of the process. */
+/** A held lock, released by `release` or the end of the process. */
 export interface RunDirLock {
   release(): void;
 }
 
-/** Becomes the only manager of the run directory, or says who is: undefined and its pid. @throws ErofsNbdError */
+/** Locks the run directory, or returns the pid of the manager that holds it. @throws ErofsNbdError */
 export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: number } {
   let fd: number;
   try {
@@ -27,7 +27,7 @@ export function lockRunDir(runDir: RunDir): RunDirLock | { readonly heldBy: numb
   const result = flock(fd, LOCK_EX | LOCK_NB);
   if (result === 0) {
     try {
-      // Written over before it is cut to length: on a full file system there is room for what was there.
+      // Overwritten before it is truncated: on a full file system the old blocks can still be written.
       const text = `${process.pid}\n`;
       writeSync(fd, text, 0);
       ftruncateSync(fd, text.length);

@@ -1,9 +1,9 @@
 /**
- * A connection to the manager of a run directory, which is started where none runs.
+ * Connects to the manager of a run directory, and starts one if none is running.
  *
- * The start is waited for while the process that was started lives and gets on (start-watch.ts), not for a number of
- * seconds. When it ends, so does the waiting, with what it said last. A manager that was started in vain, because its
- * command gives up or is interrupted, is ended again unless a dead manager has left devices for it.
+ * Used by reach-manager.ts. There is no time limit: it waits while the started process lives and makes progress
+ * (sys/start-watch.ts). If the process ends, its last log line becomes the error. If the wait ends early, because the
+ * command is interrupted, the started manager is killed, unless a dead manager has left devices for it.
  */
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, fstatSync, readFileSync } from "node:fs";
@@ -15,22 +15,22 @@ import { ControlClient } from "./client.ts";
 import { hasRecords, lockHolder, openLog, prepareRunDir, type RunDir } from "./run-dir.ts";
 
 const CLI_PATH = programFile("cli/main.cjs");
-/** How often to look: a start that is slow anyway is not to be slowed down by being watched. */
+/** Poll intervals. The second one keeps the polling from slowing down a start that is slow already. */
 const POLL_MS = 20;
 const SLOW_POLL_MS = 100;
-/** After this the waiting is mentioned, once. */
+/** After this time the wait is reported, once. */
 export const NOTICE_MS = 4000;
-/** A manager that was just ending holds its directory for a moment more: the one started then gives up at once. */
+/** A manager that is about to end still holds the lock for a moment, and a manager started then gives up at once. */
 const MAX_STARTS = 3;
-/** What a manager says that finds the run directory taken (daemon.ts). */
+/** The message of a manager that finds the run directory locked (manager/daemon.ts). */
 const TAKEN = /: manager \d+ runs there/;
 
 export interface StartOptions {
-  /** Told once, after some seconds: what is being waited for. */
+  /** Called once, after some seconds, with what is waited for. */
   readonly waiting?: (text: string) => void;
-  /** Aborted: nothing is waited for any more. */
+  /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
-  /** What is run as the manager; for tests. */
+  /** The program that is run as the manager; for tests. */
   readonly program?: string;
   /** For tests. */
   readonly silenceMs?: number;
@@ -39,8 +39,8 @@ export interface StartOptions {
 }
 
 /**
- * The manager that runs, or one that is started.
- * @throws ErofsNbdError ERR_CONTROL with the manager's own last words, or why it is not waited for any more; ERR_INTERRUPTED; ERR_RUN_DIR
+ * The running manager, or one that is started.
+ * @throws ErofsNbdError ERR_CONTROL with the manager's last message, or that it hangs; ERR_INTERRUPTED; ERR_RUN_DIR
  */
 export async function connectOrStart(runDir: RunDir, options: StartOptions = {}): Promise<ControlClient> {
   const running = await ControlClient.connect(runDir);
@@ -54,7 +54,7 @@ export async function connectOrStart(runDir: RunDir, options: StartOptions = {})
   let isTold = false;
   try {
     for (;;) {
-      // Connecting looks at the whole way there, which would take the time of the manager that is waited for.
+      // Connecting checks the whole path, which would take processor time from the manager that is starting.
       const client = existsSync(runDir.controlSocket) ? await ControlClient.connect(runDir) : undefined;
       if (client !== undefined) {
         started.keep();
@@ -63,7 +63,7 @@ export async function connectOrStart(runDir: RunDir, options: StartOptions = {})
       if (started.end !== undefined) {
         const words = started.lastWords();
         const mayTryAgain = started.hasLeft || (words !== undefined && TAKEN.test(words));
-        // The manager that has the directory answers soon, or was just ending.
+        // The manager that holds the lock will answer soon, or is about to end.
         const holder = mayTryAgain ? lockHolder(runDir) : undefined;
         if (holder === undefined) {
           if (!mayTryAgain || starts >= MAX_STARTS) throw cannotStart(runDir, words ?? started.end);
@@ -76,7 +76,7 @@ export async function connectOrStart(runDir: RunDir, options: StartOptions = {})
       const trouble = watch.look();
       if (trouble !== undefined) {
         if (started.end === undefined) started.kill();
-        throw doesNotGetOn(runDir, watch.pid, trouble, started.end === undefined);
+        throw makesNoProgress(runDir, watch.pid, trouble, started.end === undefined);
       }
       if (options.signal?.aborted === true) throw interrupted();
       const waitedMs = performance.now() - startedAtMs;
@@ -95,8 +95,8 @@ export async function connectOrStart(runDir: RunDir, options: StartOptions = {})
 }
 
 /**
- * Waits for the answer of a manager that may hang: it is asked for as long as its process gets on.
- * @throws ErofsNbdError ERR_CONTROL when it does not; otherwise as `answer`
+ * Waits for the answer of a manager that may hang, for as long as its process makes progress.
+ * @throws ErofsNbdError ERR_CONTROL if it does not; otherwise as `answer`
  */
 export async function untilAnswered<T>(
   runDir: RunDir,
@@ -127,7 +127,7 @@ export async function untilAnswered<T>(
     if (pid === undefined) continue;
     if (watch?.pid !== pid) watch = new StartWatch(pid, "manager", options);
     const trouble = watch.look();
-    if (trouble !== undefined) throw doesNotGetOn(runDir, pid, trouble, false);
+    if (trouble !== undefined) throw makesNoProgress(runDir, pid, trouble, false);
     if (isTold || performance.now() - startedAtMs < (options.noticeMs ?? NOTICE_MS)) continue;
     isTold = true;
     options.waiting?.(`waiting for the manager (pid ${pid}) to answer; its log is ${runDir.logFile}`);
@@ -135,7 +135,7 @@ export async function untilAnswered<T>(
   return answer;
 }
 
-/** A manager that outlives us and writes to its log file, unless it turns out that it was started in vain. */
+/** A started manager, which outlives this process and writes to its log file, unless it is abandoned. */
 class StartedManager {
   readonly pid: number;
   readonly #runDir: RunDir;
@@ -167,21 +167,21 @@ class StartedManager {
       this.#end = error.message;
     });
     child.unref();
-    // A command that is interrupted ends its process: then there is no time for anything that is not done at once.
+    // An interrupted command calls process.exit(): only synchronous code runs then.
     process.once("exit", this.abandon);
   }
 
-  /** How it ended, in words; undefined while it runs. */
+  /** How it ended, as text; undefined while it runs. */
   get end(): string | undefined {
     return this.#end;
   }
 
-  /** It has ended as one does that has nothing to do: we were not quick enough to ask it. */
+  /** It has ended because it had nothing to do, before a request reached it. */
   get hasLeft(): boolean {
     return this.#code === 0;
   }
 
-  /** It is used: from now on it ends by itself. */
+  /** It is connected: from now on it ends by itself. */
   keep(): void {
     process.off("exit", this.abandon);
   }
@@ -190,18 +190,18 @@ class StartedManager {
     if (this.#end === undefined) this.#kill();
   }
 
-  /** Nothing waits for it any more. Where a dead manager has left devices, it goes on all the same: they need it. */
+  /** Kills it, unless a dead manager has left devices for it to adopt. */
   readonly abandon = (): void => {
     process.off("exit", this.abandon);
     if (this.#end !== undefined) return;
     try {
       if (!hasRecords(this.#runDir)) this.#kill();
     } catch {
-      // The records cannot be read: then it decides itself, and ends when it has nothing to do.
+      // The records cannot be read: the manager ends by itself if it has nothing to do.
     }
   };
 
-  /** What it wrote as the reason for its end: its last `erofs-nbd: …` line. */
+  /** The reason for its end: its last `erofs-nbd: …` line in the log. */
   lastWords(): string | undefined {
     const text = readFileSync(this.#runDir.logFile).subarray(this.#logStartBytes).toString("utf8");
     return text
@@ -214,8 +214,7 @@ class StartedManager {
 
 function describeWait(runDir: RunDir, pid: number): string {
   const holds = lockHolder(runDir) === pid;
-  const what =
-    holds && hasRecords(runDir) ? "it looks after devices that are attached" : "the machine is busy";
+  const what = holds && hasRecords(runDir) ? "it is adopting attached devices" : "the machine is busy";
   return `waiting for the manager (pid ${pid}) to start: ${what}; its log is ${runDir.logFile}`;
 }
 
@@ -225,10 +224,12 @@ function cannotStart(runDir: RunDir, why: string): ErofsNbdError {
   });
 }
 
-function doesNotGetOn(runDir: RunDir, pid: number, trouble: string, isOurs: boolean): ErofsNbdError {
+function makesNoProgress(runDir: RunDir, pid: number, trouble: string, isOurs: boolean): ErofsNbdError {
   if (isOurs) return cannotStart(runDir, `its process ${pid} ${trouble}, and was ended`);
   return new ErofsNbdError("ERR_CONTROL", `cannot talk to the manager: its process ${pid} ${trouble}`, {
-    hint: `continue it with 'kill -CONT ${pid}', or end it with 'kill -KILL ${pid}': devices stay, and another manager finds them`,
+    hint:
+      `continue it with 'kill -CONT ${pid}', or end it with 'kill -KILL ${pid}': devices stay attached, ` +
+      "and the next manager adopts them",
   });
 }
 

@@ -1,7 +1,7 @@
 /**
- * The machine's service manager, as far as we need it: is there one, is the manager's unit installed, start it.
+ * systemd: whether it runs, whether the manager's unit is installed, and starting it.
  *
- * reach-manager.ts asks before it starts a manager of its own, install-units before it writes. Only systemd.
+ * Used by reach-manager.ts before it starts a manager itself, and by install-units.
  */
 import { execFile } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
@@ -11,34 +11,34 @@ import { ErofsNbdError } from "../errors.ts";
 import { DEFAULT_RUN_DIR, type RunDir } from "./run-dir.ts";
 
 export const SERVICE = "erofs-nbd.service";
-/** Not the administrator's: `systemctl mask` puts a link there, and refuses where a unit is in its way. */
+/** Not /etc, where `systemctl mask` creates its link and fails if a unit file exists. */
 export const UNIT_DIRECTORY = "/usr/local/lib/systemd/system";
 export const ADMIN_UNIT_DIRECTORY = "/etc/systemd/system";
 
-/** Where a unit may be, in the order of systemd.unit(5). */
+/** The directories of unit files, in the order of systemd.unit(5). */
 const UNIT_DIRECTORIES = [
   ADMIN_UNIT_DIRECTORY,
   "/run/systemd/system",
   UNIT_DIRECTORY,
   "/usr/lib/systemd/system",
 ];
-/** How often to look how far the service is. */
+/** Poll interval of the service's state. */
 const LOOK_MS = 1000;
 /**
- * How long the job may wait for its turn: other jobs that it must follow, or a command that is run by such a job
- * itself and would wait for ever. A service that is being started has no limit here. systemd ends it when its manager
- * does not get on (TimeoutStartSec=, which the manager extends).
+ * Time limit for the start job in systemd's queue. It may wait for other jobs, one of which may run this command itself
+ * and would then wait forever. There is no limit once the service is starting: systemd ends it if its manager makes no
+ * progress (TimeoutStartSec=, which the manager extends).
  */
 const QUEUED_MS = 30_000;
-/** After this the waiting is mentioned, once. */
+/** After this time the wait is reported, once. */
 const NOTICE_MS = 4000;
 
-/** What is worth telling whoever waits for a manager. */
+/** Messages for a user who waits for a manager. */
 export interface StartTeller {
-  /** For those who asked for more. */
+  /** Printed with --verbose. */
   detail(text: string): void;
   note(text: string): void;
-  /** That something takes its time; see start-manager.ts. */
+  /** What is waited for; see start-manager.ts. */
   waiting(text: string): void;
 }
 
@@ -55,14 +55,14 @@ export function hasSystemd(): boolean {
   return existsSync("/run/systemd/system");
 }
 
-/** Whether the service is what manages this run directory: installed, and not masked. */
+/** Whether the service manages this run directory: it is installed and not masked. */
 export function hasService(runDir: RunDir): boolean {
   return runDir.path === DEFAULT_RUN_DIR && hasSystemd() && isInstalled();
 }
 
 /**
- * Starts the service, if it is what would manage this run directory, and returns when it is ready. False where it is
- * not installed, masked, or does not start: then the caller starts a manager. @throws ErofsNbdError ERR_INTERRUPTED
+ * Starts the service if it manages this run directory, and returns when it is ready. False if it is not installed, is
+ * masked, or does not start: the caller then starts a manager itself. @throws ErofsNbdError ERR_INTERRUPTED
  */
 export async function startService(
   runDir: RunDir,
@@ -70,7 +70,7 @@ export async function startService(
   signal?: AbortSignal,
 ): Promise<boolean> {
   if (!hasService(runDir)) return false;
-  tell.detail(`no manager runs: starting ${SERVICE}`);
+  tell.detail(`no manager is running: starting ${SERVICE}`);
   const why = await startUnit(tell, { signal });
   if (why === undefined) return true;
   tell.note(`${SERVICE} does not start (${why}): starting a manager without it`);
@@ -78,7 +78,7 @@ export async function startService(
 }
 
 /**
- * Has the unit started; why it is not, or undefined. The times are for tests.
+ * Starts the unit. Returns why it did not start, or undefined. The times are for tests.
  * @throws ErofsNbdError ERR_INTERRUPTED
  */
 export async function startUnit(
@@ -108,7 +108,7 @@ export async function startUnit(
       if (waitedMs < noticeMs && waitedMs + lookMs >= noticeMs)
         tell.waiting(`waiting for ${SERVICE} to start; look with 'systemctl status ${SERVICE}'`);
       waitedMs += lookMs;
-      // Counted in looks, not by the clock: on a busy machine both the service and these looks take longer.
+      // Counted in polls, not by the clock: on a busy machine both the service and the polls take longer.
       queuedForMs = (await isQueued()) ? queuedForMs + lookMs : 0;
       if (queuedForMs >= queuedMs) return "its start waits for other units";
     }
@@ -119,13 +119,13 @@ export async function startUnit(
   return end?.stderr.trim().split("\n")[0] || `systemctl ended with ${end?.signal ?? end?.exitCode}`;
 }
 
-/** Whether the unit's start has not begun, so that nothing of it can be seen to get on. */
+/** Whether the start job is still queued, so that no progress can be observed. */
 async function isQueued(): Promise<boolean> {
   const end = await systemctl(["show", "--property=ActiveState", "--value", SERVICE]);
   return !["activating", "active", "reloading", "deactivating"].includes(end?.stdout.trim() ?? "");
 }
 
-/** Runs systemctl to its end, or until the signal aborts; undefined where it cannot be run. */
+/** Runs systemctl to its end, or until the signal aborts; undefined if it cannot be run. */
 export function systemctl(words: readonly string[], signal?: AbortSignal): Promise<SystemctlEnd | undefined> {
   return new Promise((resolve) => {
     const child = execFile("systemctl", [...words], (error, stdout, stderr) => {
@@ -138,12 +138,12 @@ export function systemctl(words: readonly string[], signal?: AbortSignal): Promi
   });
 }
 
-/** Whether the system below `top` has a unit of the manager, and has it not masked. */
+/** Whether the root directory `top` has the manager's unit, not masked. */
 export function isInstalled(top = "/"): boolean {
   const path = UNIT_DIRECTORIES.map((directory) => join(top, directory, SERVICE)).find(
     (one) => realPath(one) !== undefined,
   );
-  // A masked unit leads there: its administrator wants no service.
+  // A masked unit is a link to /dev/null.
   return path !== undefined && realPath(path) !== "/dev/null";
 }
 

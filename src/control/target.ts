@@ -1,7 +1,7 @@
 /**
- * What users and programs call an attached device: one spelling for the command line and the library.
+ * Parses the names of attached devices.
  *
- * Resolves paths; asks nobody whether such a device is attached.
+ * Used by command line and library. Resolves paths, but does not check whether the device is attached.
  */
 import { realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
@@ -20,8 +20,8 @@ export function deviceIndex(text: string): number | undefined {
 }
 
 /**
- * A device in any spelling; anything else is a path, of an image or a mount point, made absolute with its links
- * resolved where it exists, and what lies there. `./3` is a path.
+ * A device in any spelling. Any other text is the path of an image or a mount point: it is made absolute, symbolic
+ * links are resolved if it exists, and the file is identified. `./3` is a path.
  * @throws ErofsNbdError ERR_BAD_ARGUMENT
  */
 export async function readTarget(text: string): Promise<Target> {
@@ -36,12 +36,12 @@ export async function readTarget(text: string): Promise<Target> {
   try {
     return { path: await realpath(absolute), seen };
   } catch {
-    // An image may have been removed while it is attached: its device can still be named by the path it had.
+    // A removed image may still be attached: its former path names the device.
     return { path: absolute, seen };
   }
 }
 
-/** What tells a file from every other one on this machine; of a block device, which disk it is. */
+/** The identity of a file on this machine; for a block device, that of the disk. */
 async function fileAt(path: string): Promise<SeenTarget["file"]> {
   try {
     const found = await stat(path, { bigint: true });
@@ -51,7 +51,7 @@ async function fileAt(path: string): Promise<SeenTarget["file"]> {
   }
 }
 
-/** A device number as "major:minor", as the kernel spells it; glibc puts the two into one number (sysmacros.h). */
+/** A device number as "major:minor", as the kernel prints it; glibc encodes the two in one number (sysmacros.h). */
 export function numberOf(device: bigint): string {
   const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xffff_f000n);
   const minor = (device & 0xffn) | ((device >> 12n) & 0xffff_ff00n);

@@ -1,7 +1,7 @@
 /**
- * `attach`: the command of that name for programs, through the machine's manager, which is started where none runs.
+ * `attach` for programs: through the machine's manager, which is started if none is running.
  *
- * Everything heavy is loaded when it is first called.
+ * Used by programs, and by NbdManager through attachThrough(). Loads most code at the first call.
  */
 
 import type { AttachParams } from "../control/protocol.ts";
@@ -14,19 +14,23 @@ import { type AttachOptions, type AttachSource, toAttachParams } from "./options
 import type { Session } from "./session.ts";
 
 export interface MachineAttachOptions extends AttachOptions {
-  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY where a manager is in it, or /run/erofs-nbd. */
+  /**
+   * The manager's run directory; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY if a manager uses it, or
+   * /run/erofs-nbd.
+   */
   readonly runDir?: string;
 }
 
 /**
- * Attaches an image, or a source of your own, and returns the device when it can be read. Only root may.
+ * Attaches an image or a custom source, and returns the device when it can be read. Must be run as root.
  *
- * The device is the machine's, like one of the command line: it outlives this program, and `erofs-nbd status` shows it.
+ * The device is like one of the command line: it outlives this program, and `erofs-nbd status` shows it.
  *
- * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_INTERRUPTED, ERR_IMAGE, ERR_SOURCE, ERR_CONTROL, or with the manager's own reason (a ControlError)
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_PERMISSION, ERR_INTERRUPTED, ERR_IMAGE, ERR_SOURCE, ERR_CONTROL;
+ * ControlError with the manager's reason
  * @example
  * const device = await attach("image.erofs");
- * device.on("failover", ({ level, stallMs }) => console.log(`${level}: reads stood still for ${stallMs} ms`));
+ * device.on("failover", ({ level, stallMs }) => console.log(`${level}: reads waited for ${stallMs} ms`));
  * console.log(device.device, (await device.status()).state);
  * await device.detach();
  */
@@ -37,7 +41,7 @@ export async function attach(
   const params = toAttachParams(source, options, { runDir: DIRECTORY });
   refuseAborted(options.signal);
   if (process.geteuid?.() !== 0) throw rootRequired();
-  // What can be refused without a manager starts none.
+  // Checked before a manager is started.
   const image = await openBeforehand(params);
   try {
     const lease = await leaseSession(options.runDir);
@@ -53,7 +57,7 @@ export async function attach(
 }
 
 /**
- * The same through a manager that is there. `letGo` is called when the device no longer needs the session.
+ * The same through a given session. `letGo` is called when the device no longer needs the session.
  * @internal
  */
 export async function attachThrough(
@@ -91,7 +95,7 @@ function refuseAborted(signal: AbortSignal | undefined): void {
     throw new ErofsNbdError("ERR_INTERRUPTED", "cannot attach: it was aborted", { cause: signal.reason });
 }
 
-/** An attach cannot be stopped half-way: the manager would still finish it, and nobody would have the device. */
+/** The manager finishes an attach that has begun, so the device is detached afterwards. */
 async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<never> {
   const whyNot = await device.detach().then(
     () => undefined,
@@ -103,8 +107,7 @@ async function undo(device: AttachedDevice, { reason }: AbortSignal): Promise<ne
 }
 
 /**
- * What is asked of the manager, and handed to it: the image's descriptor. A module is for workers to find by its
- * path.
+ * The parameters of the request, and the image's descriptor that is sent with it. Workers open a module by its path.
  */
 interface OpenedBeforehand {
   readonly params: AttachParams;

@@ -1,8 +1,8 @@
 /**
- * A device that this program has attached: what it is, what happens to it, and its end.
+ * An attached device as programs use it: its properties, status, events and detach.
  *
- * Made by `attach` and `NbdManager.attach`. The device does not need it: a program may end, or let go with `close`, and
- * reads go on. Keeps the process alive until it is detached or let go.
+ * Created by `attach`, `find`, `list` and NbdManager. The device itself does not depend on it: reads go on after the
+ * program ends or calls `close`. The object keeps the process alive until the device is detached or closed.
  */
 import { EventEmitter } from "eventemitter3";
 import { ControlError } from "../control/fault.ts";
@@ -15,45 +15,45 @@ import type { Session } from "./session.ts";
 
 export interface AttachedDeviceEvents {
   state: (state: DeviceState, before: DeviceState) => void;
-  /** Exactly one for each failover, when it is over. `stallMs`: for how long reads stood still. */
+  /** Emitted once at the end of each failover. `stallMs`: how long reads waited. */
   failover: (outcome: Omit<FailoverOutcome, "at">) => void;
-  /** A link was handed to another worker by plan; reads stood still for so long. */
+  /** A link was handed over to another worker; reads waited for `stallMs`. */
   moved: (workerPid: number, stallMs: number) => void;
-  /** Nobody serves, and the quick attempts are used up; `why` is the last reason. Attempts go on. */
+  /** The device is not served and the fast attempts have failed, the last one because of `why`. Attempts go on. */
   stalled: (why: string) => void;
-  /** Reads had failed for want of a link, and work again. */
+  /** Reads had failed without a link, and work again. */
   revived: () => void;
   attemptFailed: (why: string) => void;
   /** `count` reads were answered with an I/O error, for this reason. */
   readErrors: (why: string, count: number) => void;
-  /** The manager has gone; reads do not need it. What happens until `managerFound` is told by nobody. */
+  /** The manager is gone; reads do not need it. There are no events until `managerFound`. */
   managerLost: () => void;
   managerFound: (managerPid: number) => void;
-  /** The device is gone: detached by whomever, unmounted, or ended by the kernel. The last event. */
+  /** The device is gone: detached by any client, unmounted, or disconnected by the kernel. The last event. */
   detached: (why: string) => void;
 }
 
 export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
-  /** «/dev/nbd0» */
+  /** "/dev/nbd0" */
   readonly device: string;
   readonly index: number;
-  /** Unique text that the kernel keeps with the device. */
+  /** A unique text that the kernel stores with the device. */
   readonly identifier: string;
-  /** In whole blocks, as the kernel shows it. */
+  /** In whole blocks, as the kernel reports it. */
   readonly sizeBytes: number;
   readonly blockSizeBytes: number;
-  /** What the manager had to say about the attach, in lines for people. */
+  /** Notes of the manager about the attach, as lines of text. */
   readonly notes: readonly string[];
   readonly #session: Session;
   readonly #letGo: () => void;
-  // Other devices share the session: they hear what they should, whatever this one's listeners do.
+  // Other devices share the session: an exception of this one's listeners must not affect them.
   readonly #onEvent = (event: DeviceEvent): void => isolateListener(() => this.#hear(event));
   readonly #onLost = (): void => isolateListener(() => this.emit("managerLost"));
   readonly #onFound = (managerPid: number): void => void this.#found(managerPid);
   #isDetached = false;
   #isClosed = false;
   #hasLetGo = false;
-  /** Questions that are under way: the connection is needed until they are answered. */
+  /** Requests in progress, which need the connection. */
   #asking = 0;
 
   /** @internal `letGo` is called once, when the session is no longer needed for it. */
@@ -76,7 +76,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     return this.#isDetached;
   }
 
-  /** What `erofs-nbd status DEVICE --json` prints. @throws ErofsNbdError ERR_NOT_ATTACHED */
+  /** The status, as `erofs-nbd status DEVICE --json` prints it. @throws ErofsNbdError ERR_NOT_ATTACHED */
   async status(): Promise<DeviceStatus> {
     const target = { index: this.index };
     const { devices } = await this.#whileAsking(() => this.#session.ask("status", { target }));
@@ -84,13 +84,13 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     if (found !== undefined) return found;
     throw new ErofsNbdError(
       "ERR_NOT_ATTACHED",
-      `cannot tell the status of ${this.device}: it was detached, and the node is another device's by now`,
+      `cannot get the status of ${this.device}: it was detached, and the node belongs to another device now`,
     );
   }
 
   /**
-   * Detaches the device and returns when it, its links and its record are gone; one that is gone already is no error.
-   * @throws ErofsNbdError ERR_DEVICE_MOUNTED while it is mounted; with `force` whatever is mounted there gets I/O errors
+   * Detaches the device and returns when it, its links and its record are gone. No error if it is gone already.
+   * @throws ErofsNbdError ERR_DEVICE_MOUNTED while it is mounted; with `force` the mount gets I/O errors instead
    */
   async detach({ force = false }: { readonly force?: boolean } = {}): Promise<void> {
     if (this.#isDetached || !(await this.#isThere())) return this.#end("it was gone");
@@ -101,7 +101,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     this.#end("it was detached");
   }
 
-  /** Lets go of the device, which stays attached: no more events, and the process may end. */
+  /** Closes this object; the device stays attached. No more events are emitted, and the process may end. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -114,12 +114,14 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     await this.detach();
   }
 
-  /** @internal Takes an event of the time before there was this object. */
+  /** @internal Takes an event that arrived before this object was created. */
   hear(event: DeviceEvent): void {
     this.#onEvent(event);
   }
 
-  /** The device's end is told before the answer to the request that caused it. */
+  /**
+   * Keeps the session during a request: the `detached` event arrives before the answer to the request that caused it.
+   */
   async #whileAsking<T>(ask: () => Promise<T>): Promise<T> {
     this.#asking += 1;
     try {
@@ -148,9 +150,9 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
 
   async #found(managerPid: number): Promise<void> {
     isolateListener(() => this.emit("managerFound", managerPid));
-    // Its end may have come while nobody told.
+    // The device may have been detached while no manager was running.
     const isThere = await this.#isThere().catch(() => true);
-    if (!isThere) this.#end("it ended while no manager ran");
+    if (!isThere) this.#end("it ended while no manager was running");
   }
 
   #hear(event: DeviceEvent): void {

@@ -1,11 +1,15 @@
 /**
- * Events that come in one go with an answer are heard before whoever waits for the answer runs: they are kept until then.
+ * Keeps events that arrive together with an answer: they are dispatched before the code that awaits the answer runs.
+ *
+ * Used by attach and find.
  */
 import type { DeviceEvent } from "../control/protocol.ts";
 import type { AttachedDevice } from "./attached-device.ts";
 import type { Session } from "./session.ts";
 
-/** Devices that an answer has made, which hear what was told meanwhile: after the caller has had its turn to listen. */
+/**
+ * Runs a request that creates devices, and passes the events of that time to them once the caller could add listeners.
+ */
 export async function hearEarly(
   session: Session,
   ask: () => Promise<AttachedDevice[]>,
@@ -17,7 +21,7 @@ export async function hearEarly(
     const devices = await ask();
     setImmediate(() => {
       for (const device of devices) {
-        // What was told before is about another one, which had the node.
+        // Earlier events belong to a former device of that node.
         const begin = early.findLastIndex((one) => one.event === "attached" && one.device === device.device);
         for (const event of early.slice(begin + 1)) device.hear(event);
       }

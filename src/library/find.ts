@@ -1,7 +1,7 @@
 /**
- * Devices that are attached already, whoever did it: for a program that was started anew, and for one that only looks.
+ * `find` and `list`: devices that are attached already, by any program, for example before a restart of this one.
  *
- * Starts a manager only where one has left devices behind, as `erofs-nbd status` does.
+ * Starts a manager only if a dead one has left records, as `erofs-nbd status` does.
  */
 import type { Target } from "../control/protocol.ts";
 import { AttachedDevice } from "./attached-device.ts";
@@ -12,21 +12,24 @@ import { toTargetText } from "./options.ts";
 import type { Session } from "./session.ts";
 
 /**
- * An attached device: its node or index («/dev/nbd3», «nbd3», «3», 3), the path of its image or source module, or where it is
- * mounted. A path may be a `file:` URL.
+ * An attached device: its node or index ("/dev/nbd3", "nbd3", "3", 3), the path of its image or source module, or its
+ * mount point. A path may be a `file:` URL.
  */
 export type DeviceTarget = string | number | URL;
 
 export interface FindOptions {
-  /** Of the manager; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY where a manager is in it, or /run/erofs-nbd. */
+  /**
+   * The manager's run directory; default: EROFS_NBD_RUN_DIR, systemd's RUNTIME_DIRECTORY if a manager uses it, or
+   * /run/erofs-nbd.
+   */
   readonly runDir?: string;
 }
 
 const KINDS = { runDir: DIRECTORY };
 
 /**
- * The device that is meant, as `attach` would have returned it; undefined where it is not attached. Of several with one
- * image it is that with the lowest index.
+ * The named device, as `attach` would have returned it; undefined if it is not attached. If an image is attached more
+ * than once, the device with the lowest index.
  *
  * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_RUN_DIR, ERR_PERMISSION, ERR_CONTROL
  * @example
@@ -46,8 +49,8 @@ export async function find(
 }
 
 /**
- * All devices of a manager, in the order of their indices. Each keeps the program alive until it is detached or let go of
- * with `close()`.
+ * All devices of a manager, ordered by index. Each one keeps the program alive until it is detached or closed with
+ * `close()`.
  *
  * @throws ErofsNbdError ERR_BAD_ARGUMENT, ERR_RUN_DIR, ERR_PERMISSION, ERR_CONTROL
  * @example
@@ -62,7 +65,9 @@ export async function list(options: FindOptions = {}): Promise<AttachedDevice[]>
   return lease === undefined ? [] : lookThrough(lease.session, null, lease.end);
 }
 
-/** The devices that a target names, null naming all. `letGo` is called when none of them needs the session. @internal */
+/**
+ * The devices that a target names, or all for null. `letGo` is called when none of them needs the session. @internal
+ */
 export async function lookThrough(
   session: Session,
   target: Target | null,
@@ -76,7 +81,7 @@ export async function lookThrough(
   try {
     const found = await hearEarly(session, async () => {
       const { devices } = await session.ask("status", { target });
-      // One that is just being attached has no node yet.
+      // A device that is being attached has no node yet.
       const there = devices.filter(({ device, index }) => device !== null && index !== null);
       users = there.length;
       return there.map((status) => new AttachedDevice(session, status, [], leave));
@@ -90,7 +95,7 @@ export async function lookThrough(
   }
 }
 
-/** The others are let go of. @internal */
+/** The first device; closes the others. @internal */
 export function firstOf([first, ...others]: readonly AttachedDevice[]): AttachedDevice | undefined {
   for (const other of others) other.close();
   return first;

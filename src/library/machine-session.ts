@@ -1,21 +1,21 @@
 /**
- * Connections of this process to the machine's managers: one for each run directory, shared by all devices that need it.
+ * The sessions of this process with the machine's managers: one per run directory, shared by all devices.
  *
- * Used by `attach`, `find` and `list`. Loads what talks to managers when it is first called.
+ * Used by `attach`, `find` and `list`. Loads the client at the first call.
  */
 import type { RunDir } from "../control/run-dir.ts";
 import { Session } from "./session.ts";
 
 export interface SessionLease {
   readonly session: Session;
-  /** The session is not needed for this any more; the last one closes it. */
+  /** Ends the lease; the last lease closes the session. */
   end(): void;
 }
 
-/** Sessions by run directory, and how many leases each has. */
+/** Sessions by run directory, with their number of leases. */
 const sessions = new Map<string, { readonly session: Session; users: number }>();
 
-/** `option`: the run directory that the program names. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** @param option the run directory that the program has chosen. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export async function leaseSession(option: string | undefined): Promise<SessionLease> {
   const [runDir, { findRunning, reachManager }, { hasService }] = await Promise.all([
     readRunDir(option),
@@ -25,7 +25,7 @@ export async function leaseSession(option: string | undefined): Promise<SessionL
   const finder = {
     reach: () => reachManager(runDir),
     find: () => findRunning(runDir),
-    // Whoever stopped the service would find it started again.
+    // A service that an administrator has stopped is not started again.
     mayStart: () => !hasService(runDir),
   };
   const shared = sessions.get(runDir.path) ?? { session: new Session(finder), users: 0 };
@@ -43,7 +43,10 @@ export async function leaseSession(option: string | undefined): Promise<SessionL
   return { session: shared.session, end };
 }
 
-/** As {@link leaseSession}; undefined where no manager runs and none has left devices behind: none is started for a look. */
+/**
+ * Like {@link leaseSession}, but undefined if no manager is running and none has left records: a query starts no
+ * manager.
+ */
 export async function leaseForLook(option: string | undefined): Promise<SessionLease | undefined> {
   const [runDir, { hasRecords }, { findRunning }] = await Promise.all([
     readRunDir(option),

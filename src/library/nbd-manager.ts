@@ -1,9 +1,9 @@
 /**
- * A manager of one's own, inside the program that makes it: for programs that want no daemon beside them.
+ * A manager inside of a program, for programs that need no separate daemon.
  *
- * It has its own run directory, to which `erofs-nbd --run-dir DIR status` and the other commands talk as to any other.
- * Workers are processes of their own all the same. A program that dies leaves its devices served by them; its next
- * NbdManager over the same directory goes on with them. The manager itself is loaded by `start`.
+ * It has a run directory of its own, which `erofs-nbd --run-dir DIR status` and the other commands can use. Workers are
+ * separate processes. If the program dies, its devices are still served by them, and the next NbdManager with the same
+ * directory adopts them. `start` loads the manager.
  */
 import { resolve } from "node:path";
 import { EventEmitter } from "eventemitter3";
@@ -21,14 +21,14 @@ import { type AttachOptions, type AttachSource, toAttachParams, toTargetText } f
 import { Session } from "./session.ts";
 
 export interface NbdManagerOptions {
-  /** A directory for this manager alone; it is made, for its owner only, where there is none. */
+  /** A directory for this manager only. It is created with mode 0700 if it does not exist. */
   readonly runDir: string;
-  /** Where its log goes, line by line; nowhere by default. */
+  /** Receives the log, line by line; no log by default. */
   readonly log?: Log;
 }
 
 export interface NbdManagerEvents {
-  /** Everything that happens to any of its devices: what `erofs-nbd status --watch --json` prints. */
+  /** Every event of any of its devices, as `erofs-nbd status --watch --json` prints it. */
   event: (event: DeviceEvent) => void;
 }
 
@@ -71,8 +71,8 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
   }
 
   /**
-   * Becomes the manager of the run directory, starts workers, and goes on with devices that were left there.
-   * @throws ErofsNbdError ERR_RUN_DIR; ERR_CONTROL when another manager has the directory
+   * Becomes the manager of the run directory, starts workers, and adopts devices that a former manager has left.
+   * @throws ErofsNbdError ERR_RUN_DIR; ERR_CONTROL if another manager uses the directory
    */
   async start(): Promise<void> {
     if (this.#running !== undefined || this.#starting)
@@ -107,27 +107,29 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
     }
   }
 
-  /** As {@link attach}, through this manager. @throws as that */
+  /** Like {@link attach}, through this manager. @throws as attach does */
   async attach(source: AttachSource, options: AttachOptions = {}): Promise<AttachedDevice> {
     const { session } = this.#started("attach");
     return attachThrough(session, toAttachParams(source, options), () => {}, options.signal);
   }
 
-  /** One of its devices, which a former run of the program may have attached. See {@link find}. */
+  /** One of its devices, which may have been attached by a former run of the program. See {@link find}. */
   async find(target: DeviceTarget): Promise<AttachedDevice | undefined> {
     const { session } = this.#started("find a device");
     const { readTarget } = await import("../control/target.ts");
     return firstOf(await lookThrough(session, await readTarget(toTargetText(target)), () => {}));
   }
 
-  /** All of its devices, in the order of their indices. */
+  /** All of its devices, ordered by index. */
   async list(): Promise<AttachedDevice[]> {
     return lookThrough(this.#started("list devices").session, null, () => {});
   }
 
   /**
-   * Ends the manager. Without `detach` its devices stay, served by their workers until the next manager of this directory
-   * comes: let the program end then, as what watches them in it cannot be told to stop. @throws ErofsNbdError ERR_DEVICE_MOUNTED, with `detach`, while one is mounted: then the manager goes on
+   * Ends the manager. Without `detach` its devices stay attached, served by their workers until the next manager of
+   * this directory starts. The program should end then, because supervision of the devices in this process cannot be
+   * stopped.
+   * @throws ErofsNbdError ERR_DEVICE_MOUNTED with `detach` while a device is mounted: the manager then goes on
    */
   async stop({ detach = false, force = false }: StopOptions = {}): Promise<void> {
     const running = this.#running;
@@ -142,7 +144,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
     await running.daemon.stop();
   }
 
-  /** `await using manager = …` detaches everything and ends. @throws as `stop` */
+  /** `await using manager = …` detaches all devices and ends. @throws as `stop` */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop({ detach: true });
   }
@@ -158,6 +160,6 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
 export interface StopOptions {
   /** Detach all devices first. */
   readonly detach?: boolean;
-  /** Also what is mounted: it gets I/O errors. */
+  /** Detach mounted devices, too: the mounts get I/O errors. */
   readonly force?: boolean;
 }

@@ -1,8 +1,8 @@
 /**
- * What a program says it wants attached, and how: the same words as on the command line, with units in their names.
+ * The arguments of attach(): the options of the command line, with units in their names.
  *
- * Turned into what the manager is asked for, which checks all of it; what would not arrive there as it was meant is refused here.
- * Loads nothing.
+ * Used by attach and NbdManager. Turns them into a request, which the manager validates. Values that the request could
+ * not express are rejected here. Loads nothing.
  */
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -22,19 +22,19 @@ import {
 } from "./option-checks.ts";
 
 /**
- * A source of one's own: a module that exports `open` (see {@link OpenCustomSource}), which every worker loads, and the
- * options it is called with. `module` is a path, which starts at the current directory, or a `file:` URL such as
+ * A custom source: a module that exports `open` (see {@link OpenCustomSource}), which every worker loads, and the
+ * options for the call. `module` is a path relative to the current directory, or a `file:` URL such as
  * `new URL("./my-source.js", import.meta.url)`.
  *
- * Workers must be able to read the module and what it needs with the rights they have. Options are what JSON keeps of
- * them, at most 16 KiB, and are written to the run directory: no secrets.
+ * The workers' user must be able to read the module and its files. Options are passed as JSON, at most 16 KiB, and are
+ * written to the run directory, so they must not contain secrets.
  */
 export interface SourceModule {
   readonly module: string | URL;
   readonly options?: JsonValue | object;
 }
 
-/** An image by its path or `file:` URL, or a source of one's own. */
+/** An image by its path or `file:` URL, or a custom source. */
 export type AttachSource = string | URL | SourceModule;
 
 export interface AttachOptions {
@@ -52,9 +52,11 @@ export interface AttachOptions {
   readonly deadTimeoutSeconds?: number;
   /** When reads that were on a dead link are sent again; default 1000. */
   readonly ioTimeoutMs?: number;
-  /** How long a worker may serve nothing until another takes over; default 2000, at least 1500. */
+  /** Time without progress after which a worker is replaced; default 2000, at least 1500. */
   readonly hangTimeoutMs?: number;
-  /** Aborted, the attach ends with ERR_INTERRUPTED: at once when it has not begun, else when it is done and undone. */
+  /**
+   * On abort the attach fails with ERR_INTERRUPTED: at once if it has not begun, else after it was finished and undone.
+   */
   readonly signal?: AbortSignal;
 }
 
@@ -71,7 +73,7 @@ const KINDS: Readonly<Record<keyof AttachOptions, OptionKind>> = {
 };
 
 /**
- * What to ask the manager for; every path is absolute. `more`: options that are none of the manager's.
+ * The parameters of the request, with absolute paths. `more`: further options that are not sent to the manager.
  * @throws ErofsNbdError ERR_BAD_ARGUMENT
  */
 export function toAttachParams(
@@ -95,7 +97,7 @@ export function toAttachParams(
   };
 }
 
-const OWN_SOURCE_HINT = "a source of your own is a module: { module: PATH, options }";
+const OWN_SOURCE_HINT = "a custom source is a module: { module: PATH, options }";
 
 function toSource(source: AttachSource): Pick<AttachParams, "image" | "module"> {
   if (typeof source === "string" || source instanceof URL) return { image: toPath(source) };
@@ -109,21 +111,21 @@ function toSource(source: AttachSource): Pick<AttachParams, "image" | "module"> 
   return { image: toPath(module), module: { options: toJson(options) } };
 }
 
-/** As it arrives at the worker. */
+/** The options as the worker receives them. */
 function toJson(options: JsonValue | object): JsonValue {
   try {
-    // What JSON has no word for gives undefined, which does not parse.
+    // A value that JSON cannot express gives undefined, which does not parse.
     return JSON.parse(JSON.stringify(options)) as JsonValue;
   } catch {
     throw invalidArgument("module options", show(options), "a JSON value");
   }
 }
 
-/** What the command line would be given for it. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** The target as it is spelled on the command line. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function toTargetText(target: string | number | URL): string {
   if (typeof target === "string") return target;
   if (target instanceof URL) return toPath(target);
-  // Anything negative, broken or else would be taken for a path.
+  // Negative and fractional numbers would be taken for paths.
   if (WHOLE.fits(target)) return `${target}`;
   throw invalidArgument("target", show(target), "a device node, an index or a path");
 }

@@ -1,9 +1,9 @@
 /**
- * One connection of this process to a manager, shared by all devices it has attached through it, and mended when the
- * manager is replaced or dies.
+ * A connection to a manager that is restored when the manager is replaced or dies.
  *
- * Connects when first asked something. Loses no event but those of the time in which no manager ran, and of the
- * moment until the next one is found; `found` says that such a time is over. Knows nothing of devices.
+ * Used by the library; all devices of a manager share one. Connects with the first request. Events are lost only while
+ * no manager is running and until the next one is found; `found` marks the end of such a gap. Knows nothing about
+ * devices.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
@@ -13,25 +13,25 @@ import { ErofsNbdError } from "../errors.ts";
 
 export interface SessionEvents {
   event: (event: DeviceEvent) => void;
-  /** The manager has gone; devices are served on without it. */
+  /** The manager is gone; devices are served without it. */
   lost: () => void;
-  /** Another manager, or the same program's next one, is there. */
+  /** The next manager is connected. */
   found: (managerPid: number) => void;
 }
 
-/** How a session comes to its manager. */
+/** How a session connects to its manager. */
 export interface ManagerFinder {
-  /** For somebody who asks for something: the manager, started where none runs. */
+  /** For a request: the manager, started if none is running. */
   reach(): Promise<ControlClient>;
-  /** The manager that runs; undefined where none does. Starts none. */
+  /** The running manager; undefined if there is none. Starts none. */
   find(): Promise<ControlClient | undefined>;
-  /** Whether one may be started that nobody asked for. */
+  /** Whether a manager may be started without a request. */
   mayStart(): boolean;
 }
 
-/** What happens between a manager's start and our next look is told by nobody. */
+/** Events between the start of a manager and the next poll are lost. */
 const LOOK_AGAIN_MS = 100;
-/** Guardian and systemd are quicker than this; whoever stops a manager wants none at once. */
+/** Guardian and systemd are faster than this. A user who stops a manager does not want another one at once. */
 const PATIENCE_MS = 7500;
 
 export class Session extends EventEmitter<SessionEvents> {
@@ -42,7 +42,7 @@ export class Session extends EventEmitter<SessionEvents> {
   #isLooking = false;
   #lostAtMs = 0;
 
-  /** `patienceMs`: for how long a manager that has gone is only waited for; for tests. */
+  /** `patienceMs`: how long to wait for another manager before one is started; for tests. */
   constructor(finder: ManagerFinder, patienceMs: number = PATIENCE_MS) {
     super();
     this.#finder = finder;
@@ -50,8 +50,8 @@ export class Session extends EventEmitter<SessionEvents> {
   }
 
   /**
-   * Asks the manager; an `imageFd` goes along, and is only lent. @throws ControlError as the manager decides;
-   * ErofsNbdError ERR_CONTROL when it goes away meanwhile
+   * Sends a request; `imageFd` is sent with it and stays the caller's. @throws ControlError the manager's error;
+   * ErofsNbdError ERR_CONTROL if it goes away meanwhile
    */
   async request<M extends Method>(
     method: M,
@@ -62,7 +62,7 @@ export class Session extends EventEmitter<SessionEvents> {
     return client.request(method, params, imageFd);
   }
 
-  /** Asks again of the next manager when one goes away: for questions that change nothing. */
+  /** Repeats the request with the next manager if one goes away; only for requests without effects. */
   async ask<M extends Method>(method: M, params: Requests[M]["params"]): Promise<Requests[M]["result"]> {
     try {
       return await this.request(method, params);
@@ -72,7 +72,7 @@ export class Session extends EventEmitter<SessionEvents> {
     }
   }
 
-  /** Ends the connection; devices stay. Nothing is told any more. */
+  /** Closes the connection; devices stay attached. No more events are emitted. */
   close(): void {
     this.#closed = true;
     this.removeAllListeners();
@@ -96,7 +96,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   async #open(connect: () => Promise<ControlClient>): Promise<ControlClient> {
     const client = await connect();
-    // One that ends before that was never had, and its failure is told to who asked for it.
+    // A connection that ends before this was never reported as found; its error goes to the caller.
     let isOpen = false;
     try {
       await client.watch(
@@ -121,12 +121,12 @@ export class Session extends EventEmitter<SessionEvents> {
     if (!this.#isLooking) void this.#findAgain();
   }
 
-  /** For as long as it takes: somebody has devices that a manager should look after. */
+  /** Searches without a time limit, because the program has devices that need a manager. */
   async #findAgain(): Promise<void> {
     this.#isLooking = true;
     while (!this.#closed) {
       const pid = await this.#look().catch(() => {
-        // None could be started, or it ended at once. Its log says why; reads go on or wait meanwhile.
+        // No manager could be started, or it ended at once; its log says why. Reads go on or wait meanwhile.
         return undefined;
       });
       if (pid !== undefined) {
@@ -138,13 +138,13 @@ export class Session extends EventEmitter<SessionEvents> {
     }
   }
 
-  /** The manager's pid, where one is there by now: found, started by somebody who asked, or by us when nobody else does. */
+  /** The manager's pid, once one was found, or started by a request or after the patience. */
   async #look(): Promise<number | undefined> {
     const isOverdue = performance.now() - this.#lostAtMs >= this.#patienceMs;
     if (this.#client === undefined && !(isOverdue && this.#finder.mayStart())) {
       const found = await this.#finder.find();
       if (found === undefined) return undefined;
-      // Somebody else, who asked, may have been quicker, or has closed the session.
+      // A request may have connected meanwhile, or the session may have been closed.
       if (this.#client === undefined && !this.#closed)
         void this.#connected(async () => found).catch(() => {});
       else found.close();

@@ -18,8 +18,8 @@ export async function statusOf(client: ControlClient, index: number): Promise<De
 }
 
 /**
- * The status of the same device, compared by identifier, since the index may have been reused. Undefined when it is gone
- * or the manager has ended.
+ * The status of the same device, compared by identifier, since the index may have been reused. Undefined when it is
+ * gone or the manager has ended.
  */
 export async function sameDevice(
   client: ControlClient,

@@ -1,8 +1,8 @@
 /**
  * `attach --foreground`: runs the manager in this process for the lifetime of the device.
  *
- * Used by the attach command, which is a client of its own manager over the control socket. A signal detaches the device.
- * A mounted device stays attached, unless a second signal follows within three seconds.
+ * Used by the attach command, which is a client of its own manager over the control socket. A signal detaches the
+ * device. A mounted device stays attached, unless a second signal follows within three seconds.
  */
 
 import { setTimeout as sleep } from "node:timers/promises";

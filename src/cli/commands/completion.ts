@@ -23,7 +23,8 @@ Examples:
   erofs-nbd completion zsh | sudo tee /usr/local/share/zsh/site-functions/_erofs-nbd > /dev/null
   erofs-nbd completion fish > ~/.config/fish/completions/erofs-nbd.fish
 
-The script is static. It completes commands, options, devices, mount points and files. Generate it again after an update.`;
+The script is static. It completes commands, options, devices, mount points and files. Generate it again after an
+update.`;
 
 export function define(command: Command, context: CliContext): void {
   command

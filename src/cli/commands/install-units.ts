@@ -1,8 +1,8 @@
 /**
  * `install-units`: installs the systemd units and the mount helper for mount(8) and fstab.
  *
- * Prints each file and what was done with it; a second run changes nothing. It enables and starts nothing, but prints the
- * command that does. The files' contents are in install/service-files.ts.
+ * Prints each file and what was done with it; a second run changes nothing. It enables and starts nothing, but prints
+ * the command that does. The files' contents are in install/service-files.ts.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";

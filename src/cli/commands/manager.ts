@@ -31,9 +31,9 @@ const HELP = `
 Example:
   sudo erofs-nbd manager --run-dir /run/erofs-nbd
 
-The log goes to stderr: JSON lines, text with priorities for journald, or text on a terminal. Similar messages are limited
-to ten per ten seconds; the next line then says how many were suppressed. A manager started by a command logs to
-manager.log in the run directory; at 1 MiB it is renamed to manager.log.1. SIGTERM or Ctrl-C ends the manager; devices
+The log goes to stderr: JSON lines, text with priorities for journald, or text on a terminal. Similar messages are
+limited to ten per ten seconds; the next line then says how many were suppressed. A manager started by a command logs
+to manager.log in the run directory; at 1 MiB it is renamed to manager.log.1. SIGTERM or Ctrl-C ends the manager; devices
 stay attached and are served without it. As a systemd service (see install-units) it reports readiness and status, and
 feeds the watchdog; SIGHUP then replaces its workers, as upgrade --workers-only does.
 

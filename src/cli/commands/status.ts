@@ -32,8 +32,8 @@ device says what has changed.
 The live table lists devices that are not served first, then those that failed over in the last minute. Rates are of the
 last second, latencies (from receiving a request to sending its reply) of the last 2.5 to 5 seconds.
 
---json prints an array, with TARGET one object, with --watch one object per line. --watch continues across restarts of the
-manager. It ends with exit code 0 at Ctrl-C, the table also with q. Exit code 3 if TARGET is not attached.`;
+--json prints an array, with TARGET one object, with --watch one object per line. --watch continues across restarts of
+the manager. It ends with exit code 0 at Ctrl-C, the table also with q. Exit code 3 if TARGET is not attached.`;
 
 export function define(command: Command, context: CliContext): void {
   command

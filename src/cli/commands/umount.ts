@@ -31,8 +31,8 @@ const HELP = `
 Example:
   sudo erofs-nbd umount /mnt
 
-Returns when the device is detached. Exit code 3 if no device of erofs-nbd is mounted at DIR, 32 if umount(8) fails. --json
-prints mountPoint, device and detached, which is false if the device is mounted elsewhere, too.`;
+Returns when the device is detached. Exit code 3 if no device of erofs-nbd is mounted at DIR, 32 if umount(8) fails.
+--json prints mountPoint, device and detached, which is false if the device is mounted elsewhere, too.`;
 
 export function define(command: Command, context: CliContext): void {
   command

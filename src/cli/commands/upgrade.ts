@@ -30,7 +30,9 @@ export interface Upgrade {
   readonly longestStallMs: number;
 }
 
-/** Time in which the service must start a process that locks the run directory. From then on only its progress counts. */
+/**
+ * Time in which the service must start a process that locks the run directory. From then on only its progress counts.
+ */
 const RESTARTED_MS = 15_000;
 const POLL_MS = 50;
 
@@ -39,7 +41,8 @@ Examples:
   sudo npm install -g erofs-nbd && sudo erofs-nbd upgrade
   sudo erofs-nbd upgrade --workers-only
 
-Reads wait for a few milliseconds per device. If the new workers do not start, the old ones stay and the exit code is 2.`;
+Reads wait for a few milliseconds per device. If the new workers do not start, the old ones stay and the exit
+code is 2.`;
 
 export function define(command: Command, context: CliContext): void {
   command
@@ -92,7 +95,10 @@ async function replaceManager(context: CliContext, running: ControlClient): Prom
   return startManager(context);
 }
 
-/** Waits for the end of a manager that steps down. @throws ErofsNbdError ERR_CONTROL if it hangs and so keeps the run directory */
+/**
+ * Waits for the end of a manager that steps down. @throws ErofsNbdError ERR_CONTROL if it hangs and so keeps the run
+ * directory
+ */
 async function untilGone(pid: number): Promise<void> {
   const watch = new StartWatch(pid, "manager");
   while (isAlive(pid)) {

@@ -1,7 +1,8 @@
 /**
- * The completion script for bash (4.3 or newer): static, needs no other package, and starts nothing but the shell's own.
+ * Generates the completion script for bash (4.3 or newer). It is static, needs no other package and runs only builtins.
  *
- * Pure. Tables come from the definitions, the code around them is written here, as one function and its three helpers.
+ * Pure. Used by the completion command. The tables come from the command definitions, the code around them from here:
+ * one function with three helpers.
  */
 import type { ProgramShape } from "../command-shapes.ts";
 import { kindOf, type ValueKind } from "./value-kinds.ts";
@@ -66,7 +67,7 @@ complete -F _erofs_nbd ${program.name}
 `;
 }
 
-/** A branch of a case that sets kind and, where they are wanted, words. */
+/** A branch of a case that sets kind and, if needed, words. */
 function branch(patterns: readonly string[], value: ValueKind): string {
   const kind = value.kind === "words" && value.isList ? "list" : value.kind;
   const words = value.kind === "words" ? ` words="${value.words.join(" ")}"` : "";

@@ -1,12 +1,12 @@
 /**
- * The completion script for fish: one `complete` line for each command, option and operand.
+ * Generates the completion script for fish: one `complete` line per command, option and operand.
  *
- * Pure. fish itself completes files, and keeps options that were given already from being offered again.
+ * Pure. Used by the completion command. fish itself completes files and does not offer an option twice.
  */
 import type { CommandShape, OptionShape, ProgramShape } from "../command-shapes.ts";
 import { kindOf, type ValueKind } from "./value-kinds.ts";
 
-/** The whole script; it can be sourced, or saved as `erofs-nbd.fish` in fish's directory of completions. */
+/** The whole script, to be sourced or saved as `erofs-nbd.fish` in the completions directory of fish. */
 export function fishScript(program: ProgramShape): string {
   const { name, commands } = program;
   const head = `complete -c ${name}`;
@@ -45,7 +45,7 @@ function optionWords(option: OptionShape, command?: CommandShape): string {
   return [...names, ...value, `-d ${quote(option.summary)}`].join(" ");
 }
 
-/** -F: files are offered; -f: they are not. */
+/** -F completes files, -f does not. */
 function offer(value: ValueKind): string {
   switch (value.kind) {
     case "nothing":

@@ -1,13 +1,13 @@
 /**
- * What a shell can offer where a value is wanted: decided by the word that stands for the value in usage lines.
+ * What a shell completes for a value, determined by its placeholder in usage lines.
  *
- * Used by the makers of completion scripts. Words that are not listed get no offer, which is never wrong.
+ * Used by the generators of completion scripts. Placeholders that are not listed are not completed.
  */
 import { FAULT_KINDS } from "../../chaos/schedule.ts";
 import type { CommandShape, OperandShape, OptionShape } from "../command-shapes.ts";
 import { NBD_OPTIONS } from "../mount/mount-options.ts";
 
-/** What to offer. `words`: these; with `isList`, several of them, separated by commas. */
+/** What is completed. `words`: one of these; with `isList`, a comma-separated list of them. */
 export type ValueKind =
   | { readonly kind: "nothing" | "file" | "directory" | "device" | "target" | "mountpoint" }
   | { readonly kind: "words"; readonly words: readonly string[]; readonly isList: boolean };
@@ -27,13 +27,13 @@ const BY_PLACEHOLDER: Readonly<Record<string, ValueKind>> = {
   BYTES: words(["512", "1024", "2048", "4096"], false),
 };
 
-/** Where the word says too little. */
+/** Exceptions for single options and operands. */
 const BY_PLACE: Readonly<Record<string, ValueKind>> = {
   "umount DIR": { kind: "mountpoint" },
   "attach --timeout": words(["never"], false),
 };
 
-/** @param place an option, or an operand, of `command`; without one, of the program */
+/** @param place an option or operand of `command`; without `command`, a global option */
 export function kindOf(place: OptionShape | OperandShape, command?: CommandShape): ValueKind {
   const placeholder = "name" in place ? place.name : place.value;
   const name = "name" in place ? place.name : (place.names.at(-1) ?? "");

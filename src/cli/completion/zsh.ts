@@ -1,12 +1,13 @@
 /**
- * The completion script for zsh: one function for `compdef`, made of `_arguments` specifications.
+ * Generates the completion script for zsh: one function for `compdef` with `_arguments` specifications.
  *
- * Pure. zsh itself completes files, reads options in any order, and shows the summaries.
+ * Pure. Used by the completion command. zsh itself completes files, accepts options in any order and shows the
+ * summaries.
  */
 import type { CommandShape, OptionShape, ProgramShape } from "../command-shapes.ts";
 import { kindOf, type ValueKind } from "./value-kinds.ts";
 
-/** The whole script; it can be sourced, or saved as `_erofs-nbd` in a directory of $fpath. */
+/** The whole script, to be sourced or saved as `_erofs-nbd` in a directory of $fpath. */
 export function zshScript(program: ProgramShape): string {
   const shared = program.options.filter(({ names }) => !names.includes("--version"));
   const lines = program.commands.map(
@@ -121,7 +122,7 @@ function action(value: ValueKind): string {
   }
 }
 
-/** Colons and brackets mean something within a specification. */
+/** Colons and brackets have a meaning within a specification. */
 function escaped(text: string): string {
   return text.replace(/[:[\]\\]/g, "\\$&");
 }

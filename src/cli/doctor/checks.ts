@@ -1,5 +1,6 @@
 /**
- * The checks of `doctor`: what a machine needs to attach images. They change nothing, load nothing and take bounded time.
+ * The checks of `doctor`: what a machine needs to attach images. They change nothing, load nothing and take bounded
+ * time.
  *
  * A separate process queries the netlink family (family-probe.ts): a hung driver would block the querying thread inside
  * the kernel, and that process could not exit.

@@ -151,8 +151,9 @@ function findsNode(prefix: string): boolean {
 }
 
 /**
- * Plans what happens to the file at its former path. One that install-units wrote is removed, once. If the new path has a
- * file already, the one at the former path is a copy made by `systemctl edit --full`, and belongs to the administrator.
+ * Plans what happens to the file at its former path. One that install-units wrote is removed, once. If the new path has
+ * a file already, the one at the former path is a copy made by `systemctl edit --full`, and belongs to the
+ * administrator.
  */
 function planFormer(prefix: string, { file, action }: Plan): Plan[] {
   if (file.formerPath === undefined) return [];

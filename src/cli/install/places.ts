@@ -1,6 +1,6 @@
 /**
- * Where files may be installed: within the prefix, on a writable file system, and units on a file system that is mounted
- * when systemd starts.
+ * Where files may be installed: within the prefix, on a writable file system, and units on a file system that is
+ * mounted when systemd starts.
  *
  * Used by installation.ts before it writes. Changes nothing.
  */
@@ -37,7 +37,10 @@ function isThere(path: string): boolean {
   }
 }
 
-/** The path of a file under the prefix. @throws ErofsNbdError ERR_BAD_ARGUMENT if a symbolic link leads out of the prefix */
+/**
+ * The path of a file under the prefix. @throws ErofsNbdError ERR_BAD_ARGUMENT if a symbolic link leads out of the
+ * prefix
+ */
 export function placeOf(prefix: string, path: string, what: "write" | "remove"): string {
   const place = join(resolve(prefix), path);
   const stray = strayAbove(prefix, path);
@@ -47,7 +50,10 @@ export function placeOf(prefix: string, path: string, what: "write" | "remove"):
   });
 }
 
-/** The symbolic link that leads out of the prefix, as text: `etc -> /etc` in a root directory would lead into this system. */
+/**
+ * The symbolic link that leads out of the prefix, as text: `etc -> /etc` in a root directory would lead into this
+ * system.
+ */
 export function strayAbove(prefix: string, path: string): string | undefined {
   const top = resolve(prefix);
   const above = nearestDirectory(top, join(top, path));

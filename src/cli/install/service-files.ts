@@ -31,7 +31,9 @@ export interface SystemFile {
 export const IMAGE_SERVICE = "erofs-nbd@.service";
 export const SYSUSERS_FILE = "/etc/sysusers.d/erofs-nbd.conf";
 export const MOUNT_HELPER = "/usr/sbin/mount.erofs.nbd";
-/** Marks files of install-units: only these are overwritten or removed. Former versions wrote it, too: do not change it. */
+/**
+ * Marks files of install-units: only these are overwritten or removed. Former versions wrote it, too: do not change it.
+ */
 export const MARK = "Written by «erofs-nbd install-units»";
 /** The first version with SurviveFinalKillSignal=; older ones would warn. */
 const SURVIVES_FINAL_KILL = 255;
@@ -73,15 +75,16 @@ function managerUnit({ nodePath, programDirectory, systemdVersion }: Installatio
   const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.cjs`)}`;
   const survival =
     systemdVersion >= SURVIVES_FINAL_KILL
-      ? "# Workers survive the final SIGKILL of a shutdown: file systems that could not be unmounted may still read.\nSurviveFinalKillSignal=yes\n"
+      ? "# Workers survive the final SIGKILL of a shutdown: file systems that are still mounted may read.\nSurviveFinalKillSignal=yes\n"
       : "";
   return `# Change it with: systemctl edit ${SERVICE}
 
 [Unit]
 Description=erofs-nbd: keeps EROFS images attached to /dev/nbdN readable
 Documentation=man:erofs-nbd(8)
-# Start as early as other storage services, before all mounts; at shutdown mounts are then unmounted first. systemd treats a
-# mounted image as a local file system, with or without _netdev. If Node.js is on a separate file system, restarts wait for it.
+# Start as early as other storage services, before all mounts; at shutdown mounts are then unmounted first. systemd treats
+# a mounted image as a local file system, with or without _netdev. If Node.js is on a separate file system, restarts
+# wait for it.
 DefaultDependencies=no
 Conflicts=shutdown.target
 Wants=modprobe@nbd.service local-fs-pre.target remote-fs-pre.target
@@ -100,7 +103,8 @@ WatchdogSec=30s
 TimeoutStartSec=3min
 TimeoutStopSec=30s
 TimeoutAbortSec=5s
-# Log lines carry their priority. Lines without one are the last output of a crashed process; \`journalctl -p err\` shows them.
+# Log lines carry their priority. Lines without one are the last output of a crashed process:
+# journalctl -p err shows them.
 SyslogLevel=err
 
 # Workers go on serving while the manager is restarted, and reconnect to the next one.
@@ -117,9 +121,9 @@ LimitMEMLOCK=infinity
 TasksMax=infinity
 UMask=0077
 
-# No mount namespace (ProtectSystem=, PrivateTmp=, PrivateDevices=, ...): workers would keep a copy of every mount, images in
-# /tmp would not be found, and the mounts of a device could not be listed. No network namespace: the kernel sends nbd events
-# to the initial one only. No MemoryDenyWriteExecute=: Node.js compiles to machine code.
+# No mount namespace (ProtectSystem=, PrivateTmp=, PrivateDevices=, ...): workers would keep a copy of every mount,
+# images in /tmp would not be found, and the mounts of a device could not be listed. No network namespace: the kernel
+# sends nbd events to the initial one only. No MemoryDenyWriteExecute=: Node.js compiles to machine code.
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL CAP_SETUID CAP_SETGID CAP_SETPCAP
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_IPC_LOCK CAP_SYS_NICE CAP_SYS_RESOURCE CAP_LEASE
 NoNewPrivileges=yes
@@ -139,7 +143,10 @@ WantedBy=multi-user.target remote-fs.target
 `;
 }
 
-/** Arguments: image, record, and the command, to which the first identifier in the record is passed. `$$` is systemd's escape. */
+/**
+ * Arguments: image, record, and the command, to which the first identifier in the record is passed. `$$` is systemd's
+ * escape.
+ */
 const STOP_SCRIPT =
   'id=$$(sed -n "/identifier/{s/.*: .//;s/.,//p;q}" "$$1"); shift; exec "$$@" "$${id:-$$0}"';
 
@@ -161,7 +168,8 @@ RequiresMountsFor=%f
 Type=oneshot
 RemainAfterExit=yes
 Environment=OPTIONS=
-# Remember which device was attached: the image may be attached more than once. Without the record it is detached by path.
+# Remember which device was attached: the image may be attached more than once. Without the record it is detached by
+# its path.
 RuntimeDirectory=erofs-nbd@%i
 RuntimeDirectoryMode=0700
 ExecStart=/bin/sh -c 'exec "$$@" >"$$0"' ${record} ${program} attach --json $OPTIONS -- %f

@@ -19,8 +19,9 @@ const ANYBODY_MAY_WRITE = 0o002;
 const STICKY = 0o1000;
 
 /**
- * The first weak path from a file up to `top`. Undefined if there is none, and if the file does not exist or lies outside
- * of `top`. Root and the owner of `top` are trusted; in a root directory below a prefix that owner is the user who builds it.
+ * The first weak path from a file up to `top`. Undefined if there is none, and if the file does not exist or lies
+ * outside of `top`. Root and the owner of `top` are trusted; in a root directory below a prefix that owner is the user
+ * who builds it.
  */
 export function findWeakness(path: string, top: string): Weakness | undefined {
   let place: string;

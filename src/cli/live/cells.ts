@@ -1,34 +1,34 @@
 /**
- * Text for table cells: how wide it is on a terminal, shortened so that it fits, figures in few characters, colours.
+ * Text of table cells: width on a terminal, truncation, short numbers, colours.
  *
- * Pure. What comes from outside (paths, messages) must have gone through `printable` before.
+ * Pure. Used by frame.ts and layout.ts. Text from outside (paths, messages) must have passed `printable` before.
  */
 
-/** SGR codes; a style is applied by `paint`. */
+/** SGR codes of the styles that `paint` applies. */
 const CODES = { bold: 1, dim: 2, inverse: 7, red: 31, green: 32, yellow: 33, cyan: 36 } as const;
 export type Style = keyof typeof CODES;
 
-/** Nothing where colours are off. */
+/** Adds styles; returns the text unchanged without colours. */
 export function paint(text: string, isColoured: boolean, ...styles: readonly Style[]): string {
   if (!isColoured || styles.length === 0 || text === "") return text;
   return `\u001b[${styles.map((style) => CODES[style]).join(";")}m${text}\u001b[0m`;
 }
 
-/** Blocks of wide characters: CJK, Hangul, full-width forms, emoji. Enough for names of files. */
+/** Blocks of wide characters: CJK, Hangul, full-width forms, emoji. Sufficient for file names. */
 const WIDE =
   /[\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1f64f}\u{1f680}-\u{1f6ff}\u{1f900}-\u{1faff}\u{20000}-\u{3fffd}]/u;
 const ZERO = /[\p{M}\p{Cf}]/u;
 
 const widthOf = (character: string): number => (ZERO.test(character) ? 0 : WIDE.test(character) ? 2 : 1);
 
-/** Columns that a text takes. */
+/** The width of a text in terminal columns. */
 export function width(text: string): number {
   let columns = 0;
   for (const character of text) columns += widthOf(character);
   return columns;
 }
 
-/** The first columns of a text, no more than so many. */
+/** The beginning of a text, at most `columns` wide. */
 function firstColumns(text: string, columns: number): string {
   let taken = "";
   let left = columns;
@@ -51,7 +51,10 @@ function lastColumns(text: string, columns: number): string {
   return taken.join("");
 }
 
-/** A text cut to so many columns: at its end, at its start, or in its middle, where names of a kind differ least. */
+/**
+ * Truncates a text to `columns` with an ellipsis at its end, at its start, or in its middle, where similar names differ
+ * least.
+ */
 export function shorten(text: string, columns: number, cut: "end" | "start" | "middle"): string {
   if (width(text) <= columns) return text;
   if (columns <= 1) return columns === 1 ? "…" : "";
@@ -67,21 +70,21 @@ export function pad(text: string, columns: number, side: "left" | "right"): stri
   return side === "left" ? text + blank : blank + text;
 }
 
-/** «0», «7.5», «1234», «12.3k», «4.0M». */
+/** "0", "7.5", "1234", "12.3k", "4.0M". */
 export function count(value: number): string {
   if (value >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
   if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
   return value === 0 || value >= 10 ? value.toFixed(0) : value.toFixed(1);
 }
 
-/** Milliseconds, in at most five characters: «0.09», «1.7», «120», «12s». */
+/** Milliseconds in at most five characters: "0.09", "1.7", "120", "12s". */
 export function latency(milliseconds: number): string {
   if (milliseconds >= 10_000) return `${Math.round(milliseconds / 1000)}s`;
   if (milliseconds >= 10) return milliseconds.toFixed(0);
   return milliseconds.toFixed(milliseconds >= 1 ? 1 : 2);
 }
 
-/** «14ms», «1.2s», «75s». */
+/** "14ms", "1.2s", "75s". */
 export function span(milliseconds: number): string {
   if (milliseconds < 1000) return `${Math.round(milliseconds)}ms`;
   return milliseconds < 10_000
@@ -89,7 +92,7 @@ export function span(milliseconds: number): string {
     : `${Math.round(milliseconds / 1000)}s`;
 }
 
-/** «12s», «3m», «5h», «9d». */
+/** "12s", "3m", "5h", "9d". */
 export function age(milliseconds: number): string {
   const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   if (seconds < 60) return `${seconds}s`;

@@ -1,7 +1,7 @@
 /**
- * What the live table knows: the devices as last heard of, their rates since then, the latest events, who serves.
+ * The data of the live table: the last known status of the devices, their rates, the latest events, and the workers.
  *
- * Fed by live.ts with answers and events, asked by frame.ts. Pure: no clock, no terminal.
+ * Fed by live.ts with answers and events, read by frame.ts. Pure: no clock, no terminal.
  */
 import type { DeviceEvent, DeviceStatus, Requests } from "../../control/protocol.ts";
 import { printable } from "../../text/printable.ts";
@@ -12,10 +12,10 @@ type StatusAnswer = Requests["status"]["result"];
 /** A device as the table shows it. */
 export interface Row {
   readonly status: DeviceStatus;
-  /** Null before there is anything to tell from. */
+  /** Null until it can be computed. */
   readonly requestsPerSecond: number | null;
   readonly readBytesPerSecond: number | null;
-  /** 0 is the most urgent, CALM none at all. */
+  /** 0 is the most urgent, CALM the least. */
   readonly urgency: number;
 }
 
@@ -30,9 +30,9 @@ const URGENCY: Partial<Record<DeviceStatus["state"], number>> = {
   detaching: 4,
 };
 const RECOVERED = 5;
-/** How long a failover or a read error keeps a device among those that need a look. */
+/** How long a device stays near the top after a failover or a read error. */
 const NEWS_MS = 60_000;
-/** Between two answers that are this near, a rate would be noise. */
+/** A rate over a shorter interval would be noise. */
 const MIN_INTERVAL_MS = 300;
 const MAX_EVENTS = 50;
 
@@ -50,7 +50,7 @@ export class Fleet {
   #answer: StatusAnswer | undefined;
   #samples = new Map<string, Sample>();
   #events: string[] = [];
-  /** Why nothing new is heard, where that is so. */
+  /** Why there is no new data; undefined while there is. */
   silence: string | undefined;
 
   get manager(): StatusAnswer["manager"] {
@@ -61,7 +61,7 @@ export class Fleet {
     return this.#answer?.devices ?? [];
   }
 
-  /** Lines about what happened, the latest last, without their date. */
+  /** Event lines with the time of day, the latest last. */
   get events(): readonly string[] {
     return this.#events;
   }
@@ -70,7 +70,7 @@ export class Fleet {
     const before = this.#samples;
     this.#answer = answer;
     for (const device of answer.devices) {
-      // Its event was told before anybody looked.
+      // The event of the stall was sent before this program started to watch.
       const reason = before.has(device.identifier) ? undefined : stalledReason(device);
       if (reason !== undefined)
         this.note(`${device.device ?? "-"}  ${reason}`, new Date(nowMs).toISOString());
@@ -83,7 +83,7 @@ export class Fleet {
     );
   }
 
-  /** States come and go in the table; what else happens is worth a line. */
+  /** Adds a line for an event. State changes show in the table. */
   happened(event: DeviceEvent): void {
     if (event.event !== "state") this.note(formatEvent(event).slice(event.at.length).trim(), event.at);
   }
@@ -95,8 +95,8 @@ export class Fleet {
   }
 
   /**
-   * The devices, those that need a look first. Where not all can be shown, the busy ones come next; else they keep their
-   * places, by number.
+   * The devices, urgent ones first. If not all can be shown, the busiest ones come next; otherwise they are ordered by
+   * index.
    */
   rows(nowMs: number, capacity: number): Row[] {
     const rows = this.devices.map((status) => this.#row(status, nowMs));
@@ -122,14 +122,14 @@ export class Fleet {
   }
 }
 
-/** So that rows do not change places with every little change of their rate. */
+/** Coarse steps, so that small changes of the rate do not reorder the rows. */
 const octave = (rate: number | null): number => Math.floor(Math.log2((rate ?? 0) + 1));
 
 function sampleOf(device: DeviceStatus, before: Sample | undefined, atMs: number): Sample {
   const { requests, readBytes, readErrors } = device.counters;
   const now = { atMs, requests, readBytes, readErrors };
   if (before === undefined) {
-    // A former version's manager does not tell.
+    // Former managers do not send it.
     const recent = device.recent ?? null;
     return {
       ...now,

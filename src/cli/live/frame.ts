@@ -1,8 +1,8 @@
 /**
- * One frame of the live table, as lines: a summary, the devices, what has just happened, totals, who serves.
+ * Renders one frame of the live table as lines: summary, devices, latest events, totals, manager and workers.
  *
- * Pure: what to show comes from a Fleet, how much room there is from the screen. Columns shrink and go as the terminal gets
- * narrower; devices that do not fit are summed up in a line.
+ * Pure. Used by live.ts with the data of a Fleet and the size of the screen. On narrow terminals columns shrink or are
+ * left out; devices that do not fit are summed up in one line.
  */
 import type { DeviceStatus } from "../../control/protocol.ts";
 import { printable } from "../../text/printable.ts";
@@ -31,7 +31,7 @@ const STATE_STYLES: Record<DeviceStatus["state"], readonly Style[]> = {
 };
 const STATES = Object.keys(STATE_STYLES) as DeviceStatus["state"][];
 
-/** Heads and the two lines at the bottom. */
+/** The summary, the header and the two lines at the bottom. */
 const FURNITURE_LINES = 4;
 const MAX_EVENT_LINES = 6;
 
@@ -55,7 +55,7 @@ export function renderFrame(fleet: Fleet, options: FrameOptions): string[] {
   return [...lines, totals(fleet, options), processes(fleet, options)];
 }
 
-/** How many devices there are in which state, and the time. */
+/** The number of devices by state, and the time. */
 function summary(fleet: Fleet, { columns, isColoured, nowMs }: FrameOptions): string {
   const clock = new Date(nowMs).toTimeString().slice(0, 8);
   const { devices, silence } = fleet;
@@ -121,7 +121,7 @@ function describeFailover(
   return { long: `${what} in ${span(stallMs)}, ${ago} ago`, short: `${what} ${span(stallMs)} ${ago}` };
 }
 
-/** Names of images without the directories, but for those that are not told apart by their names alone. */
+/** File names of images; full paths where file names are ambiguous. */
 function shortNames(devices: readonly DeviceStatus[]): Map<DeviceStatus, string> {
   const base = (path: string): string => path.slice(path.lastIndexOf("/") + 1);
   const paths = new Map<string, Set<string>>();
@@ -138,7 +138,7 @@ function shortNames(devices: readonly DeviceStatus[]): Map<DeviceStatus, string>
   );
 }
 
-/** «… and 462 more: 460 serving, 2 attaching». */
+/** "… and 462 more: 460 serving, 2 attaching". */
 function theRest(fleet: Fleet, shown: readonly Row[]): string {
   const seen = new Set(shown.map(({ status }) => status));
   const rest = fleet.devices.filter((device) => !seen.has(device));

@@ -1,12 +1,12 @@
 /**
- * The keys that the live table hears, and that nobody sees: while it is up, the terminal neither echoes them into it nor makes
- * signals of them.
+ * Keyboard input of the live table. While it is shown, the terminal is in raw mode: it does not echo keys or turn them
+ * into signals.
  *
- * Used by screen.ts, which says when. Nothing of it happens where stdin is no terminal.
+ * Used by screen.ts. Does nothing if stdin is not a terminal.
  */
 import type { ReadStream } from "node:tty";
 
-/** The part of a terminal's input that is used here. */
+/** The part of tty.ReadStream that is used here. */
 export type Keys = Pick<ReadStream, "setRawMode" | "on" | "off" | "resume" | "pause"> & {
   readonly isTTY?: boolean;
 };
@@ -20,7 +20,7 @@ export interface KeyListener {
 
 const CTRL_C = "\u0003";
 const CTRL_Z = "\u001a";
-/** What arrow keys and their like send; a letter in it is none that was typed. */
+/** Escape sequences of arrow keys and the like, whose letters are not typed letters. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: that is how they begin
 const SEQUENCES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?/gs;
 
@@ -43,7 +43,7 @@ export class Keyboard {
     this.#keys.resume();
   }
 
-  /** The terminal's input is as it was. */
+  /** Restores the terminal's input mode. */
   release(): void {
     if (!this.#isGrabbed) return;
     this.#isGrabbed = false;
@@ -52,7 +52,7 @@ export class Keyboard {
     try {
       this.#keys.setRawMode(false);
     } catch {
-      // EIO: there is no terminal any more.
+      // EIO: the terminal is gone.
     }
   }
 
@@ -63,6 +63,6 @@ export class Keyboard {
     }
   };
 
-  /** EIO, when the terminal hangs up: its output tells. */
+  /** EIO when the terminal hangs up, which the output stream reports. */
   readonly #gone = (): void => {};
 }

@@ -1,6 +1,8 @@
 /**
- * The live table's columns in the room that there is: images and mount points share what figures leave, and where that is too
- * little, words get shorter and columns go. Pure.
+ * The column layout of the live table: images and mount points share the width that the numbers leave. If it is too
+ * little, cells are shortened and columns left out.
+ *
+ * Pure. Used by frame.ts.
  */
 import { pad, shorten, width } from "./cells.ts";
 
@@ -13,11 +15,11 @@ export interface TableRow {
   readonly mebibytes: string;
   readonly latencies: string;
   readonly failover: string;
-  /** The same, where there is little room. */
+  /** A shorter form for narrow terminals. */
   readonly shortFailover: string;
 }
 
-/** A line in three parts, so that the state can be painted: the spaces belong to the others. */
+/** A line in three parts, so that the state can be coloured. The spaces belong to the other parts. */
 export interface TableLine {
   readonly before: string;
   readonly state: string;
@@ -28,7 +30,7 @@ interface Column {
   readonly key: keyof TableRow;
   readonly head: string;
   readonly side: "left" | "right";
-  /** Columns that give way, and how they are cut. */
+  /** Set for flexible columns: where their cells are truncated. */
   readonly cut?: "start" | "middle" | "end";
 }
 
@@ -42,7 +44,7 @@ const LATENCIES: Column = { key: "latencies", head: "P50/P99 MS", side: "right" 
 const FAILOVER: Column = { key: "failover", head: "LAST FAILOVER", side: "left" };
 const SHORT_FAILOVER: Column = { key: "shortFailover", head: "FAILOVER", side: "left" };
 
-/** From the best to what fits anywhere. */
+/** In order of preference; the last one fits any width. */
 const PLANS: ReadonlyArray<{ readonly gap: number; readonly columns: readonly Column[] }> = [
   { gap: 2, columns: [DEVICE, STATE, IMAGE, MOUNT, READS, MEBIBYTES, LATENCIES, FAILOVER] },
   { gap: 1, columns: [DEVICE, STATE, IMAGE, MOUNT, READS, MEBIBYTES, LATENCIES, SHORT_FAILOVER] },
@@ -51,10 +53,10 @@ const PLANS: ReadonlyArray<{ readonly gap: number; readonly columns: readonly Co
   { gap: 1, columns: [DEVICE, STATE, IMAGE, READS] },
   { gap: 1, columns: [DEVICE, STATE, IMAGE] },
 ];
-/** Less of an image's name or a mount point says nothing, unless it is that short. */
+/** The least useful width of an image's name or a mount point. */
 const LEAST_FLEXIBLE = 8;
 
-/** Heads and one line per row, none wider than `columns`. */
+/** The header and one line per row, at most `columns` wide. */
 export function layOut(
   rows: readonly TableRow[],
   columns: number,
@@ -74,12 +76,12 @@ export function layOut(
         columns,
       );
   }
-  throw new Error("cannot lay a table out: there is no plan");
+  throw new Error("cannot lay out the table: there is no plan");
 }
 
 const EXTENSION = ".erofs";
 
-/** What all images end with does not tell them apart, and takes the room of what does. */
+/** Drops the extension if all images have it, to save width. */
 function withoutExtension(rows: readonly TableRow[]): readonly TableRow[] {
   const isCommon = rows.every(({ image }) => image.endsWith(EXTENSION) && image !== EXTENSION);
   return isCommon ? rows.map((row) => ({ ...row, image: row.image.slice(0, -EXTENSION.length) })) : rows;
@@ -94,7 +96,7 @@ function isImageCut(
   return rows.some(({ image }) => width(image) > (widths[at] ?? 0));
 }
 
-/** How wide each column is; undefined where they do not fit. */
+/** The width of each column; undefined if they do not fit. */
 function widthsOf(columns: readonly Column[], rows: readonly TableRow[], room: number): number[] | undefined {
   const natural = columns.map(({ key, head }) =>
     rows.reduce((most, row) => Math.max(most, width(row[key])), head.length),
@@ -104,7 +106,7 @@ function widthsOf(columns: readonly Column[], rows: readonly TableRow[], room: n
   let left = room - rigid;
   if (left < flexible.reduce((sum, at) => sum + Math.min(natural[at] as number, LEAST_FLEXIBLE), 0))
     return undefined;
-  // The shortest first: what it does not need is for the others.
+  // The narrowest first: the width that it does not need goes to the others.
   const byNeed = flexible.sort((a, b) => (natural[a] as number) - (natural[b] as number));
   byNeed.forEach((at, done) => {
     const share = Math.floor(left / (byNeed.length - done));

@@ -1,8 +1,8 @@
 /**
- * `status --watch` on a terminal: asks the manager every second and at every event, and draws a frame of what it heard.
+ * `status --watch` on a terminal: requests the status every second and after every event, and draws it.
  *
- * Called by the status command. It outlives managers: when one goes, the table stays, dimmed, until the next one answers. It
- * never starts one but the first time, where records ask for it. Ends with q, at a signal, or when the terminal is gone.
+ * Used by the status command. When the manager goes away, the table stays, dimmed, until the next one answers. A
+ * manager is started at the beginning only, if records exist. Ends with q, at a signal, or when the terminal is gone.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ControlClient } from "../../control/client.ts";
@@ -17,15 +17,15 @@ import type { Keys } from "./keyboard.ts";
 import { Screen, type Terminal } from "./screen.ts";
 
 const INTERVAL_MS = 1000;
-/** Many devices are asked about less often: each answer is work for a manager that has failovers to do. */
+/** Many devices are requested less often, because each answer takes time that the manager needs for failovers. */
 const MANY_DEVICES = 100;
 const MANY_INTERVAL_MS = 2000;
-/** After an event, so that those that come together cost one look. */
+/** Delay after an event, so that events in a burst cause one request. */
 const EVENT_DELAY_MS = 150;
-/** A manager that takes longer to answer is said to be silent. */
+/** A manager that takes longer to answer is shown as not answering. */
 const SILENT_MS = 3000;
 
-/** Resolves with q, at the first signal, or when nobody looks any more. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
+/** Resolves after q, a signal, or the end of the terminal. @throws ErofsNbdError ERR_NOT_ATTACHED at the start */
 export async function showLive(
   context: CliContext,
   target: Target | null,
@@ -35,7 +35,7 @@ export async function showLive(
   const first = await findManager(context);
   if (first === undefined && target !== null)
     throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot watch the target: it is not attached");
-  // Before the screen is taken: a target that is not attached ends with an ordinary error.
+  // Before the screen is switched: a target that is not attached causes an ordinary error.
   if (first !== undefined && target !== null) await first.request("status", { target });
   const stop = new AbortController();
   void context.interrupts.wait().then(() => stop.abort());
@@ -53,7 +53,7 @@ class LiveTable {
   readonly #screen: Screen;
   readonly #isColoured = (process.env["NO_COLOR"] ?? "") === "";
   #askedAtMs: number | undefined;
-  /** Ends the waiting for the next look. */
+  /** Ends the pause before the next request. */
   #wake: () => void = () => {};
 
   constructor(
@@ -71,12 +71,12 @@ class LiveTable {
   async run(first: ControlClient | undefined): Promise<void> {
     let client = first;
     this.#screen.enter();
-    // The clock goes on, whoever is silent.
+    // The clock advances even if the manager is silent.
     const ticker = setInterval(() => this.#tick(), INTERVAL_MS);
     try {
       while (!this.#stop.aborted) {
         if (client === undefined) {
-          this.#fleet.silence ??= "no manager runs; waiting for one";
+          this.#fleet.silence ??= "no manager is running; waiting for one";
           this.#draw();
           client = await nextManager(this.#context, this.#stop);
         }
@@ -97,7 +97,7 @@ class LiveTable {
     if (this.#fleet.silence !== undefined) this.#draw();
   }
 
-  /** Looks again and again, until the manager or the watching ends. */
+  /** Requests the status repeatedly, until the manager goes away or the program is stopped. */
   async #follow(client: ControlClient): Promise<void> {
     let isGone = false;
     const gone = (): void => {
@@ -105,7 +105,7 @@ class LiveTable {
       this.#wake();
     };
     const stopped = (): void => {
-      // Whatever is still asked will not be answered.
+      // Pending requests will not be answered.
       client.close();
       this.#wake();
     };
@@ -129,7 +129,7 @@ class LiveTable {
     const answer = await client
       .request("status", { target: this.#target })
       .catch((error: unknown) => {
-        // The target has been detached: an empty table, until it comes back.
+        // The target was detached: the table is empty until it is attached again.
         if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return { devices: [], notes: [] };
         throw error;
       })
@@ -149,7 +149,7 @@ class LiveTable {
     this.#wake();
   }
 
-  /** Until it is time for the next look; an event brings it nearer. */
+  /** Waits until the next request is due; an event shortens the wait. */
   async #pause(isOver: () => boolean): Promise<void> {
     if (isOver()) return;
     const many = this.#fleet.devices.length > MANY_DEVICES;

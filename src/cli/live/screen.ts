@@ -1,22 +1,22 @@
 /**
- * A terminal that shows one frame after another: on its second screen, without a cursor, and given back as it was.
+ * Shows frames on the alternate screen of a terminal, without a cursor, and restores the terminal afterwards.
  *
- * Used by live.ts. A frame is one write that paints over the last one, so nothing flickers. However the process ends, short of
- * SIGKILL, the terminal is restored, before an error is written to it; Ctrl-Z and fg work.
+ * Used by live.ts. A frame is a single write over the last one, so that it does not flicker. The terminal is restored
+ * however the process ends, except by SIGKILL, and before an error is printed. Ctrl-Z and fg work.
  */
 import { writeSync } from "node:fs";
 import type { WriteStream } from "node:tty";
 import { Keyboard, type Keys } from "./keyboard.ts";
 
-/** Second screen, no cursor, no wrapping at the right edge. */
+/** Alternate screen, no cursor, no line wrapping. */
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
 const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
-/** A terminal that knows them shows what is between them at once; others ignore them. */
+/** Synchronized output: a terminal that supports it shows the whole frame at once; others ignore it. */
 const BEGIN = "\u001b[?2026h\u001b[H";
 const END = "\u001b[J\u001b[?2026l";
 const END_LINE = "\u001b[K";
 
-/** The part of a terminal that is used here. */
+/** The part of tty.WriteStream that is used here. */
 export type Terminal = Pick<WriteStream, "columns" | "rows" | "on" | "off"> & {
   write(text: string): boolean;
   readonly fd: number;
@@ -26,9 +26,9 @@ const DEFAULT_COLUMNS = 80;
 const DEFAULT_ROWS = 24;
 
 export interface ScreenListener {
-  /** The last frame is not what should be seen any more. */
+  /** The frame must be drawn again. */
   redraw(): void;
-  /** Whoever looks has seen enough. */
+  /** The user wants to end the program. */
   quit(): void;
 }
 
@@ -43,7 +43,7 @@ export class Screen {
     this.#terminal = terminal;
     this.#keyboard = new Keyboard(keys, {
       quit,
-      // As the terminal would do it, for all processes of the job: sudo among them.
+      // To the whole process group, as the terminal does it, because sudo may be part of the job.
       suspend: () => process.kill(0, "SIGTSTP"),
     });
     this.#redraw = redraw;
@@ -67,9 +67,9 @@ export class Screen {
     process.on("SIGCONT", this.#resume);
   }
 
-  /** Lines that are wider than the terminal are cut by it; more lines than it has are left out. */
+  /** The terminal truncates lines that are too wide; lines that do not fit its height are left out. */
   draw(lines: readonly string[]): void {
-    // Whoever reads slowly gets fewer frames, not older ones.
+    // A slow terminal gets fewer frames instead of late ones.
     if (!this.#isUp || this.#isFull) return;
     const shown = lines.slice(0, this.rows).map((line) => line + END_LINE);
     this.#isFull = !this.#terminal.write(BEGIN + shown.join("\r\n") + END);
@@ -97,11 +97,11 @@ export class Screen {
     try {
       writeSync(this.#terminal.fd, LEAVE);
     } catch {
-      // EIO, EPIPE: there is no terminal any more. EAGAIN: it takes nothing.
+      // EIO, EPIPE: the terminal is gone. EAGAIN: it accepts no data.
     }
   };
 
-  /** Stops as whoever has no handler does: not at all where nobody could let it go on, such as in a session of its own. */
+  /** Stops with the default action of SIGTSTP, which the kernel ignores for an orphaned process group. */
   readonly #suspend = (): void => {
     this.#restore();
     process.off("SIGTSTP", this.#suspend);

@@ -1,10 +1,10 @@
 /**
- * Names of mount options that mount(8) or some kernel's EROFS understands: what `-s` keeps.
+ * The mount options that mount(8) or EROFS in some kernel knows: with `-s` all others are dropped.
  *
- * Used by mount-options.ts alone, and only where sloppiness was asked for: otherwise the kernel is the judge.
+ * Used by mount-options.ts with `-s` only. Otherwise the kernel decides.
  */
 
-/** mount(8), «FILESYSTEM-INDEPENDENT MOUNT OPTIONS», and what fstab(5) adds. */
+/** mount(8), section FILESYSTEM-INDEPENDENT MOUNT OPTIONS, and those of fstab(5). */
 const INDEPENDENT =
   "ro rw defaults remount async sync dirsync atime noatime diratime nodiratime relatime norelatime strictatime " +
   "nostrictatime lazytime nolazytime dev nodev exec noexec suid nosuid iversion noiversion mand nomand silent loud " +
@@ -18,7 +18,7 @@ const EROFS =
 
 const KNOWN: ReadonlySet<string> = new Set([...INDEPENDENT.split(" "), ...EROFS.split(" ")]);
 
-/** @param name of an option, without its value */
+/** @param name the option without its value */
 export function isKnownMountOption(name: string): boolean {
   return KNOWN.has(name) || /^[xX]-/.test(name);
 }

@@ -1,25 +1,25 @@
 /**
- * The words that mount(8) calls a helper with: `IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`, in any order.
+ * Parses the arguments that mount(8) passes to a helper: `IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`.
  *
- * Pure. Used by mount-helper.ts. Flags may be joined (-sv, -oro), options be given several times.
+ * Pure. Used by mount-helper.ts. The order is free, flags may be joined (-sv, -oro), and -o may be repeated.
  */
 import { parseArgs } from "node:util";
 import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import type { MountRequest } from "./mount-image.ts";
 import { readMountOptions } from "./mount-options.ts";
 
-/** What `--help` prints. */
+/** The output of `--help`. */
 export const USAGE = `Usage: mount.erofs.nbd IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
 
-Called by mount(8) for «mount -t erofs.nbd IMAGE DIR» and for fstab lines of that type.
+Called by mount(8) for mount -t erofs.nbd IMAGE DIR and for fstab lines of that type.
 
-  -f              check everything, mount nothing
-  -n              accepted: the table in /run/mount is mount(8)'s own affair
+  -f              check everything, but do not mount
+  -n              accepted, no effect: mount(8) itself keeps the table in /run/mount
   -N NAMESPACE    mount in that mount namespace: a process id, or a path
-  -o OPTIONS      nbd.NAME=VALUE for attach, everything else for mount(8) and the kernel
-  -s              leave out options that nobody knows
+  -o OPTIONS      nbd.NAME=VALUE for attach, all others for mount(8) and the kernel
+  -s              ignore unknown options
   -t TYPE         erofs.nbd or erofs
-  -v              say what is done
+  -v              print what is done
   -h, --help      print this help
   -V, --version   print the version
 
@@ -28,7 +28,7 @@ More: man mount.erofs.nbd`;
 const HELP_HINT = "see mount.erofs.nbd --help";
 const TYPES = ["erofs.nbd", "erofs"];
 
-/** A call that was understood. */
+/** Parsed arguments. */
 export type HelperCall =
   | { readonly wants: "help" | "version" }
   | { readonly wants: "mount"; readonly isVerbose: boolean; readonly request: MountRequest };
@@ -51,7 +51,7 @@ export function readHelperCall(argv: readonly string[]): HelperCall {
     directory,
     options: readMountOptions((values.options ?? []).join(","), values.sloppy === true),
     isFake: values.fake === true,
-    // mount(8), which called us, keeps its table itself. A second entry would stay when it removes its own.
+    // The calling mount(8) keeps the table itself. A second entry would remain when umount(8) removes the first.
     withoutTable: true,
     namespace: values.namespace,
     keepMounted: true,

@@ -1,10 +1,10 @@
 /**
- * A mount from its options to the mounted directory: attach, mount with the node held open, let the device end with its
- * last close. Also a remount, which attaches nothing.
+ * Mounts an image: attaches it, mounts it while the node is held open, and enables autoclear. Also a remount, which
+ * attaches nothing.
  *
- * Used by `erofs-nbd mount` and by the mount helper. The device is lent to this process's connection: whenever it
- * ends before `mounted`, the manager looks what is there and detaches. What can be undone from here is, so that
- * nothing is left on return.
+ * Used by `erofs-nbd mount` and by the mount helper. The device is on loan to this process's connection: if the
+ * connection ends before the `mounted` request, the manager detaches the device unless it is mounted. On errors this
+ * process undoes what it can itself, so that nothing is left on return.
  */
 import { closeSync, statSync } from "node:fs";
 import { open, realpath, stat } from "node:fs/promises";
@@ -25,27 +25,29 @@ import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
 import { type ProgramEnd, programError, refuseOtherNode, runProgram } from "./mount-program.ts";
 
-/** What is to be mounted where, and how. */
+/** A mount to be made. */
 export interface MountRequest {
   readonly image: string;
   readonly directory: string;
   readonly options: MountOptions;
-  /** Check everything, change nothing. */
+  /** Check everything, but do not mount. */
   readonly isFake?: boolean;
-  /** Leave mount(8)'s table of user space options (/run/mount/utab) alone. */
+  /** Do not write mount(8)'s table of user space options (/run/mount/utab). */
   readonly withoutTable?: boolean;
-  /** Where to mount: a path of a mount namespace or a process id; default: here. */
+  /** The mount namespace, a path or a process id; default: this process's. */
   readonly namespace?: string | undefined;
-  /** The same image at the same place is done already, and no second mount on top of it. Not looked at in a namespace. */
+  /**
+   * If the same image is mounted at the directory already, do nothing instead of stacking. Ignored with `namespace`.
+   */
   readonly keepMounted?: boolean;
 }
 
-/** mount(8)'s exit code for a mount that is there but could not be noted in its table: it has said so, and that is all. */
+/** mount(8)'s exit code for a mount that succeeded but could not be written to its table. */
 const TABLE_FAILED = 16;
-/** mount(8)'s own helpers are for others: mount.erofs of erofs-utils must not get in between. */
+/** -i: without helpers, so that mount.erofs of erofs-utils is not called. */
 const MOUNT_WORDS = ["-i", "-t", "erofs"];
 
-/** One mount in the making. */
+/** A mount in progress. */
 interface Job {
   readonly context: CliContext;
   readonly client: ControlClient;
@@ -55,8 +57,8 @@ interface Job {
 }
 
 /**
- * Mounts, or remounts if the options say so. Prints nothing but notes.
- * @throws ErofsNbdError, ControlError after which nothing is left behind
+ * Mounts, or remounts with the option `remount`. Prints only notes.
+ * @throws ErofsNbdError, ControlError after everything was undone
  */
 export async function mountImage(context: CliContext, request: MountRequest): Promise<void> {
   const { image: path, directory, options } = request;
@@ -75,7 +77,7 @@ export async function mountImage(context: CliContext, request: MountRequest): Pr
   }
 }
 
-/** On top of what is there, unless just this is there and is to be kept. */
+/** Mounts the image, unless it is mounted there already and `keepMounted` is set. */
 async function mountOpen(
   context: CliContext,
   request: MountRequest,
@@ -86,7 +88,7 @@ async function mountOpen(
   const mayBeThere = request.keepMounted && request.namespace === undefined && !request.isFake;
   if (!mayBeThere) return mountOnTop(context, request, image, act);
   const unlock = await lockMountPoint(runDirOf(context), directory, () =>
-    context.detail(`another mount at ${directory} is waited for`),
+    context.detail(`waiting for another mount at ${directory}`),
   );
   try {
     if (!(await isMountedAlready(context, request))) return await mountOnTop(context, request, image, act);
@@ -123,7 +125,7 @@ async function mountOnTop(
   }
 }
 
-/** mount(8) makes the mount point itself then (X-mount.mkdir in mount(8)). */
+/** With X-mount.mkdir mount(8) creates the mount point. */
 const mayMakeDirectory = ({ forMount }: MountOptions): boolean =>
   forMount.some((option) => /^x-mount\.mkdir(=|$)/i.test(option));
 
@@ -138,11 +140,11 @@ async function checkDirectory(act: string, directory: string, mayBeMissing: bool
   }
   if (why === undefined) return;
   throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot ${act}: ${why}`, {
-    hint: "make the mount point first: mkdir",
+    hint: "create the mount point first with mkdir",
   });
 }
 
-/** mount(8) enters it; what it cannot enter it refuses itself. */
+/** Only checks that the namespace exists; mount(8) enters it and reports other errors. */
 function checkNamespace(namespace: string): void {
   const path = /^\d+$/.test(namespace) ? `/proc/${namespace}/ns/mnt` : namespace;
   if (statSync(path, { throwIfNoEntry: false }) !== undefined) return;
@@ -151,7 +153,7 @@ function checkNamespace(namespace: string): void {
   });
 }
 
-/** Whether just this is on top there: the mount table names a device, the manager those of the image. */
+/** Whether the device on top of the directory is a device of the image, according to mount table and manager. */
 async function isMountedAlready(context: CliContext, request: MountRequest): Promise<boolean> {
   const index = await indexMountedAt(await realpath(request.directory));
   if (index === undefined) return false;
@@ -170,23 +172,23 @@ async function isMountedAlready(context: CliContext, request: MountRequest): Pro
   }
 }
 
-/** The image, open; undefined when there is none and `nofail` says that this is all right. */
+/** Opens the image; undefined if it does not exist and `nofail` is set. */
 function findImage(context: CliContext, { image, options }: MountRequest): OpenImage | undefined {
   try {
     return openChecked(image, options.device.blockSizeBytes, true);
   } catch (error) {
     const { code } = ((error as Error).cause ?? {}) as NodeJS.ErrnoException;
     if (!options.isNofail || code !== "ENOENT") throw error;
-    context.detail(`there is no ${image}, and nofail allows that: nothing done`);
+    context.detail(`there is no ${image}: nothing done, because of nofail`);
     return undefined;
   }
 }
 
-/** Changes a mount's options; ours were fixed at the attach. */
+/** Changes the options of a mount. Options of erofs-nbd are fixed at the attach. */
 async function remount(context: CliContext, request: MountRequest, act: string): Promise<void> {
   if (request.namespace !== undefined) {
-    throw new ErofsNbdError("ERR_MOUNT", `cannot ${act}: it would have to be done in another namespace`, {
-      hint: "enter it: nsenter -t PID -m mount -i -o remount,OPTIONS DIR",
+    throw new ErofsNbdError("ERR_MOUNT", `cannot ${act}: the mount is in another namespace`, {
+      hint: "enter the namespace: nsenter -t PID -m mount -i -o remount,OPTIONS DIR",
     });
   }
   const directory = await realpath(request.directory);
@@ -202,7 +204,7 @@ async function remount(context: CliContext, request: MountRequest, act: string):
   context.detail(`${node} at ${directory} is remounted; nbd.* options stay as they were at the mount`);
 }
 
-/** What mount(8) said although it mounted; names are in it as they are. */
+/** Passes on what mount(8) wrote to stderr although it succeeded. */
 function relay(context: CliContext, { stderr }: ProgramEnd): void {
   for (const line of stderr.split("\n")) if (line.trim() !== "") context.note(line.trim());
 }
@@ -234,7 +236,7 @@ async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
   let isMounted = false;
   try {
     interrupted.check(act);
-    // Held until autoclear is set: udev's open and close of the node must not be the last one.
+    // Held open until autoclear is set: a close by udev must not be the last one.
     const held = await open(node, "r");
     try {
       await refuseOtherNode(act, node, index, held);
@@ -245,7 +247,7 @@ async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
       if (!isMounted) throw programError(act, "mount", end);
       relay(context, end);
       await client.request("mounted", { index }).catch((error: unknown) =>
-        // Its successor has the device, and the loan.
+        // The successor has adopted the device and its loan.
         askSuccessor(job, device, error, (next) => next.request("mounted", { index })),
       );
     } finally {
@@ -257,7 +259,10 @@ async function mountDevice(job: Job, device: DeviceStatus): Promise<void> {
   }
 }
 
-/** Asks the next manager what the one before could not be asked any more, if it has the very same device. @throws `error` when not */
+/**
+ * Sends a request that the former manager has not answered to its successor, if that has the same device. @throws
+ * `error` if not
+ */
 async function askSuccessor<T>(
   { context }: Job,
   device: DeviceStatus,
@@ -274,7 +279,7 @@ async function askSuccessor<T>(
   }
 }
 
-/** Best effort: the first error is the one to tell, and the manager cleans up behind us when we are gone. */
+/** Best effort: the caller throws the first error, and the manager cleans up when this process ends. */
 async function undo(job: Job, device: DeviceStatus, isMounted: boolean): Promise<void> {
   const { context, client, request } = job;
   const { namespace } = request;

@@ -1,8 +1,9 @@
 /**
- * One mount at a time at one place: two «mount -a» at once would both find nothing there, and mount twice.
+ * Serializes mounts at the same directory: two concurrent `mount -a` would both find nothing mounted, and mount twice.
  *
- * Used by mount-image.ts. The lock is flock(2), which ends with the process that holds it, however that dies, on a file in the
- * run directory, where nobody else can lock us out. Places share a few files: they need no clearing away.
+ * Used by mount-image.ts. The lock is flock(2) on a file in the run directory, where other users cannot hold it. The
+ * kernel releases it when the process ends. Mount points share a fixed number of files, so that none need to be
+ * removed.
  */
 import { closeSync, constants, openSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -14,13 +15,13 @@ import { flock, LOCK_EX, LOCK_NB } from "../../sys/libc.ts";
 
 const POLL_MS = 50;
 const FILES = 64n;
-/** Longer than an attach and a mount may take. */
+/** Longer than an attach and a mount take. */
 const PATIENCE_MS = 120_000;
 
 /**
- * Waits for the lock of a mount point as it is before the mount, however it is spelt; the returned function gives it up.
- * @param onWait called once, if it is held
- * @throws ErofsNbdError ERR_RUN_DIR, ERR_MOUNT: somebody has held it for too long; SystemError
+ * Waits for the lock of a mount point, which is identified by its inode before the mount. Returns the unlock function.
+ * @param onWait called once if another process holds the lock
+ * @throws ErofsNbdError ERR_RUN_DIR; ERR_MOUNT if the lock was held for too long; SystemError
  */
 export async function lockMountPoint(
   runDir: RunDir,
@@ -40,9 +41,9 @@ export async function lockMountPoint(
       if (performance.now() > end) {
         throw new ErofsNbdError(
           "ERR_MOUNT",
-          `cannot mount at ${directory}: another mount has not come to its end`,
+          `cannot mount at ${directory}: timed out waiting for another mount`,
           {
-            hint: `look who has ${path} open (fuser)`,
+            hint: `fuser -v ${path} shows the process that holds the lock`,
           },
         );
       }

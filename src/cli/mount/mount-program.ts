@@ -1,7 +1,7 @@
 /**
- * mount(8) and umount(8) as child processes, and what they said when they failed.
+ * Runs mount(8) and umount(8), and turns their messages into errors.
  *
- * Used by the mount and umount commands. The system call itself may wait for the device, so it never runs in here.
+ * Used by the mount and umount commands. The system calls may block on the device, so they never run in this process.
  */
 
 import { spawn } from "node:child_process";
@@ -18,8 +18,8 @@ export interface ProgramEnd {
 }
 
 /**
- * Runs `mount` or `umount`; an aborted `stop` sends it SIGTERM and still waits for its end.
- * @throws ErofsNbdError ERR_MOUNT when it cannot be started
+ * Runs `mount` or `umount`. When `stop` aborts, it sends SIGTERM and waits for the end.
+ * @throws ErofsNbdError ERR_MOUNT if it cannot be started
  */
 export function runProgram(name: string, words: readonly string[], stop?: AbortSignal): Promise<ProgramEnd> {
   return new Promise((resolve, reject) => {
@@ -34,7 +34,7 @@ export function runProgram(name: string, words: readonly string[], stop?: AbortS
     child.once("error", (error: NodeJS.ErrnoException) => {
       stop?.removeEventListener("abort", kill);
       const why = error.code === "ENOENT" ? "there is no such program in PATH" : error.message;
-      const hint = "install util-linux (mount), or put its directory into PATH";
+      const hint = "install util-linux (mount), or add its directory to PATH";
       reject(new ErofsNbdError("ERR_MOUNT", `cannot run ${name}: ${why}`, { hint, cause: error }));
     });
     child.once("close", (exitCode, signal) => {
@@ -46,7 +46,7 @@ export function runProgram(name: string, words: readonly string[], stop?: AbortS
   });
 }
 
-/** The program's own words as an error: its first line is the reason, the rest the hint. `act` follows «cannot ». */
+/** The program's stderr as an error: the first line is the reason, the rest the hint. `act` follows "cannot ". */
 export function programError(act: string, name: string, end: ProgramEnd): ErofsNbdError {
   const lines = end.stderr
     .split("\n")
@@ -59,7 +59,10 @@ export function programError(act: string, name: string, end: ProgramEnd): ErofsN
   });
 }
 
-/** In another mount namespace, or under another root, a node of that name may be of another device. */
+/**
+ * In another mount namespace or root directory a node of that name may be another device. @throws ErofsNbdError
+ * ERR_MOUNT
+ */
 export async function refuseOtherNode(
   act: string,
   node: string,
@@ -73,7 +76,7 @@ export async function refuseOtherNode(
     "ERR_MOUNT",
     `cannot ${act}: ${node} is another device here, ${numberOf(found.rdev)}`,
     {
-      hint: `make a node for ${number} there, or mount from where the manager is`,
+      hint: `create a node for ${number} there, or mount from the manager's namespace`,
     },
   );
 }

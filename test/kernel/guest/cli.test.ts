@@ -72,7 +72,7 @@ describe("refused before a manager is started", () => {
 describe("refused by the manager or the kernel", () => {
   const guard = guarded();
 
-  test("a run directory that cannot be written or belongs to somebody else", async () => {
+  test("a run directory that cannot be written or belongs to another user", async () => {
     const readOnly = files.at("read-only");
     mkdirSync(readOnly);
     execFileSync("mount", ["-t", "tmpfs", "-o", "ro", "none", readOnly]);
@@ -90,7 +90,7 @@ describe("refused by the manager or the kernel", () => {
     expectRefusal(
       await erofsNbd("--run-dir", files.at("theirs"), "attach", files.image),
       1,
-      /belongs to somebody else/,
+      /belongs to another user/,
     );
   });
 

@@ -1,6 +1,6 @@
 /**
- * Completion scripts: everything that is defined is in them, and the one for bash, asked as bash asks it, offers just what
- * fits. zsh's and fish's own readers judge theirs in test/interop.
+ * Completion scripts: everything that is defined is in them, and the one for bash, asked as bash asks it, offers just
+ * what fits. zsh's and fish's own readers judge theirs in test/interop.
  */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -39,7 +39,7 @@ test("the description has every command, and its options with their values", () 
   expect(attach?.options).toContainEqual({
     names: ["--connections"],
     value: "N",
-    summary: "links between kernel and workers",
+    summary: "number of links between kernel and workers",
     defaultText: "1",
     choices: [],
   });

@@ -1,4 +1,6 @@
-/** The manager command as a service would start it: what it says when it is ready, where it offers metrics, how it logs. */
+/**
+ * The manager command as a service would start it: what it says when it is ready, where it offers metrics, how it logs.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {

@@ -1,6 +1,6 @@
 /**
- * The manual pages, written from the built program: every command, option and operand of the command line is in them, with
- * what its help says. groff judges their form in test/interop.
+ * The manual pages, written from the built program: every command, option and operand of the command line is in them,
+ * with what its help says. groff judges their form in test/interop.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";

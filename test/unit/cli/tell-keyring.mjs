@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * Loaded into every process of a manager's by NODE_OPTIONS: writes which session keyring the process was born with, by its
- * serial number, to a file named after the program and the pid, in the directory that TELL_KEYRING names.
+ * Loaded into every process of a manager's by NODE_OPTIONS: writes which session keyring the process was born with, by
+ * its serial number, to a file named after the program and the pid, in the directory that TELL_KEYRING names.
  */
 import { writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";

@@ -1,6 +1,6 @@
 /**
- * Commands that are handed names, notes and causes with all that a terminal obeys: their output does nothing to it, and no
- * line of it is anybody else's.
+ * Commands that are handed names, notes and causes with all that a terminal obeys: their output does nothing to it, and
+ * no line of it is anybody else's.
  */
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

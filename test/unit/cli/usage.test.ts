@@ -1,6 +1,6 @@
 /**
- * The built command line without a manager: help, version, wrong usage and bad input, each with its exit code, one clear
- * line, and neither a run directory nor a process left behind.
+ * The built command line without a manager: help, version, wrong usage and bad input, each with its exit code, one
+ * clear line, and neither a run directory nor a process left behind.
  */
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -108,12 +108,12 @@ describe("connect", () => {
     expect(await connecting).toBeUndefined();
   });
 
-  test("a directory that others may write into, or change the way to: nobody there is believed", async () => {
+  test("a directory that other users may write to, or whose path they may change, is not trusted", async () => {
     const { manager } = serve();
     chmodSync(runDir.path, 0o733);
     await expect(ControlClient.connect(runDir)).rejects.toMatchObject({
       code: "ERR_RUN_DIR",
-      message: expect.stringContaining("others may write into it"),
+      message: expect.stringContaining("other users may write to it"),
     });
     chmodSync(runDir.path, 0o700);
     chmodSync(base, 0o777);
@@ -126,17 +126,14 @@ describe("connect", () => {
     expect(manager.calls).toEqual([]);
   });
 
-  test.runIf(process.getuid?.() === 0)(
-    "somebody else's directory: its owner may answer what he likes",
-    async () => {
-      serve();
-      chownSync(runDir.path, 65534, 65534);
-      await expect(ControlClient.connect(runDir)).rejects.toMatchObject({
-        code: "ERR_RUN_DIR",
-        message: `cannot use run directory ${runDir.path}: it belongs to somebody else`,
-      });
-    },
-  );
+  test.runIf(process.getuid?.() === 0)("a directory of another user is not trusted", async () => {
+    serve();
+    chownSync(runDir.path, 65534, 65534);
+    await expect(ControlClient.connect(runDir)).rejects.toMatchObject({
+      code: "ERR_RUN_DIR",
+      message: `cannot use run directory ${runDir.path}: it belongs to another user`,
+    });
+  });
 
   test("a path that is too long for a socket is refused: it would be cut off, and lead to another's", async () => {
     const long = chooseRunDir(join(base, "x".repeat(200)));
@@ -190,7 +187,7 @@ describe("request", () => {
     const fd = openSync(base, "r");
     await expect(client.request("attach", toAttachParams("/a", {}), fd)).rejects.toMatchObject({
       code: "ERR_CONTROL",
-      message: "cannot hand an image to the manager: it is of version 0.0.9, which opens images itself",
+      message: "cannot pass an image to the manager: it is of version 0.0.9, which opens images itself",
       hint: expect.stringContaining("erofs-nbd upgrade"),
     });
     closeSync(fd);

@@ -85,7 +85,7 @@ describe("prepareRunDir", () => {
     expect(() => prepareRunDir(runDir)).toThrow(
       expect.objectContaining({
         code: "ERR_RUN_DIR",
-        message: `cannot use run directory ${runDir.path}: others may enter it, and it holds «somebody's file»`,
+        message: `cannot use run directory ${runDir.path}: other users may enter it, and it contains 'somebody's file'`,
       }),
     );
     expect(mode(runDir.path)).toBe(0o1777);
@@ -116,14 +116,14 @@ describe("prepareRunDir", () => {
     expect(mode(join(base, "target"))).toBe(0o755);
   });
 
-  test.runIf(process.getuid?.() === 0)("somebody else's", () => {
+  test.runIf(process.getuid?.() === 0)("a directory of another user", () => {
     mkdirSync(runDir.path, { mode: 0o700 });
     chownSync(runDir.path, 65534, 65534);
-    expect(() => prepareRunDir(runDir)).toThrow("it belongs to somebody else");
+    expect(() => prepareRunDir(runDir)).toThrow("it belongs to another user");
   });
 });
 
-describe("what others may have planted", () => {
+describe("files that other users may have left", () => {
   const refusal = (words: string): Error =>
     expect.objectContaining({
       code: "ERR_RUN_DIR",
@@ -138,7 +138,7 @@ describe("what others may have planted", () => {
       mkdirSync(runDir.path);
       chmodSync(runDir.path, 0o777);
       symlinkSync(target, join(runDir.path, name));
-      expect(() => prepareRunDir(runDir)).toThrow(refusal(`somebody has left «${name}» there`));
+      expect(() => prepareRunDir(runDir)).toThrow(refusal(`'${name}' in it was not created by a manager`));
       expect(mode(runDir.path)).toBe(0o777);
       if (name === "devices") expect(readdirSync(target)).toEqual([]);
       else expect(readFileSync(target, "utf8")).toBe("precious");
@@ -159,64 +159,58 @@ describe("what others may have planted", () => {
     rmSync(runDir.lockFile);
     rmSync(runDir.devices, { recursive: true });
     symlinkSync(base, runDir.devices);
-    expect(() => prepareRunDir(runDir)).toThrow(refusal("somebody has left «devices» there"));
+    expect(() => prepareRunDir(runDir)).toThrow(refusal("'devices' in it was not created by a manager"));
   });
 
-  test("a way to it that anybody may change: refused; a sticky one is none", () => {
+  test("a path that any user may change is refused, but not a sticky directory", () => {
     const open = join(base, "open");
     mkdirSync(open);
     chmodSync(open, 0o777);
     const inside = chooseRunDir(join(open, "run"));
-    expect(() => prepareRunDir(inside)).toThrow(refusal(`anybody may write ${open} above it`));
+    expect(() => prepareRunDir(inside)).toThrow(refusal(`any user may write to ${open} above it`));
     expect(existsSync(inside.path)).toBe(false);
     chmodSync(open, 0o1777);
     prepareRunDir(inside);
     expect(mode(inside.path)).toBe(0o700);
   });
 
-  test.runIf(process.getuid?.() === 0)(
-    "a way that a group of others may change, or a link of ours into one",
-    () => {
-      const groups = join(base, "groups");
-      mkdirSync(groups);
-      chownSync(groups, 0, 65534);
-      chmodSync(groups, 0o775);
-      const expected = refusal(`group 65534 may write ${groups} above it`);
-      expect(() => prepareRunDir(chooseRunDir(join(groups, "run")))).toThrow(expected);
-      mkdirSync(join(groups, "ours"), { mode: 0o700 });
-      symlinkSync("groups/ours", join(base, "link"));
-      const overLink = chooseRunDir(join(base, "link", "run"));
-      expect(() => prepareRunDir(overLink)).toThrow(expected);
-      expect(() => refuseForeignManager(overLink)).toThrow(expected);
-      chmodSync(groups, 0o1775);
-      prepareRunDir(overLink);
-      symlinkSync("loop", join(base, "loop"));
-      expect(() => prepareRunDir(chooseRunDir(join(base, "loop", "run")))).toThrow(
-        refusal("too many symbolic links"),
-      );
-    },
-  );
+  test.runIf(process.getuid?.() === 0)("a path that another group may change, or a link into one", () => {
+    const groups = join(base, "groups");
+    mkdirSync(groups);
+    chownSync(groups, 0, 65534);
+    chmodSync(groups, 0o775);
+    const expected = refusal(`group 65534 may write to ${groups} above it`);
+    expect(() => prepareRunDir(chooseRunDir(join(groups, "run")))).toThrow(expected);
+    mkdirSync(join(groups, "ours"), { mode: 0o700 });
+    symlinkSync("groups/ours", join(base, "link"));
+    const overLink = chooseRunDir(join(base, "link", "run"));
+    expect(() => prepareRunDir(overLink)).toThrow(expected);
+    expect(() => refuseForeignManager(overLink)).toThrow(expected);
+    chmodSync(groups, 0o1775);
+    prepareRunDir(overLink);
+    symlinkSync("loop", join(base, "loop"));
+    expect(() => prepareRunDir(chooseRunDir(join(base, "loop", "run")))).toThrow(
+      refusal("its path has too many symbolic links"),
+    );
+  });
 
-  test.runIf(process.getuid?.() === 0)(
-    "somebody else's directory, or link, on the way to it: refused",
-    () => {
-      const theirs = join(base, "theirs");
-      mkdirSync(theirs);
-      chownSync(theirs, 65534, 65534);
-      const expected = refusal("theirs above it belongs to somebody else");
-      expect(() => prepareRunDir(chooseRunDir(join(theirs, "run")))).toThrow(expected);
-      rmSync(theirs, { recursive: true });
-      mkdirSync(join(base, "ours"), { mode: 0o700 });
-      symlinkSync(join(base, "ours"), theirs);
-      lchownSync(theirs, 65534, 65534);
-      expect(() => prepareRunDir(chooseRunDir(join(theirs, "run")))).toThrow(expected);
-      expect(existsSync(join(base, "ours", "run"))).toBe(false);
-      prepareRunDir(runDir);
-      writeFileSync(join(runDir.path, "manager.log"), "");
-      chownSync(join(runDir.path, "manager.log"), 65534, 65534);
-      expect(() => prepareRunDir(runDir)).toThrow(refusal("somebody has left «manager.log» there"));
-    },
-  );
+  test.runIf(process.getuid?.() === 0)("a directory or link of another user in its path is refused", () => {
+    const theirs = join(base, "theirs");
+    mkdirSync(theirs);
+    chownSync(theirs, 65534, 65534);
+    const expected = refusal("theirs above it belongs to another user");
+    expect(() => prepareRunDir(chooseRunDir(join(theirs, "run")))).toThrow(expected);
+    rmSync(theirs, { recursive: true });
+    mkdirSync(join(base, "ours"), { mode: 0o700 });
+    symlinkSync(join(base, "ours"), theirs);
+    lchownSync(theirs, 65534, 65534);
+    expect(() => prepareRunDir(chooseRunDir(join(theirs, "run")))).toThrow(expected);
+    expect(existsSync(join(base, "ours", "run"))).toBe(false);
+    prepareRunDir(runDir);
+    writeFileSync(join(runDir.path, "manager.log"), "");
+    chownSync(join(runDir.path, "manager.log"), 65534, 65534);
+    expect(() => prepareRunDir(runDir)).toThrow(refusal("'manager.log' in it was not created by a manager"));
+  });
 });
 
 describe("the lock", () => {

@@ -1,4 +1,7 @@
-/** start-manager.ts: starting a manager where none runs, for as long as it gets on, and not leaving one behind for nothing. */
+/**
+ * start-manager.ts: starting a manager where none runs, for as long as it gets on, and not leaving one behind for
+ * nothing.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 /**
- * Whether the manager's unit is installed: what is found first in systemd's own order decides, and a mask is found as any unit is.
- * And how long its start is waited for, with a systemctl of the test's own.
+ * Whether the manager's unit is installed: what is found first in systemd's own order decides, and a mask is found as
+ * any unit is. And how long its start is waited for, with a systemctl of the test's own.
  */
 import {
   existsSync,

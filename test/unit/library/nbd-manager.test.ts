@@ -1,4 +1,6 @@
-/** A manager inside a program, as the program runs it: what its workers have of the program. No device, no kernel's nbd. */
+/**
+ * A manager inside a program, as the program runs it: what its workers have of the program. No device, no kernel's nbd.
+ */
 import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

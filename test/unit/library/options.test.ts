@@ -99,7 +99,7 @@ describe("invalid arguments are refused", () => {
       expect(() => toAttachParams(source as never, {})).toThrow(
         expect.objectContaining({
           code: "ERR_BAD_ARGUMENT",
-          hint: expect.stringContaining("a source of your own is a module"),
+          hint: expect.stringContaining("a custom source is a module"),
         }),
       );
     },

@@ -1,6 +1,6 @@
 /**
- * install-units: what it writes and takes back under a prefix, whose files it leaves alone, and what systemd itself says of
- * the units. Nothing here touches the machine's own units.
+ * install-units: what it writes and takes back under a prefix, whose files it leaves alone, and what systemd itself
+ * says of the units. Nothing here touches the machine's own units.
  */
 import { spawnSync } from "node:child_process";
 import {
@@ -324,7 +324,9 @@ describe("files", () => {
 });
 
 describe("on a machine of several file systems", () => {
-  /** What the command says where a shell has mounted something below the prefix, $1, in a mount namespace of its own. */
+  /**
+   * What the command says where a shell has mounted something below the prefix, $1, in a mount namespace of its own.
+   */
   const runWith = (mounting: string, ...words: string[]) => {
     const asRoot = process.geteuid?.() === 0 ? [] : ["--map-root-user"];
     const script = `set -e; cd "$1"; ${mounting}; shift; exec "$@"`;

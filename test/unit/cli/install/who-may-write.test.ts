@@ -34,17 +34,17 @@ describe("by mode", () => {
     expect(findWeakness(file, top)).toBeUndefined();
   });
 
-  test.each(["usr/bin/node", "usr/bin", "usr", ""])("anybody may write «%s»", (path) => {
+  test.each(["usr/bin/node", "usr/bin", "usr", ""])("any user may write %s", (path) => {
     chmodSync(at(path), 0o757);
-    const remedy = `take that right away: chmod o-w ${join(top, path)}`;
-    expect(findWeakness(file, top)).toEqual({ path: join(top, path), who: "anybody", remedy });
+    const remedy = `remove the permission: chmod o-w ${join(top, path)}`;
+    expect(findWeakness(file, top)).toEqual({ path: join(top, path), who: "any user", remedy });
   });
 
   test("in a sticky directory others change nothing, and the bit means nothing on a file", () => {
     chmodSync(at("usr"), 0o1777);
     expect(findWeakness(file, top)).toBeUndefined();
     chmodSync(file, 0o1757);
-    expect(findWeakness(file, top)).toMatchObject({ path: file, who: "anybody" });
+    expect(findWeakness(file, top)).toMatchObject({ path: file, who: "any user" });
   });
 
   test("what is above the top, not there, or outside is not this tree's", () => {
@@ -70,7 +70,7 @@ describe.runIf(process.geteuid?.() === 0)("by owner", () => {
   );
 
   test.each(["usr/bin/node", "usr/bin", "usr"])(
-    "another group that may write «%s», and one that may not",
+    "another group that may write %s, and one that may not",
     (path) => {
       chownSync(at(path), 0, 1234);
       expect(findWeakness(file, top)).toBeUndefined();

@@ -1,6 +1,6 @@
 /**
- * The mount helper as a process, against a manager and a mount(8) that the test plays: what it asks, what it hands on, and
- * with which of mount(8)'s codes it ends. With the real mount(8) it is tested on real kernels.
+ * The mount helper as a process, against a manager and a mount(8) that the test plays: what it asks, what it hands on,
+ * and with which of mount(8)'s codes it ends. With the real mount(8) it is tested on real kernels.
  */
 import {
   chmodSync,
@@ -150,7 +150,7 @@ describe("a mount", () => {
     symlinkSync(at("mnt point"), at("link"));
     const words = [at("image"), at("link"), "-v"];
     const second = startCli(words, { program: MOUNT_HELPER, env: environment() });
-    await second.until("stderr", /^note: another mount at .*link is waited for$/m);
+    await second.until("stderr", /^note: waiting for another mount at .*link$/m);
     first.child.kill("SIGKILL");
     expect(await second.ended).toMatchObject({ code: 0 });
     expect(log().at(-1)).toBe(at("link"));
