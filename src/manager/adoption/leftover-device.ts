@@ -11,7 +11,7 @@ import { ErofsNbdError } from "../../errors.ts";
 import { type DeviceView, SYSFS_VIEW } from "../../kernel/device-view.ts";
 import type { DeviceExactness } from "../../supervisor/device-exactness.ts";
 import type { DeviceState } from "../../supervisor/device-state.ts";
-import { disconnectByIoctl } from "../../supervisor/ioctl/ioctl-device.ts";
+import { disconnectByIoctl } from "../../supervisor/ioctl/ioctl-client.ts";
 import type { LinkDescription } from "../../supervisor/links/device-link.ts";
 import type {
   DeviceCounters,

@@ -1,19 +1,15 @@
 /**
- * A device on the legacy ioctl path: for kernels without the netlink family, and to show what that path costs.
+ * A device on the legacy ioctl path, for kernels without the netlink family.
  *
- * The kernel knows one socket for the device's whole life. When its worker dies the device is lost: size 0, reads
- * end, and no socket can be given to it again. This class says so loudly and cleans up; it cannot do more.
+ * The kernel has one socket for the device's whole life. Another worker can take it over; if that fails the device is
+ * lost: its size is 0, reads fail, and no socket can be given to it again. This class then reports it and cleans up.
  */
-import { type ChildProcess, spawn } from "node:child_process";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../../errors.ts";
 import { probeDevice } from "../../kernel/probe.ts";
 import { configuringThread, countsReads, deviceIndexes, readsInFlight } from "../../kernel/sysfs.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../../nbd/wire.ts";
-import { programFile } from "../../program-files.ts";
-import { errnoName } from "../../sys/errno.ts";
 import { close, SHUT_RDWR, shutdown } from "../../sys/libc.ts";
 import { NO_COUNTERS } from "../../worker-protocol/link-end.ts";
 import { type DeviceExactness, exactnessOf, ImageChanges } from "../device-exactness.ts";
@@ -28,9 +24,8 @@ import type {
   ManagedDevice,
 } from "../managed-device.ts";
 import type { Image, LinkServer, OpenLink } from "../ports.ts";
-import { type IoctlClientArguments, type IoctlClientMessage, SOCKET_FD } from "./codes.ts";
+import { disconnectByIoctl, IoctlClient } from "./ioctl-client.ts";
 
-const CLIENT_PATH = programFile("supervisor/ioctl/ioctl-main.js");
 const START_DEADLINE_MS = 15_000;
 const READY_DEADLINE_MS = 30_000;
 const GONE_DEADLINE_MS = 5000;
@@ -40,7 +35,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   readonly interface = "ioctl";
   readonly stalledReason = null;
   readonly waitingMs = 0;
-  /** Its steps have deadlines, but for the takeover, which is the pool's to repeat. */
+  /** Each step has a deadline, except for the takeover, which the pool repeats. */
   readonly silentMs = 0;
   readonly settings: DeviceSettings;
   readonly image: Image;
@@ -53,7 +48,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   #index: number | undefined;
   #link: OpenLink | undefined;
   #linkUp = false;
-  #client: ChildProcess | undefined;
+  readonly #client = new IoctlClient(() => this.#clientExited());
   #cause: string | undefined;
   #lastFailover: FailoverOutcome | null = null;
 
@@ -74,7 +69,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   }
 
   get clientPid(): number | undefined {
-    return this.#client?.pid;
+    return this.#client.pid;
   }
 
   get lastFailover(): FailoverOutcome | null {
@@ -108,7 +103,17 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     try {
       const link = await this.#openLink();
       await this.#persist();
-      const index = await this.#startClient(link, requestedIndex);
+      const { sizeBytes, timeoutSeconds } = this.settings;
+      const { blockSizeBytes } = this.image;
+      const wanted = {
+        act: "connect" as const,
+        candidates: requestedIndex === undefined ? deviceIndexes() : [requestedIndex],
+        blockSizeBytes,
+        sizeBlocks: sizeBytes / blockSizeBytes,
+        timeoutSeconds,
+        serverFlags: READ_ONLY_EXPORT_FLAGS,
+      };
+      const index = await this.#client.connect(link.kernelFd, wanted, requestedIndex);
       this.#index = index;
       await this.#persist();
       await this.#waitUntilReadable(index);
@@ -129,15 +134,11 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     this.#release("detached");
   }
 
-  /** There are no client flags on this path: the device stays until it is detached. */
+  /** There are no client flags on this path: the device stays until it is detached. @throws ErofsNbdError */
   async enableAutoclear(): Promise<void> {
-    throw new ErofsNbdError(
-      "ERR_NO_NETLINK",
-      "cannot end a device with its last close: it was attached with --ioctl",
-      {
-        hint: "detach it yourself after umount, or attach with --netlink",
-      },
-    );
+    throw new ErofsNbdError("ERR_NO_NETLINK", "cannot set autoclear: the device was attached with --ioctl", {
+      hint: "detach it yourself after umount, or attach with --netlink",
+    });
   }
 
   async #openLink(): Promise<OpenLink> {
@@ -176,7 +177,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     return countsReads(this.#index) ? readsInFlight(this.#index) : undefined;
   }
 
-  /** The one failover there is on this path: the kernel takes no second socket, but another worker can have the first. */
+  /** The only failover on this path: the kernel takes no second socket, but another worker can have the first. */
   async #takeOver(cause: string, silentMs: number, hung: boolean): Promise<void> {
     const link = this.#link;
     if (link === undefined) return;
@@ -208,45 +209,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     this.emit("failover", this.#lastFailover);
   }
 
-  /** Starts the process that enters DO_IT, and returns the index it got. */
-  async #startClient(link: OpenLink, requestedIndex: number | undefined): Promise<number> {
-    const { sizeBytes, timeoutSeconds } = this.settings;
-    const { blockSizeBytes } = this.image;
-    const wanted: IoctlClientArguments = {
-      act: "connect",
-      candidates: requestedIndex === undefined ? deviceIndexes() : [requestedIndex],
-      blockSizeBytes,
-      sizeBlocks: sizeBytes / blockSizeBytes,
-      timeoutSeconds,
-      serverFlags: READ_ONLY_EXPORT_FLAGS,
-    };
-    const stdio: Array<"ignore" | "pipe" | number> = ["ignore", "pipe", "ignore"];
-    stdio[SOCKET_FD] = link.kernelFd;
-    const client = spawn(process.execPath, [CLIENT_PATH, JSON.stringify(wanted)], {
-      stdio,
-      detached: true,
-      cwd: "/",
-    });
-    this.#client = client;
-    client.once("exit", () => this.#clientExited());
-    client.once("error", () => this.#clientExited());
-    return new Promise((resolve, reject) => {
-      client.once("error", reject);
-      // Not its exit: what it said last may still be in the pipe then.
-      client.once("close", () =>
-        reject(new ErofsNbdError("ERR_KERNEL", "cannot attach by ioctl: its process ended early")),
-      );
-      if (client.stdout === null) return;
-      createInterface(client.stdout).on("line", (line) => {
-        const message = JSON.parse(line) as IoctlClientMessage;
-        if (message.type === "connected") resolve(message.index);
-        else if (message.type !== "ended") reject(describeRefusal(message, requestedIndex));
-      });
-    });
-  }
-
   #clientExited(): void {
-    this.#client = undefined;
     if (this.#state !== "serving" && this.#state !== "taking-over") return;
     this.#life.abort();
     const cause = this.#cause ?? "the process inside NBD_DO_IT ended";
@@ -268,7 +231,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   async #waitUntilReadable(index: number): Promise<void> {
     const patience = AbortSignal.timeout(READY_DEADLINE_MS);
     let why = "it was never configured";
-    while (!patience.aborted && this.#client !== undefined) {
+    while (!patience.aborted && this.#client.isRunning) {
       if (configuringThread(index) !== undefined) {
         const result = await probeDevice(index, patience);
         if (result.ok) return;
@@ -285,22 +248,17 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     );
   }
 
-  /** DISCONNECT, then the link, then the process: each makes sure of the one before. */
+  /** Ends the device by DISCONNECT; closes the link if that did not work, and kills the process if that did not either. */
   async #end(): Promise<void> {
     const index = this.#index;
-    if (index !== undefined && this.#client !== undefined) {
+    if (index !== undefined && this.#client.isRunning) {
       disconnectByIoctl(index);
-      await this.#clientGone(GONE_DEADLINE_MS / 2);
+      await this.#client.gone(GONE_DEADLINE_MS / 2);
     }
     this.#link?.close();
-    await this.#clientGone(GONE_DEADLINE_MS / 2);
-    this.#client?.kill("SIGKILL");
-    await this.#clientGone(GONE_DEADLINE_MS);
-  }
-
-  async #clientGone(deadlineMs: number): Promise<void> {
-    const end = performance.now() + deadlineMs;
-    while (this.#client !== undefined && performance.now() < end) await sleep(POLL_MS);
+    await this.#client.gone(GONE_DEADLINE_MS / 2);
+    this.#client.kill();
+    await this.#client.gone(GONE_DEADLINE_MS);
   }
 
   #release(why: string): void {
@@ -317,27 +275,4 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     this.#state = state;
     if (before !== state) this.emit("state", state, before);
   }
-}
-
-/** Tells the kernel to say goodbye on an ioctl device's link, from a process that may get stuck. */
-export function disconnectByIoctl(index: number): void {
-  const argument: IoctlClientArguments = { act: "disconnect", index };
-  spawn(process.execPath, [CLIENT_PATH, JSON.stringify(argument)], { stdio: "ignore" }).unref();
-}
-
-function describeRefusal(
-  message: Exclude<IoctlClientMessage, { type: "connected" | "ended" }>,
-  requestedIndex: number | undefined,
-): ErofsNbdError {
-  if (message.type === "failed") {
-    const name = errnoName(message.errno);
-    return new ErofsNbdError(
-      "ERR_KERNEL",
-      `cannot attach nbd${message.index}: ${name} (${message.errno}) from ${message.ioctl}`,
-    );
-  }
-  const what = requestedIndex === undefined ? "no nbd device is free" : `nbd${requestedIndex} is in use`;
-  return new ErofsNbdError("ERR_DEVICE_BUSY", `cannot attach by ioctl: ${what}`, {
-    hint: "detach a device, or load the module with a higher nbds_max",
-  });
 }
