@@ -48,7 +48,7 @@ export async function openSource(
   return { fd, spec, inspect: () => inspectHead(head, spec, blockSizeBytes, forMount) };
 }
 
-/** Workers load a module by its path, so the path has to lead to the same file for them. @throws ErofsNbdError ERR_SOURCE */
+/** Workers load a module by its path, which must lead to the same file for them. @throws ErofsNbdError ERR_SOURCE */
 function refuseOtherView(path: string, view: string | undefined): void {
   if (view !== undefined && view === pathView()) return;
   throw new ErofsNbdError(

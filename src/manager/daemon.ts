@@ -1,8 +1,8 @@
 /**
- * A manager as a process: the run directory's lock, the control socket, and when to end.
+ * A manager as a process: takes the run directory's lock, opens the control socket, and decides when to end.
  *
- * Used by `manager` (explicitly, or started by a client with `auto`) and by `attach --foreground`. An automatic
- * manager ends when its last device has gone and nobody is asking it anything.
+ * Used by the command `manager` (run by a user or a service, or by another command with `--auto`), by
+ * `attach --foreground` and by the library. An automatic manager ends when it has no devices and no connections.
  */
 import { closeSync } from "node:fs";
 import { hasRecords, openLog, prepareRunDir, type RunDir } from "../control/run-dir.ts";
@@ -21,35 +21,35 @@ import { lockInsteadOfOther } from "./service/take-over.ts";
 
 export interface DaemonOptions {
   readonly runDir: RunDir;
-  /** End with the last device, and at once when the first attach does not come. */
+  /** End with the last device, or soon if no device is attached. */
   readonly auto: boolean;
   readonly log?: Log;
-  /** Of the log that is made where none is given. */
+  /** For the log that is made where none is given. */
   readonly logLevel?: LogLevel | undefined;
-  /** Where metrics are offered besides the run directory's socket. */
+  /** Where metrics are offered in addition to the run directory's socket. */
   readonly metricsAddress?: LoopbackAddress | undefined;
-  /** False where the process is more than a manager: `upgrade` leaves it alone. */
+  /** False where the process is part of another program: `upgrade` does not replace it. */
   readonly replaceable?: boolean;
-  /** The process is somebody's program: its priority is not ours to change. */
+  /** The manager runs inside another program, whose priority must not change. */
   readonly isGuest?: boolean;
-  /** A manager that runs there steps down for this one. */
+  /** Ask a manager that runs there to step down. */
   readonly takeOver?: boolean;
-  /** The service that this manager is, where it is one. */
+  /** Set where this manager is a service. */
   readonly service?: Service | undefined;
 }
 
 export interface Daemon {
   readonly manager: Manager;
-  /** Resolves when the daemon has ended, by itself or by `stop`. */
+  /** Resolves when the daemon has ended by itself or by `stop`. */
   readonly ended: Promise<void>;
-  /** Ends the manager; its devices stay, served by their workers. */
+  /** Ends the manager. Its devices stay, served by their workers. */
   stop(): Promise<void>;
 }
 
-/** How long an automatic manager without devices waits for something to do: at first, and after it has done something. */
+/** How long an automatic manager without devices waits before it ends: after its start, and after its last device. */
 const FIRST_IDLE_MS = 3000;
 const IDLE_MS = 500;
-/** A manager that makes way for another one is gone this long after it has said so. */
+/** A manager that steps down ends this long after its answer. */
 const ANSWER_MS = 20;
 
 /** @throws ErofsNbdError ERR_RUN_DIR, ERR_CONTROL when another manager has the run directory */
@@ -63,15 +63,15 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
       "ERR_CONTROL",
       `cannot start a manager in ${runDir.path}: manager ${lock.heldBy} runs there`,
       {
-        hint: "it does what this one would; or name another directory with --run-dir",
+        hint: "use that manager, or name another directory with --run-dir",
       },
     );
   }
   if (options.isGuest !== true) raisePriority();
-  // systemd starts its services again itself, and a program that has a manager of its own does so, too.
+  // systemd restarts its services, and a program starts a new manager of its own.
   const needsGuardian = options.service === undefined && options.isGuest !== true;
   const guardian = needsGuardian ? new Guardian({ runDir, auto }) : undefined;
-  // Somebody's program may have closed its stderr, or have it read to its end: workers outlive it and must not hold that.
+  // Workers outlive the program: they must not keep its stderr open, which may also be closed.
   const workerLogFd = options.isGuest === true ? openLog(runDir) : undefined;
   const manager = new Manager({
     runDir,
@@ -82,7 +82,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
   const stepDown = async (): Promise<{ auto: boolean }> => {
     await manager.stepDown();
     guardian?.retire();
-    // After the answer is on its way.
+    // The answer is sent first.
     setTimeout(() => void stop(), ANSWER_MS);
     return { auto };
   };
@@ -92,7 +92,7 @@ export async function runDaemon(options: DaemonOptions): Promise<Daemon> {
     finish = resolve;
   });
   try {
-    // Whoever dies of what it finds here is to have a successor, too.
+    // Start the guardian first, in case adoption crashes this process.
     guardian?.keep(hasRecords(runDir));
     await manager.start();
     const server = new ControlServer(

@@ -1,10 +1,9 @@
 /**
- * Somebody who notices that the manager is dead and starts another one: a shell that waits at the end of a pipe.
+ * The guardian: a shell that starts another manager when this one dies. It waits at the end of a pipe.
  *
- * Used by daemon.ts while there are devices. A shell, because it is to cost nothing (about a megabyte, no processor
- * time) and has nothing that could go wrong. It cannot miss a death: the kernel closes the pipe. A manager that
- * leaves by plan says so first. If the guardian dies, the manager starts another one; only who kills both at once has
- * to give a command.
+ * Used by daemon.ts while there are devices. A shell costs about a megabyte and no processor time. It cannot miss the
+ * manager's death, because the kernel closes the pipe then; a manager that ends by plan writes `bye` first. If the
+ * guardian dies, the manager starts another one. If both are killed at once, the next command starts a manager.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync } from "node:fs";
@@ -14,10 +13,10 @@ import { programFile } from "../program-files.ts";
 const CLI_PATH = programFile("cli/main.cjs");
 
 /**
- * A line is a new delay in seconds, or «bye». At the pipe's end: wait, leave if somebody else was quicker, or become
- * the next manager. (`sleep` of a system that knows no fractions ends at once, which will do.) The lock file's pid is
- * a hint, which saves a start: where it is the dead manager's own ($2), whoever has that pid now (a process that came
- * later, or what nobody has waited for) holds no lock. The next manager asks the lock itself.
+ * Each line is a new delay in seconds, or `bye`. At the end of the pipe the shell waits for the delay, exits if another
+ * manager runs by then, or becomes the next manager. (A `sleep` without fractions fails at once, which is acceptable.)
+ * The pid in the lock file saves a needless start; it is a hint, since the next manager takes the lock itself. The dead
+ * manager's own pid ($2) is ignored: a process with that pid is a zombie or a later process, and holds no lock.
  */
 const SCRIPT = `
 delay=0
@@ -31,25 +30,25 @@ shift 2
 exec "$@" < /dev/null
 `;
 
-/** Managers that die again and again are started ever more slowly: this long after the first death… */
+/** Managers that die young are followed ever more slowly: by this delay after the first one, */
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 30_000;
-/** …and after the death of one that somebody else will start again, a service or a person. */
+/** and by this one where the manager was started by a user. */
 const EXPLICIT_DELAY_MS = 5000;
-/** One that has lived for so long did not die of its start. */
+/** A manager that has lived this long did not die of its start. */
 const SETTLED_MS = 10_000;
-/** How many managers in a row have died young, from each to its successor. */
+/** Passes the number of managers in a row that have died young on to the next one. */
 const VARIABLE = "EROFS_NBD_REVIVALS";
 
 export interface GuardianOptions {
   readonly runDir: RunDir;
-  /** Whether the manager was started by a command: then its successor may come at once. */
+  /** Whether a command started the manager: then the next one may follow at once. */
   readonly auto: boolean;
-  /** What the successor is started with; for tests. */
+  /** The command that starts the next manager; for tests. */
   readonly command?: readonly string[];
 }
 
-/** How long the successor of a manager waits that was itself the successor of `revivals` that died young, in ms. */
+/** The delay before the next manager, after `revivals` managers in a row that died young. */
 export function revivalDelayMs(auto: boolean, revivals: number): number {
   return Math.max(Math.min(FIRST_DELAY_MS * 4 ** revivals, LONGEST_DELAY_MS), auto ? 0 : EXPLICIT_DELAY_MS);
 }
@@ -66,12 +65,12 @@ export class Guardian {
     this.#options = options;
   }
 
-  /** Pid of the shell, if there is one. */
+  /** The pid of the shell, if there is one. */
   get pid(): number | undefined {
     return this.#child?.pid;
   }
 
-  /** To be called now and then: sees that there is a guardian while there is something to guard, and none otherwise. */
+  /** To be called regularly: starts the guardian where it is needed and missing, and ends it where it is not needed. */
   keep(needed: boolean): void {
     if (this.#isRetired) return;
     if (!needed) return this.#dismiss();
@@ -82,7 +81,7 @@ export class Guardian {
     }
   }
 
-  /** The manager ends by plan. */
+  /** To be called when the manager ends by plan: no other manager is started. */
   retire(): void {
     this.#isRetired = true;
     this.#dismiss();
@@ -104,7 +103,7 @@ export class Guardian {
     const logFd = openLog(runDir);
     const revivals = this.#isCalm ? 1 : this.#revivals + 1;
     const words = ["erofs-nbd guardian", runDir.lockFile, String(process.pid), ...manager];
-    // A session of its own: what ends the manager's process group or terminal is not to end it.
+    // In a session of its own, so that a signal to the manager's process group or terminal does not reach it.
     const child = spawn("/bin/sh", ["-c", SCRIPT, ...words], {
       stdio: ["pipe", "ignore", logFd],
       detached: true,
@@ -118,7 +117,7 @@ export class Guardian {
     };
     child.once("exit", gone);
     child.once("error", gone);
-    // EPIPE: it has just died, which `exit` tells as well.
+    // EPIPE: it has just died, which `exit` reports as well.
     child.stdin?.on("error", () => {});
     child.unref();
     this.#say(seconds(this.#delayMs));

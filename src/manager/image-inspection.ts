@@ -1,5 +1,7 @@
 /**
- * What an image is, before a device is made of it: EROFS or raw, whole or truncated, and which block size it gets.
+ * Inspects an image before it is attached: EROFS or raw, complete or truncated, and its block size.
+ *
+ * Used by the manager for each attach, and by commands and the library before they send an image to it.
  */
 import { readdirSync } from "node:fs";
 import { release } from "node:os";
@@ -15,7 +17,7 @@ import { type OpenImage, openImage } from "../source/open-image.ts";
 import { check, close, pread } from "../sys/libc.ts";
 
 const RAW_BLOCK_BYTES = 512;
-/** Kernels before 7 take no device block above the page size; a file system's larger blocks do not need one. */
+/** Kernels before 7 take no device blocks above the page size. A file system with larger blocks needs none. */
 const MAX_DEFAULT_BLOCK_BYTES = 4096;
 
 export interface Inspection {
@@ -33,7 +35,7 @@ export function inspectImage(image: OpenImage, blockSizeBytes: number | null, fo
   return inspectHead(readHead(image), { path, sizeBytes: identity.sizeBytes }, blockSizeBytes, forMount);
 }
 
-/** The same for data whose first SUPERBLOCK_HEAD_BYTES are at hand. @throws as inspectImage */
+/** The same for an image whose first SUPERBLOCK_HEAD_BYTES are given. @throws as inspectImage */
 export function inspectHead(
   head: Uint8Array,
   { path, sizeBytes }: { readonly path: string; readonly sizeBytes: number },
@@ -43,7 +45,7 @@ export function inspectHead(
   if (!looksLikeErofs(head)) {
     if (forMount) {
       throw new ErofsNbdError("ERR_NOT_EROFS", `cannot mount ${path}: it is not an EROFS image`, {
-        hint: "«erofs-nbd attach» makes a block device of any image; mount that with the file system's own type",
+        hint: "erofs-nbd attach makes a block device of any image; mount that with the type of its file system",
       });
     }
     const notes = [`${path} is not an EROFS image: attached as a raw image`];
@@ -63,8 +65,8 @@ export function inspectHead(
 }
 
 /**
- * The open image, if it can be attached; with `forMount`, if it can be mounted as EROFS. For whoever is about to
- * hand it to a manager, which checks all of this again. The caller closes it.
+ * Opens an image that can be attached; with `forMount`, one that can be mounted as EROFS. Used before an image is
+ * sent to a manager, which checks it again. The caller closes it.
  * @throws ErofsNbdError ERR_IMAGE, ERR_NOT_EROFS, ERR_MOUNT
  */
 export function openChecked(path: string, blockSizeBytes: number | null, forMount: boolean): OpenImage {
@@ -79,7 +81,7 @@ export function openChecked(path: string, blockSizeBytes: number | null, forMoun
   }
 }
 
-/** What the loaded erofs module says it can do: distributions backport. Empty when it is not loaded. */
+/** The features of the loaded erofs module, which distributions may have backported. Empty when it is not loaded. */
 function kernelFeatures(): string[] {
   try {
     return readdirSync("/sys/fs/erofs/features");

@@ -227,7 +227,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
     return all ? detachAll(this.#devices, force) : detachTargets(this.#devices, targets, force);
   }
 
-  /** Shuts a device's links down, as if their sockets had died. @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_BAD_ARGUMENT */
+  /** Shuts a device's links down, as if they had died. @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_BAD_ARGUMENT */
   cutLinks(index: number): void {
     const device = deviceAt(this.#devices.all, index);
     if (device instanceof NetlinkDevice) return device.cutLinks();

@@ -113,7 +113,10 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
    * @throws NetlinkError, ErofsNbdError
    */
   async attach(requestedIndex: number | undefined): Promise<number> {
+    // The record is on disk before each act whose result a crash of the manager would leave to a later one. The store
+    // does not write it again unless it has changed.
     try {
+      // Before a worker gets a link: commands start a manager for records, and without one the worker would stay.
       await this.#persist();
       const sockets: number[] = [];
       for (const index of this.#life.links.dead) {
@@ -121,10 +124,14 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
         const patience = AbortSignal.timeout(READY_DEADLINE_MS);
         sockets.push(await this.#life.links.replace(index, patience, index > 0));
       }
+      // Before the kernel has the device: a later manager recognises it by the identifier in its record, and must not
+      // end the workers that the record names where no others can serve it. They may not be those of above.
       await this.#persist();
       const index = await this.#life.kernel.connect(requestedIndex, this.image.blockSizeBytes, sockets);
       // From here on a dying link is a failover: nothing below may be what that failover waits for.
       this.#life.dispatch("connected");
+      // With the index. The identifier finds the device as well, but by a search of all indexes for each device, which
+      // the reads of hundreds of devices would wait for.
       await this.#persist();
       this.#life.progress.step();
       await this.#life.kernel.makeReadable(this.#readyDeadlineMs, this.#life.signal);

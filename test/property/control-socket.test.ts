@@ -1,4 +1,4 @@
-/** The control socket against anything a peer may send: it never breaks, and answers once or cuts the connection. */
+/** The control socket against any input: each request is answered once, or the connection is cut. */
 import { mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -37,7 +37,7 @@ afterAll(() => {
 
 const SENTINEL = 1_000_000;
 
-/** Sends lines, then a request that is surely one; returns the answers before its own, and whether it was answered. */
+/** Sends lines, then a valid request. Returns the answers to the lines, and whether the connection was cut before it. */
 async function exchange(text: string): Promise<{ answers: RawPeer["answers"]; cut: boolean }> {
   const peer = await RawPeer.connect(path);
   try {
@@ -77,7 +77,7 @@ const almostRequests = fc.record(
   { requiredKeys: [] },
 );
 
-test("any JSON: answered exactly once, or told what is wrong with it and cut off", async () => {
+test("any JSON: answered exactly once; invalid requests are cut off", async () => {
   await fc.assert(
     fc.asyncProperty(fc.oneof(almostRequests, fc.jsonValue()), async (value) => {
       const { answers, cut } = await exchange(JSON.stringify(value));
@@ -93,7 +93,7 @@ test("any JSON: answered exactly once, or told what is wrong with it and cut off
   await until("all connections gone", () => server.connectionCount === 0);
 });
 
-test("any text: at most one answer for each line, and the server lives on", async () => {
+test("any text: at most one answer for each line, and the server goes on", async () => {
   await fc.assert(
     fc.asyncProperty(fc.string({ unit: "binary", maxLength: 200 }), async (text) => {
       const { answers, cut } = await exchange(text);
@@ -108,7 +108,7 @@ test("any text: at most one answer for each line, and the server lives on", asyn
   expect(bugs).toEqual([]);
 });
 
-/** Attaches, greetings and nonsense, each with descriptors of its own kind and number, cut anywhere. */
+/** Valid and invalid requests with any number of descriptors, split anywhere. */
 const lines = fc.array(
   fc.record({
     text: fc.oneof(
@@ -126,7 +126,7 @@ const lines = fc.array(
   { minLength: 1, maxLength: 4 },
 );
 
-test("any descriptors with any lines: every attach gets its own or none, and nothing stays open", async () => {
+test("any descriptors with any lines: every attach gets its own or none, and none stays open", async () => {
   const files = [openSync(directory, "r"), openSync("/proc/self/stat", "r"), socketPair(SOCK_STREAM)].flat();
   const before = openDescriptors();
   await fc.assert(
@@ -165,7 +165,7 @@ test("any descriptors with any lines: every attach gets its own or none, and not
   expect(bugs).toEqual([]);
 });
 
-test("lines are the same however the stream was cut", () => {
+test("lines are the same however the stream is split", () => {
   fc.assert(
     fc.property(fc.string({ unit: "binary" }), fc.array(fc.nat(), { maxLength: 8 }), (text, cuts) => {
       const bytes = Buffer.from(text);

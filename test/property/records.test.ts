@@ -1,6 +1,6 @@
 /**
- * Records of any content: reading them never throws, never hangs, never leaves the directory, and what it lets through is
- * something that a manager can go on with.
+ * Records with any content: reading them never throws, hangs or leaves the directory, and every record that is accepted
+ * has valid values.
  */
 import { execFileSync } from "node:child_process";
 import {
@@ -62,7 +62,7 @@ beforeEach(() => {
 });
 afterAll(() => rmSync(base, { recursive: true }));
 
-/** What came of a record of that content; every file must be named exactly once. */
+/** Loads a record with that content. Every file must be returned exactly once. */
 function load(content: string | Uint8Array): ReturnType<RecordStore["load"]> {
   writeFileSync(join(directory, "a.json"), content);
   const loaded = store.load();
@@ -77,11 +77,11 @@ function load(content: string | Uint8Array): ReturnType<RecordStore["load"]> {
 }
 
 describe("a record", () => {
-  test("of a source of one's own comes back as it was written", () => {
+  test("of a source module is loaded as it was written", () => {
     expect(load(JSON.stringify(good)).records).toMatchObject([RECORD]);
   });
 
-  test("of any bytes, or any JSON", () => {
+  test("of any bytes or any JSON is not accepted", () => {
     fc.assert(
       fc.property(fc.oneof(fc.uint8Array({ maxLength: 500 }), fc.json({ maxDepth: 5 })), (content) => {
         expect(load(content).records).toEqual([]);
@@ -90,7 +90,7 @@ describe("a record", () => {
     );
   });
 
-  test("with any of its fields, at any depth, replaced by anything", () => {
+  test("with any field at any depth replaced by any value", () => {
     const values = fc.oneof(
       fc.jsonValue(),
       fc.constantFrom(-1, 0.5, 1e308, 2 ** 53, 2 ** 31, "", "../../etc", null),
@@ -107,7 +107,7 @@ describe("a record", () => {
     );
   });
 
-  test("cut off anywhere, or with one bit turned", () => {
+  test("cut off anywhere is not accepted; with one bit flipped it is valid or refused", () => {
     const text = Buffer.from(JSON.stringify(good));
     fc.assert(
       fc.property(fc.nat(text.length - 1), fc.nat(7), (at, bit) => {
@@ -120,7 +120,7 @@ describe("a record", () => {
     );
   });
 
-  test("nested without end, or huge: unreadable, at once", () => {
+  test("that is nested deeply, or huge, is refused at once", () => {
     const deep = `${'{"version":'.repeat(200_000)}1${"}".repeat(200_000)}`;
     expect(load(deep).unreadable).toHaveLength(1);
     expect(
@@ -128,12 +128,12 @@ describe("a record", () => {
     ).toHaveLength(1);
     const path = join(directory, "a.json");
     writeFileSync(path, "");
-    // Of the size that it says: what is not there takes no room.
+    // A sparse file.
     truncateSync(path, 2 ** 40);
     expect(store.load().unreadable).toEqual([path]);
   });
 
-  test("that is a link, a FIFO, a device or a directory is not followed, waited for or entered", () => {
+  test("that is a link, a FIFO or a directory is refused", () => {
     const elsewhere = join(base, "elsewhere.json");
     writeFileSync(elsewhere, JSON.stringify(good));
     symlinkSync(elsewhere, join(directory, "a.json"));
@@ -147,7 +147,7 @@ describe("a record", () => {
     expect(readFileSync(elsewhere, "utf8")).toBe(JSON.stringify(good));
   });
 
-  test("is not written through a link that lies in its way", async () => {
+  test("is not written through a link at its path", async () => {
     const elsewhere = join(base, "precious");
     writeFileSync(elsewhere, "precious");
     symlinkSync(elsewhere, join(directory, "a.json.new"));
@@ -158,7 +158,7 @@ describe("a record", () => {
   });
 });
 
-/** Every place in a value where something else can be put. */
+/** Every field in a value, at any depth, as its object and its name. */
 function placesOf(value: object): Array<[Record<string, unknown>, string]> {
   return Object.entries(value).flatMap(([name, inner]) => [
     [value as Record<string, unknown>, name] as [Record<string, unknown>, string],

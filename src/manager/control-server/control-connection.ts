@@ -2,7 +2,7 @@
  * One peer of the control socket: receives its requests, one line each, and bounds what it may take of the manager.
  *
  * Made by control-server.ts. Requests are checked by schema before anything is done; a peer that sends an invalid one
- * is told so and cut off. Bounded are the number of requests that run at a time, the length and the time of
+ * gets an error and is cut off. Bounded are the number of requests that run at a time, the length and the time of
  * unfinished lines, and the answers that are not read. One descriptor may come with a request that takes one; any
  * other is closed, and ends the connection.
  */

@@ -18,7 +18,7 @@ import type { ControlledManager, StepDown } from "./run-request.ts";
 export type { ControlledManager, StepDown };
 
 const MAX_CONNECTIONS = 256;
-/** For the unread answers of all peers together. Beyond it, the next peer to be answered that has unread ones is cut. */
+/** For the unread answers of all peers together. Beyond it, a peer that has unread ones is cut at its next answer. */
 const MAX_TOTAL_BACKLOG_BYTES = 64 << 20;
 /** For the unfinished lines of all peers together. */
 const MAX_TOTAL_PENDING_BYTES = 8 << 20;

@@ -1,8 +1,8 @@
 /**
- * Counts of what a manager has seen in its life: failovers by kind, how long they stood still, links handed over.
+ * Counts failovers by kind, how long reads stalled in them, and handovers, since the manager started.
  *
- * Fed by the manager with each outcome, read by whoever scrapes. Label values are fixed words, so that no device and no
- * error text can make them many. Pure.
+ * Fed by the observatory, read by metrics-text.ts. Label values come from fixed lists, so that their number does not
+ * grow with devices or error texts. Pure.
  */
 import type { FailoverCauseClass, FailoverLevel, FailoverOutcome } from "../../supervisor/managed-device.ts";
 
@@ -10,12 +10,12 @@ export const LEVELS: readonly FailoverLevel[] = ["takeover", "reconnect"];
 export const RESULTS = ["recovered", "failed"] as const;
 export const CAUSE_CLASSES: readonly FailoverCauseClass[] = ["worker-exit", "worker-hang", "link", "manager"];
 
-/** Upper ends of the stall buckets, in seconds: a takeover is milliseconds, a reconnect a second, a hang two. */
+/** Upper bounds of the stall buckets: a takeover takes milliseconds, a reconnect a second, a hang two seconds. */
 export const STALL_BUCKETS_SECONDS: readonly number[] = [
   0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 30, 60, 300,
 ];
 
-/** Counts per bucket, not cumulated; the last one is beyond all ends. */
+/** Counts per bucket, not cumulative; the last one is for stalls above all bounds. */
 export interface StallCounts {
   readonly counts: readonly number[];
   readonly sumSeconds: number;

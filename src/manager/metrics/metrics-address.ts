@@ -1,6 +1,7 @@
 /**
- * Where metrics may be listened for besides the unix socket: loopback addresses only, because nobody who reaches the port is
- * asked who he is. Parsing alone; used by the command line and by whoever embeds a daemon.
+ * Parses the address that metrics are offered at besides the unix socket.
+ *
+ * Used by the command line. Only loopback addresses are accepted, because a TCP peer has no credentials to check.
  */
 import { isIPv4, isIPv6 } from "node:net";
 import { invalidValue } from "../../errors.ts";
@@ -11,7 +12,7 @@ export interface LoopbackAddress {
   readonly port: number;
 }
 
-/** HOST:PORT, where HOST is «localhost», 127.x.x.x or [::1]. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+/** HOST:PORT, where HOST is `localhost`, 127.x.x.x or [::1]. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function parseLoopbackAddress(option: string, text: string): LoopbackAddress {
   const match = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
@@ -30,5 +31,5 @@ export function parseLoopbackAddress(option: string, text: string): LoopbackAddr
   );
 }
 
-/** ::1, in any spelling. */
+/** `::1` in any spelling. */
 const isIPv6Loopback = (host: string): boolean => /^(?:0{0,4}:){2,7}0{0,3}1$/.test(host);

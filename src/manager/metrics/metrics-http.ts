@@ -1,8 +1,7 @@
 /**
- * The HTTP of `/metrics`: GET and HEAD, one answer, then the connection ends. Loaded with the first scrape.
+ * The HTTP side of `/metrics`: GET and HEAD, one answer, then the connection ends. Loaded with the first scrape.
  *
- * Connections are accepted elsewhere (metrics-server.ts), which also limits their number and time; here is what node:http
- * makes of their bytes.
+ * Connections come from metrics-server.ts, which limits their number and time. This file only answers the request.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
@@ -15,7 +14,7 @@ const renderers = new WeakMap<Socket, () => string>();
 
 const server: Server = createServer({ maxHeaderSize: MAX_HEADER_BYTES, keepAlive: false }, answer);
 
-/** Takes the connection over and answers its first request, whatever it is. */
+/** Takes the connection over and answers its first request. */
 export function answerScrape(socket: Socket, render: () => string): void {
   renderers.set(socket, render);
   server.emit("connection", socket);
@@ -23,13 +22,14 @@ export function answerScrape(socket: Socket, render: () => string): void {
 
 function answer(request: IncomingMessage, response: ServerResponse): void {
   const { socket, method, url = "" } = request;
-  // What a body would hold is of no interest, and nobody waits for its end.
+  // A body is not read.
   response.setHeader("Connection", "close");
   const refuse = (status: number, text: string, headers: Record<string, string> = {}): void => {
     response.writeHead(status, { "Content-Type": "text/plain", ...headers }).end(`${text}\n`);
   };
-  if (url.split("?", 1)[0] !== "/metrics") return refuse(404, "only /metrics is here");
-  if (method !== "GET" && method !== "HEAD") return refuse(405, "only GET and HEAD", { Allow: "GET, HEAD" });
+  if (url.split("?", 1)[0] !== "/metrics") return refuse(404, "only /metrics exists");
+  if (method !== "GET" && method !== "HEAD")
+    return refuse(405, "only GET and HEAD are allowed", { Allow: "GET, HEAD" });
   let text: string;
   try {
     text = renderers.get(socket)?.() ?? "";

@@ -1,9 +1,9 @@
 /**
- * Serves `/metrics` on a unix socket in the run directory and, where it was asked for, on a loopback address.
+ * Serves `/metrics` on a unix socket in the run directory and, if configured, on a loopback address.
  *
- * Made by daemon.ts. One answer per connection, a few connections at once of each listener, each with a deadline; the unix
- * socket asks who it is as the control socket does. HTTP itself (metrics-http.ts) is loaded with the first connection. Nothing that goes
- * wrong here keeps a manager from its devices: an address that is in use is tried again later.
+ * Made by daemon.ts. Each connection gets one answer and has a deadline, and each listener takes a few connections at
+ * a time. The unix socket checks credentials as the control socket does. HTTP (metrics-http.ts) is loaded with the
+ * first connection. No failure here ends the manager: an address in use is tried again later.
  */
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
@@ -13,19 +13,19 @@ import { Acceptor } from "../../sys/sockets/acceptor.ts";
 import { listenTcp, listenUnix } from "../../sys/sockets/listen.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";
 
-/** Of each listener: any local user may fill the loopback address, and root's socket is to answer all the same. */
+/** For each listener: any local user may fill the loopback address, which must not affect the unix socket. */
 const MAX_CONNECTIONS = 16;
-/** From accepting to the end, whatever the peer does. */
+/** From accepting a connection to its end. */
 const CONNECTION_MS = 10_000;
 const LISTEN_AGAIN_MS = 5000;
-/** Scrapes that come faster than this get the same text: rendering must not keep failovers waiting. */
+/** Scrapes within this time get the same text, so that rendering does not delay failovers. */
 const FRESH_MS = 250;
 
 export interface MetricsOptions {
   readonly socketPath: string;
   readonly address?: LoopbackAddress | undefined;
   readonly log: Log;
-  /** The text to answer with. */
+  /** Makes the text of the answer. */
   readonly render: () => string;
 }
 
@@ -54,7 +54,7 @@ export class MetricsServer {
     for (const sockets of this.#connections) for (const socket of sockets) socket.destroy();
   }
 
-  /** Whatever is at the path belongs to a dead manager: its lock is ours. */
+  /** Replaces what is at the path: it belongs to a dead manager, since this one holds the run directory's lock. */
   #listenOnPath(): void {
     const { socketPath, log } = this.#options;
     const mask = process.umask(0o177);
@@ -80,7 +80,7 @@ export class MetricsServer {
       log.info(`Metrics are offered at ${name}`);
     } catch (error) {
       if (this.#closed) return;
-      // A manager that is just being replaced holds its port a moment longer: once is worth a line.
+      // The manager that this one replaces may hold the port a moment longer. One line is enough.
       if (!this.#complained) log.error(`cannot offer metrics at ${name} yet: ${reasonOf(error)}`);
       this.#complained = true;
       this.#again = setTimeout(() => void this.#listenOnAddress(address), LISTEN_AGAIN_MS).unref();

@@ -1,8 +1,8 @@
 /**
- * A manager's figures in Prometheus' text format, version 0.0.4. Pure; the server of it is metrics-server.ts.
+ * Renders a manager's figures in the Prometheus text format, version 0.0.4. Pure; served by metrics-server.ts.
  *
- * Counters count since this manager started, those of a device since it was attached. What one device costs is six lines;
- * histograms are of all devices together, and all label values are words from short lists or the names of nbd devices.
+ * Counters count from the manager's start, those of a device from its attach. A device takes six lines. Histograms are
+ * for all devices together. Label values come from fixed lists, or are names of nbd devices.
  */
 import type { DeviceState } from "../../supervisor/device-state.ts";
 import { CAUSE_CLASSES, LEVELS, RESULTS, STALL_BUCKETS_SECONDS } from "./failover-tally.ts";
@@ -37,7 +37,7 @@ function describeManager({ vitals, ...figures }: Figures): string[] {
     residentBytes,
   ]);
   return [
-    family("build_info", "gauge", "The version that runs.", [
+    family("build_info", "gauge", "The running version.", [
       [{ version: vitals.version, node: process.versions.node }, 1],
     ]),
     family("start_time_seconds", "gauge", "When the manager started, in Unix time.", [
@@ -47,23 +47,26 @@ function describeManager({ vitals, ...figures }: Figures): string[] {
       [{ state: "ready" }, ready],
       [{ state: "starting" }, workers.length - ready],
     ]),
-    family("worker_exits_total", "counter", "Workers that ended unasked, or were ended because they hung.", [
+    family("worker_exits_total", "counter", "Workers that died, or were killed because they hung.", [
       [{ how: "died" }, figures.workerExits.died],
       [{ how: "hung" }, figures.workerExits.hung],
     ]),
-    family("resident_memory_bytes", "gauge", "Resident memory; a worker is named by its place.", [
+    family("resident_memory_bytes", "gauge", "Resident memory; workers are numbered.", [
       [{ process: "manager" }, vitals.residentBytes],
       ...memory,
     ]),
-    family("event_loop_lag_seconds", "gauge", "How late the manager's event loop was at worst lately.", [
+    family("event_loop_lag_seconds", "gauge", "Longest recent delay of the manager's event loop.", [
       [NONE, figures.lagSeconds],
     ]),
-    family("oldest_request_age_seconds", "gauge", "How long the oldest unanswered request has waited.", [
+    family("oldest_request_age_seconds", "gauge", "Age of the oldest unanswered request.", [
       [NONE, figures.oldestRequestSeconds],
     ]),
-    family("crash_loop_strikes", "gauge", "Worker deaths that links are blamed for and have not made good.", [
-      [NONE, figures.strikes],
-    ]),
+    family(
+      "crash_loop_strikes",
+      "gauge",
+      "Worker deaths attributed to links that have not served well since.",
+      [[NONE, figures.strikes]],
+    ),
   ];
 }
 
@@ -82,15 +85,15 @@ function describeFailovers({ tally, latencies }: Figures): string[] {
   const ends = doublings.map(({ upToSeconds }) => upToSeconds);
   const counts = doublings.map(({ count }) => count);
   return [
-    family("failovers_total", "counter", "Failovers that have ended.", failovers),
-    family("failover_stall_seconds", "histogram", "How long reads stood still in failovers.", stalls),
-    family("handovers_total", "counter", "Links handed from worker to worker by plan.", [
+    family("failovers_total", "counter", "Finished failovers.", failovers),
+    family("failover_stall_seconds", "histogram", "How long reads stalled in failovers.", stalls),
+    family("handovers_total", "counter", "Planned moves of links between workers.", [
       [NONE, tally.handovers],
     ]),
     family(
       "request_duration_seconds",
       "histogram",
-      "From a request being received to its reply having left, all devices.",
+      "From receiving a request to sending its reply, all devices.",
       histogram(NONE, ends, counts, sumSeconds),
     ),
   ];
@@ -112,13 +115,13 @@ function describeDevices({ devices }: Figures): string[] {
     family(
       "device_state",
       "gauge",
-      "1 for the state that a device is in.",
+      "1 for the current state of a device.",
       named.map((device) => [{ ...labelOf(device), state: device.state }, 1]),
     ),
     family(
       "device_requests_total",
       "counter",
-      "Requests answered.",
+      "Answered requests.",
       each(({ requests }) => requests),
     ),
     family(
@@ -130,13 +133,13 @@ function describeDevices({ devices }: Figures): string[] {
     family(
       "device_read_errors_total",
       "counter",
-      "Reads that failed.",
+      "Failed reads.",
       each(({ readErrors }) => readErrors),
     ),
     family(
       "device_request_duration_seconds",
       "summary",
-      "How long a device's requests took.",
+      "Duration of requests by device.",
       named.flatMap((device): Sample[] => [
         [labelOf(device), device.latencySumSeconds, "_sum"],
         [labelOf(device), device.latencyCount, "_count"],
@@ -147,7 +150,7 @@ function describeDevices({ devices }: Figures): string[] {
 
 const labelOf = ({ name }: DeviceFigures): Labels => ({ device: name ?? "" });
 
-/** Cumulated buckets, sum and count. `counts` has one number for each end, the last of which is infinite. */
+/** Cumulative buckets, sum and count. `counts` has one number for each upper bound; the last bound is infinite. */
 function histogram(
   labels: Labels,
   ends: readonly number[],
@@ -162,7 +165,7 @@ function histogram(
   return [...buckets, [labels, sumSeconds, "_sum"], [labels, total, "_count"]];
 }
 
-/** One metric with its lines; nothing at all where it has none. */
+/** One metric with its lines; empty if it has no samples. */
 function family(name: string, type: string, help: string, samples: readonly Sample[]): string {
   if (samples.length === 0) return "";
   const full = `erofs_nbd_${name}`;

@@ -1,8 +1,8 @@
 /**
- * What can be said of a manager from outside: recent traffic per device, vitals for `status`, everything for a scrape.
+ * Measures a manager: recent traffic of each device, memory and workers for `status`, all figures for a scrape.
  *
- * Owned by the manager, which tells it of devices and outcomes. It looks at journals and /proc, at a timer or when asked, and
- * decides nothing. The kernel is asked only about devices in an outage, through sysfs.
+ * Owned by the manager; devices.ts adds and removes devices. Reads journals and /proc, on a timer and on request, and
+ * decides nothing. Of the kernel it reads sysfs, for devices in an outage only.
  */
 import { readFileSync } from "node:fs";
 import type { ManagerVitals, RecentTraffic } from "../../control/vitals.ts";
@@ -15,7 +15,7 @@ import { FailoverTally } from "./failover-tally.ts";
 import { LOOK_MS, type Look, TrafficWindow } from "./recent-traffic.ts";
 
 export interface DeviceFigures {
-  /** «nbd0»; undefined until the kernel has given one. */
+  /** `nbd0`; undefined until the kernel has assigned an index. */
   readonly name: string | undefined;
   readonly state: DeviceState;
   readonly requests: number;
@@ -27,23 +27,23 @@ export interface DeviceFigures {
   readonly linksDown: number;
 }
 
-/** Everything a scrape tells, at one moment. */
+/** All that a scrape returns, at one moment. */
 export interface Figures {
   readonly vitals: ManagerVitals;
   readonly devices: readonly DeviceFigures[];
   readonly tally: FailoverTally;
-  /** Of all devices since this manager has had them, those that have ended among them. */
+  /** Of all devices of this manager, including those that have ended. */
   readonly latencies: LatencySummary;
   readonly oldestRequestSeconds: number;
   readonly strikes: number;
   readonly workerExits: PoolCensus["exits"];
-  /** How late the event loop has been at worst in the last half to whole minute. */
+  /** The longest delay of the event loop in the last 30 to 60 seconds. */
   readonly lagSeconds: number;
 }
 
 const BEAT_MS = 500;
 const BEATS_PER_LOOK = LOOK_MS / BEAT_MS;
-/** The worst lag is of this window or up to two of them. */
+/** The longest delay is that of the current window and the one before. */
 const BEATS_PER_LAG_WINDOW = 60;
 
 export interface ObservatoryOptions {
@@ -69,19 +69,19 @@ export class Observatory {
     this.#timer = setInterval(() => this.#beat(), BEAT_MS).unref();
   }
 
-  /** A device is one of ours from now on. */
+  /** Starts to measure a device. */
   own(device: ManagedDevice): void {
     this.#windows.set(device, new TrafficWindow());
     device.on("failover", (outcome) => this.tally.failover(outcome));
     device.on("moved", () => this.tally.handover());
   }
 
-  /** A device has ended; what its requests took stays counted. */
+  /** Stops to measure a device; its latencies stay in the totals. */
   disown(device: ManagedDevice): void {
     if (this.#windows.delete(device)) device.addLatenciesTo(this.#past);
   }
 
-  /** Null for a device that has not been looked at yet. */
+  /** Null until the device has been sampled. */
   recent(device: ManagedDevice): RecentTraffic | null {
     return this.#windows.get(device)?.until(lookAt(device, performance.now())) ?? null;
   }
@@ -132,7 +132,7 @@ export class Observatory {
     for (const [device, window] of this.#windows) window.keep(lookAt(device, nowMs));
   }
 
-  /** A beat that is overdue just now counts as well. */
+  /** A beat that is overdue at this moment counts as well. */
   #lagMs(nowMs: number): number {
     return Math.max(this.#worstLagMs, this.#formerWorstLagMs, nowMs - this.#beatAtMs - BEAT_MS, 0);
   }
@@ -165,14 +165,14 @@ function figuresOf(device: ManagedDevice): DeviceFigures {
   };
 }
 
-/** What a process has in memory, shared pages with others included; 0 when it is gone. */
+/** Resident memory of a process, shared pages included; 0 when it has ended. */
 function residentBytes(pid: number): number {
   if (pid === process.pid) return process.memoryUsage.rss();
   try {
     const kibibytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
     return Number(kibibytes ?? 0) * 1024;
   } catch {
-    // It has ended since it was counted.
+    // The process has ended since the census.
     return 0;
   }
 }

@@ -1,15 +1,15 @@
 /**
- * What a device has done in the last seconds: the difference between now and a look a few seconds old.
+ * The traffic of a device in the last seconds: the difference between now and a sample a few seconds old.
  *
- * Looks are taken by the observatory. Two are kept, so that the window is between one interval and two, never empty. Pure.
+ * Samples are taken by the observatory. Two are kept, so that the window is between one interval and two long. Pure.
  */
 import type { RecentTraffic } from "../../control/vitals.ts";
 import { quantileMs, since } from "../../journal/latency.ts";
 
-/** Between two looks. */
+/** Between two samples. */
 export const LOOK_MS = 2500;
 
-/** A device's counts at one moment. */
+/** The counts of a device at one moment. */
 export interface Look {
   readonly atMs: number;
   readonly requests: number;
@@ -21,13 +21,13 @@ export class TrafficWindow {
   #older: Look | undefined;
   #newer: Look | undefined;
 
-  /** Remembers a look; the one before the last is forgotten. */
+  /** Adds a sample and drops the older one of the two. */
   keep(look: Look): void {
     this.#older = this.#newer;
     this.#newer = look;
   }
 
-  /** Null before the first look, when there is nothing to compare with. */
+  /** Null before the first sample. */
   until(now: Look): RecentTraffic | null {
     const before = this.#older ?? this.#newer;
     if (before === undefined || now.atMs <= before.atMs) return null;
@@ -48,5 +48,5 @@ export class TrafficWindow {
   }
 }
 
-/** To a thousandth: more digits would claim more than was measured. */
+/** To a thousandth, which is about the precision of the measurement. */
 const rounded = (value: number): number => Math.round(value * 1000) / 1000;

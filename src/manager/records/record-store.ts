@@ -1,9 +1,9 @@
 /**
  * Records on disk: one JSON file for each device, named by its identifier. Used by the manager.
  *
- * A record is written before the act that it announces: to a temporary file, fsync, rename, fsync of the directory. A
- * record that says what the file says already is not written again. Records hold no secrets, and they are notes: the
- * kernel is asked before anything is done with a device. A file that is not a valid record is reported and left alone.
+ * A record is written before the act that it announces: to a temporary file, fsync, rename, fsync of the directory. An
+ * unchanged record is not written again. Records are notes: the kernel is asked before anything is done with a device.
+ * They hold no secrets. A file that is not a valid record is reported and left alone.
  */
 import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { lstat, open, rename, rm, unlink } from "node:fs/promises";

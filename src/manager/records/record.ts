@@ -1,5 +1,5 @@
 /**
- * What a record says: all that a later manager has to know of a device. Made here from a device.
+ * The content of a record: all that a later manager has to know of a device. Made here from a device.
  *
  * The field names are those of the file, and records of former versions must be readable: a field is never renamed,
  * and a new one is optional in record-schema.ts.

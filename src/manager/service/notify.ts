@@ -1,30 +1,30 @@
 /**
- * sd_notify(3): what a service tells the service manager that started it, as datagrams of NAME=VALUE lines.
+ * Speaks sd_notify(3): datagrams of NAME=VALUE lines to the service manager that started this process.
  *
- * service.ts says what and when; here is how. What the service manager has put into the environment is taken out of it,
- * so that no child speaks in our name. Never throws and never blocks: a service that is not heard still serves.
+ * Used by service.ts, which decides what is sent and when. The variables of the service manager are removed from the
+ * environment, so that no child process can send in this service's name. Never throws and never blocks.
  */
 import type { Log } from "../../log/log.ts";
 import { sendDatagram } from "../../sys/sockets/datagram.ts";
 
-/** What a service manager says to a process that it has started. */
+/** What a service manager passes to a process that it starts. */
 export interface ServiceEnvironment {
-  /** A path, or with «@» an abstract name. */
+  /** A path, or an abstract name that begins with `@`. */
   readonly socket: string;
-  /** A service that is silent for longer is killed and started anew. Undefined: nobody watches. */
+  /** A service without a beat for this long is killed and restarted. Undefined: there is no watchdog. */
   readonly watchdogMs: number | undefined;
 }
 
 const VARIABLES = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] as const;
 
-/** Reads it and takes it away; undefined where no service manager listens to us. */
+/** Reads and removes the variables. Undefined where there is no service manager, or none that can be reached. */
 export function takeServiceEnvironment(
   environment: NodeJS.ProcessEnv = process.env,
   pid: number = process.pid,
 ): ServiceEnvironment | undefined {
   const [socket, watchdogUsec, watchdogPid] = VARIABLES.map((name) => environment[name]);
   for (const name of VARIABLES) delete environment[name];
-  // Others are «vsock:…», for whole machines.
+  // Others are `vsock:…`, for virtual machines.
   if (socket === undefined || !/^[/@]./.test(socket)) return undefined;
   const usec = Number(watchdogUsec);
   const isForUs = watchdogPid === undefined || Number(watchdogPid) === pid;
@@ -32,7 +32,7 @@ export function takeServiceEnvironment(
   return { socket, watchdogMs };
 }
 
-/** How often, and how long, a message is offered to a queue that is full: READY=1 must not be lost. */
+/** While the receiver's queue is full, a message is sent again, up to this many times: READY=1 must not be lost. */
 const AGAIN_MS = 50;
 const MAX_ATTEMPTS = 200;
 
@@ -49,7 +49,7 @@ export class Notifier {
     this.#log = log;
   }
 
-  /** Sends the lines as one message. What its receiver cannot take now goes a moment later, in order. */
+  /** Sends the lines as one message. While the receiver's queue is full, messages wait in order. */
   tell(lines: Readonly<Record<string, string | number>>): void {
     const text = Object.entries(lines)
       .map(([name, value]) => `${name}=${String(value).replaceAll("\n", " ")}`)
@@ -72,7 +72,7 @@ export class Notifier {
     }
   }
 
-  /** Returns false when it is to be tried again. */
+  /** Returns false when the message has to be sent again. */
   #offer(text: string): boolean {
     try {
       const sent = sendDatagram(this.#socket, text);
@@ -80,8 +80,8 @@ export class Notifier {
       this.#attempts += 1;
       return sent || this.#attempts > MAX_ATTEMPTS;
     } catch (error) {
-      // Said once: this comes with every beat.
-      if (!this.#isMute) this.#log.warn(`The service manager does not hear us: ${(error as Error).message}`);
+      // Logged once: it may fail with every beat.
+      if (!this.#isMute) this.#log.warn(`cannot notify the service manager: ${(error as Error).message}`);
       this.#isMute = true;
       return true;
     }

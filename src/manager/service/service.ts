@@ -1,36 +1,36 @@
 /**
- * A manager as a service: tells the service manager (systemd) that it is ready, how it is doing, and that it is alive.
+ * A manager as a service: tells the service manager (systemd) that it is ready, its status, and that it is alive.
  *
- * Made by the command `manager` where NOTIFY_SOCKET is set, attached by daemon.ts. A beat of the watchdog is a proof
- * and no habit: the event loop turned, the pool looked after its workers, and no device is stuck between two states.
- * Where one of these fails the beats stop, and the service manager starts another manager; devices and workers stay.
+ * Made by the command `manager` where NOTIFY_SOCKET is set, attached by daemon.ts. A beat of the watchdog is sent only
+ * if the event loop turned, the pool checked its workers, and no device is stuck between two states. Otherwise the
+ * beats stop and the service manager starts another manager; devices and workers stay.
  */
 import { readFileSync } from "node:fs";
 import type { Log } from "../../log/log.ts";
 import type { Manager } from "../manager.ts";
 import { Notifier, type ServiceEnvironment } from "./notify.ts";
 
-/** The part of a manager that a service tells of. */
+/** The part of a manager that a service uses. */
 export type ServedManager = Pick<
   Manager,
   "overview" | "unwatchedMs" | "isStartingWorker" | "workerPids" | "renewWorkers" | "on" | "off"
 >;
 
-/** A manager that has not looked after its workers for so long does nothing else either. */
+/** A pool that has not checked its workers for this long is stuck. */
 const MAX_UNWATCHED_MS = 5000;
-/** Every step of a change of state has a deadline well below this; but for the wait for a worker that starts, which ends by itself. */
+/** Each step of a change of state has a much shorter deadline, except for the start of a worker, which has none. */
 const MAX_SILENT_MS = 60_000;
-/** After a beat that was withheld: what was only late (a suspended machine) must not cost the service. */
+/** How soon to check again after a withheld beat: a machine that was suspended must not lose the service. */
 const LOOK_AGAIN_MS = 250;
 /**
- * While the manager looks for its devices, the service manager is asked for this much more time, this often: a start
- * has no limit as long as the event loop turns (start-watch.ts).
+ * While the manager adopts its devices, it asks the service manager for this much more time, this often. A start has
+ * no limit as long as the event loop turns (sys/start-watch.ts).
  */
 const MORE_TIME_USEC = 60_000_000;
 const MORE_TIME_EVERY_MS = 20_000;
-/** Many devices change at once. */
+/** Changes of many devices at once become one status. */
 const STATUS_DELAY_MS = 200;
-/** The order in which states are told: what needs attention first. */
+/** The order of states in the status: those that need attention first. */
 const STATES = [
   "failed",
   "stalled",
@@ -40,7 +40,7 @@ const STATES = [
   "detaching",
   "serving",
 ] as const;
-/** More devices than these are counted, not named. */
+/** In a state with more devices than this, they are counted but not named. */
 const MAX_NAMED = 3;
 
 export class Service {
@@ -67,7 +67,7 @@ export class Service {
     ).unref();
   }
 
-  /** Devices were adopted and the control socket listens: READY. */
+  /** Devices are adopted and the control socket listens. */
   started(manager: ServedManager): void {
     clearInterval(this.#starting);
     this.#manager = manager;
@@ -76,7 +76,7 @@ export class Service {
     this.#status = describeDevices(manager);
     this.#notifier.tell({ READY: 1, STATUS: this.#status, MAINPID: process.pid });
     if (this.#watchdogMs !== undefined) this.#beatOn();
-    this.#fetchWorkers(manager);
+    this.#replaceForeignWorkers(manager);
   }
 
   /** The manager ends on purpose; its devices stay. */
@@ -101,7 +101,7 @@ export class Service {
     const before = this.#renewals;
     this.#renewals += isUnderWay ? 1 : -1;
     if (this.#renewals === 0) return this.#notifier.tell({ READY: 1, STATUS: this.#status });
-    // Another one is refused by the pool, and is over at once.
+    // The pool refuses a second replacement, which ends at once.
     if (before > 0) return;
     this.#notifier.tell({
       RELOADING: 1,
@@ -118,12 +118,12 @@ export class Service {
     this.#notifier.tell({ STATUS: status });
   }
 
-  /** Twice in the watchdog's time, as sd_watchdog_enabled(3) has it. */
+  /** Twice in the watchdog's time, as sd_watchdog_enabled(3) recommends. */
   #beatOn(): void {
     const { overview = [], unwatchedMs = 0, isStartingWorker = false } = this.#manager ?? {};
     const complaint = complaintAbout(isStartingWorker ? [] : overview, unwatchedMs);
     if (complaint === undefined) this.#notifier.tell({ WATCHDOG: 1 });
-    else if (this.#complaint === undefined) this.#log.error(`The watchdog is told nothing: ${complaint}`);
+    else if (this.#complaint === undefined) this.#log.error(`Watchdog beats are withheld: ${complaint}`);
     const changed = (complaint === undefined) !== (this.#complaint === undefined);
     this.#complaint = complaint;
     if (changed) this.#tellStatus();
@@ -133,10 +133,10 @@ export class Service {
   }
 
   /**
-   * Workers that a manager outside this service started die with whatever started it (a login session, a mount's unit),
-   * and at a shutdown before the mounts that they serve. Fresh ones run here.
+   * Replaces workers that a manager outside this service started. They would die with what started that manager (a
+   * login session, the unit of a mount), and at a shutdown before the mounts that they serve.
    */
-  #fetchWorkers(manager: ServedManager): void {
+  #replaceForeignWorkers(manager: ServedManager): void {
     const own = cgroupOf("self");
     const strangers = manager.workerPids.filter((pid) => {
       const theirs = cgroupOf(pid);
@@ -146,23 +146,24 @@ export class Service {
     this.#log.info("Replacing workers that were started outside this service", { workerPids: strangers });
     manager
       .renewWorkers()
-      .catch((error: Error) => this.#log.warn(`Workers stay outside this service: ${error.message}`));
+      .catch((error: Error) =>
+        this.#log.warn(`cannot replace workers outside this service: ${error.message}`),
+      );
   }
 }
 
-/** What keeps the watchdog from being told that all is well; undefined: nothing. */
+/** Why no beat may be sent; undefined if one may. */
 export function complaintAbout(
   devices: ReadonlyArray<{ readonly name: string; readonly state: string; readonly silentMs: number }>,
   unwatchedMs: number,
 ): string | undefined {
-  if (unwatchedMs > MAX_UNWATCHED_MS)
-    return `nobody has looked after the workers for ${seconds(unwatchedMs)}`;
+  if (unwatchedMs > MAX_UNWATCHED_MS) return `the workers have not been checked for ${seconds(unwatchedMs)}`;
   const stuck = devices.find(({ silentMs }) => silentMs > MAX_SILENT_MS);
   if (stuck === undefined) return undefined;
-  return `${stuck.name} has been ${stuck.state} for ${seconds(stuck.silentMs)}, and nothing is done about it`;
+  return `${stuck.name} has been ${stuck.state} for ${seconds(stuck.silentMs)} without progress`;
 }
 
-/** «3 devices: 1 reconnecting (nbd7), 2 serving»: one line for people. */
+/** One line: `3 devices: 1 reconnecting (nbd7), 2 serving`. */
 export function describeDevices({ overview }: Pick<ServedManager, "overview">): string {
   if (overview.length === 0) return "no devices";
   const groups = STATES.flatMap((state) => {
@@ -178,7 +179,7 @@ function seconds(milliseconds: number): string {
   return `${Math.round(milliseconds / 1000)} s`;
 }
 
-/** The control group that a process is in, as /proc tells it; undefined when there is none. */
+/** The control group of a process, as in /proc; undefined when the process has ended. */
 function cgroupOf(pid: number | "self"): string | undefined {
   try {
     return readFileSync(`/proc/${pid}/cgroup`, "utf8");

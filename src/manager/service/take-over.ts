@@ -1,9 +1,8 @@
 /**
- * A service's manager in the place of one that a command has started: the other is asked to step down, and waited for.
+ * Replaces a running manager: asks it to step down and waits until it has released the run directory's lock.
  *
- * Called by daemon.ts with `takeOver`. Devices and workers stay as they are; the manager that comes finds them as it
- * would find those of a dead one. Two managers never run: the lock changes hands only when the other process lets go
- * of it.
+ * Called by daemon.ts with `takeOver`, when a service starts while a command's manager runs. Devices and workers stay;
+ * the new manager adopts them as it would after a crash. Two managers never run at a time, because each holds the lock.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ControlClient, ControlError } from "../../control/client.ts";
@@ -15,9 +14,9 @@ import { StartWatch } from "../../sys/start-watch.ts";
 const POLL_MS = 20;
 
 /**
- * The lock, or who has it still: a manager that hangs. One that gets on is waited for: it answers when it has
- * started, and when it has said that it steps down it ends. `patienceMs` is for tests.
- * @throws ControlError when the other refuses: it is part of a program, or a device is in the middle of a change
+ * Returns the lock, or the pid of a holder that hangs. A holder that makes progress is waited for: it may still be
+ * starting, or ending. `patienceMs` is for tests.
+ * @throws ControlError when the holder refuses: it is part of a program, or a device is in the middle of a change
  */
 export async function lockInsteadOfOther(
   runDir: RunDir,
@@ -34,13 +33,13 @@ export async function lockInsteadOfOther(
     if (watch.look() !== undefined) return lock;
     if (lock.heldBy !== asked && (await ask(runDir))) {
       asked = lock.heldBy;
-      log.info(`Manager ${lock.heldBy} makes way for this one`);
+      log.info(`Manager ${lock.heldBy} steps down for this one`);
     }
     await sleep(POLL_MS);
   }
 }
 
-/** Returns whether somebody was asked; one that has just started does not listen yet. */
+/** Returns whether the holder was asked: one that has just started does not listen yet. */
 async function ask(runDir: RunDir): Promise<boolean> {
   const client = await ControlClient.connect(runDir);
   try {
@@ -48,7 +47,7 @@ async function ask(runDir: RunDir): Promise<boolean> {
     return client !== undefined;
   } catch (error) {
     if (error instanceof ControlError) throw error;
-    // It went away meanwhile, which is what it was to do.
+    // It has ended in the meantime, as it was to do.
     return true;
   } finally {
     client?.close();

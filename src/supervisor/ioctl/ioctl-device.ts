@@ -102,6 +102,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
   async attach(requestedIndex: number | undefined): Promise<number> {
     try {
       const link = await this.#openLink();
+      // As in NetlinkDevice: a device without a record would be found by no later manager.
       await this.#persist();
       const { sizeBytes, timeoutSeconds } = this.settings;
       const { blockSizeBytes } = this.image;
@@ -115,6 +116,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
       };
       const index = await this.#client.connect(link.kernelFd, wanted, requestedIndex);
       this.#index = index;
+      // There is no identifier on this path: only the index and the client process lead to the device.
       await this.#persist();
       await this.#waitUntilReadable(index);
       if (!this.#linkUp) throw new ErofsNbdError("ERR_WORKER", `cannot attach nbd${index}: ${this.#cause}`);

@@ -1,4 +1,4 @@
-/** A manager without devices, for tests of the control socket: it notes its calls and gives the answers that a test sets. */
+/** A manager without devices, for tests of the control socket: it records calls and gives the answers of the test. */
 import { closeSync, readlinkSync } from "node:fs";
 import { EventEmitter } from "eventemitter3";
 import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";

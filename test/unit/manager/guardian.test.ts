@@ -1,4 +1,4 @@
-/** The guardian: it starts a command when its manager dies, and only then. */
+/** guardian.ts: it starts a command when its manager dies, and only then. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -13,7 +13,7 @@ const BUILT = new URL("../../../dist/src/manager/guardian.js", import.meta.url).
 
 let runDir: RunDir;
 let started: string;
-/** Says that it was started, and as the how-manieth of its line. */
+/** Records that it was started, with the number of managers that died young before. */
 let command: string[];
 const children: ChildProcess[] = [];
 
@@ -29,7 +29,7 @@ afterEach(() => {
   rmSync(runDir.path, { recursive: true });
 });
 
-/** The code of a manager that has a guardian, and names both pids. */
+/** The code of a manager that has a guardian and prints both pids. */
 function managerProgram(): string {
   return `
     const { Guardian } = await import(${JSON.stringify(BUILT)});
@@ -61,14 +61,14 @@ describe("a guardian", () => {
     expect(readFileSync(started, "utf8")).toBe("1\n");
   });
 
-  test("counts how many have died young, for the next to be slower", async () => {
+  test("counts the managers that have died young, for the next delay", async () => {
     const { manager } = await guarded({ EROFS_NBD_REVIVALS: "1" });
     manager.kill("SIGKILL");
     await until("the successor", () => existsSync(started));
     expect(readFileSync(started, "utf8")).toBe("2\n");
   });
 
-  test("leaves when its manager says goodbye, and nobody comes in its place", async () => {
+  test("ends when its manager ends by plan, and starts nothing", async () => {
     const { manager, guardianPid } = await guarded();
     manager.stdin?.write("go\n");
     await until("its end", () => !isAlive(guardianPid));
@@ -77,7 +77,7 @@ describe("a guardian", () => {
     expect(existsSync(started)).toBe(false);
   });
 
-  test("starts nothing when somebody else has the run directory by then", async () => {
+  test("starts nothing when another manager has the run directory by then", async () => {
     const { manager, guardianPid } = await guarded();
     writeFileSync(runDir.lockFile, `${process.pid}\n`);
     manager.kill("SIGKILL");
@@ -85,8 +85,8 @@ describe("a guardian", () => {
     expect(existsSync(started)).toBe(false);
   });
 
-  test("takes its manager's own pid for nobody, even where a process has it by then", async () => {
-    // Its parent waits for nobody, so that the pid goes on answering to kill -0, as one that is given anew would.
+  test("ignores its manager's own pid in the lock file, even if a process has it", async () => {
+    // Its parent does not reap it, so that kill -0 succeeds for the pid as it would for a reused one.
     const words = [process.execPath, "--input-type=module", "-e", managerProgram()];
     const parent = spawn("/bin/sh", ["-c", '"$@" & exec sleep 600', "sh", ...words], {
       stdio: ["ignore", "pipe", "inherit"],
@@ -100,7 +100,7 @@ describe("a guardian", () => {
     expect(isAlive(managerPid)).toBe(true);
   });
 
-  test("is replaced when it dies, there is none while there is nothing to guard, and one at most", async () => {
+  test("is replaced when it dies; there is none without devices, and one at most", async () => {
     const guardian = new Guardian({ runDir, auto: true, command });
     guardian.keep(true);
     const first = guardian.pid ?? -1;
@@ -118,7 +118,7 @@ describe("a guardian", () => {
   });
 });
 
-test("successors of managers that die young wait longer and longer, up to half a minute", () => {
+test("each manager in a row that dies young delays the next one more, up to 30 s", () => {
   expect([0, 1, 2, 3, 4, 5, 1000].map((revivals) => revivalDelayMs(true, revivals))).toEqual([
     100, 400, 1600, 6400, 25_600, 30_000, 30_000,
   ]);

@@ -1,4 +1,4 @@
-/** manager.ts as far as it goes without a kernel's help: bad images, unknown targets, starting over old records. */
+/** manager.ts and its parts, as far as they need no nbd driver: bad images, unknown targets, invalid records. */
 import {
   existsSync,
   mkdirSync,
@@ -57,7 +57,7 @@ const params = (image: string, changes: Partial<AttachParams> = {}): AttachParam
   ...changes,
 });
 
-/** Descriptors of this process that lead into the test's directory. */
+/** Files in the test's directory that this process has open. */
 function openFiles(): string[] {
   return readdirSync("/proc/self/fd").flatMap((fd) => {
     try {
@@ -71,7 +71,7 @@ function openFiles(): string[] {
 
 describe("attach refuses", () => {
   const images: Record<string, [make: (path: string) => void, code: string, words: string]> = {
-    "an image that the command has not opened": [() => {}, "ERR_BAD_ARGUMENT", "it is of an older version"],
+    "an image without a descriptor": [() => {}, "ERR_BAD_ARGUMENT", "it is of an older version"],
     "an empty image": [(path) => writeFileSync(path, ""), "ERR_IMAGE", "it is empty"],
     "a directory": [(path) => mkdirSync(path), "ERR_IMAGE", "it is a directory"],
     "a raw image that is to be mounted": [
@@ -82,7 +82,7 @@ describe("attach refuses", () => {
   };
 
   for (const [what, [make, code, words]] of Object.entries(images)) {
-    test(`${what}, and nothing is left: no device, no record, no descriptor`, async () => {
+    test(`${what}, and leaves no device, no record and no descriptor`, async () => {
       const path = join(base, "image");
       make(path);
       const fd = existsSync(path) ? openSync(path, "r") : undefined;
@@ -99,7 +99,7 @@ describe("a source module", () => {
   test.each([
     [undefined, "the program does not say in which mount namespace"],
     ["mnt:[1] root 2 on mount 3", "the manager is in another mount namespace, or under another root"],
-  ])("that is named from elsewhere (%s) is refused, and no worker loads it", async (view, words) => {
+  ])("seen from another mount namespace (%s) is refused, and no worker loads it", async (view, words) => {
     const path = join(base, "module.mjs");
     writeFileSync(path, "export const open = () => ({ sizeBytes: 512, read() {} });");
     await expect(
@@ -113,8 +113,8 @@ describe("a source module", () => {
   });
 });
 
-describe("targets that are not there", () => {
-  test("status: not attached, by index and by path", async () => {
+describe("targets that are not attached", () => {
+  test("status: an error, by index and by path", async () => {
     await expect(manager.status({ index: 1_048_575 })).rejects.toMatchObject({
       code: "ERR_NOT_ATTACHED",
       message: "cannot find nbd1048575: it is not attached",
@@ -123,7 +123,7 @@ describe("targets that are not there", () => {
     expect(await manager.status(null)).toEqual([]);
   });
 
-  test("detach: each target has its own result; all of none is none", async () => {
+  test("detach: each target has a result of its own; --all without devices has none", async () => {
     const results = await manager.detach([{ index: 1_048_575 }, { path: "/nothing" }], false, true);
     expect(results).toMatchObject([
       { target: { index: 1_048_575 }, device: null, error: { code: "ERR_NOT_ATTACHED", exitCode: 3 } },
@@ -139,7 +139,7 @@ describe("targets that are not there", () => {
 });
 
 describe("start", () => {
-  test("over records that nobody can understand, and of devices that are gone: told once, started", async () => {
+  test("with an invalid record: it is reported once, and the manager starts", async () => {
     writeFileSync(join(runDir.devices, "broken.json"), "{");
     await manager.start();
     expect(manager.takeNotes()).toEqual([

@@ -1,4 +1,4 @@
-/** adoption.ts: real records, real processes in the place of workers, and a kernel that says what the test wants. */
+/** adoption.ts: real records, processes in the place of workers, and a fake kernel. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
@@ -32,7 +32,7 @@ let directory: string;
 let store: RecordStore;
 const children: ChildProcess[] = [];
 const kept: ManagedDevice[] = [];
-/** What the kernel has: index by identifier, and the configuring thread by index. */
+/** The state of the fake kernel: index by identifier, and the configuring thread by index. */
 let kernel: {
   devices: Map<string, number>;
   threads: Map<number, number>;
@@ -107,7 +107,7 @@ async function leave(
   return path;
 }
 
-/** Starts with links that workers have told of, and the pids of those workers. */
+/** Adopts with the links and pids of reattached workers, and with silent workers. */
 function adopt(
   links: readonly FoundLink[] = [],
   reattachedPids: readonly number[] = [],
@@ -142,7 +142,7 @@ const adoptedNames = (): string[] => adopted.map(({ record }) => record.identifi
 const keptNames = (): string[] => kept.map(({ settings }) => settings.identifier).sort();
 
 describe("a netlink device", () => {
-  test("that the kernel still has: old workers are ended, the image is opened again, it is taken over", async () => {
+  test("that the kernel still has: old workers are killed, the image is opened again, it is taken over", async () => {
     const [one, two] = [await worker(), await worker()];
     await leave("a", [one, two]);
     kernel.devices.set("a", 4);
@@ -156,7 +156,7 @@ describe("a netlink device", () => {
     ]);
   });
 
-  test("that reads wait on is taken over before those that nobody would miss", async () => {
+  test("with waiting reads is taken over before the others", async () => {
     for (const [at, name] of ["a", "b", "c"].entries()) {
       await leave(name, []);
       kernel.devices.set(name, at);
@@ -167,7 +167,7 @@ describe("a netlink device", () => {
     expect(adopted.map(({ index }) => index)).toEqual([1, 2, 0]);
   });
 
-  test("that the kernel no longer has: the record is cleared, its workers are left to end by themselves", async () => {
+  test("that the kernel no longer has: the record is removed, its workers are not killed", async () => {
     const one = await worker();
     const path = await leave("a", [one]);
     expect(await adopt()).toEqual([`${path} is no longer attached: its record is removed`]);
@@ -176,13 +176,13 @@ describe("a netlink device", () => {
     expect(isAlive(one)).toBe(true);
   });
 
-  test("of somebody else, without a record, is not touched", async () => {
-    kernel.devices.set("somebody else's", 0);
+  test("of another program, without a record, is not touched", async () => {
+    kernel.devices.set("another program's", 0);
     expect(await adopt()).toEqual([]);
     expect([adopted, kept, kernel.disconnected]).toEqual([[], [], []]);
   });
 
-  test("whose workers are gone already, or whose pids others have by now: nobody is ended", async () => {
+  test("whose workers have ended, with other processes at their pids: no process is killed", async () => {
     const innocent = await worker();
     await leave("a", [
       { pid: 2 ** 30, startTime: "1" },
@@ -194,7 +194,7 @@ describe("a netlink device", () => {
     expect(isAlive(innocent)).toBe(true);
   });
 
-  test("of a former boot: the record is cleared, whatever has its identifier now", async () => {
+  test("of a former boot: the record is removed, even if a device has its identifier now", async () => {
     await leave("a", []);
     const file = join(directory, "a.json");
     writeFileSync(file, readFileSync(file, "utf8").replace(/"bootId": "[^"]*"/, '"bootId": "former"'));
@@ -205,7 +205,7 @@ describe("a netlink device", () => {
     expect([records(), adopted, kept]).toEqual([[], [], []]);
   });
 
-  test("and a record that cannot be understood: told, left alone, no obstacle", async () => {
+  test("is taken over in spite of an invalid record, which is reported and left alone", async () => {
     writeFileSync(join(directory, "future.json"), "{}");
     await leave("a", []);
     kernel.devices.set("a", 0);
@@ -217,8 +217,8 @@ describe("a netlink device", () => {
   });
 });
 
-/** A link that a worker has told of, and what became of it. */
-function told(device: string, workerPid: number): FoundLink & { readonly fates: string[] } {
+/** A link of a reattached worker, and what was done with it. */
+function found(device: string, workerPid: number): FoundLink & { readonly fates: string[] } {
   const fates: string[] = [];
   const image = join(directory, `${device}.image`);
   return {
@@ -237,16 +237,16 @@ function told(device: string, workerPid: number): FoundLink & { readonly fates: 
   };
 }
 
-describe("a link that no record speaks of", () => {
-  test("of a device that never came to be is closed", async () => {
-    const link = told("nothing", 1);
+describe("a link without a record", () => {
+  test("of a device that was never connected is closed", async () => {
+    const link = found("nothing", 1);
     await adopt([link]);
     close(link.imageFd);
     expect(link.fates).toEqual(["closed"]);
   });
 
-  test("of a device that is there, whose record cannot be read: it is served on", async () => {
-    const link = told("a", 1);
+  test("of a device that exists, whose record is invalid: it is left to its worker", async () => {
+    const link = found("a", 1);
     await leave("a", []);
     const file = join(directory, "a.json");
     writeFileSync(file, readFileSync(file, "utf8").replace(/"version": 1/, '"version": 2'));
@@ -261,17 +261,17 @@ describe("a link that no record speaks of", () => {
 });
 
 describe("a worker that does not answer", () => {
-  test("is ended though no record names it, and though its device has another link", async () => {
+  test("is killed even if no record names it, and even if its device has another link", async () => {
     const [answers, hangs] = [await worker(), await worker()];
     await leave("a", [answers], { connections: 2 });
     kernel.devices.set("a", 1);
-    const link = told("a", answers.pid);
+    const link = found("a", answers.pid);
     await adopt([link], [answers.pid], [hangs]);
     expect(adopted).toMatchObject([{ links: [link] }]);
     expect([answers, hangs].map(isAlive)).toEqual([true, false]);
   });
 
-  test("is left alone where it may serve what nobody else could", async () => {
+  test("is spared where it may serve a device that no other worker could serve", async () => {
     const one = await worker();
     rmSync(await leave("changed", [one]));
     kernel.devices.set("changed", 1);
@@ -295,7 +295,7 @@ describe("an image that is not what was attached", () => {
   };
 
   for (const [name, [spoil, why]] of Object.entries(ways)) {
-    test(`${name}: its worker, which has the right one open, serves on; it can be detached`, async () => {
+    test(`${name}: its worker, which has the right file open, serves on; it can be detached`, async () => {
       const one = await worker();
       spoil(await leave("a", [one]));
       kernel.devices.set("a", 2);
@@ -315,7 +315,7 @@ describe("an image that is not what was attached", () => {
     });
   }
 
-  test("without a worker the device waits for its image, and says which and why", async () => {
+  test("without a worker the device is stalled until it gets its image, and says why", async () => {
     const one = await worker();
     const path = await leave("a", [one]);
     rmSync(path);
@@ -335,10 +335,10 @@ describe("an image that is not what was attached", () => {
     kept.pop();
   });
 
-  test("that was touched, so that it may have been written and its times set back: it waits, too", async () => {
+  test("that was touched, so that it may have been written and its time set back: the same", async () => {
     const path = await leave("a", []);
     const { atime, mtime } = statSync(path);
-    // The clock that files are stamped with ticks every few milliseconds.
+    // The kernel's clock for file times ticks every few milliseconds.
     const { ctimeNs } = statSync(path, { bigint: true });
     while (statSync(path, { bigint: true }).ctimeNs === ctimeNs) chmodSync(path, 0o600);
     kernel.devices.set("a", 2);
@@ -346,13 +346,14 @@ describe("an image that is not what was attached", () => {
     expect(statSync(path)).toMatchObject({ atime, mtime });
     expect(adopted).toEqual([]);
     expect(kept[0]?.stalledReason).toBe(
-      `${path} may not be what was attached: it was touched after the attach, by a rename, chmod or link, or by a write whose time was set back; if its bytes are the same, hand it in: erofs-nbd attach IMAGE`,
+      `${path} may not be what was attached: it was touched after the attach, by a rename, chmod or link, ` +
+        "or by a write whose time was set back; if its bytes are the same, hand it in: erofs-nbd attach IMAGE",
     );
   });
 
-  test("that a worker of a former manager does not have open: that link is given up", async () => {
+  test("that a worker of a former manager does not have open: that link is closed", async () => {
     const one = await worker();
-    const link = { ...told("a", one.pid), imageFd: openSync("/dev/null", "r") };
+    const link = { ...found("a", one.pid), imageFd: openSync("/dev/null", "r") };
     await leave("a", [one]);
     kernel.devices.set("a", 1);
     const notes = await adopt([link], [one.pid]);
@@ -362,7 +363,7 @@ describe("an image that is not what was attached", () => {
     close(link.imageFd);
   });
 
-  test("one that was handed in as a descriptor is never looked for at its path", async () => {
+  test("that was handed in as a descriptor is not opened by its path", async () => {
     const path = await leave("a", []);
     const file = join(directory, "a.json");
     writeFileSync(file, readFileSync(file, "utf8").replace('"path":', '"isHandedIn": true, "path":'));
@@ -372,7 +373,7 @@ describe("an image that is not what was attached", () => {
     expect(kept[0]?.stalledReason).toContain(`descriptor:${path} was handed in as a descriptor`);
   });
 
-  test("a device that shares a worker with it keeps that worker too, and so on; the rest is taken over", async () => {
+  test("a device that shares a worker with it keeps that worker, and so on; others are taken over", async () => {
     const [one, two, three, four] = [await worker(), await worker(), await worker(), await worker()];
     rmSync(await leave("changed", [one]));
     await leave("shares one", [one, two]);
@@ -388,7 +389,7 @@ describe("an image that is not what was attached", () => {
 });
 
 describe("an ioctl device", () => {
-  test("whose process lives: kept, and so are the workers behind it, whoever shares them", async () => {
+  test("whose process lives is kept, and so are its workers and the devices that share them", async () => {
     const [client, one, two] = [await worker(), await worker(), await worker()];
     await leave("old way", [one], { interface: "ioctl", client, index: 1 });
     kernel.threads.set(1, client.pid);
@@ -400,7 +401,7 @@ describe("an ioctl device", () => {
     expect(adopted).toEqual([]);
   });
 
-  test("whose process is gone, or whose index somebody else has: the record is cleared", async () => {
+  test("whose process has ended, or whose index is used by another program: the record is removed", async () => {
     const [client, one] = [await worker(), await worker()];
     await leave("gone", [one], { interface: "ioctl", client: { pid: 2 ** 30, startTime: "1" }, index: 1 });
     await leave("index taken", [one], { interface: "ioctl", client, index: 2 });
@@ -412,7 +413,7 @@ describe("an ioctl device", () => {
   });
 });
 
-describe("an orphan", () => {
+describe("a leftover device", () => {
   test("that ends by itself is noticed and released", async () => {
     rmSync(await leave("a", []));
     kernel.devices.set("a", 2);
@@ -424,7 +425,7 @@ describe("an orphan", () => {
     expect(released).toEqual(["it ended while no manager had it"]);
   });
 
-  test("is not said to be served because some other worker lives", async () => {
+  test("is not shown as served by a worker of another device", async () => {
     const [own, other] = [await worker(), await worker()];
     rmSync(await leave("a", [own, other]));
     kernel.devices.set("a", 2);
@@ -435,7 +436,7 @@ describe("an orphan", () => {
     expect(isAlive(other)).toBe(true);
   });
 
-  test("by ioctl whose index somebody else has by now is not disconnected from under them", async () => {
+  test("by ioctl whose index another program uses by now is not disconnected", async () => {
     const client = await worker();
     await leave("a", [await worker()], { interface: "ioctl", client, index: 1 });
     kernel.threads.set(1, client.pid);
@@ -446,7 +447,7 @@ describe("an orphan", () => {
     expect(isAlive(client)).toBe(true);
   });
 
-  test("that nobody serves any more, and that no image helps, is failed, and can still be detached", async () => {
+  test("without a worker that an image cannot help has failed, and can still be detached", async () => {
     const one = await worker();
     const image = {
       type: "module",
@@ -466,19 +467,19 @@ describe("an orphan", () => {
     expect(kept[0]?.describeLinks()).toEqual([]);
   });
 
-  test("whose DISCONNECT is refused is as it was, and can be tried again", async () => {
+  test("whose DISCONNECT is refused stays as it was, and can be detached later", async () => {
     rmSync(await leave("a", [await worker()]));
     kernel.devices.set("a", 2);
     await adopt();
-    const [orphan] = kept;
+    const [leftover] = kept;
     const disconnect = kernel.disconnected.push;
     kernel.disconnected.push = () => {
       throw new Error("EPERM");
     };
-    await expect(orphan?.detach()).rejects.toThrow("EPERM");
-    expect(orphan?.state).toBe("serving");
+    await expect(leftover?.detach()).rejects.toThrow("EPERM");
+    expect(leftover?.state).toBe("serving");
     kernel.disconnected.push = disconnect;
-    await orphan?.detach();
-    expect(orphan?.state).toBe("detached");
+    await leftover?.detach();
+    expect(leftover?.state).toBe("detached");
   });
 });

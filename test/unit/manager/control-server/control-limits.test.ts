@@ -1,6 +1,6 @@
 /**
- * What peers of the control socket may take from the manager: connections, memory, time, descriptors. All of them are
- * root's (or our own user's), and none may take the manager from the others.
+ * What peers of the control socket may take from the manager: connections, memory, time, descriptors. All peers run as
+ * root or as the manager's user, but none may keep the others from being served.
  */
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -60,20 +60,23 @@ async function expectServed(peer: RawPeer): Promise<void> {
 }
 
 describe("limits", () => {
-  test("1,000 idle connections: those beyond the bound are cut, the first is served, little memory is held", async () => {
+  test("1,000 idle connections: those above the limit are cut off, using little memory", async () => {
     const first = await connect();
     await expectServed(first);
     global.gc?.();
     const before = process.memoryUsage().rss;
     for (let count = 0; count < 1000; count += 1) await connect();
-    await until("the cut of those too many", () => peers.filter(({ ended }) => ended).length === 1001 - 256);
+    await until(
+      "the cut of those above the limit",
+      () => peers.filter(({ ended }) => ended).length === 1001 - 256,
+    );
     expect(server.connectionCount).toBe(256);
     await expectServed(first);
     // Both ends of them are in this process.
     expect(process.memoryUsage().rss - before).toBeLessThan(100 * MIB);
   });
 
-  test("a line of 100 MB is cut off at its first, and holds no memory", async () => {
+  test("a line of 100 MB is cut off at its first MB, and uses no memory", async () => {
     const other = await connect();
     const peer = await connect();
     const piece = "x".repeat(MIB);
@@ -88,7 +91,7 @@ describe("limits", () => {
     await expectServed(other);
   });
 
-  test("lines that many have begun are bounded together: who makes it too much is cut off", async () => {
+  test("unfinished lines of all peers are limited together: the peer that exceeds the limit is cut off", async () => {
     const other = await connect();
     const begun: RawPeer[] = [];
     for (let count = 0; count < 20; count += 1) {
@@ -103,7 +106,7 @@ describe("limits", () => {
     await expectServed(other);
   });
 
-  test("answers that many do not read are bounded together; who reads is not cut", async () => {
+  test("unread answers of all peers are limited together; a peer that reads is not cut off", async () => {
     manager.statusAnswer = Array(2000).fill({ device: "/dev/nbd0", identifier: "x".repeat(1000) });
     const other = await connect();
     const lazy: RawPeer[] = [];
@@ -119,7 +122,7 @@ describe("limits", () => {
     await expectServed(other);
   });
 
-  test("slow peers: a first request that never comes, and one that never ends, are cut; an idle one stays", async () => {
+  test("slow peers: without a first request, or with an unfinished line, they are cut off; idle ones stay", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     const [idle, silent, slow] = [await connect(), await connect(), await connect()];
     await vi.waitFor(() => expect(server.connectionCount).toBe(3));
@@ -138,7 +141,7 @@ describe("limits", () => {
     await vi.waitFor(() => expect(idle.answers.length).toBe(2));
   });
 
-  test("a peer that asks faster than it is answered is not read from, and gets all its answers in the end", async () => {
+  test("a peer that sends faster than it is answered is read from later, and gets all its answers", async () => {
     let waiting: Array<() => void> = [];
     manager.before = () => new Promise<void>((resolve) => waiting.push(resolve));
     const peer = await connect();
@@ -155,7 +158,7 @@ describe("limits", () => {
     }
     await until("the first run", () => waiting.length >= 64);
     for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
-    // What one read brought in, no more.
+    // Only what one read returned.
     expect(waiting.length).toBeLessThan(1000);
     expect(sent).toBeLessThan(count);
     manager.before = () => {};
@@ -211,7 +214,7 @@ describe("descriptors", () => {
     return file;
   }
 
-  test("one goes to the attach that it came with, in whatever pieces the request comes", async () => {
+  test("one is passed to the attach that it came with, however the request is split", async () => {
     const file = openFile();
     sendWith(ATTACH.slice(0, 1), file);
     for (const piece of [ATTACH.slice(1, 40), ATTACH.slice(40)]) {
@@ -219,7 +222,7 @@ describe("descriptors", () => {
       peer.send(piece);
     }
     await peer.answer(1);
-    // The end of a request and the beginning of the next may be received in one go.
+    // The end of a request and the beginning of the next may be received together.
     peer.send(HELLO.slice(0, -2));
     sendWith(`${HELLO.slice(-2)}${ATTACH}`, file);
     await peer.answer(3);
@@ -229,7 +232,7 @@ describe("descriptors", () => {
     expect(peer.ended).toBe(false);
   });
 
-  test("an attach that is refused closes it, and the connection goes on", async () => {
+  test("one with a refused attach is closed, and the connection goes on", async () => {
     const file = openFile();
     sendWith(ATTACH.replace('"connections":1', '"connections":0'), file);
     await peer.answer(1);
@@ -243,7 +246,7 @@ describe("descriptors", () => {
     ["two with one request, of a kind that no request takes", () => sendWith(ATTACH, fd, 0)],
     ["a hundred with one request", (file) => sendWith(ATTACH, ...Array<number>(100).fill(file))],
     ["one with a request that takes none", (file) => sendWith(HELLO, file)],
-    ["one with what is no request", (file) => sendWith("}\n", file)],
+    ["one with an invalid request", (file) => sendWith("}\n", file)],
     [
       "one after the other with one request",
       (file) => {
@@ -252,21 +255,21 @@ describe("descriptors", () => {
       },
     ],
   ];
-  test.each(refused)("%s: closed, said so, and cut off", async (_, send) => {
+  test.each(refused)("%s: closed, answered with an error, and cut off", async (_, send) => {
     send(openFile());
     await peer.end();
     expect(peer.answers.at(-1)).toMatchObject({ error: { code: "ERR_BAD_ARGUMENT" } });
     expect(manager.handed).toEqual([]);
   });
 
-  test("one whose request never ends goes with the connection, and one that comes after the end is closed", async () => {
+  test("one with an unfinished request is closed with the connection, and so is one after its end", async () => {
     sendWith(ATTACH.slice(0, 20), openFile());
     await until("it has come", () => openDescriptors().size > before.size + 4);
     peer.close();
     await until("the end", () => server.connectionCount === 0);
   });
 
-  test("many, one with each request, are never open at the same time", async () => {
+  test("many, one with each request, are not open at the same time", async () => {
     const file = openFile();
     for (let count = 1; count <= 300; count += 1) {
       sendWith(ATTACH, file);

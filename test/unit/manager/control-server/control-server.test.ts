@@ -56,7 +56,7 @@ const ATTACH = {
 };
 
 describe("the socket", () => {
-  test("is for its owner alone, whatever the umask, and goes with the server", async () => {
+  test("is for its owner alone with any umask, and is removed with the server", async () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
     const before = process.umask(0);
     const other = new ControlServer(join(directory, "other.sock"), manager, {
@@ -70,7 +70,7 @@ describe("the socket", () => {
     expect(() => statSync(join(directory, "other.sock"))).toThrow("ENOENT");
   });
 
-  test("a dead manager's socket, or any file in its place, is no obstacle", () => {
+  test("a dead manager's socket, or any file in its place, is replaced", () => {
     const stale = join(directory, "stale.sock");
     writeFileSync(stale, "");
     const quiet = { info: () => {}, warn: () => {}, error: () => {} };
@@ -79,7 +79,7 @@ describe("the socket", () => {
     other.close();
   });
 
-  test("closing cuts every peer", async () => {
+  test("closing it ends every connection", async () => {
     const peer = await connect();
     peer.send(line({ id: 1, method: "hello", params: {} }));
     await peer.answer(1);
@@ -87,16 +87,19 @@ describe("the socket", () => {
     await peer.end();
   });
 
-  test.runIf(canBeNobody)("another user is cut off unheard, even where the file lets it in", async () => {
-    chmodSync(directory, 0o755);
-    chmodSync(path, 0o666);
-    const peer = RawPeer.over(asNobody(() => connectUnix(path, SOCK_STREAM)));
-    peers.push(peer);
-    peer.send(line({ id: 1, method: "hello", params: {} }));
-    await peer.end();
-    expect(peer.answers).toEqual([]);
-    expect(logged).toEqual([`Refused a control connection of process ${process.pid}, user 65534`]);
-  });
+  test.runIf(canBeNobody)(
+    "another user is cut off before its request is read, even if the file mode allows it",
+    async () => {
+      chmodSync(directory, 0o755);
+      chmodSync(path, 0o666);
+      const peer = RawPeer.over(asNobody(() => connectUnix(path, SOCK_STREAM)));
+      peers.push(peer);
+      peer.send(line({ id: 1, method: "hello", params: {} }));
+      await peer.end();
+      expect(peer.answers).toEqual([]);
+      expect(logged).toEqual([`Refused a control connection of process ${process.pid}, user 65534`]);
+    },
+  );
 
   test("257 peers: the last is refused, the others are served", async () => {
     for (let count = 0; count < 256; count += 1) await connect();
@@ -138,7 +141,7 @@ describe("requests", () => {
     ]);
   });
 
-  test("run side by side: a slow one holds up no other", async () => {
+  test("run side by side: a slow one does not delay the others", async () => {
     let go = (): void => {};
     manager.before = (call) =>
       call.startsWith("attach")
@@ -155,7 +158,7 @@ describe("requests", () => {
     expect((await peer.answer(2)).map(({ id }) => id)).toEqual([2, 1]);
   });
 
-  test("an error of ours keeps its code, hint and exit code; the connection goes on, with id 0 too", async () => {
+  test("an ErofsNbdError keeps its code, hint and exit code; the connection goes on, with id 0 too", async () => {
     manager.before = () => {
       throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find nbd9: it is not attached", { hint: "look" });
     };
@@ -178,7 +181,7 @@ describe("requests", () => {
     expect(logged).toEqual([]);
   });
 
-  test("a bug of ours is answered as one and logged", async () => {
+  test("any other error is answered as an internal error and logged", async () => {
     manager.before = () => {
       throw new TypeError("undefined is not a function");
     };
@@ -190,7 +193,7 @@ describe("requests", () => {
     expect(logged).toEqual(["A request failed: internal error (a bug in erofs-nbd)"]);
   });
 
-  test("wrong parameters: one line about the first, and nothing is done", async () => {
+  test("wrong parameters: one line about the first one, and nothing is done", async () => {
     const wrong: Array<[method: string, params: unknown, words: string]> = [
       ["attach", { ...ATTACH, image: "relative" }, "invalid attach request: image: "],
       ["attach", { ...ATTACH, connections: 0 }, "invalid attach request: connections: "],
@@ -230,7 +233,7 @@ describe("requests", () => {
     expect(peer.ended).toBe(false);
   });
 
-  test("10,000 in one go: as many answers, each once", async () => {
+  test("10,000 at once: each is answered once", async () => {
     const peer = await connect();
     let all = "";
     for (let id = 1; id <= 10_000; id += 1) all += line({ id, method: "hello", params: {} });
@@ -241,7 +244,7 @@ describe("requests", () => {
     );
   });
 
-  test("cut anywhere, even inside a character: the same request", async () => {
+  test("split anywhere, even inside a character: the same request", async () => {
     const bytes = Buffer.from(
       line({ id: 1, method: "attach", params: { ...ATTACH, image: "/größe\u2028x" } }),
     );
@@ -255,7 +258,7 @@ describe("requests", () => {
   });
 });
 
-describe("what is no request", () => {
+describe("an invalid request", () => {
   const nonsense: Array<[what: string, text: string, id: number]> = [
     ["not JSON", "hello\n", 0],
     ["an empty line", "\n", 0],
@@ -263,18 +266,18 @@ describe("what is no request", () => {
     ["null", "null\n", 0],
     ["an array", "[]\n", 0],
     ["no id", line({ method: "hello", params: {} }), 0],
-    ["an id that is none", line({ id: -1, method: "hello", params: {} }), 0],
+    ["a negative id", line({ id: -1, method: "hello", params: {} }), 0],
     ["a fraction for an id", line({ id: 1.5, method: "hello", params: {} }), 0],
     ["a word for an id", line({ id: "1", method: "hello", params: {} }), 0],
     ["an unknown method", line({ id: 7, method: "explode", params: {} }), 7],
-    ["a method of every object", line({ id: 7, method: "toString", params: {} }), 7],
-    ["something more", line({ id: 7, method: "hello", params: {}, extra: 1 }), 7],
+    ["a method of Object.prototype", line({ id: 7, method: "toString", params: {} }), 7],
+    ["an extra field", line({ id: 7, method: "hello", params: {}, extra: 1 }), 7],
     ["deep nesting", `${"[".repeat(100_000)}\n`, 0],
-    ["bytes that are no text", "\u0000\u0001\n", 0],
+    ["control characters", "\u0000\u0001\n", 0],
   ];
 
   for (const [what, text, id] of nonsense) {
-    test(`${what}: told so, cut off, and nothing after it is done`, async () => {
+    test(`${what}: answered with an error, cut off, and nothing after it is done`, async () => {
       const peer = await connect();
       peer.send(text + line({ id: 8, method: "detach", params: { targets: [], all: true, force: true } }));
       await peer.end();
@@ -283,7 +286,7 @@ describe("what is no request", () => {
     });
   }
 
-  test("a line that does not end: cut off at the limit, with and without lines before it", async () => {
+  test("an endless line: cut off at the limit, with and without lines before it", async () => {
     for (const before of ["", line({ id: 1, method: "hello", params: {} })]) {
       const peer = await connect();
       peer.send(before + "x".repeat(MAX_LINE_BYTES + 1));
@@ -296,7 +299,7 @@ describe("what is no request", () => {
     expect(await peer.answer(1)).toMatchObject([{ id: 1, error: { code: "ERR_BAD_ARGUMENT" } }]);
   });
 
-  test("half a request, and the end: nothing is done", async () => {
+  test("half a request before the end of the connection: nothing is done", async () => {
     const peer = await connect();
     const whole = line({ id: 1, method: "detach", params: { targets: [], all: true, force: true } });
     peer.socket.end(whole.slice(0, -1));
@@ -314,7 +317,7 @@ describe("what is no request", () => {
 });
 
 describe("a connection that drops", () => {
-  test("in the middle of a request: the request is finished, nobody is told, nothing breaks", async () => {
+  test("in the middle of a request: the request is finished without an answer", async () => {
     let finished = false;
     let go = (): void => {};
     manager.before = async () => {
@@ -336,7 +339,7 @@ describe("a connection that drops", () => {
 
   const forMount = { ...ATTACH, forMount: true };
 
-  test("before its mount was reported: the loan is settled, once", async () => {
+  test("before its mount was reported: the loan is settled once", async () => {
     const peer = await connect();
     peer.send(line({ id: 1, method: "attach", params: forMount }));
     await peer.answer(1);
@@ -347,7 +350,7 @@ describe("a connection that drops", () => {
     expect(manager.settled).toEqual(["identifier of /a.erofs"]);
   });
 
-  test("after its mount was reported, or without one: nothing is to be settled", async () => {
+  test("after its mount was reported, or without a loan: nothing is settled", async () => {
     const peer = await connect();
     peer.send(line({ id: 1, method: "attach", params: forMount }));
     await peer.answer(1);
@@ -360,7 +363,7 @@ describe("a connection that drops", () => {
     expect(manager.settled).toEqual([]);
   });
 
-  test("while the device was still being attached: settled when it is", async () => {
+  test("while the device is being attached: the loan is settled after the attach", async () => {
     let go = (): void => {};
     manager.before = () =>
       new Promise<void>((resolve) => {
@@ -376,7 +379,7 @@ describe("a connection that drops", () => {
     await until("the settling", () => manager.settled.length === 1);
   });
 
-  test("when reporting the mount failed: the loan stays, and is settled", async () => {
+  test("after reporting the mount has failed: the loan is settled", async () => {
     const peer = await connect();
     peer.send(line({ id: 1, method: "attach", params: forMount }));
     await peer.answer(1);
@@ -393,7 +396,7 @@ describe("a connection that drops", () => {
 describe("watch", () => {
   const event = { at: "now", device: "/dev/nbd5", event: "revived" } as const;
 
-  test("events come to those who asked, once each, until they go", async () => {
+  test("sends each event once to each peer that has asked, until it closes", async () => {
     const [watcher, other] = [await connect(), await connect()];
     watcher.send(line({ id: 1, method: "watch", params: {} }) + line({ id: 2, method: "watch", params: {} }));
     await watcher.answer(2);

@@ -1,4 +1,4 @@
-/** A peer of the control socket that sends any bytes it likes and keeps every line that comes back. */
+/** A peer of the control socket that sends any bytes and keeps every line that it receives. */
 import { once } from "node:events";
 import { createConnection, Socket } from "node:net";
 import { until } from "../../supervisor/waiting.ts";
@@ -32,12 +32,12 @@ export class RawPeer {
     return new RawPeer(socket);
   }
 
-  /** A peer at the end of a connected descriptor, which it takes over. */
+  /** A peer on a connected descriptor, which it takes over. */
   static over(fd: number): RawPeer {
     return new RawPeer(new Socket({ fd, readable: true, writable: true }));
   }
 
-  /** Whole lines that have come, parsed. */
+  /** The complete lines that were received, parsed. */
   get answers(): RawAnswer[] {
     return this.#text
       .split("\n")

@@ -1,4 +1,4 @@
-/** metrics-server.ts over real sockets: who may ask, what is answered, and peers that mean no good. */
+/** metrics-server.ts over real sockets: permissions, answers, and hostile peers. */
 import { chmodSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { get, request as httpRequest, type RequestOptions } from "node:http";
 import { createConnection, createServer, Socket } from "node:net";
@@ -62,7 +62,7 @@ function ask(options: RequestOptions = {}): Promise<Answer> {
   });
 }
 
-/** Sends bytes as they are and returns all that comes until the end. */
+/** Sends raw bytes and returns all that comes until the end of the connection. */
 function sendRaw(bytes: string | Buffer, socket = createConnection(socketPath)): Promise<string> {
   return new Promise((resolve) => {
     let text = "";
@@ -76,7 +76,7 @@ function sendRaw(bytes: string | Buffer, socket = createConnection(socketPath)):
 }
 
 describe("a scrape", () => {
-  test("gets the text, by GET and, without a body, by HEAD", async () => {
+  test("returns the text for GET, and only its headers for HEAD", async () => {
     const answer = await ask();
     expect(answer).toMatchObject({ status: 200, body: render() });
     expect(answer.headers["content-type"]).toBe("text/plain; version=0.0.4; charset=utf-8");
@@ -86,19 +86,19 @@ describe("a scrape", () => {
     expect((await ask({ path: "/metrics?x=1" })).status).toBe(200);
   });
 
-  test("elsewhere, or otherwise, is refused", async () => {
+  test("of another path, or by another method, is refused", async () => {
     expect((await ask({ path: "/" })).status).toBe(404);
     expect((await ask({ path: "/metrics/x" })).status).toBe(404);
     expect(await ask({ method: "POST" })).toMatchObject({ status: 405, headers: { allow: "GET, HEAD" } });
     expect(rendered).toBe(0);
   });
 
-  test("that comes at once after another gets the same text", async () => {
+  test("soon after another one returns the same text", async () => {
     await Promise.all([...Array(10)].map(() => ask()));
     expect(rendered).toBeLessThan(3);
   });
 
-  test("that cannot be rendered says so, and the next one is served", async () => {
+  test("that cannot be rendered is answered with an error, and the next one is served", async () => {
     server.close();
     let fails = true;
     server = new MetricsServer({
@@ -116,23 +116,26 @@ describe("a scrape", () => {
 });
 
 describe("peers", () => {
-  test("the socket is for its owner alone, and gone with the server", () => {
+  test("the socket is for its owner alone, and is removed with the server", () => {
     expect(statSync(socketPath).mode & 0o777).toBe(0o600);
     server.close();
     expect(() => statSync(socketPath)).toThrow("ENOENT");
   });
 
-  test.runIf(canBeNobody)("another user is cut off unheard, even where the file lets it in", async () => {
-    chmodSync(directory, 0o755);
-    chmodSync(socketPath, 0o666);
-    const fd = asNobody(() => connectUnix(socketPath, SOCK_STREAM));
-    const peer = new Socket({ fd, readable: true, writable: true });
-    expect(await sendRaw("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", peer)).toBe("");
-    expect(rendered).toBe(0);
-    expect(lines).toEqual([`Refused a metrics connection of process ${process.pid}, user 65534`]);
-  });
+  test.runIf(canBeNobody)(
+    "another user is cut off before its request is read, even if the file mode allows it",
+    async () => {
+      chmodSync(directory, 0o755);
+      chmodSync(socketPath, 0o666);
+      const fd = asNobody(() => connectUnix(socketPath, SOCK_STREAM));
+      const peer = new Socket({ fd, readable: true, writable: true });
+      expect(await sendRaw("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", peer)).toBe("");
+      expect(rendered).toBe(0);
+      expect(lines).toEqual([`Refused a metrics connection of process ${process.pid}, user 65534`]);
+    },
+  );
 
-  test("a socket that a dead manager left is no obstacle", async () => {
+  test("a socket that a dead manager left is replaced", async () => {
     const other = new MetricsServer({ socketPath, log, render });
     expect((await ask()).status).toBe(200);
     other.close();
@@ -152,7 +155,7 @@ describe("peers", () => {
     expect(text.match(/HTTP\/1\.1 200/g)).toHaveLength(1);
   });
 
-  test("that say nothing fill the house, not the manager: the seventeenth is turned away", async () => {
+  test("that send nothing are limited to sixteen connections", async () => {
     const silent: Socket[] = [];
     const closed = new Set<number>();
     for (let at = 0; at < 20; at += 1) {
@@ -161,11 +164,14 @@ describe("peers", () => {
       socket.once("close", () => closed.add(at));
       silent.push(socket);
     }
-    await until("four are turned away", () => closed.size === 4);
+    await until("four connections are refused", () => closed.size === 4);
     expect([...closed].sort()).toEqual([16, 17, 18, 19]);
     await expect(ask()).rejects.toThrow();
     for (const socket of silent) socket.destroy();
-    await until("there is room again", async () => (await ask().catch(() => undefined))?.status === 200);
+    await until(
+      "a connection is accepted again",
+      async () => (await ask().catch(() => undefined))?.status === 200,
+    );
   });
 });
 
@@ -178,7 +184,7 @@ describe("a loopback address", () => {
       }).once("error", reject);
     });
 
-  test("is listened at beside the socket", async () => {
+  test("is served in addition to the socket", async () => {
     const port = await freePort();
     server.close();
     server = new MetricsServer({ socketPath, address: { host: "127.0.0.1", port }, log, render });
@@ -187,7 +193,7 @@ describe("a loopback address", () => {
     expect((await ask()).status).toBe(200);
   });
 
-  test("whose every place is taken leaves those of the socket", async () => {
+  test("with all connections in use does not affect the socket", async () => {
     const port = await freePort();
     server.close();
     server = new MetricsServer({ socketPath, address: { host: "127.0.0.1", port }, log, render });
@@ -200,14 +206,14 @@ describe("a loopback address", () => {
           closed += 1;
         }),
     );
-    await until("four are turned away", () => closed === 4);
+    await until("four connections are refused", () => closed === 4);
     await expect(scrape(port)).rejects.toThrow();
     expect((await ask()).status).toBe(200);
     for (const socket of silent) socket.destroy();
-    await until("there is room again", async () => (await scrape(port).catch(() => 0)) === 200);
+    await until("a connection is accepted again", async () => (await scrape(port).catch(() => 0)) === 200);
   });
 
-  test("that is in use is no obstacle to the rest, said once, and taken when it is free", {
+  test("that is in use is reported once, and used when it is free; the socket is served meanwhile", {
     timeout: 60_000,
   }, async () => {
     const port = await freePort();
@@ -230,7 +236,7 @@ describe("a loopback address", () => {
     ["localhost:65535", { host: "127.0.0.1", port: 65_535 }],
     ["[::1]:9809", { host: "::1", port: 9809 }],
     ["[0:0:0:0:0:0:0:1]:80", { host: "0:0:0:0:0:0:0:1", port: 80 }],
-  ])("%s is one", (text, address) => {
+  ])("%s is a loopback address", (text, address) => {
     expect(parseLoopbackAddress("--metrics-listen", text)).toEqual(address);
   });
 
@@ -244,7 +250,7 @@ describe("a loopback address", () => {
     "127.0.0.1:9x",
     "::1:9809",
     "[]:1",
-  ])("«%s» is no address", (text) => {
+  ])("'%s' is no address", (text) => {
     expect(() => parseLoopbackAddress("--metrics-listen", text)).toThrow("expected HOST:PORT");
   });
 
@@ -256,7 +262,7 @@ describe("a loopback address", () => {
     "128.0.0.1:1",
     "[::ffff:127.0.0.1]:1",
     "127.1:1",
-  ])("%s is not loopback", (text) => {
+  ])("%s is not a loopback address", (text) => {
     expect(() => parseLoopbackAddress("--metrics-listen", text)).toThrow("expected a loopback address");
   });
 });

@@ -1,4 +1,4 @@
-/** metrics-text.ts: the format by a strict parser, every figure where it belongs, and what 500 devices cost. */
+/** metrics-text.ts: the format, checked by a strict parser; each figure; the size for 500 devices. */
 import { describe, expect, test } from "vitest";
 import { addLatency, LATENCY_WORDS, summarise } from "../../../../src/journal/latency.ts";
 import { FailoverTally } from "../../../../src/manager/metrics/failover-tally.ts";
@@ -51,7 +51,7 @@ const numberAt = (text: string, sample: string): number | undefined => {
 };
 
 describe("the text", () => {
-  test("keeps every rule of the format, whatever there is to tell", () => {
+  test("follows the format, with and without devices", () => {
     const families = parsePrometheusText(renderMetrics(figures()));
     expect(families.get("erofs_nbd_failovers_total")?.samples).toHaveLength(16);
     expect(families.get("erofs_nbd_build_info")?.samples[0]?.labels["version"]).toBe('a \\"b\\"\\\\c\\nd');
@@ -61,7 +61,7 @@ describe("the text", () => {
     );
   });
 
-  test("says how devices, links and processes are", () => {
+  test("has the figures of devices, links and processes", () => {
     const text = renderMetrics(figures());
     const values: Record<string, number> = {
       'erofs_nbd_devices{state="serving"}': 1,
@@ -89,7 +89,7 @@ describe("the text", () => {
       expect([sample, numberAt(text, sample)]).toEqual([sample, value]);
   });
 
-  test("counts failovers by level, result and cause, and how long they stood still", () => {
+  test("counts failovers by level, result and cause, and their stalls", () => {
     const tally = new FailoverTally();
     const outcome = { cause: "free text", strandedReads: 3 };
     tally.failover({
@@ -124,7 +124,7 @@ describe("the text", () => {
     expect(numberAt(text, "erofs_nbd_handovers_total")).toBe(1);
   });
 
-  test("puts requests into doublings of 16 µs", () => {
+  test("has buckets for requests in powers of two of 16 µs", () => {
     const text = renderMetrics(figures());
     const upTo = (end: string): number | undefined =>
       numberAt(text, `erofs_nbd_request_duration_seconds_bucket{le="${end}"}`);
@@ -133,7 +133,7 @@ describe("the text", () => {
     ]);
   });
 
-  test("500 devices take six lines each", () => {
+  test("has six lines for each of 500 devices", () => {
     const devices = [...Array(500).keys()].map((index) => device({ name: `nbd${index}` }));
     const text = renderMetrics(figures({ devices }));
     parsePrometheusText(text);
@@ -144,7 +144,7 @@ describe("the text", () => {
   });
 });
 
-test("the parser of this test refuses what is not the format", () => {
+test("the parser of this test refuses text in another format", () => {
   const head = "# HELP a_total x\n# TYPE a_total counter\n";
   const bad = [
     "a 1\n",

@@ -1,4 +1,4 @@
-/** deferred-records.ts: written when nobody waits, and not much later than that otherwise. */
+/** deferred-records.ts: records are written when no reads wait, or after a second. */
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { DeferredRecords } from "../../../../src/manager/records/deferred-records.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
@@ -24,13 +24,13 @@ beforeEach(() => {
 });
 afterEach(() => vi.useRealTimers());
 
-describe("a record that is behind", () => {
-  test("is written at once where no reads wait", () => {
+describe("a record that is out of date", () => {
+  test("is written at once if no reads wait", () => {
     records.note(one);
     expect(written).toEqual([one]);
   });
 
-  test("waits while reads do, once however often it changes, and goes with the others when that is over", () => {
+  test("waits while reads do, and is written once, together with the others", () => {
     isBusy = true;
     for (const device of [one, two, one]) records.note(device);
     expect(written).toEqual([]);
@@ -41,14 +41,14 @@ describe("a record that is behind", () => {
     expect(written).toHaveLength(2);
   });
 
-  test("does not wait for a device that nobody can serve", () => {
+  test("waits a second at most, for a device that cannot recover", () => {
     isBusy = true;
     records.note(one);
     vi.advanceTimersByTime(1000);
     expect(written).toEqual([one]);
   });
 
-  test("is written by a manager that ends", async () => {
+  test("is written when a manager ends", async () => {
     isBusy = true;
     records.note(one);
     await records.write();

@@ -1,4 +1,4 @@
-/** record-store.ts: what survives which death, and which process is meant by a record. */
+/** record-store.ts: what survives a crash at which moment; sys/process-identity.ts: which process a record names. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -52,7 +52,7 @@ const record = (identifier: string, changes: Partial<NewRecord> = {}): NewRecord
 const pathOf = (identifier: string): string => join(directory, `${identifier}.json`);
 
 describe("RecordStore", () => {
-  test("what is written is loaded, with this boot and this process; readable by nobody else", async () => {
+  test("loads what was written, with this boot and this process; the file is readable by its owner only", async () => {
     await store.write(record("a"));
     const { records, stale, unreadable } = store.load();
     expect(records).toEqual([
@@ -79,7 +79,7 @@ describe("RecordStore", () => {
     });
   });
 
-  test("a manager killed between writing and renaming: the old record counts, the rest is cleared", async () => {
+  test("a manager killed between write and rename: the old record counts, the temporary file is removed", async () => {
     await store.write(record("a", { index: null }));
     writeFileSync(`${pathOf("a")}.new`, '{"version":1,"identifier":"a","ind');
     writeFileSync(`${pathOf("never begun")}.new`, "");
@@ -99,13 +99,13 @@ describe("RecordStore", () => {
     expect(store.load().records).toMatchObject([{ index: 3 }]);
   });
 
-  test("writes of one record at the same time do not get into each other's way: the last one asked for stays", async () => {
+  test("simultaneous writes of one record: the last call counts", async () => {
     await Promise.all(Array.from({ length: 20 }, (_, index) => store.write(record("a", { index }))));
     expect(store.load().records).toMatchObject([{ index: 19 }]);
     expect(readdirSync(directory)).toEqual(["a.json"]);
   });
 
-  test("a removal comes after the writes asked for before it: the record does not rise again", async () => {
+  test("a removal waits for earlier writes: the record does not come back", async () => {
     await Promise.all([
       store.write(record("a")),
       store.write(record("a")),
@@ -114,6 +114,24 @@ describe("RecordStore", () => {
     ]);
     expect(readdirSync(directory)).toEqual(["b.json"]);
     await store.remove("not there");
+  });
+
+  test("a record that says the same is not written again, unless the file is another by then", async () => {
+    await store.write(record("a"));
+    const { ino } = statSync(pathOf("a"));
+    await store.write(record("a"));
+    expect(statSync(pathOf("a")).ino).toBe(ino);
+    await store.write(record("a", { index: 4 }));
+    await store.write(record("a"));
+    expect(store.load().records).toMatchObject([{ index: 3 }]);
+    rmSync(pathOf("a"));
+    await store.write(record("a"));
+    expect(store.load().records).toMatchObject([{ index: 3 }]);
+    await store.remove("a");
+    await store.write(record("a"));
+    writeFileSync(pathOf("a"), "{");
+    await store.write(record("a"));
+    expect(store.load().records).toMatchObject([{ index: 3 }]);
   });
 
   test("a failed write does not block the next", async () => {
@@ -126,7 +144,7 @@ describe("RecordStore", () => {
     expect(both.map(({ status }) => status)).toEqual(["rejected", "fulfilled", "fulfilled"]);
   });
 
-  test("records of a former boot are told apart", async () => {
+  test("records of a former boot are returned separately", async () => {
     await store.write(record("a"));
     const text = readFileSync(pathOf("a"), "utf8");
     writeFileSync(pathOf("a"), text.replace(/"bootId": "[^"]*"/, '"bootId": "a former one"'));
@@ -135,7 +153,7 @@ describe("RecordStore", () => {
     expect(stale).toMatchObject([{ identifier: "a", bootId: "a former one" }]);
   });
 
-  test("whatever cannot be understood is named and left alone, and hides nothing else", async () => {
+  test("invalid files are returned by path and left alone, and the others are loaded", async () => {
     await store.write(record("a"));
     const good = JSON.parse(readFileSync(pathOf("a"), "utf8")) as object;
     const bad: Record<string, string> = {
@@ -169,13 +187,13 @@ describe("processes", () => {
     expect(isAlive({ ...self, startTime: `${Number(self.startTime) - 1}` })).toBe(false);
   });
 
-  test("nobody has no identity", () => {
+  test("a pid without a process has no identity", () => {
     expect(identifyProcess(-1)).toBeUndefined();
     expect(identifyProcess(2 ** 30)).toBeUndefined();
     expect(isAlive({ pid: 2 ** 30, startTime: "1" })).toBe(false);
   });
 
-  test("a name with parentheses and spaces does not shift the fields", async () => {
+  test("a process name with parentheses and spaces does not shift the fields", async () => {
     const child = spawn("bash", ["-c", 'echo -n "a) S (b" > /proc/self/comm; echo ready; read -r line'], {
       stdio: ["pipe", "pipe", "ignore"],
     });
@@ -189,7 +207,7 @@ describe("processes", () => {
     expect(found !== undefined && isAlive(found)).toBe(false);
   });
 
-  test("a zombie is gone: its descriptors are closed", async () => {
+  test("a zombie counts as ended: its descriptors are closed", async () => {
     // The shell starts a process that ends, and never asks for its status.
     const parent = spawn("bash", ["-c", "sleep 0 & echo $!; exec sleep 1000"], {
       stdio: ["ignore", "pipe", "ignore"],

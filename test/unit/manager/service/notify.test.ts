@@ -1,4 +1,4 @@
-/** notify.ts: what is taken out of the environment, and messages that get through a full queue in order. */
+/** notify.ts: variables removed from the environment, and the order of messages through a full queue. */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -48,9 +48,9 @@ describe("takeServiceEnvironment", () => {
     expect(given).toEqual({ PATH: "/bin" });
   });
 
-  test("children of this process do not see it either", () => {
-    process.env["NOTIFY_SOCKET"] = "/run/nobody";
-    expect(takeServiceEnvironment()?.socket).toBe("/run/nobody");
+  test("children of this process do not inherit the variables", () => {
+    process.env["NOTIFY_SOCKET"] = "/run/unused";
+    expect(takeServiceEnvironment()?.socket).toBe("/run/unused");
     const { stdout } = spawnSync("env", { encoding: "utf8" });
     expect(stdout).toContain("PATH=");
     expect(stdout).not.toContain("NOTIFY_SOCKET");
@@ -61,12 +61,12 @@ describe("a notifier", () => {
   test("sends lines as one message; a value stays one line", async () => {
     const receiver = new DatagramReceiver(join(directory, "one"));
     new Notifier(receiver.address, quietLog().log).tell({ READY: 1, STATUS: "a\nREADY=2" });
-    await until("it came", () => receiver.messages.length === 1);
+    await until("the message", () => receiver.messages.length === 1);
     expect(receiver.messages).toEqual([{ READY: "1", STATUS: "a READY=2" }]);
     receiver.close();
   });
 
-  test("offers what does not fit again, and keeps the order", async () => {
+  test("sends messages again that did not fit, in order", async () => {
     const receiver = new DatagramReceiver(`@erofs-nbd-notify-${process.pid}`);
     receiver.isStuck = true;
     const notifier = new Notifier(receiver.address, quietLog().log);
@@ -79,12 +79,12 @@ describe("a notifier", () => {
     receiver.close();
   });
 
-  test("says once that nobody hears it, and goes on when somebody does", async () => {
+  test("logs once that there is no receiver, and goes on when there is one", async () => {
     const address = join(directory, "late");
     const { said, log } = quietLog();
     const notifier = new Notifier(address, log);
     for (let n = 0; n < 5; n += 1) notifier.tell({ WATCHDOG: 1 });
-    expect(said).toEqual([expect.stringContaining("does not hear us: cannot connect to")]);
+    expect(said).toEqual([expect.stringContaining("cannot notify the service manager: cannot connect to")]);
     const receiver = new DatagramReceiver(address);
     notifier.tell({ WATCHDOG: 1 });
     await receiver.line("WATCHDOG");

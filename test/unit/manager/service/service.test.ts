@@ -1,4 +1,4 @@
-/** service.ts against a real datagram socket: what is told when, and beats that stop when something is stuck. */
+/** service.ts against a real datagram socket: the messages, and beats that stop when something is stuck. */
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,7 +16,7 @@ import { until } from "../../../helpers/until.ts";
 
 type Overview = ServedManager["overview"];
 
-/** What a service sees of a manager, to be set by a test. */
+/** The part of a manager that a service sees, to be set by a test. */
 class FakeManager extends EventEmitter {
   overview: Overview = [];
   unwatchedMs = 0;
@@ -25,7 +25,7 @@ class FakeManager extends EventEmitter {
   renewals = 0;
   renewWorkers = async (): Promise<never> => {
     this.renewals += 1;
-    throw new Error("there are none");
+    throw new Error("there are no workers");
   };
 }
 
@@ -67,8 +67,8 @@ async function beats(count: number): Promise<void> {
   await until(`${count} more beats`, () => receiver.values("WATCHDOG").length >= before + count);
 }
 
-describe("a service tells", () => {
-  test("that it looks for devices, then that it is ready and how they are, then that it ends", async () => {
+describe("a service reports", () => {
+  test("that it adopts devices, then that it is ready with their states, then that it ends", async () => {
     manager.overview = [device("nbd0", "serving")];
     start();
     await receiver.line("READY");
@@ -82,7 +82,7 @@ describe("a service tells", () => {
     expect([manager.listenerCount("event"), manager.listenerCount("renewing")]).toEqual([0, 0]);
   });
 
-  test("that its start takes longer, again and again until it is ready", async () => {
+  test("that its start takes longer, until it is ready", async () => {
     const log = { info: () => {}, warn: () => {}, error: () => {} };
     service = new Service({ socket: receiver.address, watchdogMs: undefined }, log, 20);
     const asked = (): string[] => receiver.values("EXTEND_TIMEOUT_USEC");
@@ -96,7 +96,7 @@ describe("a service tells", () => {
     expect(new Set(asked())).toEqual(new Set(["60000000"]));
   });
 
-  test("changes of state, many at once as one", async () => {
+  test("many changes of state at once as one status", async () => {
     start();
     manager.overview = Array.from({ length: 500 }, (_, at) => device(`nbd${at}`, "serving"));
     for (let n = 0; n < 500; n += 1) manager.emit("event", {});
@@ -107,7 +107,7 @@ describe("a service tells", () => {
     expect(receiver.values("STATUS")).toHaveLength(4);
   });
 
-  test("a replacement of the workers as a reload, with the monotonic clock's time; one that is refused meanwhile changes nothing", async () => {
+  test("a replacement of the workers as a reload, with the monotonic time; a refused one changes nothing", async () => {
     start();
     const before = process.hrtime.bigint() / 1000n;
     manager.emit("renewing", true);
@@ -131,7 +131,7 @@ describe("a service tells", () => {
 });
 
 describe("the watchdog", () => {
-  test("is told nothing when nobody asks for it", async () => {
+  test("gets no beats where it is not configured", async () => {
     start();
     manager.overview = [device("nbd0", "serving")];
     manager.emit("event", {});
@@ -139,7 +139,7 @@ describe("the watchdog", () => {
     expect(receiver.values("WATCHDOG")).toEqual([]);
   });
 
-  test("is told again and again while all is well", async () => {
+  test("gets beats while nothing is stuck", async () => {
     manager.overview = [device("nbd0", "reconnecting", 59_000)];
     start(40);
     await beats(5);
@@ -148,50 +148,47 @@ describe("the watchdog", () => {
 
   const troubles: Array<[what: string, (is: boolean) => void, words: RegExp]> = [
     [
-      "a device that is stuck between two states",
+      "while a device is stuck between two states",
       (is) => {
         manager.overview = [device("nbd0", "serving"), device("nbd3", "taking-over", is ? 61_000 : 1)];
       },
-      /nbd3 has been taking-over for 61 s, and nothing is done about it/,
+      /nbd3 has been taking-over for 61 s without progress/,
     ],
     [
-      "a pool that does not look after its workers",
+      "while the pool does not check its workers",
       (is) => {
         manager.unwatchedMs = is ? 6000 : 10;
       },
-      /nobody has looked after the workers for 6 s/,
+      /the workers have not been checked for 6 s/,
     ],
   ];
-  test.each(troubles)(
-    "hears no beat during %s, and the status says why; then again",
-    async (_, set, words) => {
-      set(false);
-      start(40);
-      await beats(2);
-      set(true);
-      await receiver.line("STATUS", words);
-      const count = receiver.values("WATCHDOG").length;
-      // It looks again and again meanwhile: not one of these looks may be a beat.
-      let looks = 0;
-      const { overview } = manager;
-      Object.defineProperty(manager, "overview", {
-        configurable: true,
-        get: () => {
-          looks += 1;
-          return overview;
-        },
-      });
-      await until("some more looks", () => looks > 4);
-      expect(receiver.values("WATCHDOG")).toHaveLength(count);
-      Object.defineProperty(manager, "overview", { configurable: true, writable: true, value: overview });
-      set(false);
-      await beats(2);
-      expect(said).toEqual([expect.stringMatching(words)]);
-      expect(receiver.values("STATUS").at(-1)).toMatch(/device/);
-    },
-  );
+  test.each(troubles)("gets no beat %s, and the status says why; then beats again", async (_, set, words) => {
+    set(false);
+    start(40);
+    await beats(2);
+    set(true);
+    await receiver.line("STATUS", words);
+    const count = receiver.values("WATCHDOG").length;
+    // It checks several times meanwhile: none of these checks may send a beat.
+    let looks = 0;
+    const { overview } = manager;
+    Object.defineProperty(manager, "overview", {
+      configurable: true,
+      get: () => {
+        looks += 1;
+        return overview;
+      },
+    });
+    await until("some more checks", () => looks > 4);
+    expect(receiver.values("WATCHDOG")).toHaveLength(count);
+    Object.defineProperty(manager, "overview", { configurable: true, writable: true, value: overview });
+    set(false);
+    await beats(2);
+    expect(said).toEqual([expect.stringMatching(words)]);
+    expect(receiver.values("STATUS").at(-1)).toMatch(/device/);
+  });
 
-  test("a device that waits for a worker's start is not stuck", async () => {
+  test("gets beats while a device waits for the start of a worker", async () => {
     manager.overview = [device("nbd3", "taking-over", 61_000)];
     manager.isStartingWorker = true;
     start(40);
@@ -199,7 +196,7 @@ describe("the watchdog", () => {
     expect(said).toEqual([]);
   });
 
-  test("hears no beat after the end", async () => {
+  test("gets no beat after the end", async () => {
     start(20);
     await beats(1);
     service.stopping();
@@ -211,7 +208,7 @@ describe("the watchdog", () => {
 });
 
 describe("workers of another control group", () => {
-  test("are replaced; those of ours, and those that died meanwhile, are not", async () => {
+  test("are replaced; those of this group, and those that have died, are not", async () => {
     const child = spawn("sleep", ["60"]);
     manager.workerPids = [child.pid ?? -1, process.pid, 2 ** 22 + 1];
     start();
@@ -220,21 +217,21 @@ describe("workers of another control group", () => {
   });
 });
 
-test("complaintAbout: limits are not troubles", () => {
+test("complaintAbout: values at the limits are accepted", () => {
   expect(complaintAbout([], 0)).toBeUndefined();
   expect(complaintAbout([device("nbd0", "stalled", 60_000)], 5000)).toBeUndefined();
 });
 
-test("describeDevices: what needs attention comes first, with names as long as they are few", () => {
+test("describeDevices: states that need attention come first, with the names of a few devices", () => {
   const many = Array.from({ length: 4 }, (_, at) => device(`nbd${at}`, "reconnecting"));
   const overview = [
     device("nbd9", "serving"),
     ...many,
     device("nbd5", "failed"),
-    device("a device in the making", "attaching"),
+    device("a device without an index yet", "attaching"),
   ];
   expect(describeDevices({ overview })).toBe(
-    "7 devices: 1 failed (nbd5), 4 reconnecting, 1 attaching (a device in the making), 1 serving",
+    "7 devices: 1 failed (nbd5), 4 reconnecting, 1 attaching (a device without an index yet), 1 serving",
   );
   expect(describeDevices({ overview: [] })).toBe("no devices");
 });

@@ -1,4 +1,4 @@
-/** `manager --take-over` and a manager as a service, as processes: who has the run directory, and what a service manager hears. */
+/** `manager --take-over` and a manager as a service: the run directory changes hands, the service manager is told. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,7 +52,7 @@ async function pidOfManager(): Promise<number> {
 
 const environmentOf = (pid: number): string => readFileSync(`/proc/${pid}/environ`, "utf8");
 
-/** Worker processes of a manager, once both run their own program: a child that was just forked has its parent's environment. */
+/** The workers of a manager, once both run their own program: a fresh fork has the environment of its parent. */
 async function workersOf(pid: number): Promise<number[]> {
   const commandOf = (one: number): string => readFileSync(`/proc/${one}/cmdline`, "latin1");
   const children = (): number[] =>
@@ -63,7 +63,7 @@ async function workersOf(pid: number): Promise<number[]> {
 }
 
 describe("a manager as a service", () => {
-  test("is ready when it can be asked, beats, renews its workers at SIGHUP, and says that it ends", async () => {
+  test("is ready when it answers, sends beats, renews its workers at SIGHUP, and reports its end", async () => {
     const { child, ended } = startService({ WATCHDOG_USEC: "200000" });
     expect(await receiver.line("READY", "1")).toMatchObject({ STATUS: "no devices" });
     const client = await ControlClient.connect(runDir);
@@ -74,7 +74,7 @@ describe("a manager as a service", () => {
     child.kill("SIGHUP");
     await receiver.line("RELOADING", "1");
     await until("it is over", () => receiver.values("READY").length === 2);
-    await until("the old ones left", async () => {
+    await until("the old ones have ended", async () => {
       const now = await workersOf(child.pid ?? 0);
       return !now.some((pid) => before.includes(pid));
     });
@@ -85,14 +85,14 @@ describe("a manager as a service", () => {
     expect(told).toBe(3);
   });
 
-  test("does not tell its workers where its service manager listens", async () => {
+  test("does not pass the service manager's variables to its workers", async () => {
     const { child } = startService({ WATCHDOG_USEC: "30000000" });
     await receiver.line("READY");
     for (const pid of await workersOf(child.pid ?? 0))
       expect(environmentOf(pid)).not.toMatch(/NOTIFY_SOCKET|WATCHDOG/);
   });
 
-  test("that a command started does not speak for whoever started that command", async () => {
+  test("that a command started does not notify the command's service manager", async () => {
     startManager(["--auto"], { NOTIFY_SOCKET: receiver.address, WATCHDOG_USEC: "20000" });
     const pid = await pidOfManager();
     for (const worker of await workersOf(pid)) expect(environmentOf(worker)).not.toContain("NOTIFY_SOCKET");
@@ -112,12 +112,12 @@ describe("--take-over", () => {
     expect(first).not.toBe(child.pid);
   });
 
-  test("without one it is just a manager", async () => {
+  test("without a running manager starts one", async () => {
     startManager(["--take-over"]);
     expect(await pidOfManager()).toBeGreaterThan(0);
   });
 
-  test("two at once: one makes way for the other, and one is left", async () => {
+  test("two at once: one steps down for the other", async () => {
     const one = startService();
     const other = startService();
     await until("both were ready", () => receiver.values("READY").length === 2);
@@ -126,7 +126,7 @@ describe("--take-over", () => {
     expect([one.child.pid, other.child.pid]).toContain(await pidOfManager());
   });
 
-  test("a holder that does not answer keeps the run directory, and is named", async () => {
+  test("a holder that does not answer keeps the run directory, and its pid is returned", async () => {
     prepareRunDir(runDir);
     const lock = lockRunDir(runDir);
     const quiet = { info: () => {}, warn: () => {}, error: () => {} };
