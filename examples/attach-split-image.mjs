@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Attaches an image that lies in parts, through the source in split-image.mjs, compares it with the parts, and
+ * Attaches an image in several files through the source in split-image.mjs, compares it with the files, and
  * detaches.
  *
  * `split -b 16M image.erofs image.part. && sudo node examples/attach-split-image.mjs image.part.*`

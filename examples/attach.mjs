@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * Attaches an image through the machine's manager, or finds it attached already, says what is there, and detaches at
- * Ctrl-C or after the seconds given.
+ * Attaches an image through the machine's manager, unless it is attached already, prints its status, and detaches it at
+ * Ctrl-C or after the given seconds.
  *
  * `sudo node examples/attach.mjs IMAGE [SECONDS]`. The device is like one of the command line: `erofs-nbd status` shows
  * it.
@@ -11,7 +11,7 @@ import { attach, find } from "erofs-nbd";
 const [image, seconds] = process.argv.slice(2);
 if (image === undefined) throw new Error("usage: node examples/attach.mjs IMAGE [SECONDS]");
 
-// A program that was started anew goes on with what it had attached.
+// A restarted program finds the device that it had attached.
 const device = (await find(image)) ?? (await attach(image));
 const { state, source, links } = await device.status();
 console.log(

@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * A failover drill: attaches an image with a manager of its own, kills the worker that serves it a few times while
- * somebody reads, and shows what happened. Ends with 0 only if no read failed and every kill was a counted failover.
+ * A failover drill: attaches an image with its own manager, repeatedly kills the worker that serves it during reads,
+ * and prints what happened. Exit code 0 only if no read failed and every kill was counted as one failover.
  *
  * `sudo node examples/failover-drill.mjs IMAGE [KILLS]`
  */
@@ -46,7 +46,7 @@ function nextFailover() {
   return new Promise((resolve) => device.once("failover", resolve));
 }
 
-/** Blocks from anywhere; a read that fails ends the drill. */
+/** Reads random blocks; a failed read ends the drill. */
 async function readOn() {
   const file = await open(device.device);
   try {

@@ -1,5 +1,5 @@
 /**
- * A source of one's own: an image that lies in parts on disk (such as `split -b 64M` makes), served as one device.
+ * A custom source: an image in several files, such as `split -b 64M` creates, served as one device.
  *
  * Workers load this module and call `open` with the options of the attach; see attach-split-image.mjs for that. The
  * parts and this file must be readable for the user that workers run as.

@@ -78,7 +78,7 @@ describe("attach", () => {
     });
   });
 
-  test("--json prints the status object; --ioctl says once what is missing there", async () => {
+  test("--json prints the status object; --ioctl prints its limitation once", async () => {
     const { requests } = await withManager({ attach: answer });
     const result = await run("--json", "--ioctl", image);
     expect(JSON.parse(result.stdout)).toEqual(deviceStatus());
@@ -217,7 +217,7 @@ describe("detach", () => {
     });
   });
 
-  test("an identifier names one device, whatever else has that image; of one that is gone it names nothing", async () => {
+  test("an identifier names one device of several with the same image, and none after that is gone", async () => {
     const [identifier = "", gone = ""] = ["1", "2"].map(
       (digit) => `${digit.repeat(8)}-0000-4000-8000-00000000000a`,
     );

@@ -1,4 +1,4 @@
-/** A code cache is code: whose it must be, that it is the bundle's, and that a start goes on without it. */
+/** A code cache is code: its owner and mode are checked, it must match the bundle, and it is optional. */
 import { execFileSync } from "node:child_process";
 import {
   chmodSync,
@@ -40,7 +40,7 @@ describe("a cache is used", () => {
   });
   const used = (): string | undefined => readCodeCache(bundle, SUM)?.toString();
 
-  test("if it is the owner's, and for nobody else to write", () => {
+  test("if it has the bundle's owner, who alone may write it", () => {
     expect(used()).toBe("code");
   });
 
@@ -62,7 +62,7 @@ describe("a cache is used", () => {
     expect(used()).toBeUndefined();
   });
 
-  test.runIf(process.getuid?.() === 0)("but not if it belongs to somebody else, even for root", () => {
+  test.runIf(process.getuid?.() === 0)("but not if it belongs to another user, even for root", () => {
     chownSync(cache, 65_534, 65_534);
     expect(used()).toBeUndefined();
   });

@@ -138,7 +138,7 @@ describe("a frame", () => {
     ).toEqual(["nbd1", "nbd2", "nbd3"]);
   });
 
-  test("images of the same name are told apart by their directories", () => {
+  test("images of the same name are shown with their directories", () => {
     const source = (uri: string) => ({ type: "file", uri, sizeBytes: 1 }) as const;
     const lines = frame(
       [
@@ -188,7 +188,7 @@ describe("a frame", () => {
     expect(coloured.join("")).toContain("\u001b[31;1mstalled\u001b[0m");
   });
 
-  test("never wider or higher than the terminal, whatever there is to show", () => {
+  test("never wider or higher than the terminal, with any content", () => {
     const status = fc
       .record({
         state: fc.constantFrom(...STATES),
@@ -373,7 +373,7 @@ describe("on a real terminal", () => {
     expect(terminal.shown()).toMatch(/\?1049l\s*$/);
   });
 
-  test("SIGTERM gives the terminal back as it was, and so does an error that nobody expected", {
+  test("SIGTERM and an uncaught error restore the terminal", {
     timeout: 60_000,
   }, async () => {
     for (const [signal, code, words] of [
@@ -420,7 +420,7 @@ describe("on a real terminal", () => {
     await terminal.ended;
   });
 
-  test("NO_COLOR leaves colours out; a manager that does not answer is said to be silent, and Ctrl-C does not wait for it", {
+  test("NO_COLOR disables colours; a manager that does not answer is reported, and Ctrl-C does not wait for it", {
     timeout: 60_000,
   }, async () => {
     let asked = 0;

@@ -130,7 +130,7 @@ test("neither it nor its workers hold open what its shell had open, such as a lo
   expect((await command.ended).code).toBe(0);
 });
 
-test.runIf(existsSync("/proc/keys"))("its workers have no key of whoever started it", async () => {
+test.runIf(existsSync("/proc/keys"))("its workers have no keys of the user who started it", async () => {
   const env = { NODE_OPTIONS: `--import ${TELL_KEYRING}`, TELL_KEYRING: directory };
   const command = startCli(["--run-dir", runDir, "manager", "--json"], { env });
   await command.until("stdout", /\}\n/);
@@ -175,7 +175,7 @@ test("what it writes to the journal has a priority in every line, also what Node
   expect(lines().find((line) => line.includes("controlSocket"))).toMatch(/^<6>/);
 });
 
-test("its guardian would start the next one with what this one was told", async () => {
+test("its guardian starts the next one with the same options", async () => {
   const port = await freePort();
   const words = ["--run-dir", runDir, "manager", "--json", "--metrics-listen", `127.0.0.1:${port}`];
   mkdirSync(join(runDir, "devices"), { recursive: true, mode: 0o700 });

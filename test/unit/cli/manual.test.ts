@@ -74,7 +74,7 @@ test("the options of all commands, the exit codes and the version are there", ()
     expect(text).toMatch(new RegExp(`^\\.TH .*"erofs-nbd ${version}"`));
 });
 
-test("every file of the run directory that is for people, and every variable that the code reads, is there", () => {
+test("the page lists every user-visible file of the run directory and every variable that the code reads", () => {
   const page = pages["erofs-nbd"] ?? "";
   const { path, logFile, oldLogFile, metricsSocket } = chooseRunDir("/run/erofs-nbd");
   const missing = (names: Iterable<string>): string[] =>
@@ -86,12 +86,12 @@ test("every file of the run directory that is for people, and every variable tha
     .join("\n");
   const names = new Set(code.match(/(?<=")(EROFS_NBD_[A-Z_]+|NO_COLOR|RUNTIME_DIRECTORY)(?=")/g));
   expect(names.size).toBeGreaterThan(4);
-  // What a guardian tells the manager that it starts is nobody's to set.
+  // Set by the guardian for the manager that it starts, not by users.
   names.delete("EROFS_NBD_REVIVALS");
   expect(missing(names)).toEqual([]);
 });
 
-test("the helper's page has every option of ours, and every flag that it takes", () => {
+test("the helper's page has every option of erofs-nbd and every flag", () => {
   const page = pages["mount.erofs.nbd"] ?? "";
   for (const { name, value, summary } of NBD_OPTIONS) {
     expect(page).toContain(`\n.TP\nnbd.${name}=${value}\n${summary}`);

@@ -65,7 +65,7 @@ test("below a device whose image has changed is how", () => {
   expect(second).toContain("  -        12 ");
 });
 
-test("below a device that nobody serves is why, in a line of its own that cannot reach the terminal", () => {
+test("below a stalled device is the reason, on a line of its own, without terminal control sequences", () => {
   const stalled = deviceStatus({ state: "stalled", stalledReason: "3 workers died of it\n\u001b[2J" });
   const former = { ...deviceStatus(), stalledReason: undefined as unknown as null };
   const [, first, why, second, ...more] = formatTable([stalled, former]).split("\n");

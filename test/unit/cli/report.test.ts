@@ -23,7 +23,7 @@ const netlinkError = new NetlinkError({
 
 describe("exit codes", () => {
   test.each([
-    ["our own error, by its code", new ErofsNbdError("ERR_NOT_ATTACHED", "cannot x: y"), 3],
+    ["an ErofsNbdError, by its code", new ErofsNbdError("ERR_NOT_ATTACHED", "cannot x: y"), 3],
     ["an interruption", new ErofsNbdError("ERR_INTERRUPTED", "cannot x: y"), 8],
     ["the manager's verdict", new ControlError({ code: "ERR_X", message: "cannot x", exitCode: 32 }), 32],
     [
@@ -59,12 +59,12 @@ describe("what a manager reports", () => {
     exitCode: 2,
   });
 
-  test("is an error as any of ours, so that one class catches both", () => {
+  test("is an ErofsNbdError, so that one class catches both", () => {
     expect(reported).toBeInstanceOf(ErofsNbdError);
     expect(reported).toMatchObject({ name: "ControlError", code: "ERR_NETLINK_REFUSED", hint: "z" });
   });
 
-  test("keeps its exit code wherever it is told on, and one of no contract counts as what its code says", () => {
+  test("keeps its exit code when it is passed on; an unknown exit code is replaced by that of its code", () => {
     const mountFailed = { code: "ERR_NETLINK_REFUSED", message: "cannot x: y", exitCode: 32 as const };
     expect(exitCodeOf(new ControlError(mountFailed))).toBe(32);
     expect(faultOf(new ControlError({ ...mountFailed, hint: "z" }))).toEqual({ ...mountFailed, hint: "z" });
@@ -106,7 +106,7 @@ describe("lines", () => {
     expect(formatError(unknown, false)).toContain("unknown option '--\\x1b[2J'\n");
   });
 
-  test("no line of a stack or a cause passes for a line of ours", () => {
+  test("no line of a stack or a cause passes for a line of erofs-nbd", () => {
     const forged = "x\nerofs-nbd: all is well\u001b[2J\nhint: sleep";
     const cause = new Error(forged);
     const texts = [
@@ -127,7 +127,7 @@ describe("lines", () => {
     expect(text).toMatch(/^ {4}at /m);
   });
 
-  test("Node's system errors are put into our words", () => {
+  test("system errors of Node.js are reworded", () => {
     const error = Object.assign(new Error("EACCES: permission denied, open '/x'"), {
       errno: -13,
       code: "EACCES",
@@ -137,7 +137,7 @@ describe("lines", () => {
     expect(formatError(error, false)).toBe("erofs-nbd: cannot open /x: EACCES\n");
   });
 
-  test("wrong usage is told with commander's suggestion, and the hint names the help", () => {
+  test("wrong usage is printed with commander's suggestion, and the hint names the help", () => {
     const unknown = new CommanderError(1, "commander.unknownOption", "error: unknown option '--foo'");
     expect(formatError(unknown, false, "attach")).toBe(
       "erofs-nbd: unknown option '--foo'\nhint: see erofs-nbd attach --help\n",

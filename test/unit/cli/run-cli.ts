@@ -1,7 +1,8 @@
 /**
  * The built command line as a child process, for the unit tests of cli/: no kernel driver is needed for them.
  *
- * Where we are not root, it runs as root of a user namespace of its own, because it refuses to attach otherwise.
+ * If this process is not root, the command runs as root of a user namespace of its own, because it refuses to attach
+ * otherwise.
  */
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";

@@ -62,7 +62,7 @@ describe("status", () => {
     });
   });
 
-  test("an output that nobody reads ends quietly", async () => {
+  test("a closed output ends the command without an error", async () => {
     let asked = (): void => {};
     const isAsked = new Promise<void>((resolve) => {
       asked = resolve;
@@ -124,7 +124,7 @@ describe("status --watch", () => {
     ]);
   });
 
-  test("it goes on with the manager's successor", async () => {
+  test("it continues with the manager's successor", async () => {
     const fake = await withManager(answers);
     const command = startCli(["--run-dir", runDir, "status", "--watch", "--json"]);
     await command.until("stdout", /"event":"status"/);
@@ -176,7 +176,7 @@ describe("doctor", () => {
     expect(await managerCheck()).toMatchObject({ state: "ok", detail: "version 1.2.3, pid 4711" });
   });
 
-  test("warns of a dead manager's leftovers, and starts nobody", async () => {
+  test("warns about devices of a dead manager, and starts no manager", async () => {
     mkdirSync(join(runDir, "devices"), { recursive: true });
     writeFileSync(join(runDir, "devices", "x.json"), "{}");
     expect(await managerCheck()).toMatchObject({

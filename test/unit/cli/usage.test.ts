@@ -105,7 +105,7 @@ describe("bad images", () => {
     expect(existsSync(at("socket"))).toBe(false);
   });
 
-  test("mount wants EROFS and a directory that is there", async () => {
+  test("mount requires EROFS and an existing directory", async () => {
     expectRefusal(await run("mount", at("raw"), directory), 1, /not an EROFS image/);
     expectRefusal(await run("mount", at("raw"), at("nowhere")), 1, /there is no directory/);
     expectRefusal(await run("mount", at("raw"), at("empty")), 1, /is not a directory/);
@@ -113,7 +113,7 @@ describe("bad images", () => {
 });
 
 describe("without a manager", () => {
-  test("nothing is attached, and nobody is started to find out", async () => {
+  test("nothing is attached, and no manager is started to find out", async () => {
     expect(await run("status")).toEqual({ code: 0, stdout: "", stderr: "note: no devices attached\n" });
     expect(await run("status", "--json")).toEqual({ code: 0, stdout: "[]\n", stderr: "" });
     expectRefusal(await run("status", "nbd0"), 3, /nbd0: it is not attached/);

@@ -84,7 +84,7 @@ async function serveRaw(answer: (socket: Socket) => void): Promise<Server> {
 const GONE = { code: "ERR_CONTROL", message: "cannot finish the request: the manager went away" };
 
 describe("connect", () => {
-  test("nobody there: no directory, no socket, a dead manager's socket", async () => {
+  test("no manager: no directory, no socket, a dead manager's socket", async () => {
     expect(await ControlClient.connect(runDir)).toBeUndefined();
     prepareRunDir(runDir);
     expect(await ControlClient.connect(runDir)).toBeUndefined();
@@ -96,7 +96,7 @@ describe("connect", () => {
     expect(await ControlClient.connect(chooseRunDir(join(runDir.controlSocket, "x")))).toBeUndefined();
   });
 
-  test("nobody there: a manager that dies between the kernel's accept and its own", async () => {
+  test("no manager: one that dies before it accepts the connection", async () => {
     prepareRunDir(runDir);
     const script = `require("net").createServer().listen(${JSON.stringify(runDir.controlSocket)}, () => process.kill(process.pid, "SIGSTOP"))`;
     const listener = spawn(process.execPath, ["-e", script], { stdio: "ignore" });
@@ -145,7 +145,7 @@ describe("connect", () => {
 });
 
 describe("request", () => {
-  test("answers find their requests, in whatever order they come", async () => {
+  test("answers are matched with their requests in any order", async () => {
     const { manager } = serve();
     const release: Array<() => void> = [];
     manager.before = () => new Promise<void>((resolve) => release.push(resolve));
@@ -198,7 +198,7 @@ describe("request", () => {
     ]);
   });
 
-  test("a method that an older manager does not know: its answer, not «went away»", async () => {
+  test('a method that an older manager does not know: its error, not "went away"', async () => {
     serve();
     const client = await connected();
     await expect(client.request("future" as "hello", {})).rejects.toMatchObject({ code: "ERR_BAD_ARGUMENT" });
@@ -220,14 +220,14 @@ describe("request", () => {
     await expect((await connected()).request("hello", {})).rejects.toMatchObject(GONE);
   });
 
-  test("an answer nobody asked for is ignored", async () => {
+  test("an answer without a request is ignored", async () => {
     await serveRaw((socket) =>
       socket.write('{"id":99,"result":{}}\n{"id":98,"error":{"message":"x"}}\n{"id":1,"result":{"pid":1}}\n'),
     );
     expect(await (await connected()).request("hello", {})).toEqual({ pid: 1 });
   });
 
-  test("after close, as when the manager went away; nobody is told of an end", async () => {
+  test("after close requests fail as when the manager went away, and onEnd is not called", async () => {
     serve();
     const client = await connected();
     let ended = false;
@@ -266,7 +266,7 @@ describe("watch", () => {
 });
 
 describe("a listener that throws", () => {
-  test("swallows neither the events nor the answers that came with this one; its error is nobody's but its own", async () => {
+  test("loses neither the events nor the answers of the same chunk, and its error is uncaught", async () => {
     await serveRaw((socket) => {
       const event = (device: string): string =>
         JSON.stringify({ event: { at: "now", device, event: "revived" } });

@@ -59,7 +59,7 @@ describe("chooseRunDir", () => {
 });
 
 describe("prepareRunDir", () => {
-  test("makes it, for its owner alone, whatever the umask; again is no trouble", () => {
+  test("creates it for its owner only, with any umask, and accepts an existing one", () => {
     const before = process.umask(0);
     try {
       prepareRunDir(runDir);
@@ -246,7 +246,7 @@ describe("the lock", () => {
     process.kill(-(holder.pid ?? 0), "SIGKILL");
   });
 
-  test("a child of ours does not inherit it", async () => {
+  test("a child process does not inherit it", async () => {
     const lock = lockRunDir(runDir);
     const child = spawn("sleep", ["1000"], { stdio: "ignore" });
     await once(child, "spawn");
@@ -258,7 +258,7 @@ describe("the lock", () => {
     await once(child, "exit");
   });
 
-  test("nobody is named as the holder when the pid is of no process, or is none", async () => {
+  test("no holder is returned if the pid is of no process, or missing", async () => {
     const child = spawn("true", { stdio: "ignore" });
     await once(child, "exit");
     await until("its end", () => !existsSync(`/proc/${child.pid}`));

@@ -51,7 +51,7 @@ describe("import erofs-nbd", () => {
     },
   );
 
-  test("the examples say what they want when they are called wrong", () => {
+  test("the examples print their usage when they are called without arguments", () => {
     const result = spawnSync(process.execPath, ["examples/attach.mjs"], { cwd: ROOT, encoding: "utf8" });
     expect(result.status).toBe(1);
     expect(result.stderr).toContain("usage: node examples/attach.mjs IMAGE [SECONDS]");

@@ -131,7 +131,7 @@ describe("invalid arguments are refused", () => {
     expect(toAttachParams("/a", options)).toEqual(toAttachParams("/a", {}));
   });
 
-  test("by attach, find, list and a manager of one's own, before anything is done", async () => {
+  test("by attach, find, list and NbdManager, before anything is done", async () => {
     const odd = { runDir: "" };
     await expect(attach("/a", odd)).rejects.toMatchObject(badArgument);
     await expect(find(1, odd)).rejects.toMatchObject(badArgument);

@@ -139,7 +139,7 @@ describe("an attached device", () => {
     expect(await device.status()).toEqual(STATUS);
   });
 
-  test("detaches once; its end is told once, by whatever way it comes", async () => {
+  test("detaches once, and `detached` is emitted once, however the device ends", async () => {
     closesSession = true;
     await device.detach({ force: true });
     manager.tell({ event: "detached", message: "late" });
@@ -200,7 +200,7 @@ describe("an attached device", () => {
     expect(performance.now() - lostAtMs).toBeGreaterThan(PATIENCE_MS - 50);
   });
 
-  test("whoever asks for something starts one at once, and that one is found", async () => {
+  test("a request starts a manager at once, and that one is found", async () => {
     mayStart = true;
     server.close();
     await until("the loss", () => heard.some(([name]) => name === "managerLost"));
@@ -318,7 +318,7 @@ describe("find and list", () => {
     for (const one of [found, ...all]) one?.close();
   });
 
-  test("where no manager runs and none has left anything, none is started", async () => {
+  test("without a manager and without records, none is started", async () => {
     const empty = join(runDir.path, "empty");
     expect(await find("nbd0", { runDir: empty })).toBeUndefined();
     expect(await list({ runDir: empty })).toEqual([]);

@@ -76,7 +76,7 @@ describe("files", () => {
   });
 
   test.each([0o000, 0o077])(
-    "have the same modes whatever the umask, and so have their directories: %o",
+    "have the same modes with any umask, and so have their directories: %o",
     (mask) => {
       const before = process.umask(mask);
       try {
@@ -209,7 +209,7 @@ describe("files", () => {
 
   const inFormerPlace: Array<[what: string, make: (path: string) => void, isRemoved: boolean]> = [
     ["an administrator's own", (path) => writeFileSync(path, "[Unit]\n"), false],
-    ["a copy of «systemctl edit --full»", (path) => writeFileSync(path, `# ${MARK}\n`), true],
+    ["a copy made by systemctl edit --full", (path) => writeFileSync(path, `# ${MARK}\n`), true],
     ["a mask", (path) => symlinkSync("/dev/null", path), false],
   ];
   test.each(inFormerPlace)("%s that takes precedence over the unit is left alone", (_, make, isRemoved) => {
@@ -221,7 +221,7 @@ describe("files", () => {
       expect(actions.find(({ path }) => path === at(UNIT))?.action).toBe("written");
       expect(actions.find(({ path }) => path === at(FORMER_UNIT))?.action).toBe("left alone");
     }
-    // A unit without a program is nobody's.
+    // A unit without a program belongs to no installation.
     const removed = removeFiles(prefix, FILES, false);
     expect(removed.find(({ path }) => path === at(FORMER_UNIT))?.action).toBe(
       isRemoved ? "removed" : "left alone",
@@ -359,7 +359,7 @@ describe("on a machine of several file systems", () => {
     expect(filesBelow()).toEqual([]);
   });
 
-  test("/usr is read-only, and what is there is ours: unchanged, and left alone by --remove", () => {
+  test("/usr is read-only and has files of install-units: unchanged, and left alone by --remove", () => {
     runWith(":");
     expect(runWith(readOnly("usr")).of(UNIT)?.action).toBe("unchanged");
     expect(runWith(readOnly("usr"), "--remove").of(UNIT)).toMatchObject({
@@ -409,7 +409,7 @@ describe("texts", () => {
     expect(stdout).toBe("</p q/mount-helper.cjs></an image></mnt><-o><ro>");
   });
 
-  test("a line without a priority is an error's: somebody's last words", () => {
+  test("a line without a priority is logged as an error: the last output of a process", () => {
     expect(text(UNIT)).toMatch(/^\[Service\][^[]*\nSyslogLevel=err\n/m);
   });
 

@@ -61,7 +61,7 @@ describe("by mode", () => {
 
 describe.runIf(process.geteuid?.() === 0)("by owner", () => {
   test.each(["usr/bin/node", "usr/bin", "usr"])(
-    "another user's «%s», writable or not, sticky or not",
+    "another user's %s, writable or not, sticky or not",
     (path) => {
       chownSync(at(path), 1234, 0);
       chmodSync(at(path), 0o1555);
@@ -79,7 +79,7 @@ describe.runIf(process.geteuid?.() === 0)("by owner", () => {
     },
   );
 
-  test("a tree that somebody builds for another machine is theirs", () => {
+  test("the owner of a root directory for another machine is trusted", () => {
     for (const path of ["", "usr", "usr/bin"]) {
       chownSync(at(path), 1234, 1234);
       chmodSync(at(path), 0o775);

@@ -67,7 +67,7 @@ const log = (): string[] =>
   existsSync(at("log")) ? readFileSync(at("log"), "utf8").trimEnd().split("\n") : [];
 
 describe("a mount", () => {
-  test("ours go to the manager, the rest to mount(8), which is to ask no helper and to write no table", async () => {
+  test("options of erofs-nbd go to the manager, the rest to mount(8), which must call no helper and write no table", async () => {
     program("mount", "");
     const fake = await withManager();
     const options = "rw,_netdev,nofail,nbd.connections=2,nbd.dead-timeout=60,noatime,x-a=b";
@@ -132,7 +132,7 @@ describe("a mount", () => {
     expect(existsSync(at("run"))).toBe(false);
   });
 
-  test("-s leaves out what nobody knows", async () => {
+  test("-s ignores unknown options", async () => {
     program("mount", "");
     await withManager();
     const { code, stderr } = await mount("-sv", "-o", "no-such,nbd.conns=2,noatime");
@@ -141,7 +141,7 @@ describe("a mount", () => {
     expect(log()).toContain("ro,noatime");
   });
 
-  test("waits for another mount at the same place, under whatever name, and for a killed one no longer", async () => {
+  test("waits for another mount at the same directory under any name, but not for a killed one", async () => {
     program("mount", 'mkfifo "$LOG.go"; read -r _ < "$LOG.go"');
     await withManager();
     const first = startCli([at("image"), at("mnt point")], { program: MOUNT_HELPER, env: environment() });
@@ -154,7 +154,7 @@ describe("a mount", () => {
     first.child.kill("SIGKILL");
     expect(await second.ended).toMatchObject({ code: 0 });
     expect(log().at(-1)).toBe(at("link"));
-    // The program that the first one started is ours to end.
+    // The program that the first one started must be killed here.
     writeFileSync(at("log.go"), "go\n");
     await first.ended;
   });

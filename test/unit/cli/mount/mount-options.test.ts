@@ -1,5 +1,5 @@
 /**
- * Mount option lists and calls of the mount helper: what is ours, what goes on to mount(8), what is refused.
+ * Mount option lists and calls of the mount helper: options of erofs-nbd, options for mount(8), errors.
  */
 import { describe, expect, test } from "vitest";
 import { DEFAULTS, readAttachParams } from "../../../../src/cli/attach/attach-params.ts";
@@ -22,7 +22,7 @@ describe("options of a mount", () => {
     });
   });
 
-  test("every option of ours is taken out and used", () => {
+  test("every option of erofs-nbd is removed and used", () => {
     const values: Record<string, string> = {
       device: "nbd7",
       connections: "3",
@@ -67,7 +67,7 @@ describe("options of a mount", () => {
     ]);
   });
 
-  test("nofail is ours to keep, remount is seen and goes on", () => {
+  test("nofail is not passed on, remount is noted and passed on", () => {
     expect(read("nofail,remount,noatime")).toMatchObject({
       isNofail: true,
       isRemount: true,

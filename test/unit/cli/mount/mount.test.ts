@@ -125,7 +125,7 @@ test("a mount that is only missing in mount(8)'s table is one", async () => {
   expect(methods(fake)).toEqual(["attach", "mounted"]);
 });
 
-test("options of ours go to the manager", async () => {
+test("options of erofs-nbd go to the manager", async () => {
   program("mount", 'echo "mount $*" >> "$LOG"');
   const fake = await withManager();
   expect(await mount("-o", "nodev,nbd.connections=2,nbd.io-timeout=200")).toMatchObject({ code: 0 });
