@@ -7,7 +7,7 @@ import type { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../errors.ts";
 import type { DeviceView } from "../kernel/device-view.ts";
 import { type DeviceExactness, exactnessOf, ImageChanges } from "./device-exactness.ts";
-import { type DeviceEffect, type DeviceEvent, type DeviceState, transition } from "./device-state.ts";
+import { type DeviceEffect, type DeviceState, type StateEvent, transition } from "./device-state.ts";
 import { Failover, type FailoverListener } from "./failover/failover.ts";
 import { LOOK_INTERVAL_MS, LostReads } from "./failover/lost-reads.ts";
 import type { FailoverTiming } from "./failover/timing.ts";
@@ -118,7 +118,7 @@ export class DeviceLife {
     throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot change a device that is not attached");
   }
 
-  dispatch(event: DeviceEvent): void {
+  dispatch(event: StateEvent): void {
     const before = this.#state;
     const { next, effects } = transition(before, event);
     this.progress.step();

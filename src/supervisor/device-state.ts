@@ -41,7 +41,7 @@ export const EVENTS = [
   /** DISCONNECT was refused; the device is as it was. */
   "disconnect-refused",
 ] as const;
-export type DeviceEvent = (typeof EVENTS)[number];
+export type StateEvent = (typeof EVENTS)[number];
 
 export type DeviceEffect =
   /** Look after the links again at once: one of them may have died unseen meanwhile. */
@@ -71,7 +71,7 @@ export interface Transition {
   readonly effects: readonly DeviceEffect[];
 }
 
-type Row = Partial<Record<DeviceEvent, Transition>>;
+type Row = Partial<Record<StateEvent, Transition>>;
 
 const to = (next: DeviceState, ...effects: DeviceEffect[]): Transition => ({ next, effects });
 
@@ -124,6 +124,6 @@ export const TABLE: Record<DeviceState, Row> = {
 const IGNORED: readonly DeviceEffect[] = [];
 
 /** What happens now; a pair without a row changes nothing. */
-export function transition(state: DeviceState, event: DeviceEvent): Transition {
+export function transition(state: DeviceState, event: StateEvent): Transition {
   return TABLE[state][event] ?? { next: state, effects: IGNORED };
 }
