@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { HOST_KERNEL, hostObstacle } from "./kernel/lab/host.mjs";
-import { kernelTable } from "./kernel/lab/table.mjs";
+import { kernelTable } from "./kernel/lab/report/table.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const USAGE = `usage: npm test -- [OPTIONS] [VITEST OPTIONS AND FILTERS]

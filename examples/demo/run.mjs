@@ -20,10 +20,10 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { openSuite } from "../../test/kernel/lab/apt.mjs";
 import { boot, PROJECT_DIR } from "../../test/kernel/lab/boot.mjs";
-import { cacheEntry } from "../../test/kernel/lab/cache.mjs";
 import { hostObstacle } from "../../test/kernel/lab/host.mjs";
+import { openSuite } from "../../test/kernel/lab/image/apt.mjs";
+import { cacheEntry } from "../../test/kernel/lab/image/cache.mjs";
 import { removeIfInterrupted } from "../../tools/litter.mjs";
 
 const STORY = fileURLToPath(new URL("./story.mjs", import.meta.url));

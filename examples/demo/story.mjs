@@ -17,7 +17,7 @@ import { fileURLToPath } from "node:url";
 const [, , image = "", manifest = ""] = process.argv;
 const here = (/** @type {string} */ path) => fileURLToPath(new URL(path, import.meta.url));
 const CLI = here("../../dist/src/cli/main.cjs");
-const BLOCK_READER = here("../../test/helpers/direct-reader.mjs");
+const BLOCK_READER = here("../../test/helpers/images/direct-reader.mjs");
 const TREE_READER = here("./tree-reader.mjs");
 const KILLS = 5;
 const DEPTH = 8;

@@ -8,11 +8,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { fillDirectory, makeImage } from "../helpers/erofs-image.ts";
-import { freePort } from "../helpers/free-port.ts";
-import { MiniNbdClient } from "../helpers/mini-nbd-client.ts";
+import { fillDirectory, makeImage } from "../helpers/images/erofs-image.ts";
+import { MiniNbdClient } from "../helpers/nbd/mini-nbd-client.ts";
+import { type ServeProcess, startServe } from "../helpers/nbd/serve-process.ts";
 import { ensurePackages } from "../helpers/packages.ts";
-import { type ServeProcess, startServe } from "../helpers/serve-process.ts";
+import { freePort } from "../helpers/sockets/free-port.ts";
 
 const run = promisify(execFile);
 const IMAGE_FILES_BYTES = 12 * 1024 * 1024;

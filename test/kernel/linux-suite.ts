@@ -26,10 +26,17 @@ import { LIMITS, MAX_BOOTS } from "../limits.mjs";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
 import { HOST_KERNEL, hostObstacle } from "./lab/host.mjs";
 import { GUEST_DIR, plannedFiles } from "./lab/plan.mjs";
-import { type Boot, type GuestEnd, type GuestTest, type Rest, readReport, restOf } from "./lab/report.ts";
+import {
+  type Boot,
+  type GuestEnd,
+  type GuestTest,
+  type Rest,
+  readReport,
+  restOf,
+} from "./lab/report/report.ts";
 import type { KernelSeries } from "./lab/types.ts";
 
-const SUITE = "test/kernel/lab/guest-suite.mjs";
+const SUITE = "test/kernel/lab/guest/guest-suite.mjs";
 const TIME_LIMIT_MS = Number(process.env["EROFS_NBD_GUEST_TIMEOUT_MS"] ?? LIMITS.kernelMs);
 /** A boot that could not be over in this is not begun. */
 const SHORTEST_BOOT_MS = LIMITS.testMs;

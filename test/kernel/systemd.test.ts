@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:f
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { removeIfInterrupted } from "../../tools/litter.mjs";
-import { fillDirectory, makeImage } from "../helpers/erofs-image.ts";
+import { fillDirectory, makeImage } from "../helpers/images/erofs-image.ts";
 import { LIMITS } from "../limits.mjs";
 import { boot, PROJECT_DIR } from "./lab/boot.mjs";
 

@@ -11,10 +11,10 @@ import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync 
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { npmCommand } from "../../tools/packages.mjs";
-import { openSuite } from "../kernel/lab/apt.mjs";
 import { PROJECT_DIR } from "../kernel/lab/boot.mjs";
-import { cacheEntry } from "../kernel/lab/cache.mjs";
 import { LabError } from "../kernel/lab/errors.mjs";
+import { openSuite } from "../kernel/lab/image/apt.mjs";
+import { cacheEntry } from "../kernel/lab/image/cache.mjs";
 
 const run = promisify(execFile);
 const DOWNLOAD_LIMIT_MS = 300_000;

@@ -34,7 +34,7 @@ import {
   unreadBytes,
 } from "../../src/sys/libc.ts";
 import { Channel } from "../../src/sys/sockets/channel.ts";
-import { MiniNbdClient } from "../helpers/mini-nbd-client.ts";
+import { MiniNbdClient } from "../helpers/nbd/mini-nbd-client.ts";
 
 const [cli = "", node = "", ...nodeArgs] = process.argv.slice(2);
 const run = promisify(execFile);

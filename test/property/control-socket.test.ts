@@ -10,8 +10,8 @@ import { ControlServer } from "../../src/manager/control-server/control-server.t
 import { PARAMS } from "../../src/manager/control-server/params.ts";
 import { close, MSG_NOSIGNAL, SOCK_STREAM, sendmsg, socketPair } from "../../src/sys/libc.ts";
 import { MessageHeader } from "../../src/sys/sockets/message-header.ts";
-import { connectUnix } from "../helpers/connect-unix.ts";
-import { openDescriptors } from "../helpers/descriptors.ts";
+import { connectUnix } from "../helpers/sockets/connect-unix.ts";
+import { openDescriptors } from "../helpers/sockets/descriptors.ts";
 import { RawPeer } from "../unit/manager/control-server/raw-peer.ts";
 import { FakeManager } from "../unit/manager/fake-manager.ts";
 import { until } from "../unit/supervisor/waiting.ts";

@@ -16,7 +16,7 @@ import {
   OFFSET_TOO_LARGE,
   REQUEST_BYTES,
 } from "../../src/nbd/wire.ts";
-import { feed, streamOf } from "../helpers/nbd-stream.ts";
+import { feed, streamOf } from "../helpers/nbd/nbd-stream.ts";
 
 const u16 = fc.integer({ min: 0, max: 0xffff });
 const u32 = fc.integer({ min: 0, max: 0xffff_ffff });

@@ -7,8 +7,8 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { readOnlyExport } from "../../src/nbd/handshake/export.ts";
 import { ServerHandshake } from "../../src/nbd/handshake/server.ts";
-import { type Cut, converse, uncut } from "../helpers/handshake-pair.ts";
 import { type ClientGoal, ClientHandshake } from "../helpers/nbd/handshake-client.ts";
+import { type Cut, converse, uncut } from "../helpers/nbd/handshake-pair.ts";
 
 const exports = [readOnlyExport("one", 4096, "The first"), readOnlyExport("two", 8192)];
 const goal: fc.Arbitrary<ClientGoal> = fc.oneof(

@@ -8,9 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { MiniNbdClient, requestHeader } from "../helpers/mini-nbd-client.ts";
-import { type ServeProcess, startServe } from "../helpers/serve-process.ts";
-import { patternAt } from "../helpers/sources.ts";
+import { patternAt } from "../helpers/images/sources.ts";
+import { MiniNbdClient, requestHeader } from "../helpers/nbd/mini-nbd-client.ts";
+import { type ServeProcess, startServe } from "../helpers/nbd/serve-process.ts";
 import { until } from "../helpers/until.ts";
 
 vi.setConfig({ testTimeout: 60_000 });

@@ -9,9 +9,9 @@ import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { padToBlocks } from "../../src/source/padded-source.ts";
 import type { Source } from "../../src/source/source.ts";
-import { HandDrivenLink, parseReplies } from "../helpers/hand-driven-link.ts";
-import { requestHeader } from "../helpers/mini-nbd-client.ts";
-import { openPatternFile, PatternSource, patternAt } from "../helpers/sources.ts";
+import { openPatternFile, PatternSource, patternAt } from "../helpers/images/sources.ts";
+import { HandDrivenLink, parseReplies } from "../helpers/nbd/hand-driven-link.ts";
+import { requestHeader } from "../helpers/nbd/mini-nbd-client.ts";
 
 const SIZE = 300_000;
 const PADDED = 300_032;

@@ -19,10 +19,10 @@ import { startWorker } from "../../src/pool/spawn.ts";
 import type { WorkerProcess } from "../../src/pool/worker-process.ts";
 import { type OpenImage, openImage } from "../../src/source/open-image.ts";
 import { close, SO_SNDBUF, SOL_SOCKET, setSocketOption } from "../../src/sys/libc.ts";
-import { KernelSide, type LinkHabits } from "../helpers/kernel-side.ts";
+import { KernelSide, type LinkHabits } from "../helpers/nbd/kernel-side.ts";
 import { until } from "../helpers/until.ts";
 
-const WORKER_PATH = fileURLToPath(new URL("../helpers/step-worker.mjs", import.meta.url));
+const WORKER_PATH = fileURLToPath(new URL("../helpers/processes/step-worker.mjs", import.meta.url));
 const KILLS = Number(process.env["KILLS"] ?? 12);
 const SEED = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const IMAGE_BYTES = 8 << 20;

@@ -2,8 +2,8 @@
 /** Where strace is: the machine's own, or Debian's package, unpacked in the lab's cache. Neither needs root. */
 import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
-import { openSuite } from "../../kernel/lab/apt.mjs";
-import { cacheEntry } from "../../kernel/lab/cache.mjs";
+import { openSuite } from "../../kernel/lab/image/apt.mjs";
+import { cacheEntry } from "../../kernel/lab/image/cache.mjs";
 
 /** Old enough for every newer libc. */
 const SUITE = "bookworm";

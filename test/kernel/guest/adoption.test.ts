@@ -40,7 +40,7 @@ import {
 } from "./product.ts";
 import { attachOver, journalFiles, useImage } from "./takeover-rig.ts";
 
-const DEADLY = fileURLToPath(new URL("../../helpers/deadly-manager.mjs", import.meta.url));
+const DEADLY = fileURLToPath(new URL("../../helpers/processes/deadly-manager.mjs", import.meta.url));
 const STEPS = "/run/deadly-steps";
 const DIED = `${STEPS}.died`;
 /** More than any of these takes: an end to the rounds when something never gets through. */

@@ -19,7 +19,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ChaosRun, FaultKind } from "../../../src/chaos/run.ts";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import { attach, CLI, cleanUpAfterFailure, detachAll, erofsNbd, isAlive, status } from "./product.ts";

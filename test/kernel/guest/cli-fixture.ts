@@ -21,7 +21,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { afterAll, beforeAll, expect } from "vitest";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { CLI, type CommandResult, until, withoutWaiting } from "./product.ts";
 
 export const RUN_DIR = "/run/erofs-nbd";

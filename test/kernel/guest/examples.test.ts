@@ -20,7 +20,7 @@ import {
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import { allGone, cleanUpAfterFailure, managerPids, run, status, until, workerOf } from "./product.ts";
 

@@ -20,7 +20,7 @@ import { release } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { DeviceStatus } from "../../../src/control/protocol.ts";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   afterFailovers,

@@ -22,7 +22,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest
 import type { ControlClient } from "../../../src/control/client.ts";
 import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { processStat } from "../../../src/sys/process-stat.ts";
-import { makeImage } from "../../helpers/erofs-image.ts";
+import { makeImage } from "../../helpers/images/erofs-image.ts";
 import { cliFixture } from "./cli-fixture.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {

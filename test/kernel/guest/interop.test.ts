@@ -16,8 +16,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
-import { type ServeProcess, startServe } from "../../helpers/serve-process.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
+import { type ServeProcess, startServe } from "../../helpers/nbd/serve-process.ts";
 import { until } from "../../helpers/until.ts";
 import { guarded } from "./leftovers.ts";
 

@@ -8,8 +8,8 @@ import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach } from "vitest";
 import { LIMITS } from "../../limits.mjs";
-import type { KernelLogRecord } from "../lab/kernel-log.ts";
-import { formatRecord, KernelLogReader } from "../lab/kernel-log.ts";
+import type { KernelLogRecord } from "../lab/report/kernel-log.ts";
+import { formatRecord, KernelLogReader } from "../lab/report/kernel-log.ts";
 
 /** The machine's state at one moment, as far as tests may not change it. */
 export interface Snapshot {

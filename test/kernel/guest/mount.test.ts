@@ -7,7 +7,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   afterFailovers,

@@ -14,7 +14,7 @@ import type { DeviceEvent } from "../../../src/control/protocol.ts";
 import { LIMITS } from "../../limits.mjs";
 
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
-const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
+const READER = fileURLToPath(new URL("../../helpers/images/direct-reader.mjs", import.meta.url));
 
 /** At work; a test that fails leaves some. */
 const running = new Set<ChildProcess>();

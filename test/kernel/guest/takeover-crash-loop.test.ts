@@ -31,7 +31,7 @@ import {
 } from "./product.ts";
 import { expectTakeovers, HANGABLE, kernelWords, outcomes, PATIENT, useImage, warm } from "./takeover-rig.ts";
 
-const DEADLY = fileURLToPath(new URL("../../helpers/deadly-image.mjs", import.meta.url));
+const DEADLY = fileURLToPath(new URL("../../helpers/processes/deadly-image.mjs", import.meta.url));
 const TRIGGERS = "/tmp/deadly-images";
 /** Starts of workers in a killing spree. */
 const SPREE = 8;

@@ -10,8 +10,8 @@ import { afterAll, beforeAll, expect } from "vitest";
 import type { ControlClient } from "../../../src/control/client.ts";
 import type { AttachParams, DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
 import { chooseRunDir } from "../../../src/control/run-dir.ts";
-import { fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
-import { formatRecord } from "../lab/kernel-log.ts";
+import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
+import { formatRecord } from "../lab/report/kernel-log.ts";
 import type { Guard } from "./leftovers.ts";
 import { afterFailovers, bothWorkersOf, readsInFlight, until, type Watcher, workerOf } from "./product.ts";
 

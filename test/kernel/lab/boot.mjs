@@ -20,8 +20,8 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { LabError } from "./errors.mjs";
-import { startKernel } from "./kernel-process.mjs";
-import { KERNELS, prepareKernel } from "./kernels.mjs";
+import { KERNELS, prepareKernel } from "./image/kernels.mjs";
+import { startKernel } from "./machine/kernel-process.mjs";
 import { followOutput } from "./output.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -31,7 +31,7 @@ const TAIL_LINES = 25;
 
 /** @typedef {import("./types.ts").BootOptions} BootOptions */
 /** @typedef {import("./types.ts").BootResult} BootResult */
-/** @typedef {import("./kernels.mjs").PreparedKernel} PreparedKernel */
+/** @typedef {import("./image/kernels.mjs").PreparedKernel} PreparedKernel */
 
 /** The project's directory: the same path inside and outside. */
 export const PROJECT_DIR = resolve(HERE, "../../..");
@@ -124,7 +124,7 @@ function writeJob(share, kernel, options, timeoutMs) {
     join(share, "command.sh"),
     `cd ${quote(options.cwd ?? PROJECT_DIR)} || exit 127\nexec env -i ${[...pairs, ...words].join(" ")}\n`,
   );
-  copyFileSync(join(HERE, "guest-main.sh"), join(share, "guest-main.sh"));
+  copyFileSync(join(HERE, "guest/guest-main.sh"), join(share, "guest-main.sh"));
 }
 
 /**

@@ -6,9 +6,9 @@
 import { parseArgs } from "node:util";
 import { boot, KERNEL_SERIES } from "./boot.mjs";
 import { LabError } from "./errors.mjs";
-import { prepareKernel } from "./kernels.mjs";
+import { prepareKernel } from "./image/kernels.mjs";
 
-const GUEST_SUITE = "test/kernel/lab/guest-suite.mjs";
+const GUEST_SUITE = "test/kernel/lab/guest/guest-suite.mjs";
 const USAGE = `usage: npm run lab -- KERNEL|all [OPTIONS] -- COMMAND [ARGUMENT…]
        npm run lab -- prepare            download and unpack every kernel, run nothing
 

@@ -16,7 +16,7 @@ import { LIMITS } from "../../limits.mjs";
 
 const SHARE = process.env["EROFS_NBD_LAB_SHARE"] ?? "/tmp";
 const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
-const READER = fileURLToPath(new URL("../../helpers/direct-reader.mjs", import.meta.url));
+const READER = fileURLToPath(new URL("../../helpers/images/direct-reader.mjs", import.meta.url));
 const UNIT = "erofs-nbd.service";
 const DEADLINE_MS = LIMITS.stepMs;
 /** @type {typeof import("../../../src/control/client.ts")} */

@@ -21,12 +21,12 @@ import { get } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { freePort } from "../../helpers/free-port.ts";
 import { parsePrometheusText } from "../../helpers/prometheus-text.ts";
+import { freePort } from "../../helpers/sockets/free-port.ts";
 import { until } from "../../helpers/until.ts";
 import { CLI, runCli, startCli } from "./run-cli.ts";
 
-const SPAWN_WITNESS = new URL("../../helpers/spawn-witness.mjs", import.meta.url).href;
+const SPAWN_WITNESS = new URL("../../helpers/processes/spawn-witness.mjs", import.meta.url).href;
 const TELL_KEYRING = new URL("./tell-keyring.mjs", import.meta.url).href;
 
 let directory = "";

@@ -7,7 +7,7 @@ import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { MiniNbdClient, type MiniNbdTarget } from "../../helpers/mini-nbd-client.ts";
+import { MiniNbdClient, type MiniNbdTarget } from "../../helpers/nbd/mini-nbd-client.ts";
 import { type RunningCli, runCli, startCli } from "./run-cli.ts";
 
 /** Not whole blocks: serve pads nothing. */

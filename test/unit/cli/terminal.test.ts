@@ -6,7 +6,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { headWith } from "../../helpers/superblock-bytes.ts";
+import { headWith } from "../../helpers/images/superblock-bytes.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
 import { type CliResult, runCli, startCli } from "./run-cli.ts";
 

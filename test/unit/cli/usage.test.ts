@@ -6,7 +6,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { headWith } from "../../helpers/superblock-bytes.ts";
+import { headWith } from "../../helpers/images/superblock-bytes.ts";
 import { type CliResult, runCli, startCli } from "./run-cli.ts";
 
 const COMMANDS = ["attach", "detach", "mount", "umount", "status", "serve", "manager", "chaos", "doctor"];

@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import { incompatNames, unknownIncompat } from "../../../src/erofs/features.ts";
 import { checkMountable, type MountProblem } from "../../../src/erofs/mountable.ts";
 import { parseSuperblock, type Superblock } from "../../../src/erofs/superblock.ts";
-import { headWith, type SuperblockFields } from "../../helpers/superblock-bytes.ts";
+import { headWith, type SuperblockFields } from "../../helpers/images/superblock-bytes.ts";
 
 const image = (fields: SuperblockFields): Superblock => parseSuperblock(headWith(fields));
 const messages = (problems: readonly MountProblem[]): string[] => problems.map((problem) => problem.message);

@@ -16,8 +16,8 @@ import {
   parseSuperblock,
 } from "../../../src/erofs/superblock.ts";
 import { ErofsNbdError } from "../../../src/errors.ts";
-import { type ErofsImage, fillDirectory, makeImage } from "../../helpers/erofs-image.ts";
-import { headWith } from "../../helpers/superblock-bytes.ts";
+import { type ErofsImage, fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
+import { headWith } from "../../helpers/images/superblock-bytes.ts";
 
 /** The code and message of what an action throws. */
 function refusal(action: () => unknown): { code: string; message: string } {

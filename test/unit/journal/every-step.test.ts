@@ -21,7 +21,7 @@ import { openImage } from "../../../src/source/open-image.ts";
 import type { LinkRequest } from "../../../src/supervisor/ports.ts";
 import { close, MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
 
-const WORKER = fileURLToPath(new URL("../../helpers/step-worker.mjs", import.meta.url));
+const WORKER = fileURLToPath(new URL("../../helpers/processes/step-worker.mjs", import.meta.url));
 const STEPS = Number(process.env["STEPS"] ?? 40);
 const IMAGE_BYTES = 8 << 20;
 /** What is asked for, over and over: gathered small ones, page cache ones, one beyond any pipe, one that is refused. */

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { JOURNAL_BYTES, Journal, SLOTS } from "../../../src/journal/journal.ts";
 import { NbdProtocolError } from "../../../src/nbd/protocol-error.ts";
 import { newRequest, REQUEST_BYTES } from "../../../src/nbd/wire.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 const request = newRequest();
 const memoryOf = (): ArrayBuffer => new ArrayBuffer(JOURNAL_BYTES);

@@ -13,7 +13,7 @@ import {
 } from "../../../src/journal/latency.ts";
 import { newRequest } from "../../../src/nbd/wire.ts";
 import { loopClock } from "../../../src/sys/loop-clock.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 const of = (...milliseconds: number[]): number[] => {
   const buckets = new Float64Array(LATENCY_WORDS);

@@ -4,7 +4,7 @@ import type { Sample } from "../../../src/journal/account.ts";
 import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
 import { type LinkWitness, type Settlement, settle } from "../../../src/journal/recovery.ts";
 import { REQUEST_BYTES } from "../../../src/nbd/wire.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 const PATIENCE_MS = 60;
 

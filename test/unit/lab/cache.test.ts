@@ -14,7 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { cacheEntry, cacheRoot } from "../../kernel/lab/cache.mjs";
+import { cacheEntry, cacheRoot } from "../../kernel/lab/image/cache.mjs";
 
 describe("cacheEntry", () => {
   let before: string | undefined;

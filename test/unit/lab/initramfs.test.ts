@@ -3,7 +3,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
-import { packCpio } from "../../kernel/lab/initramfs.mjs";
+import { packCpio } from "../../kernel/lab/image/initramfs.mjs";
 
 describe("packCpio", () => {
   test("lays members out as «newc»: hex head, name with NUL, data, each padded to four bytes", () => {

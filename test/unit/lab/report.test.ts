@@ -2,8 +2,8 @@
  * readReport: what a guest's result lines say, and above all that a test or file that did not report is a failure.
  */
 import { describe, expect, test } from "vitest";
-import { type GuestEnd, readReport, restOf } from "../../kernel/lab/report.ts";
-import { keyOf, type ReportLine, TOLD_BEFORE } from "../../kernel/lab/report-lines.ts";
+import { type GuestEnd, readReport, restOf } from "../../kernel/lab/report/report.ts";
+import { keyOf, type ReportLine, TOLD_BEFORE } from "../../kernel/lab/report/report-lines.ts";
 
 const FILE = "test/kernel/guest/a.test.ts";
 const FINE = { died: undefined, exitCode: 0, evidence: "the log" };

@@ -1,7 +1,7 @@
 /** table.mjs: what was planned against what ran, and no cell disappears. */
 import { expect, test } from "vitest";
 import { guestFiles, plannedFiles, SYSTEMD_FILE } from "../../kernel/lab/plan.mjs";
-import { kernelTable } from "../../kernel/lab/table.mjs";
+import { kernelTable } from "../../kernel/lab/report/table.mjs";
 
 const KERNELS = ["6.1", "6.12", "7.2", "6.12-smp"];
 const whole = { kernels: KERNELS, wanted: [], isWhole: true };

@@ -12,7 +12,7 @@ import {
   newRequest,
   REQUEST_BYTES,
 } from "../../../src/nbd/wire.ts";
-import { feed, streamOf } from "../../helpers/nbd-stream.ts";
+import { feed, streamOf } from "../../helpers/nbd/nbd-stream.ts";
 
 const read = (cookieLow: number, lengthBytes = 4096): NbdRequest => ({
   ...newRequest(),

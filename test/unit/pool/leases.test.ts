@@ -25,7 +25,7 @@ import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc.ts";
 import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
-import { BAD, GOOD, IMAGE_BYTES, OneByteReader } from "../../helpers/one-byte-reader.ts";
+import { BAD, GOOD, IMAGE_BYTES, OneByteReader } from "../../helpers/nbd/one-byte-reader.ts";
 import { until } from "../../helpers/until.ts";
 
 const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));

@@ -22,8 +22,8 @@ import { Acceptor } from "../../../src/sys/sockets/acceptor.ts";
 import { Channel } from "../../../src/sys/sockets/channel.ts";
 import { listenUnix } from "../../../src/sys/sockets/listen.ts";
 import { isFromWorker } from "../../../src/worker-protocol/from-worker.ts";
-import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
-import { openDescriptors } from "../../helpers/descriptors.ts";
+import { asNobody, canBeNobody } from "../../helpers/processes/as-nobody.ts";
+import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
 import { until } from "../../helpers/until.ts";
 
 let directory: string;

@@ -14,7 +14,7 @@ import type { LinkObserver, LinkRequest, OpenLink, Takeover } from "../../../src
 import { close, SHUT_RDWR, shutdown } from "../../../src/sys/libc.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "../../../src/sys/process-identity.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
-import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
+import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
 import { noSocketsSince } from "../supervisor/bench.ts";
 import { openSockets, until } from "../supervisor/waiting.ts";
 

@@ -21,10 +21,10 @@ import {
   unreadBytes,
 } from "../../../src/sys/libc.ts";
 import { listenTcp, listenUnix } from "../../../src/sys/sockets/listen.ts";
-import { connectUnix } from "../../helpers/connect-unix.ts";
-import { freePort } from "../../helpers/free-port.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { openFileSource, patternAt } from "../../helpers/sources.ts";
+import { openFileSource, patternAt } from "../../helpers/images/sources.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
+import { connectUnix } from "../../helpers/sockets/connect-unix.ts";
+import { freePort } from "../../helpers/sockets/free-port.ts";
 import { until } from "../../helpers/until.ts";
 
 const SIZE = 1 << 20;

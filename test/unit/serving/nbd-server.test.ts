@@ -9,10 +9,10 @@ import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vit
 import { NbdServer } from "../../../src/serving/nbd-server.ts";
 import { listenTcp, listenUnix } from "../../../src/sys/sockets/listen.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
-import { openDescriptors } from "../../helpers/descriptors.ts";
-import { freePort } from "../../helpers/free-port.ts";
-import { MiniNbdClient, requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { PatternSource, patternAt } from "../../helpers/sources.ts";
+import { PatternSource, patternAt } from "../../helpers/images/sources.ts";
+import { MiniNbdClient, requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
+import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
+import { freePort } from "../../helpers/sockets/free-port.ts";
 import { until } from "../../helpers/until.ts";
 
 // Megabytes pass through here: on a busy machine that takes longer than a unit test may.

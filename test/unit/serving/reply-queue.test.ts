@@ -9,7 +9,7 @@ import { ReplyQueue } from "../../../src/serving/reply-queue.ts";
 import { SourceError } from "../../../src/source/source.ts";
 import { ERRNO } from "../../../src/sys/errno.ts";
 import { close, MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
-import { patternAt, sharedExtent } from "../../helpers/sources.ts";
+import { patternAt, sharedExtent } from "../../helpers/images/sources.ts";
 
 const MIB = 1 << 20;
 const HEADER = 16;

@@ -6,9 +6,9 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import { MAX_ASYNC_BYTES } from "../../../src/serving/serve-loop.ts";
 import { padToBlocks } from "../../../src/source/padded-source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN } from "../../../src/sys/epoll.ts";
-import { HandDrivenLink, type Reply } from "../../helpers/hand-driven-link.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { DeferredSource, patternAt } from "../../helpers/sources.ts";
+import { DeferredSource, patternAt } from "../../helpers/images/sources.ts";
+import { HandDrivenLink, type Reply } from "../../helpers/nbd/hand-driven-link.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 import { until } from "../../helpers/until.ts";
 
 // Megabytes pass through here: on a busy machine that takes longer than a unit test may.

@@ -10,9 +10,9 @@ import { ReplyQueue } from "../../../src/serving/reply-queue.ts";
 import { OUTBOX_BYTES } from "../../../src/serving/serve-loop.ts";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { padToBlocks } from "../../../src/source/padded-source.ts";
-import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { openPatternFile, openSharedFile, PatternSource, patternAt } from "../../helpers/sources.ts";
+import { openPatternFile, openSharedFile, PatternSource, patternAt } from "../../helpers/images/sources.ts";
+import { HandDrivenLink } from "../../helpers/nbd/hand-driven-link.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 // Megabytes pass through here: on a busy machine that takes longer than a unit test may.
 vi.setConfig({ testTimeout: 30_000 });

@@ -25,8 +25,8 @@ import {
   unreadBytes,
 } from "../../../src/sys/libc.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { DeferredSource, patternAt } from "../../helpers/sources.ts";
+import { DeferredSource, patternAt } from "../../helpers/images/sources.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 import { until } from "../../helpers/until.ts";
 
 /** More than a pipe and a small socket hold together. */

@@ -7,9 +7,9 @@ import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { readSteadily, StaleReadError } from "../../../src/source/source.ts";
-import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { openFileSource, openPatternFile, patternAt } from "../../helpers/sources.ts";
+import { openFileSource, openPatternFile, patternAt } from "../../helpers/images/sources.ts";
+import { HandDrivenLink } from "../../helpers/nbd/hand-driven-link.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 const SIZE = 1 << 20;
 const MADE_AT = 1_700_000_000;

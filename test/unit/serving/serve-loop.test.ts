@@ -5,9 +5,9 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { SourceError } from "../../../src/source/source.ts";
 import { close, duplicate } from "../../../src/sys/libc.ts";
-import { HandDrivenLink } from "../../helpers/hand-driven-link.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { PatternSource, patternAt } from "../../helpers/sources.ts";
+import { PatternSource, patternAt } from "../../helpers/images/sources.ts";
+import { HandDrivenLink } from "../../helpers/nbd/hand-driven-link.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 // Megabytes pass through here: on a busy machine that takes longer than a unit test may.
 vi.setConfig({ testTimeout: 30_000 });

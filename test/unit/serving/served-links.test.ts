@@ -11,9 +11,9 @@ import { ServedLink } from "../../../src/serving/serve-loop.ts";
 import type { Source } from "../../../src/source/source.ts";
 import { SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
-import { openDescriptors } from "../../helpers/descriptors.ts";
-import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
-import { DeferredSource, openPatternFile, PatternSource, patternAt } from "../../helpers/sources.ts";
+import { DeferredSource, openPatternFile, PatternSource, patternAt } from "../../helpers/images/sources.ts";
+import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
+import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
 import { until } from "../../helpers/until.ts";
 
 // Megabytes pass through here: on a busy machine that takes longer than a unit test may.

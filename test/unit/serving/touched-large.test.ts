@@ -11,9 +11,9 @@ import type { JournaledLink } from "../../../src/serving/serve-loop.ts";
 import { FileSource } from "../../../src/source/file-source.ts";
 import { SourceError } from "../../../src/source/source.ts";
 import { MSG_DONTWAIT, pipe, recv } from "../../../src/sys/libc.ts";
-import { HandDrivenLink, parseReplies } from "../../helpers/hand-driven-link.ts";
-import { requestHeader } from "../../helpers/mini-nbd-client.ts";
-import { openFileSource, openPatternFile, PatternSource, patternAt } from "../../helpers/sources.ts";
+import { openFileSource, openPatternFile, PatternSource, patternAt } from "../../helpers/images/sources.ts";
+import { HandDrivenLink, parseReplies } from "../../helpers/nbd/hand-driven-link.ts";
+import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 
 const SIZE = 1 << 20;
 const SMALL = 4096;

@@ -26,7 +26,7 @@ import type { FileSource } from "../../../src/source/file-source.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import { readSteadily, SourceError } from "../../../src/source/source.ts";
 import { openSource } from "../../../src/source/source-spec.ts";
-import { openFileSource, openPatternFile, patternAt } from "../../helpers/sources.ts";
+import { openFileSource, openPatternFile, patternAt } from "../../helpers/images/sources.ts";
 
 const SIZE = 100_000;
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-source-"));

@@ -24,7 +24,7 @@ import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spe
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc.ts";
 import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
-import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
+import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
 import { until } from "../../helpers/until.ts";
 
 // Processes have to start: on a busy machine that takes longer than a unit test may.

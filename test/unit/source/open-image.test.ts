@@ -31,7 +31,7 @@ import {
   SOCK_STREAM,
   socketPair,
 } from "../../../src/sys/libc.ts";
-import { isCloseOnExec, openDescriptors } from "../../helpers/descriptors.ts";
+import { isCloseOnExec, openDescriptors } from "../../helpers/sockets/descriptors.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-open-"));
 const at = (name: string): string => join(directory, name);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { openModule } from "../../../src/source/open-module.ts";
 import { close } from "../../../src/sys/libc.ts";
-import { openDescriptors } from "../../helpers/descriptors.ts";
+import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
 
 let directory: string;
 let path: string;

@@ -4,7 +4,7 @@
 import { describe, expect, test } from "vitest";
 import { paddedSizeBytes, padToBlocks } from "../../../src/source/padded-source.ts";
 import { type FileExtent, SourceError } from "../../../src/source/source.ts";
-import { DeferredSource, PatternSource, patternAt, sharedExtent } from "../../helpers/sources.ts";
+import { DeferredSource, PatternSource, patternAt, sharedExtent } from "../../helpers/images/sources.ts";
 
 const DATA = 50;
 const BLOCK = 16;

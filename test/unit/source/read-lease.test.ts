@@ -11,8 +11,8 @@ import { canBeLeased, leaseBreakTimeMs, ReadLease } from "../../../src/source/re
 import { SourceError } from "../../../src/source/source.ts";
 import { hasReadLease } from "../../../src/sys/libc.ts";
 import { loopClock } from "../../../src/sys/loop-clock.ts";
-import { openDescriptors } from "../../helpers/descriptors.ts";
-import { openFileSource, openPatternFile } from "../../helpers/sources.ts";
+import { openFileSource, openPatternFile } from "../../helpers/images/sources.ts";
+import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
 import { until } from "../../helpers/until.ts";
 
 const SIZE = 100_000;

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { ERRNO, errnoName, SystemError } from "../../../src/sys/errno.ts";
 import * as libc from "../../../src/sys/libc.ts";
-import { isCloseOnExec } from "../../helpers/descriptors.ts";
+import { isCloseOnExec } from "../../helpers/sockets/descriptors.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-libc-"));
 const path = join(directory, "file");

@@ -37,10 +37,10 @@ import { Channel } from "../../../src/sys/sockets/channel.ts";
 import { connectMessages, listenUnix } from "../../../src/sys/sockets/listen.ts";
 import type { LinkCounters } from "../../../src/worker-protocol/link-end.ts";
 import type { FromWorker, ServedLinkDescription, ToWorker } from "../../../src/worker-protocol/messages.ts";
-import { asNobody, canBeNobody } from "../../helpers/as-nobody.ts";
-import { openDescriptors } from "../../helpers/descriptors.ts";
-import { MiniNbdClient } from "../../helpers/mini-nbd-client.ts";
-import { patternAt } from "../../helpers/sources.ts";
+import { patternAt } from "../../helpers/images/sources.ts";
+import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
+import { asNobody, canBeNobody } from "../../helpers/processes/as-nobody.ts";
+import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
 import { until } from "../../helpers/until.ts";
 
 // A process has to start: on a busy machine that takes longer than a unit test may.

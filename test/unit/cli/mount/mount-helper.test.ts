@@ -15,7 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { headWith } from "../../../helpers/superblock-bytes.ts";
+import { headWith } from "../../../helpers/images/superblock-bytes.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "../fake-manager.ts";
 import { type CliOptions, type CliResult, MOUNT_HELPER, runCli, startCli } from "../run-cli.ts";
 

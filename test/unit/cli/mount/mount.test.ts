@@ -17,7 +17,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { headWith } from "../../../helpers/superblock-bytes.ts";
+import { headWith } from "../../../helpers/images/superblock-bytes.ts";
 import { deviceStatus, type FakeManager, Fault, startFakeManager } from "../fake-manager.ts";
 import { type CliResult, type RunningCli, startCli } from "../run-cli.ts";
 

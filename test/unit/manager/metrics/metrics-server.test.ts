@@ -8,9 +8,9 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { parseLoopbackAddress } from "../../../../src/manager/metrics/metrics-address.ts";
 import { MetricsServer } from "../../../../src/manager/metrics/metrics-server.ts";
 import { SOCK_STREAM } from "../../../../src/sys/libc.ts";
-import { asNobody, canBeNobody } from "../../../helpers/as-nobody.ts";
-import { connectUnix } from "../../../helpers/connect-unix.ts";
-import { freePort } from "../../../helpers/free-port.ts";
+import { asNobody, canBeNobody } from "../../../helpers/processes/as-nobody.ts";
+import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
+import { freePort } from "../../../helpers/sockets/free-port.ts";
 import { until } from "../../../helpers/until.ts";
 
 let directory: string;

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { Notifier, takeServiceEnvironment } from "../../../../src/manager/service/notify.ts";
-import { DatagramReceiver } from "../../../helpers/datagram-receiver.ts";
+import { DatagramReceiver } from "../../../helpers/sockets/datagram-receiver.ts";
 import { until } from "../../../helpers/until.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-notify-"));

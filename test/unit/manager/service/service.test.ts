@@ -11,7 +11,7 @@ import {
   type ServedManager,
   Service,
 } from "../../../../src/manager/service/service.ts";
-import { DatagramReceiver } from "../../../helpers/datagram-receiver.ts";
+import { DatagramReceiver } from "../../../helpers/sockets/datagram-receiver.ts";
 import { until } from "../../../helpers/until.ts";
 
 type Overview = ServedManager["overview"];

@@ -7,7 +7,7 @@ import { ControlClient } from "../../../../src/control/client.ts";
 import { chooseRunDir, lockHolder, prepareRunDir } from "../../../../src/control/run-dir.ts";
 import { lockRunDir } from "../../../../src/control/run-lock.ts";
 import { lockInsteadOfOther } from "../../../../src/manager/service/take-over.ts";
-import { DatagramReceiver } from "../../../helpers/datagram-receiver.ts";
+import { DatagramReceiver } from "../../../helpers/sockets/datagram-receiver.ts";
 import { until } from "../../../helpers/until.ts";
 import { type RunningCli, startCli } from "../../cli/run-cli.ts";
 

@@ -3,6 +3,7 @@
  */
 
 import { describe, expect, it } from "vitest";
+import { type ClientGoal, ClientHandshake } from "../../../helpers/nbd/handshake-client.ts";
 import {
   bytewise,
   cutAt,
@@ -11,8 +12,7 @@ import {
   hexReply as reply,
   hexU32 as u32,
   uncut,
-} from "../../../helpers/handshake-pair.ts";
-import { type ClientGoal, ClientHandshake } from "../../../helpers/nbd/handshake-client.ts";
+} from "../../../helpers/nbd/handshake-pair.ts";
 
 const GO: ClientGoal = { kind: "go", exportName: "disk" };
 const INFO: ClientGoal = { kind: "info", exportName: "disk" };

@@ -13,9 +13,9 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { readOnlyExport } from "../../../../src/nbd/handshake/export.ts";
-import { MiniNbdClient } from "../../../helpers/mini-nbd-client.ts";
 import { type ClientGoal, ClientHandshake } from "../../../helpers/nbd/handshake-client.ts";
-import { type PlainNbdServer, servePlainly } from "../../../helpers/plain-nbd-server.ts";
+import { MiniNbdClient } from "../../../helpers/nbd/mini-nbd-client.ts";
+import { type PlainNbdServer, servePlainly } from "../../../helpers/nbd/plain-nbd-server.ts";
 
 // Other people's programs have to start: on a busy machine that takes longer than a unit test may.
 vi.setConfig({ testTimeout: 60_000 });

@@ -18,7 +18,7 @@ import {
   hexReply as reply,
   hexU32 as u32,
   uncut,
-} from "../../../helpers/handshake-pair.ts";
+} from "../../../helpers/nbd/handshake-pair.ts";
 
 const image = readOnlyExport("image", 0x12345678, "An image");
 const other = readOnlyExport("other", 512);

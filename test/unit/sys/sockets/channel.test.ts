@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, send, socketPair } from "../../../../src/sys/libc.ts";
 import { Channel } from "../../../../src/sys/sockets/channel.ts";
-import { isCloseOnExec, openDescriptors } from "../../../helpers/descriptors.ts";
+import { isCloseOnExec, openDescriptors } from "../../../helpers/sockets/descriptors.ts";
 import { until } from "../../../helpers/until.ts";
 
 interface Message {

@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { sendDatagram } from "../../../../src/sys/sockets/datagram.ts";
-import { DatagramReceiver } from "../../../helpers/datagram-receiver.ts";
-import { openDescriptors } from "../../../helpers/descriptors.ts";
+import { DatagramReceiver } from "../../../helpers/sockets/datagram-receiver.ts";
+import { openDescriptors } from "../../../helpers/sockets/descriptors.ts";
 import { until } from "../../../helpers/until.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-datagram-"));

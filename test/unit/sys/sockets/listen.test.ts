@@ -10,8 +10,8 @@ import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { ERRNO } from "../../../../src/sys/errno.ts";
 import { accept, close, MSG_DONTWAIT, recv } from "../../../../src/sys/libc.ts";
 import { isListening, listenTcp, listenUnix } from "../../../../src/sys/sockets/listen.ts";
-import { isCloseOnExec } from "../../../helpers/descriptors.ts";
-import { freePort } from "../../../helpers/free-port.ts";
+import { isCloseOnExec } from "../../../helpers/sockets/descriptors.ts";
+import { freePort } from "../../../helpers/sockets/free-port.ts";
 import { until } from "../../../helpers/until.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-listen-"));

@@ -10,7 +10,7 @@ import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { HOST_HINT, LabError } from "./errors.mjs";
+import { HOST_HINT, LabError } from "../errors.mjs";
 
 const run = promisify(execFile);
 const KEYRINGS = ["gpg", "pgp"].map((suffix) => `/usr/share/keyrings/debian-archive-keyring.${suffix}`);

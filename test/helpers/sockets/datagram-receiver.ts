@@ -3,8 +3,17 @@
  *
  * For tests. `full` leaves messages in the queue, so that its sender finds no room.
  */
-import { AF_UNIX, bindTo, check, close, MSG_DONTWAIT, recv, SOCK_DGRAM, socket } from "../../src/sys/libc.ts";
-import { until } from "./until.ts";
+import {
+  AF_UNIX,
+  bindTo,
+  check,
+  close,
+  MSG_DONTWAIT,
+  recv,
+  SOCK_DGRAM,
+  socket,
+} from "../../../src/sys/libc.ts";
+import { until } from "../until.ts";
 
 /** One message: its lines, by name. */
 export type Notification = Readonly<Record<string, string>>;

@@ -8,8 +8,8 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { command, openSuite } from "./apt.mjs";
-import { cacheEntry } from "./cache.mjs";
+import { command, openSuite } from "../image/apt.mjs";
+import { cacheEntry } from "../image/cache.mjs";
 
 const SOURCE = fileURLToPath(new URL("ptrace-xstate.c", import.meta.url));
 const LIBRARY = "ptrace-xstate.so";

@@ -2,9 +2,9 @@
  * Sources for tests: bytes that an offset decides, in memory or later, with failures on command.
  */
 import { closeSync, openSync, writeFileSync } from "node:fs";
-import { identifyImage } from "../../src/source/file-identity.ts";
-import { FileSource } from "../../src/source/file-source.ts";
-import { type FileExtent, type Source, SourceError } from "../../src/source/source.ts";
+import { identifyImage } from "../../../src/source/file-identity.ts";
+import { FileSource } from "../../../src/source/file-source.ts";
+import { type FileExtent, type Source, SourceError } from "../../../src/source/source.ts";
 
 let pattern = Buffer.alloc(0);
 

@@ -9,8 +9,8 @@
 import { mkdirSync, readdirSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { command, openSuite } from "./apt.mjs";
-import { LabError } from "./errors.mjs";
+import { LabError } from "../errors.mjs";
+import { command, openSuite } from "../image/apt.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const FLAVOUR = "linux-image-cloud-amd64";
@@ -90,7 +90,7 @@ async function keepModules(from, draft, version, busyboxPath) {
 
 /**
  * The command that starts the machine. All paths in `scratch` are relative, for socket addresses are short.
- * @param {import("./kernels.mjs").PreparedKernel} kernel
+ * @param {import("../image/kernels.mjs").PreparedKernel} kernel
  * @param {import("./kernel-process.mjs").Place} place
  * @returns {import("./kernel-process.mjs").Launch}
  */

@@ -2,14 +2,14 @@
  * Request streams for framer tests: builds one from requests (payloads included), and feeds one to a framer in pieces.
  */
 
-import type { RequestFramer } from "../../src/nbd/request-framer.ts";
+import type { RequestFramer } from "../../../src/nbd/request-framer.ts";
 import {
   encodeRequestInto,
   NBD_CMD_WRITE,
   type NbdRequest,
   newRequest,
   REQUEST_BYTES,
-} from "../../src/nbd/wire.ts";
+} from "../../../src/nbd/wire.ts";
 
 /** The bytes of `requests` one after the other, each WRITE followed by its payload of 0x25 (a magic's first byte). */
 export function streamOf(requests: readonly NbdRequest[]): Uint8Array {

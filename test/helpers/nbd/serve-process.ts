@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-const CLI = fileURLToPath(new URL("../../dist/src/cli/main.cjs", import.meta.url));
+const CLI = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
 
 /** A server at work. */
 export interface ServeProcess {

@@ -2,8 +2,8 @@
  * Lets the two handshakes talk to each other, or one of them listen to a script, with every message cut as a test wants.
  */
 
-import type { ServerHandshake } from "../../src/nbd/handshake/server.ts";
-import type { ClientHandshake } from "./nbd/handshake-client.ts";
+import type { ServerHandshake } from "../../../src/nbd/handshake/server.ts";
+import type { ClientHandshake } from "./handshake-client.ts";
 
 /** Cuts a message into the pieces in which it arrives. */
 export type Cut = (message: Uint8Array) => Uint8Array[];

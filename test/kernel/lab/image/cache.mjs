@@ -10,8 +10,8 @@ import { mkdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { removeIfInterrupted } from "../../../tools/litter.mjs";
-import { withLock } from "../../../tools/lock.mjs";
+import { removeIfInterrupted } from "../../../../tools/litter.mjs";
+import { withLock } from "../../../../tools/lock.mjs";
 
 /** Changes whenever what an entry contains changes, so that an old cache is never read as a new one. */
 const LAYOUT = "v1";

@@ -8,8 +8,8 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
-import { LAUNCH_VARIABLE } from "../../../tools/leftovers.mjs";
-import { launchOf } from "./kernels.mjs";
+import { LAUNCH_VARIABLE } from "../../../../tools/leftovers.mjs";
+import { launchOf } from "../image/kernels.mjs";
 
 /** Waits for the end of its input, which comes when the parent is gone. */
 const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
@@ -33,7 +33,7 @@ const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
 
 /**
  * Starts a kernel.
- * @param {import("./kernels.mjs").PreparedKernel} kernel
+ * @param {import("../image/kernels.mjs").PreparedKernel} kernel
  * @param {Place} place
  * @returns {KernelProcess}
  */

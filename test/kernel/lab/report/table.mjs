@@ -4,7 +4,7 @@
  *
  * test/run.mjs prints it at the end. Pure.
  */
-import { guestFiles, plannedFiles, SYSTEMD_FILE, SYSTEMD_KERNEL } from "./plan.mjs";
+import { guestFiles, plannedFiles, SYSTEMD_FILE, SYSTEMD_KERNEL } from "../plan.mjs";
 
 /** Of vitest's JSON report, what is needed here. */
 /** @typedef {{ status: string, ancestorTitles: readonly string[] }} Assertion */

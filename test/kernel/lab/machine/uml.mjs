@@ -16,8 +16,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { command, openSuite } from "./apt.mjs";
-import { LabError } from "./errors.mjs";
+import { LabError } from "../errors.mjs";
+import { command, openSuite } from "../image/apt.mjs";
 
 const LOADER = "ld-linux-x86-64.so.2";
 
@@ -60,7 +60,7 @@ export async function fillUml(draft, entry, { series, suite: suiteName }, tools)
 
 /**
  * The command that starts the kernel.
- * @param {import("./kernels.mjs").PreparedKernel} kernel
+ * @param {import("../image/kernels.mjs").PreparedKernel} kernel
  * @param {import("./kernel-process.mjs").Place} place
  * @returns {import("./kernel-process.mjs").Launch}
  */

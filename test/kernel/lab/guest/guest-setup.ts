@@ -9,8 +9,8 @@ import { appendFileSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { RunnerTask } from "vitest";
 import { beforeEach } from "vitest";
-import { LIMITS } from "../../limits.mjs";
-import { keyOf, type ReportLine, TOLD_BEFORE } from "./report-lines.ts";
+import { LIMITS } from "../../../limits.mjs";
+import { keyOf, type ReportLine, TOLD_BEFORE } from "../report/report-lines.ts";
 
 const share = process.env["EROFS_NBD_LAB_SHARE"];
 

@@ -6,11 +6,11 @@
  */
 
 import { createServer, type Server, type Socket } from "node:net";
-import type { NbdExport } from "../../src/nbd/handshake/export.ts";
-import { ServerHandshake, type ServerHandshakeResult } from "../../src/nbd/handshake/server.ts";
-import { checkRequest, PAYLOAD_TOO_LONG, payloadBytes } from "../../src/nbd/request-check.ts";
-import { RequestFramer } from "../../src/nbd/request-framer.ts";
-import { encodeReplyInto, NBD_CMD_DISC, newRequest, SIMPLE_REPLY_BYTES } from "../../src/nbd/wire.ts";
+import type { NbdExport } from "../../../src/nbd/handshake/export.ts";
+import { ServerHandshake, type ServerHandshakeResult } from "../../../src/nbd/handshake/server.ts";
+import { checkRequest, PAYLOAD_TOO_LONG, payloadBytes } from "../../../src/nbd/request-check.ts";
+import { RequestFramer } from "../../../src/nbd/request-framer.ts";
+import { encodeReplyInto, NBD_CMD_DISC, newRequest, SIMPLE_REPLY_BYTES } from "../../../src/nbd/wire.ts";
 
 /** A listening server; close it with `close()`. */
 export interface PlainNbdServer {

@@ -7,8 +7,8 @@
 import { appendFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { Reporter, SerializedError, TestCase, TestModule, TestRunEndReason } from "vitest/node";
-import { kernelLogTail } from "./kernel-log.ts";
-import type { ReportedError, ReportLine } from "./report-lines.ts";
+import { kernelLogTail } from "../report/kernel-log.ts";
+import type { ReportedError, ReportLine } from "../report/report-lines.ts";
 
 const DMESG_LINES = 30;
 

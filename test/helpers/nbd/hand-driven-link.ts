@@ -5,11 +5,11 @@
  * The wire is written by hand (see mini-nbd-client.ts for the reason).
  */
 
-import { Pump } from "../../src/serving/pump.ts";
-import { type JournaledLink, ServedLink } from "../../src/serving/serve-loop.ts";
-import type { Source } from "../../src/source/source.ts";
-import { EPOLLIN, EPOLLOUT } from "../../src/sys/epoll.ts";
-import { ERRNO } from "../../src/sys/errno.ts";
+import { Pump } from "../../../src/serving/pump.ts";
+import { type JournaledLink, ServedLink } from "../../../src/serving/serve-loop.ts";
+import type { Source } from "../../../src/source/source.ts";
+import { EPOLLIN, EPOLLOUT } from "../../../src/sys/epoll.ts";
+import { ERRNO } from "../../../src/sys/errno.ts";
 import {
   close,
   MSG_DONTWAIT,
@@ -22,8 +22,8 @@ import {
   send,
   setSocketOption,
   socketPair,
-} from "../../src/sys/libc.ts";
-import type { LinkEnd } from "../../src/worker-protocol/link-end.ts";
+} from "../../../src/sys/libc.ts";
+import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 
 const MSG_PEEK = 0x2;
 

@@ -8,13 +8,13 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { LabError } from "../errors.mjs";
+import { preparePtrace } from "../machine/ptrace-xstate.mjs";
+import { fillQemu, qemuLaunch } from "../machine/qemu.mjs";
+import { fillUml, umlLaunch } from "../machine/uml.mjs";
 import { openSuite } from "./apt.mjs";
 import { cacheEntry, cacheRoot } from "./cache.mjs";
-import { LabError } from "./errors.mjs";
 import { buildInitramfs } from "./initramfs.mjs";
-import { preparePtrace } from "./ptrace-xstate.mjs";
-import { fillQemu, qemuLaunch } from "./qemu.mjs";
-import { fillUml, umlLaunch } from "./uml.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 /** busybox and patchelf come from here: static, or old enough to run on every newer libc. */
@@ -83,8 +83,8 @@ export async function prepareKernel(name) {
 /**
  * The command that starts a prepared kernel.
  * @param {PreparedKernel} kernel
- * @param {import("./kernel-process.mjs").Place} place
- * @returns {import("./kernel-process.mjs").Launch}
+ * @param {import("../machine/kernel-process.mjs").Place} place
+ * @returns {import("../machine/kernel-process.mjs").Launch}
  */
 export function launchOf(kernel, place) {
   return kernel.processors > 1 ? qemuLaunch(kernel, place) : umlLaunch(kernel, place);
@@ -116,7 +116,7 @@ function writeInitramfs(entry, busyboxPath, modulesPath) {
   const bytes = buildInitramfs({
     busybox: readFileSync(busyboxPath),
     overlayModule: existsSync(overlay) ? readFileSync(overlay) : undefined,
-    init: readFileSync(join(HERE, "guest-init.sh")),
+    init: readFileSync(join(HERE, "../guest/guest-init.sh")),
   });
   const path = join(entry, "initramfs.cpio");
   if (existsSync(path) && readFileSync(path).equals(bytes)) return path;

@@ -11,13 +11,13 @@ import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { BaseSequencer, parseCLI, startVitest } from "vitest/node";
-import { LIMITS } from "../../limits.mjs";
+import { LIMITS } from "../../../limits.mjs";
 
 /** How vitest begins the error of a test or hook that was out of time. */
 const OUT_OF_TIME = /^(Test|Hook) timed out in /;
 /** The other reporters say what they have heard, too. */
 const LAST_LINES_MS = 500;
-const root = fileURLToPath(new URL("../../..", import.meta.url));
+const root = fileURLToPath(new URL("../../../..", import.meta.url));
 const share = process.env["EROFS_NBD_LAB_SHARE"];
 const reports = process.env["EROFS_NBD_LAB_REPORT"] !== undefined && share !== undefined;
 const here = (/** @type {string} */ name) => fileURLToPath(new URL(name, import.meta.url));

@@ -64,4 +64,4 @@ Object.assign(Atomics, {
 });
 
 register("./step-hooks.mjs", import.meta.url);
-await import("../../dist/src/worker/start.js");
+await import("../../../dist/src/worker/start.js");

@@ -2,10 +2,10 @@
  * The kernel's side of a link whose image is all one byte, for tests that overwrite it with another: it reads replies when the test says so,
  * and tells right ones from wrong ones and errors.
  */
-import type { OpenLink } from "../../src/supervisor/ports.ts";
-import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../src/sys/libc.ts";
+import type { OpenLink } from "../../../src/supervisor/ports.ts";
+import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
+import { until } from "../until.ts";
 import { requestHeader } from "./mini-nbd-client.ts";
-import { until } from "./until.ts";
 
 export const IMAGE_BYTES: number = 2 << 20;
 export const READ_BYTES: number = 256 * 1024;
