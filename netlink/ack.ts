@@ -26,7 +26,7 @@ import * as C from "./constants.ts";
 import { DecodeError } from "./errors.ts";
 import type { NetlinkMessage } from "./message.ts";
 
-/** What the kernel said about a request. */
+/** The kernel's verdict on a request. */
 export interface Verdict {
   /** 0 for success, otherwise a positive errno. */
   readonly errno: number;

@@ -7,7 +7,7 @@
  * | 2 | 2 | nla_type | 14 bits of type, NLA_F_NET_BYTEORDER, NLA_F_NESTED |
  * | 4 | … | payload | host byte order unless flagged |
  *
- * Source: include/uapi/linux/netlink.h, lib/nlattr.c, 6.1–7.2. Called by generic.ts, nbd.ts, ack.ts and dump.ts.
+ * Source: include/uapi/linux/netlink.h, lib/nlattr.c, 6.1–7.2. Called by generic.ts, nbd.ts, ack.ts and trace.ts.
  */
 import { endianness } from "node:os";
 import {
@@ -19,10 +19,10 @@ import {
 } from "./constants.ts";
 import { DecodeError } from "./errors.ts";
 
-/** Netlink headers and integers travel in the machine's own byte order. */
+/** Netlink headers and integers are in host byte order. */
 export const HOST_LITTLE_ENDIAN: boolean = endianness() === "LE";
 
-/** An attribute to be sent. Made by {@link u32} and its sisters, or by hand for exotic payloads. */
+/** An attribute to be sent. Made by {@link u32} and the like, or by hand for other payloads. */
 export interface Attribute {
   /** 0 to 16383; flags may be added. */
   readonly type: number;
@@ -153,7 +153,7 @@ export function decodeAttributes(bytes: Uint8Array): DecodedAttribute[] {
   return attributes;
 }
 
-/** The attribute of that type, or undefined. Of several the last counts, as in the kernel (lib/nlattr.c, __nla_parse). */
+/** The attribute of that type, or undefined. If there are several, the last counts, as in the kernel (lib/nlattr.c, __nla_parse). */
 export function findAttribute(
   attributes: readonly DecodedAttribute[],
   type: number,

@@ -1,7 +1,7 @@
 /**
  * The numbers of netlink, generic netlink and the nbd family, spelled as in the kernel's headers.
  *
- * Imported by every other file here; imports nothing and does nothing. Each block names its header; all values are
+ * Imported by every other file of this folder; imports nothing. Each block names its header; all values are
  * user-space ABI and were compared with Linux 6.1, 6.12 and 7.2.
  */
 

@@ -1,6 +1,6 @@
 /**
- * The errors of netlink/: DecodeError (bytes that are not what they should be), SyscallError (libc said no) and
- * NetlinkError (a whole request failed: the only class that callers of the clients meet).
+ * The errors of netlink/: DecodeError (malformed bytes), SyscallError (a libc call failed) and NetlinkError (a whole
+ * request failed: the only class that callers of the clients receive).
  *
  * Programs switch on `code`, never on the class: two copies of a package break `instanceof`. Nothing here does I/O.
  */
@@ -31,13 +31,13 @@ export type NetlinkErrorCode =
   | "ERR_NETLINK_DUMP_INTERRUPTED"
   | "ERR_NETLINK_CLOSED";
 
-/** Who failed: the kernel's acknowledgement, a system call, our decoder, the clock, or the caller's own close. */
+/** Where it failed: the kernel's acknowledgement, a system call, the decoder, the deadline, or the caller's close. */
 export type NetlinkErrorOrigin = "ack" | "syscall" | "decode" | "timeout" | "closed";
 
 /**
  * The name of a Linux error number: 16 → "EBUSY". Numbers without a name come back as "errno 512".
  *
- * libuv calls 95 ENOTSUP; the kernel's sources and log say EOPNOTSUPP, so we do too.
+ * libuv calls 95 ENOTSUP; this returns EOPNOTSUPP, as the kernel's sources and log do.
  */
 export function errnoName(errno: number): string {
   if (errno === constants.errno.EOPNOTSUPP) return "EOPNOTSUPP";
@@ -50,7 +50,7 @@ export function errnoName(errno: number): string {
 export class DecodeError extends Error {
   override readonly name = "DecodeError";
   readonly code = "ERR_NETLINK_DECODE";
-  /** Where in the given bytes the trouble starts. */
+  /** Offset of the first wrong byte. */
   readonly offsetBytes: number;
 
   constructor(what: string, offsetBytes: number) {
@@ -59,7 +59,7 @@ export class DecodeError extends Error {
   }
 }
 
-/** A libc call that returned -1. `errno` is that call's own, read before anything else could change it. */
+/** A libc call that returned -1. `errno` is that call's. */
 export class SyscallError extends Error {
   override readonly name = "SyscallError";
   readonly code = "ERR_NETLINK_SYSCALL";
@@ -103,7 +103,7 @@ function describe(details: NetlinkErrorDetails): string {
     parts.push(
       details.kernelMessage === undefined
         ? "no kernel message"
-        : `the kernel says «${details.kernelMessage}»`,
+        : `the kernel says '${details.kernelMessage}'`,
     );
   }
   if (details.kernelAttribute !== undefined) {
@@ -125,14 +125,14 @@ export class NetlinkError extends Error {
   /** The error number, positive; absent where none exists (timeout, decode, closed). */
   readonly errno: number | undefined;
   readonly errnoName: string | undefined;
-  /** The text of the extended acknowledgement (NLMSGERR_ATTR_MSG), where the kernel sent one. */
+  /** The text of the extended acknowledgement (NLMSGERR_ATTR_MSG), if the kernel sent one. */
   readonly kernelMessage: string | undefined;
-  /** The attribute the kernel objected to, by its header name, nested ones joined by dots. */
+  /** The attribute that the kernel rejected, by its header name; nested names are joined by dots. */
   readonly kernelAttribute: string | undefined;
   readonly kernelAttributeProblem: "missing" | "rejected" | undefined;
   /** The sequence number of the request, to find it in a dump of the traffic. */
   readonly sequence: number | undefined;
-  /** The N of /dev/nbdN, where the request named one. */
+  /** The N of /dev/nbdN, if the request named one. */
   readonly deviceIndex: number | undefined;
   /** One imperative line: what to check next. */
   readonly hint: string | undefined;

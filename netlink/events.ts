@@ -1,10 +1,10 @@
 /**
  * A subscription to one multicast group of a generic netlink family, on a socket of its own.
  *
- * Made by generic.ts. Multicast is not reliable: when the kernel had to drop messages, or the family went away and came
- * back, the listener is told to look at the state afresh (`onResync`) and the subscription goes on. How a reloaded module
- * is noticed: the same socket listens to the controller's «notify» group, which announces families by name; on the new
- * announcement the group, which has a new number, is joined again. Never sends a request on this socket.
+ * Made by generic.ts. Multicast is not reliable: when the kernel drops messages, or the family is unregistered and
+ * registered again, the listener is told to read the state anew (`onResync`) and the subscription goes on. The socket
+ * also listens to the controller's `notify` group, which announces families by name: when a reloaded module is
+ * announced, its group, which has a new number, is joined again. No request is sent on this socket.
  */
 import { constants } from "node:os";
 import * as C from "./constants.ts";
@@ -18,13 +18,13 @@ import { type TraceSink, traceDatagram, traceSinkFromEnvironment } from "./trace
 import type { NetlinkTransport, OpenTransport, ReadWatch, ReceivedDatagram } from "./transport.ts";
 
 /**
- * Why what the listener knows may be out of date.
+ * Why the state that the listener knows may be out of date.
  *
  * - `messages-lost`: the receive buffer overflowed (ENOBUFS) or a message did not fit
  * - `family-removed`: the module was unloaded; events stop until it is loaded again
- * - `family-reloaded`: the group was joined again; what happened in between was not heard
+ * - `family-reloaded`: the group was joined again; events in between are lost
  * - `join-failed`: the group could not be joined again; no events until the next reload
- * - `undecodable`: a message could not be understood
+ * - `undecodable`: a message could not be decoded
  * - `ended`: receiving failed for good; the subscription has closed itself
  */
 export type ResyncReason =
@@ -35,7 +35,7 @@ export type ResyncReason =
   | "undecodable"
   | "ended";
 
-/** What a subscription listens to, and whom it tells. Both listeners run on the event loop, in order of arrival. */
+/** What a subscription listens to, and its listeners. Both run on the event loop, in order of arrival. */
 export interface SubscriptionOptions {
   readonly schema: FamilySchema;
   readonly groupName: string;
@@ -48,7 +48,7 @@ export interface SubscriptionOptions {
   readonly keepsProcessAlive?: boolean | undefined;
 }
 
-/** What the client that makes a subscription lends it. */
+/** What the client passes to a subscription. */
 export interface SubscriptionContext {
   readonly openTransport: OpenTransport;
   readonly trace: TraceSink | undefined;
@@ -58,7 +58,7 @@ export interface SubscriptionContext {
 }
 
 const DEFAULT_RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
-/** So many datagrams are handled before other work gets its turn; the watch fires again for the rest. */
+/** Number of datagrams handled per turn of the event loop; the watch fires again for the rest. */
 const BATCH = 64;
 
 /** A running subscription; get one from GenericNetlink.subscribe. */
@@ -85,13 +85,13 @@ export class GroupSubscription {
     this.#transport = openTransportOrThrow(() => context.openTransport({ receiveBufferBytes }));
   }
 
-  /** The receive buffer that was granted, in the kernel's own accounting (twice what was asked for). */
+  /** The receive buffer that was granted, in the kernel's own accounting (twice the size asked for). */
   get receiveBufferBytes(): number {
     return this.#transport.receiveBufferBytes;
   }
 
   /**
-   * Joins both groups; events are heard from the moment this resolves. The controller's group comes first, so that a
+   * Joins both groups; events arrive from the moment this resolves. The controller's group comes first, so that a
    * reload between the look-up and the join is noticed too.
    * @internal
    */
@@ -124,7 +124,7 @@ export class GroupSubscription {
   #joinGroup(family: GenericFamily, groupName: string): Promise<void> {
     const group = family.groups.find((each) => each.name === groupName);
     if (group === undefined) {
-      const reason = `the family ${family.name} has no group «${groupName}»`;
+      const reason = `the family ${family.name} has no group '${groupName}'`;
       return Promise.reject(
         requestError(this.#label, { code: "ERR_NETLINK_NO_FAMILY", origin: "ack", reason }),
       );
@@ -151,7 +151,7 @@ export class GroupSubscription {
     }
   }
 
-  /** ENOBUFS is reported once per overflow; what is queued can still be read. Nothing else is expected: stop there. */
+  /** ENOBUFS is reported once per overflow, and queued messages can still be read. Any other error ends the subscription. */
   #goOnAfter(error: unknown): boolean {
     const errno = error instanceof SyscallError ? error.errno : undefined;
     if (errno === constants.errno.EINTR) return true;
@@ -160,7 +160,7 @@ export class GroupSubscription {
       return true;
     }
     this.#resync("ended", wrapFailure(this.#label, error));
-    // The listener has the cause; a descriptor that cannot even be closed adds nothing to it.
+    // The listener has the cause already; a failing close adds nothing.
     this.close().catch(() => undefined);
     return false;
   }
@@ -213,7 +213,7 @@ export class GroupSubscription {
     this.#tell(() => this.#options.onResync(reason, error));
   }
 
-  /** A listener's exception is the listener's own: it surfaces as uncaught and must not stop the reading. */
+  /** Rethrows a listener's exception asynchronously, so that it cannot stop the reading. */
   #tell(call: () => void): void {
     if (this.#closed !== undefined) return;
     try {

@@ -1,8 +1,8 @@
 /**
- * A kernel made of a function: the transport for tests at byte level, for users of this package too.
+ * A transport whose kernel is a function, for tests at byte level, also of users of this package.
  *
  * `createFakeTransport((request, kernel) => kernel.deliver(answer))` gives what NetlinkSocket and openTransport take.
- * It knows nothing of message formats: bytes come in, bytes go out, errors are injected. Never touches the real kernel.
+ * It passes bytes in and out and injects errors, without knowledge of message formats.
  */
 import { SyscallError } from "./errors.ts";
 import type { NetlinkTransport, ReadWatch, ReceivedDatagram } from "./transport.ts";
@@ -23,7 +23,7 @@ export interface FakeKernel {
 /** Answers one request; the send returns when it has (so a promise that hangs is a stuck driver). */
 export type FakeHandler = (request: Uint8Array, kernel: FakeKernel) => void | Promise<void>;
 
-/** A transport with the kernel's side in the test's hand. */
+/** A transport whose kernel side the test controls. */
 export interface FakeTransport extends NetlinkTransport, FakeKernel {
   /** Every request in order. */
   readonly sent: readonly Uint8Array[];
@@ -111,7 +111,7 @@ class ScriptedTransport implements FakeTransport {
     this.isClosed = true;
   }
 
-  /** Level-triggered like poll: calls again while something is queued and somebody watches. */
+  /** Level-triggered like poll: calls again while something is queued and a watch runs. */
   #notify(): void {
     setImmediate(() => {
       if (this.#queue.length === 0 || this.#watches.size === 0) return;

@@ -1,5 +1,5 @@
 /**
- * What the controller says about families, and the shape of a family's own messages. Pure.
+ * Family descriptions from the controller, and the shape of a family's own messages. Pure.
  *
  * Called by generic.ts for answers and by events.ts for announcements. Source: net/netlink/genetlink.c, ctrl_fill_info,
  * 6.1–7.2.

@@ -2,7 +2,7 @@
  * GenericNetlink: families by name, requests to them, subscriptions to their multicast groups.
  *
  * Used by nbd.ts and usable for any family without a header of its own. Family ids are remembered and looked up again
- * when a request shows that the module was reloaded. Never acts on a family that was not asked for.
+ * when a request shows that the module was reloaded.
  */
 import { constants } from "node:os";
 import { type Attribute, encodeAttributes, string } from "./attributes.ts";
@@ -19,7 +19,7 @@ import type { OpenTransport } from "./transport.ts";
 
 /** A request to a family. */
 export interface GenericRequest {
-  /** Describes the family; its name is what is looked up. */
+  /** Describes the family, which is looked up by its name. */
   readonly schema: FamilySchema;
   readonly command: number;
   /** The family's version to announce; 1 by default. */
@@ -27,7 +27,7 @@ export interface GenericRequest {
   readonly attributes: readonly Attribute[];
   /** Ask for all objects (NLM_F_DUMP). */
   readonly dump?: boolean | undefined;
-  /** What is being done, to follow «cannot » in an error; "run COMMAND" by default. */
+  /** What is being done, to follow "cannot" in an error; "run COMMAND" by default. */
   readonly purpose?: string | undefined;
   readonly deviceIndex?: number | undefined;
 }
@@ -71,7 +71,7 @@ export class GenericNetlink {
   async family(name: string, options: { readonly fresh?: boolean } = {}): Promise<GenericFamily> {
     const known = this.#families.get(name);
     if (known !== undefined && options.fresh !== true) return known;
-    const label = { ...controllerLabel(`find the generic netlink family «${name}»`), subjectFamily: name };
+    const label = { ...controllerLabel(`find the generic netlink family '${name}'`), subjectFamily: name };
     this.#families.delete(name);
     const { messages } = await this.#ask(label, {
       familyId: C.GENL_ID_CTRL,
@@ -84,7 +84,7 @@ export class GenericNetlink {
     return family;
   }
 
-  /** Every registered family, in the kernel's order. A list that changed meanwhile is asked for again. @throws NetlinkError */
+  /** Every registered family, in the kernel's order. A list that changed meanwhile is requested again. @throws NetlinkError */
   async families(): Promise<GenericFamily[]> {
     const label = controllerLabel("list the generic netlink families");
     const { messages } = await this.#ask(label, {
@@ -98,8 +98,8 @@ export class GenericNetlink {
   }
 
   /**
-   * Sends a request to a family and resolves with its answer. When the kernel does not know the id (any more), the family
-   * is looked up again, and the request goes out once more if its id has changed: it was not carried out before.
+   * Sends a request to a family and resolves with its answer. If the kernel does not know the id (any more), the family is
+   * looked up again, and the request is sent once more if its id has changed: it was not carried out before.
    *
    * @throws NetlinkError
    */
@@ -196,8 +196,8 @@ function decodeWith<T>(label: RequestLabel, decode: () => T): T {
 }
 
 /**
- * ENOENT is genl_rcv_msg's answer to an id that no family has; EOPNOTSUPP is what another family says that got the id
- * meanwhile (ids are handed out cyclically, so that is rare). Either may also be meant, hence the look-up.
+ * genl_rcv_msg answers ENOENT for an id that no family has. EOPNOTSUPP comes from another family that got the id
+ * meanwhile (ids are assigned cyclically, so that is rare). Either may also be a real answer, hence the look-up.
  */
 function isStaleId(error: unknown): boolean {
   if (!(error instanceof NetlinkError) || error.origin !== "ack") return false;

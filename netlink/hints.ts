@@ -1,6 +1,6 @@
 /**
- * What to check next, by command and errno. The kernel's nbd driver fills extended acknowledgements almost never, so
- * these lines carry the weight; its own reason is in the kernel log.
+ * What to check next, by command and errno. The nbd driver almost never fills extended acknowledgements, so these lines
+ * take their place; its own reason is in the kernel log.
  *
  * A table and one look-up, called when an error is built. Facts: drivers/block/nbd.c and net/netlink/genetlink.c, 6.1–7.2.
  */
@@ -24,13 +24,13 @@ export const HINTS: readonly Hint[] = [
     family: "nbd",
     command: "GETFAMILY",
     errno: E.ENOENT,
-    hint: "load the driver with «modprobe nbd»; before Linux 6.4 the family exists in the first network namespace only",
+    hint: "load the driver with `modprobe nbd`; before Linux 6.4 the family exists in the first network namespace only",
   },
   {
     family: "nbd",
     command: "CONNECT",
     errno: E.EBUSY,
-    hint: "choose another index or none: this one is connected, or some process (udev, a reader) holds its node open",
+    hint: "choose another index or none: this one is connected, or a process (udev, a reader) holds its node open",
   },
   {
     family: "nbd",
@@ -48,7 +48,7 @@ export const HINTS: readonly Hint[] = [
     family: "nbd",
     command: "RECONFIGURE",
     errno: E.EINVAL,
-    hint: "check that the device exists, was connected through netlink and not disconnected since, and that the backend identifier is exactly the one given at connect; the kernel log has the reason",
+    hint: "check that the device exists, was connected through netlink and is still connected, and that the backend identifier is the one given at connect; the kernel log has the reason",
   },
   {
     family: "nbd",
@@ -60,7 +60,7 @@ export const HINTS: readonly Hint[] = [
     family: "nbd",
     command: "*",
     errno: E.EBADF,
-    hint: "pass descriptors that are open in this very process",
+    hint: "pass descriptors that are open in this process",
   },
   {
     family: "nbd",
@@ -125,7 +125,7 @@ export const HINTS: readonly Hint[] = [
   { family: "*", command: "OPEN", errno: E.EMFILE, hint: "raise the limit of open files (ulimit -n)" },
 ];
 
-/** The hint for a failed command, or undefined when there is nothing useful to say. */
+/** The hint for a failed command, or undefined if the table has none. */
 export function hintFor(family: string, command: string, errno: number | undefined): string | undefined {
   return HINTS.find(
     (row) =>

@@ -1,7 +1,7 @@
 /**
  * The public face of netlink/, published as `erofs-nbd/netlink`: clients, errors, codec, constants, the test seam.
  *
- * The only file of this folder that others import. Re-exports alone.
+ * The only file of this folder that other code imports. It only re-exports.
  *
  * @example
  * import { NbdNetlink } from "erofs-nbd/netlink";

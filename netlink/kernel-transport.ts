@@ -30,7 +30,7 @@ function isErrno(error: unknown, ...errnos: readonly number[]): boolean {
   return error instanceof SyscallError && errnos.includes(error.errno);
 }
 
-/** Options that old kernels lack: ENOPROTOOPT means «do without», the decoder copes with either form. */
+/** Options that old kernels lack. ENOPROTOOPT is ignored: the decoder handles both forms. */
 function setIfKnown(fd: number, option: number): void {
   try {
     setOption(fd, C.SOL_NETLINK, option, 1);
@@ -39,7 +39,7 @@ function setIfKnown(fd: number, option: number): void {
   }
 }
 
-/** SO_RCVBUFFORCE ignores net.core.rmem_max but needs CAP_NET_ADMIN; without it take what SO_RCVBUF grants. */
+/** SO_RCVBUFFORCE ignores net.core.rmem_max but needs CAP_NET_ADMIN; without it SO_RCVBUF has to do. */
 function growReceiveBuffer(fd: number, sizeBytes: number): void {
   try {
     setOption(fd, C.SOL_SOCKET, C.SO_RCVBUFFORCE, sizeBytes);
@@ -94,7 +94,7 @@ class KernelTransport implements NetlinkTransport {
 
   /**
    * koffi runs a poll callback outside Node's callback scope: promises settled there would wait for the next unrelated
-   * event, and an exception would surface somewhere else. So the reading is done in a `setImmediate`, with the watch
+   * event, and an exception would surface elsewhere. So the reading is done in a `setImmediate`, with the watch
    * stopped meanwhile. That also restarts it after a pending socket error (ENOBUFS), on which libuv stops by itself.
    */
   watch(onReadable: () => void, keepsProcessAlive: boolean): ReadWatch {

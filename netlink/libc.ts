@@ -2,7 +2,7 @@
  * The libc calls of netlink/, through koffi: open, bind, option, send, receive, close of a netlink socket.
  *
  * Called by kernel-transport.ts alone. Each function returns a value or throws SyscallError with that call's errno.
- * Whatever may sleep inside the kernel has an OffLoop variant that runs on libuv's pool; nothing here retries.
+ * Calls that may sleep inside the kernel have an OffLoop variant that runs on libuv's pool; nothing here retries.
  */
 import koffi, { type KoffiFunc } from "koffi";
 import { HOST_LITTLE_ENDIAN, viewOf } from "./attributes.ts";
@@ -120,14 +120,14 @@ export function getOption(fd: number, level: number, option: number): number {
 }
 
 /**
- * Sends one datagram to the kernel from a pool thread: the family's handler runs inside this call, however long it
- * takes. `bytes` must not change until the promise settles; `fd` must stay open until then. @throws SyscallError
+ * Sends one datagram to the kernel from a pool thread, because the family's handler runs inside this call, for any
+ * time. `bytes` must not change until the promise settles; `fd` must stay open until then. @throws SyscallError
  */
 export async function sendOffLoop(fd: number, bytes: Uint8Array): Promise<void> {
   await offLoop("send on", (done) => cSend.async(fd, bytes, bytes.length, 0, done));
 }
 
-/** What one receive brought. */
+/** The result of one receive. */
 export interface Received {
   /** The datagram's full length, which may exceed the buffer. */
   readonly lengthBytes: number;

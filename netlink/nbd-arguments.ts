@@ -1,12 +1,12 @@
 /**
- * Checks of what callers pass to NbdNetlink, made before anything happens. Pure; throws TypeError and RangeError only.
+ * Checks of the arguments of NbdNetlink, made before anything is sent. Pure; throws only TypeError and RangeError.
  *
  * Called by nbd.ts. The kernel's own rules that differ between versions (page size, highest index) are left to the kernel.
  */
 import type { NbdConnectOptions, NbdReconfigureOptions } from "./nbd.ts";
 
 const U32_MAXIMUM = 0xffff_ffff;
-/** nbd_genl_status and nbd_genl_connect read 0xffffffff as «any». */
+/** nbd_genl_status and nbd_genl_connect read 0xffffffff as "any". */
 const INDEX_MAXIMUM = U32_MAXIMUM - 1;
 const FD_MAXIMUM = 0x7fff_ffff;
 /** The driver keeps seconds × HZ in 32 bits (blk_queue_rq_timeout); HZ is 1000 at most. */
@@ -73,7 +73,7 @@ function checkIdentifier(identifier: string): void {
       `cannot use backendIdentifier: ${lengthBytes} bytes exceed ${IDENTIFIER_MAXIMUM_BYTES}`,
     );
   }
-  // sysfs shows it as one line, and that line is how devices are found again.
+  // sysfs shows it as one line, by which devices are found again.
   if (/[\0\r\n]/.test(identifier))
     throw new RangeError("cannot use backendIdentifier: it contains a line end or NUL");
 }

@@ -1,11 +1,11 @@
 /**
  * NbdNetlink: the kernel's nbd driver, command by command, in the kernel's words. The public face of the nbd family.
  *
- * Called by supervisors and by anyone who embeds this folder. Arguments are checked before anything happens. It never
- * owns the sockets it is given, never decides about failover and never retries a command that changes something.
+ * Called by kernel/nbd-control.ts and by programs that embed this folder. Arguments are checked before anything is sent.
+ * It does not own the sockets it is given, and never retries a command that changes something.
  *
- * Worth knowing (drivers/block/nbd.c, 6.1–7.2): all commands of all processes run one after the other under one kernel
- * lock; the thread id in /sys/block/nbdN/pid is that of a pool thread; a process exit waits for a command that is stuck.
+ * Facts (drivers/block/nbd.c, 6.1–7.2): all commands of all processes run one after the other under one kernel lock; the
+ * thread id in /sys/block/nbdN/pid is that of a pool thread; a process exit waits for a command that is stuck.
  */
 import {
   type Attribute,
@@ -28,7 +28,7 @@ import { checkConnect, checkIndex, checkReconfigure } from "./nbd-arguments.ts";
 import { wrapFailure } from "./request.ts";
 import { NBD_SCHEMA, nameOfCommand } from "./schema.ts";
 
-/** What CONNECT takes. Everything but the index is always sent: an absent attribute keeps the device's previous value. */
+/** Options of CONNECT. All but the index are always sent: an absent attribute keeps the device's previous value. */
 export interface NbdConnectOptions {
   /** The N of /dev/nbdN; the kernel's choice (the lowest free one) when absent. */
   readonly index?: number | undefined;
@@ -36,7 +36,7 @@ export interface NbdConnectOptions {
   readonly sizeBytes: number;
   /** A power of two from 512 to 65,536; kernels before 7 refuse more than the page size. */
   readonly blockSizeBytes: number;
-  /** Request timeout in whole seconds. 0: with one socket, wait for ever (the requeue timer is 30 s). */
+  /** Request timeout in whole seconds. 0: with one socket, wait forever (the requeue timer is 30 s). */
   readonly timeoutSeconds: number;
   /** How long reads wait, in whole seconds, while every socket is dead. 0: fail at once. */
   readonly deadConnectionTimeoutSeconds: number;
@@ -45,7 +45,7 @@ export interface NbdConnectOptions {
   /** NBD_CFLAG_* */
   readonly clientFlags: number;
   /**
-   * Connected TCP or unix stream sockets, open in this process; at least one. The kernel takes references of its own, the
+   * Connected TCP or unix stream sockets, open in this process; at least one. The kernel takes references of its own; the
    * caller keeps and closes the descriptors. After a failed CONNECT they are shut down and useless.
    */
   readonly sockets: readonly number[];
@@ -53,12 +53,12 @@ export interface NbdConnectOptions {
   readonly backendIdentifier: string;
 }
 
-/** What RECONFIGURE takes. Absent settings stay as they are, except that absent client flag bits are cleared when given. */
+/** Options of RECONFIGURE. Absent settings stay as they are; if client flags are given, absent bits are cleared. */
 export interface NbdReconfigureOptions {
   readonly index: number;
   /** Exactly the text given at CONNECT. */
   readonly backendIdentifier: string;
-  /** Sockets for dead slots, one each. Success does not say that one was taken: with no dead slot it is dropped. */
+  /** One socket for each dead one. Success does not mean that it was taken: without a dead socket it is dropped. */
   readonly sockets?: readonly number[] | undefined;
   /** A change freezes the queue from Linux 6.12 on: never together with a socket while requests are outstanding. */
   readonly sizeBytes?: number | undefined;
@@ -71,11 +71,11 @@ export interface NbdReconfigureOptions {
 /** A device as STATUS reports it. */
 export interface NbdDeviceStatus {
   readonly index: number;
-  /** Somebody holds a configuration: connected, or merely opened. It says nothing about live sockets. */
+  /** The device has a configuration: it is connected, or merely open. This says nothing about live sockets. */
   readonly connected: boolean;
 }
 
-/** A socket of that device died, or: events may have been missed, look at the state afresh. */
+/** A socket of that device died; or events may have been missed, and the state has to be read anew. */
 export type NbdEvent =
   | { readonly type: "link-dead"; readonly index: number }
   | { readonly type: "resync"; readonly reason: ResyncReason; readonly error?: Error | undefined };
@@ -206,7 +206,7 @@ export class NbdNetlink {
   }
 
   /**
-   * Ends a device's configuration for good: what is in flight fails. A device that is not connected is no error.
+   * Ends a device's configuration: reads in flight fail. A device that is not connected is no error.
    *
    * @throws NetlinkError EINVAL: no such device · EPERM
    */
@@ -230,8 +230,8 @@ export class NbdNetlink {
   }
 
   /**
-   * Listens for dead sockets. One event per socket; it may come late, twice or, after a `resync`, not at all. The kernel sends
-   * them to the first network namespace only. Needs no privilege.
+   * Listens for dead sockets. One event per socket; it may come late, twice or, after a `resync`, not at all. The kernel
+   * sends them to the initial network namespace only. Needs no privilege.
    *
    * @throws NetlinkError ERR_NETLINK_NO_FAMILY: no driver
    */
@@ -251,7 +251,7 @@ export class NbdNetlink {
     });
   }
 
-  /** Ends subscriptions and rejects what is under way. Resolves when every descriptor is closed. */
+  /** Ends subscriptions and rejects pending requests. Resolves when every descriptor is closed. */
   close(): Promise<void> {
     return this.#netlink.close();
   }
@@ -272,7 +272,7 @@ export class NbdNetlink {
   }
 }
 
-/** An event without an index still says that some socket died: the listener has to look at all of them. */
+/** An event without an index still means that a socket died: the listener has to check all devices. */
 function linkDeadEvent(message: GenericMessage): NbdEvent {
   try {
     return { type: "link-dead", index: decodeIndex(message) };

@@ -1,6 +1,6 @@
 /**
- * What a request is called and what its failure means: labels for people, and the one place that turns a kernel
- * verdict, a failed system call or a passed deadline into a NetlinkError. Pure; called by socket.ts and generic.ts.
+ * Labels of requests, and the conversion of a kernel verdict, a failed system call or a passed deadline into a
+ * NetlinkError. Pure; called by socket.ts and generic.ts.
  */
 import { constants } from "node:os";
 import type { Verdict } from "./ack.ts";
@@ -11,13 +11,13 @@ import { attributeNameAt, type FamilySchema } from "./schema.ts";
 
 /** Names for messages, traces and hints. */
 export interface RequestLabel {
-  /** What is being done, to follow «cannot »: "connect nbd3". */
+  /** What is being done, to follow "cannot": "connect nbd3". */
   readonly purpose: string;
   /** The command's name without prefix: "CONNECT". */
   readonly command: string;
   /** Describes the family's attributes. */
   readonly schema?: FamilySchema | undefined;
-  /** The family a hint is looked up for, where it is not the schema's: GETFAMILY asks about another one. */
+  /** The family a hint is looked up for, if it is not the schema's: GETFAMILY asks about another one. */
   readonly subjectFamily?: string | undefined;
   readonly deviceIndex?: number | undefined;
 }
@@ -39,7 +39,7 @@ export function requestError(label: RequestLabel, failure: Failure): NetlinkErro
   });
 }
 
-/** The kernel's no, with the attribute it objected to by name. `requestBytes` is the whole message that was sent. */
+/** The kernel's refusal, with the name of the attribute it rejected. `requestBytes` is the whole message that was sent. */
 export function refusal(
   label: RequestLabel,
   verdict: Verdict,
@@ -79,11 +79,11 @@ function offendingAttribute(
   return name === undefined ? {} : { kernelAttribute: name, kernelAttributeProblem: "rejected" };
 }
 
-/** Wraps whatever went wrong around a request; a NetlinkError passes through. */
+/** Wraps any error of a request; a NetlinkError is returned as it is. */
 export function wrapFailure(label: RequestLabel, error: unknown, sequence?: number): Error {
   if (error instanceof NetlinkError) return error;
   if (error instanceof DecodeError) {
-    const reason = `the kernel's answer makes no sense (${error.message})`;
+    const reason = `the kernel's answer cannot be decoded (${error.message})`;
     return requestError(label, {
       code: "ERR_NETLINK_DECODE",
       origin: "decode",

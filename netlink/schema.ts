@@ -1,5 +1,5 @@
 /**
- * Names and shapes of a family's commands and attributes: what dump.ts prints and what turns a byte offset in an
+ * Names and shapes of a family's commands and attributes: what trace.ts prints and what turns a byte offset in an
  * extended acknowledgement into an attribute's name. Tables and pure look-ups; never used to encode anything.
  */
 

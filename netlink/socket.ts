@@ -2,8 +2,8 @@
  * NetlinkSocket: requests to the kernel, one at a time, each answered or failed exactly once.
  *
  * Used by generic.ts. Never blocks the event loop: the send, inside which the driver's handler runs, happens on a pool
- * thread. A request cannot be taken back once it is there; what can be done is to be told that it is stuck (`onStuck`).
- * Multicast events never come here, see events.ts.
+ * thread. A request that was sent cannot be cancelled; `onStuck` reports one that takes long. Multicast events have a
+ * socket of their own, see events.ts.
  */
 import { randomInt } from "node:crypto";
 import { constants } from "node:os";
@@ -16,7 +16,7 @@ import { type TraceSink, traceDatagram, traceSinkFromEnvironment } from "./trace
 import { AnswerCollector } from "./transaction.ts";
 import type { NetlinkTransport, ReceivedDatagram } from "./transport.ts";
 
-/** A command that stays inside the kernel for long, or has come back after it was reported. */
+/** A command that stays inside the kernel for long, or has returned after it was reported. */
 export interface StuckReport {
   /** The command's name without prefix: "DISCONNECT". */
   readonly command: string;
@@ -36,11 +36,11 @@ export interface NetlinkSocketOptions {
   readonly answerDeadlineMs?: number | undefined;
   /** Report a command that has been inside the kernel for longer than this; 5,000 ms by default. */
   readonly stuckAfterMs?: number | undefined;
-  /** Told once when a command is stuck, and once when such a command has returned. */
+  /** Called once when a command is stuck, and once when such a command has returned. */
   readonly onStuck?: ((report: StuckReport) => void) | undefined;
-  /** Told the kernel's text on a request that succeeded. */
+  /** Called with the kernel's text on a request that succeeded. */
   readonly onWarning?: ((warning: string, label: RequestLabel) => void) | undefined;
-  /** Receives the traffic in words; by default stderr when EROFS_NBD_DEBUG contains «netlink». */
+  /** Receives the traffic in words; by default stderr when EROFS_NBD_DEBUG contains "netlink". */
   readonly trace?: TraceSink | undefined;
 }
 
@@ -101,7 +101,7 @@ export class NetlinkSocket {
   /**
    * Sends one request, with NLM_F_ACK always, and resolves with its answer. Requests run one after the other.
    *
-   * @throws NetlinkError (every code but ERR_NETLINK_DUMP_INTERRUPTED, which only a dump can meet)
+   * @throws NetlinkError (ERR_NETLINK_DUMP_INTERRUPTED only for a dump)
    */
   request(request: NetlinkRequest): Promise<NetlinkAnswer> {
     if (this.#closed !== undefined) return Promise.reject(this.#closedError(request.label));
@@ -188,7 +188,7 @@ export class NetlinkSocket {
       if (performance.now() > deadlineMs) throw this.#timeoutError(label, sequence);
       const received = await this.#receive(dump);
       if (received === "lost") {
-        // Go on reading: what is still queued must not be taken for the answer to the next request.
+        // Continue reading: queued messages must not be taken for the answer to the next request.
         isLost = true;
       } else if (received === undefined) {
         if (isLost) throw answerLost(label, sequence);
@@ -216,7 +216,7 @@ export class NetlinkSocket {
     }
   }
 
-  /** True when something may be there, false when the deadline has passed. Also ends when the socket is closed. */
+  /** True when there may be a datagram, false when the deadline has passed. Also ends when the socket is closed. */
   #waitReadable(deadlineMs: number): Promise<boolean> {
     return new Promise((resolve) => {
       const finish = (readable: boolean): void => {
@@ -231,7 +231,7 @@ export class NetlinkSocket {
     });
   }
 
-  /** 1 to 2^32-1: the kernel uses 0 for what nobody asked for. */
+  /** 1 to 2^32-1: the kernel uses 0 for messages that were not requested. */
   #nextSequence(): number {
     this.#sequence = this.#sequence === 0xffff_ffff ? 1 : this.#sequence + 1;
     return this.#sequence;

@@ -1,5 +1,5 @@
 /**
- * Traffic in words, for people: one line per message on stderr when EROFS_NBD_DEBUG contains «netlink».
+ * Prints the traffic: one line per message on stderr when EROFS_NBD_DEBUG contains "netlink".
  *
  * Called by socket.ts and events.ts. Never throws: what cannot be decoded is printed as hex. Example:
  * `netlink > nbd CONNECT seq=7 flags=REQUEST|ACK NBD_ATTR_SIZE_BYTES=4096 NBD_ATTR_SOCKETS=[NBD_SOCK_ITEM=[…]]`
@@ -107,7 +107,7 @@ function formatAttribute(
   try {
     return `${name}=${formatValue(attribute, shape, depth)}`;
   } catch {
-    // The line is for a person hunting exactly such a message: show the bytes instead of failing.
+    // The trace is read to find such a message: show the bytes instead of failing.
     return `${name}=!${hex(attribute.payload)}`;
   }
 }
@@ -136,7 +136,7 @@ function formatGeneric(message: NetlinkMessage, given: FamilySchema | undefined)
   return [`${schema.familyName} ${nameOfCommand(schema, command)} ${head}`, ...attributes].join(" ");
 }
 
-/** One message in words; `schema` names the family's attributes where the message is not the controller's. */
+/** One message as a line; `schema` names the family's attributes where the message is not the controller's. */
 export function formatMessage(message: NetlinkMessage, schema?: FamilySchema): string {
   try {
     const isVerdict = message.type === C.NLMSG_ERROR || message.type === C.NLMSG_DONE;

@@ -1,5 +1,5 @@
 /**
- * One request's answer, put together from datagrams: which messages belong to it and when it is complete. Pure.
+ * Assembles the answer to one request from datagrams: which messages belong to it and when it is complete. Pure.
  *
  * Called by socket.ts. A plain request ends with its acknowledgement (the data comes before it), a dump with
  * NLMSG_DONE. Source: net/netlink/af_netlink.c, netlink_rcv_skb and netlink_dump, 6.1–7.2.
@@ -13,9 +13,9 @@ export class AnswerCollector {
   readonly messages: NetlinkMessage[] = [];
   /** Set once the answer is complete. */
   verdict: Verdict | undefined;
-  /** The kernel says that what it listed changed meanwhile. */
+  /** The kernel reports that the listed objects changed meanwhile. */
   interrupted = false;
-  /** The kernel says that it lost messages. */
+  /** The kernel reports that it lost messages. */
   overrun = false;
   readonly #sequence: number;
   readonly #portId: number;

@@ -1,5 +1,5 @@
 /**
- * The seam between the netlink client and the kernel: datagrams in, datagrams out. Types only.
+ * The interface between the netlink client and the kernel: datagrams in, datagrams out. Types only.
  *
  * kernel-transport.ts implements it with a socket, fake-transport.ts with a function, so that everything above can
  * be tested at byte level without privileges.
@@ -9,7 +9,7 @@
 export interface ReceivedDatagram {
   /** Owned by the receiver. */
   readonly bytes: Uint8Array;
-  /** The sender's port; only 0, the kernel, is to be believed. */
+  /** The sender's port; only messages from 0, the kernel, are accepted. */
   readonly senderPortId: number;
   /** The datagram was longer than `bytes`, the rest is lost. */
   readonly truncated: boolean;
@@ -20,7 +20,7 @@ export interface ReadWatch {
   stop(): void;
 }
 
-/** A bound netlink socket, or something that behaves like one. */
+/** A bound netlink socket, or a replacement for tests. */
 export interface NetlinkTransport {
   /** The port that the kernel addresses its answers to. */
   readonly portId: number;
@@ -37,13 +37,13 @@ export interface NetlinkTransport {
   receiveOffLoop(): Promise<ReceivedDatagram | undefined>;
   /** Joins a multicast group by its number. @throws SyscallError */
   joinGroup(groupId: number): Promise<void>;
-  /** Calls back on the event loop for as long as something can be received. */
+  /** Calls back on the event loop while there is something to receive. */
   watch(onReadable: () => void, keepsProcessAlive: boolean): ReadWatch;
   /** Releases the socket. Not while a send or receiveOffLoop is under way. */
   close(): void;
 }
 
-/** What {@link OpenTransport} is asked for. */
+/** Options of {@link OpenTransport}. */
 export interface TransportOptions {
   /** Wanted receive buffer; the system's default when absent. The forced variant is tried first. */
   readonly receiveBufferBytes?: number | undefined;

@@ -1,7 +1,7 @@
 /**
- * The DeviceView of real life: sysfs, and reads by processes that can be lost.
+ * What the kernel shows of a device without netlink: sysfs, and reads by processes that can be lost.
  *
- * Supervisors, orphans and adoption get it by default; tests pass a view of their own making.
+ * Devices, leftover devices and adoption use SYSFS_VIEW by default; tests pass their own.
  */
 import { type ProbeResult, probeDevice } from "./probe.ts";
 import {

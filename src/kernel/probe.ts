@@ -1,12 +1,12 @@
 /**
- * One block read from a device by a process that we can afford to lose.
+ * Reads one block of a device in a separate process that can be lost.
  *
  * A read from a device whose links are dead waits in the kernel, unkillable, for as long as the dead-connection
- * timeout; whatever touches the device must therefore never be this process. The read is O_DIRECT, so that it
- * reaches the link and not the page cache; opening the device also makes the kernel read its partition table.
+ * timeout, so this process must never touch the device. The read is O_DIRECT, so that it reaches the link and not the
+ * page cache; opening the device also makes the kernel read its partition table.
  *
- * The readers are started by a shell that waits for orders: this process may be large, with the memory of hundreds of links
- * mapped, and would stand still for many milliseconds in each fork of its own. The shell ends with us, at its pipe's end.
+ * The readers are started by a shell that reads orders from a pipe: this process may be large, with the memory of
+ * hundreds of links mapped, and a fork of its own would stop it for many milliseconds. The shell ends with the pipe.
  */
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
@@ -16,14 +16,14 @@ import { devicePath } from "./sysfs.ts";
 export type ProbeResult = { readonly ok: true } | { readonly ok: false; readonly why: string };
 
 const PROBE_BYTES = 4096;
-/** A shell that has had no orders for so long is let go. */
+/** How long a shell without orders is kept. */
 const IDLE_MS = 3000;
-/** What a shell says in place of a program that it does not find. */
+/** Exit status of a shell that does not find a program. */
 const NOT_FOUND = "127";
 
 /**
- * An order is «NUMBER PATH», an answer «NUMBER STATUS FIRST-LINE-OF-COMPLAINT», in any order: each reader is a process of its
- * own. It is not a child of this shell, which would collect the dead only when it starts the next one.
+ * An order is `NUMBER PATH`, an answer `NUMBER STATUS FIRST-LINE-OF-STDERR`; answers come in any order, as each reader is
+ * a process of its own. It is not a child of this shell, which would reap it only when it starts the next one.
  */
 const SCRIPT = `
 newline='
@@ -41,20 +41,20 @@ done
 type Shell = ChildProcessByStdio<Writable, Readable, null>;
 
 export class Prober {
-  /** What is waited for, by number. */
+  /** Pending reads, by number. */
   readonly #pending = new Map<number, (result: ProbeResult) => void>();
   #shell: Shell | undefined;
   #idle: NodeJS.Timeout | undefined;
   #next = 0;
 
-  /** Of the shell, where one runs. */
+  /** Pid of the shell, if one runs. */
   get pid(): number | undefined {
     return this.#shell?.pid;
   }
 
   /**
-   * Reads the first block. Waits for the read's end or the signal; the reader may outlive the signal, as nothing ends a
-   * process inside such a read. Never rejects. `path` is for tests.
+   * Reads the first block. Waits for the end of the read or the signal; the reader may outlive the signal, because a
+   * process inside such a read cannot be killed. Never rejects. `path` is for tests.
    */
   probe(index: number, signal: AbortSignal, path: string = devicePath(index)): Promise<ProbeResult> {
     if (signal.aborted) return Promise.resolve({ ok: false, why: "aborted" });
@@ -74,7 +74,7 @@ export class Prober {
         ref(this.#shell.stdout);
         this.#shell.stdin.write(`${number} ${path}\n`);
       } catch (error) {
-        // Some failures to start a process are thrown, not reported (ENOMEM).
+        // Some failures to start a process are thrown, not emitted (ENOMEM).
         settle({ ok: false, why: error instanceof Error ? error.message : String(error) });
       }
     });
@@ -83,7 +83,7 @@ export class Prober {
   /** Ends the shell; readers end with their reads. */
   close(): void {
     clearTimeout(this.#idle);
-    this.#lose(this.#shell, "the device is not asked any more");
+    this.#lose(this.#shell, "the shell that starts readers was ended");
   }
 
   #start(): Shell {
@@ -94,7 +94,7 @@ export class Prober {
     });
     shell.once("error", (error) => this.#lose(shell, error.message));
     shell.once("exit", () => this.#lose(shell, "the shell that starts readers has ended"));
-    // EPIPE: it has just died, which `exit` tells as well.
+    // EPIPE: it has just died, which `exit` reports as well.
     shell.stdin.on("error", () => {});
     createInterface({ input: shell.stdout }).on("line", (line) => this.#hear(line));
     shell.unref();
@@ -113,7 +113,7 @@ export class Prober {
     const [, number, status, complaint = ""] = /^(\d+) (\d+) ?(.*)$/.exec(line) ?? [];
     const why =
       status === NOT_FOUND
-        ? "there is no dd on this machine"
+        ? "dd is not installed"
         : complaint.startsWith("dd:")
           ? complaint
           : `dd ended with ${status}`;
@@ -129,7 +129,7 @@ export class Prober {
   }
 }
 
-/** Pipes of a child are sockets to Node: they keep a program running only while an answer is waited for. */
+/** Pipes of a child are sockets to Node: they keep a program running only while an answer is pending. */
 const ref = (stream: Readable | Writable): void => (stream as Partial<{ ref(): void }>).ref?.();
 const unref = (stream: Readable | Writable): void => (stream as Partial<{ unref(): void }>).unref?.();
 

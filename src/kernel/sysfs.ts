@@ -1,5 +1,5 @@
 /**
- * What sysfs and mountinfo say of nbd devices: the kernel is the truth, our records are notes.
+ * The state of nbd devices as sysfs and mountinfo show it.
  *
  * Reading these files touches neither the device nor what is mounted on it, so none of this can hang on a dead
  * link. (Writing a queue attribute can, while requests are in flight: see `setIoTimeout`.)
@@ -16,8 +16,8 @@ const sysfsPath = (index: number, name: string): string => `/sys/block/nbd${inde
 const page = Buffer.alloc(4096);
 
 /**
- * The first line of a sysfs file, or undefined when it does not exist (any more). Three system calls: when a worker
- * of hundreds of devices dies, reads wait for as many of these.
+ * The first line of a sysfs file, or undefined when it does not exist (any more). Three system calls, because when a
+ * worker of hundreds of devices dies, reads wait for as many of these.
  */
 function attribute(index: number, name: string): string | undefined {
   let fd: number | undefined;
@@ -47,12 +47,12 @@ export function deviceSizeBytes(index: number): number | undefined {
   return text === undefined ? undefined : Number(text) * SECTOR_BYTES;
 }
 
-/** Reads that the kernel has sent, or tried to, and that have not ended. 0 when the device is gone. */
+/** Reads that the kernel has sent, or tried to send, and that have not ended. 0 when the device is gone. */
 export function readsInFlight(index: number): number {
   return Number(attribute(index, "inflight")?.trim().split(/\s+/)[0] ?? 0);
 }
 
-/** Whether `readsInFlight` counts at all: an administrator may have switched a queue's statistics off. */
+/** Whether the kernel keeps that count: an administrator may have switched a queue's statistics off. */
 export function countsReads(index: number): boolean {
   return attribute(index, "queue/iostats") === "1";
 }
@@ -66,7 +66,7 @@ export function deviceIndexes(): number[] {
     .sort((a, b) => a - b);
 }
 
-/** The device that carries our identifier, if any does. */
+/** The device with this identifier, if there is one. */
 export function findByBackend(identifier: string): number | undefined {
   return deviceIndexes().find((index) => backendOf(index) === identifier);
 }
@@ -96,7 +96,7 @@ export async function setIoTimeout(index: number, milliseconds: number): Promise
   await writeFile(sysfsPath(index, "queue/io_timeout"), `${milliseconds}\n`);
 }
 
-/** «43:0», as mountinfo and the node's device number spell it. */
+/** The device number as mountinfo writes it, for example 43:0. */
 export function deviceNumber(index: number): string | undefined {
   return attribute(index, "dev");
 }
@@ -104,7 +104,7 @@ export function deviceNumber(index: number): string | undefined {
 /** Mount points by device number, in the order of mounting. */
 export type MountTable = ReadonlyMap<string, readonly string[]>;
 
-/** What is mounted in this mount namespace: one reading for any number of devices. */
+/** What is mounted in this mount namespace, read once for any number of devices. */
 export async function readMounts(): Promise<MountTable> {
   const table = new Map<string, string[]>();
   for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
@@ -139,8 +139,8 @@ export async function indexMountedAt(path: string): Promise<number | undefined> 
 }
 
 /**
- * Whether somebody uses the device exclusively: a mount in any namespace, dm, swap. Not to be asked of a device
- * whose links are dead, because opening it could wait for them. Runs on the thread pool.
+ * Whether the device is opened exclusively: by a mount in any namespace, dm, swap. Not for a device whose links are
+ * dead, because opening it could wait for them. Runs on the thread pool.
  */
 export async function isExclusivelyHeld(index: number): Promise<boolean> {
   try {

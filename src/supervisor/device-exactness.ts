@@ -1,17 +1,17 @@
 /**
- * How far what a device answers is what was attached, from what its links' workers tell.
+ * Whether a device's reads are the bytes that were attached, computed from what the workers of its links report.
  */
 import type { Exactness } from "../source/exactness.ts";
 
-/** How far a device's answers are the bytes that were attached. */
+/** How a device's reads are kept equal to the bytes that were attached. */
 export interface DeviceExactness {
-  /** Of the weakest link; null where nothing keeps or checks them (block devices, modules), and where nothing is known. */
+  /** Of the weakest link; null where nothing keeps or checks them (block devices, modules), or nothing is known. */
   readonly exact: "lease" | "checked" | null;
-  /** What has changed in the image, in words, while its reads are answered with errors for that. */
+  /** What has changed in the image, while its reads fail because of that. */
   readonly imageChange: string | null;
 }
 
-/** What links tell, in one. */
+/** Combines the reports of all links. */
 export function exactnessOf(links: readonly (Exactness | undefined)[]): DeviceExactness {
   const told = links.filter((link) => link !== undefined);
   const isLeased = told.length === links.length && told.every(({ exact }) => exact === "lease");
@@ -21,7 +21,7 @@ export function exactnessOf(links: readonly (Exactness | undefined)[]): DeviceEx
   };
 }
 
-/** Tells once that an image is no longer what it was, and once that it is again. */
+/** Reports once that an image has changed, and once that it is what was attached again. */
 export class ImageChanges {
   readonly #tell: (change: string | undefined) => void;
   #hasChanged = false;

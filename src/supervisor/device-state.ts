@@ -1,11 +1,11 @@
 /**
- * One device's life as a table: state × event → next state and effects. The whole policy, and nothing else.
+ * The policy of a device as a table: state × event → next state and effects.
  *
- * Pure. NetlinkDevice feeds it and carries the effects out; ARCHITECTURE.md prints it. A pair that is not in
- * the table is ignored on purpose: events are late and double by nature (three witnesses tell of one death).
+ * Pure. DeviceLife feeds it and carries out the effects; ARCHITECTURE.md prints it. A pair that is not in the table is
+ * ignored on purpose: events may be late and double (a death has three witnesses).
  */
 
-/** The words are those of `status`. */
+/** As `status` shows them. */
 export const STATES = [
   "attaching",
   "serving",
@@ -23,47 +23,47 @@ export const EVENTS = [
   "connected",
   /** The attempt to connect was given up. */
   "connect-refused",
-  /** A worker is gone; its link is up, and unserved. */
+  /** A link has lost its worker and is still up. */
   "worker-lost",
-  /** A link of the current generation is dead, by whichever witness came first; or it has to be given up. */
+  /** A link of the current generation is dead, or has to be given up. */
   "link-lost",
-  /** Every link is up, served, and proven. */
+  /** Every link is up, served, and proven to be in use. */
   "links-restored",
-  /** The quick attempts are used up; slow ones go on. */
+  /** The quick attempts are used up; slow attempts go on. */
   "attempts-spent",
-  /** Reads have waited for as long as the kernel holds them: they fail from now on. */
+  /** Reads have waited for as long as the kernel holds them, and fail from now on. */
   "deadline-passed",
-  /** The kernel has ended the device without us: last close after autoclear, or somebody's disconnect. */
+  /** The kernel has ended the device: last close after autoclear, or another program's disconnect. */
   "device-ended",
   "detach-requested",
   /** DISCONNECT is done. */
   "disconnected",
-  /** DISCONNECT was refused; the device is as it was. */
+  /** DISCONNECT was refused; the device is unchanged. */
   "disconnect-refused",
 ] as const;
 export type StateEvent = (typeof EVENTS)[number];
 
 export type DeviceEffect =
-  /** Look after the links again at once: one of them may have died unseen meanwhile. */
+  /** Check the links at once: one of them may have died while its death was ignored. */
   | "check-links"
-  /** A failover begins: note when and why, arm the deadline, mend links until each is up and served. */
+  /** Begin a failover: note time and cause, arm the deadline, mend links until each is up and served. */
   | "begin-failover"
-  /** It is about a dead link from now on. */
+  /** The failover is about a dead link from now on. */
   | "escalate"
-  /** Say that nobody serves, and go on trying slowly. */
+  /** No worker serves; slow attempts go on. */
   | "announce-stall"
-  /** The failover's one outcome. */
+  /** The outcome of the failover. */
   | "report-recovered"
   | "report-failed"
-  /** Nobody serves links that are up: their reads are to fail like those of dead ones. */
+  /** Shut down links that are up and not served, so that their reads fail like those of dead ones. */
   | "give-links-up"
-  /** Links are back after the failover was already reported as failed. */
+  /** Links are restored after the failover was reported as failed. */
   | "announce-revival"
   /** Stop trying to replace links. */
   | "stop-failover"
-  /** Ask the kernel to disconnect. */
+  /** Send DISCONNECT. */
   | "disconnect"
-  /** Let go of links, descriptors and the record: the device is no more. */
+  /** The device is gone: release links, descriptors and the record. */
   | "release";
 
 export interface Transition {
@@ -123,7 +123,7 @@ export const TABLE: Record<DeviceState, Row> = {
 
 const IGNORED: readonly DeviceEffect[] = [];
 
-/** What happens now; a pair without a row changes nothing. */
+/** The transition for a pair; one that is not in the table changes nothing. */
 export function transition(state: DeviceState, event: StateEvent): Transition {
   return TABLE[state][event] ?? { next: state, effects: IGNORED };
 }

@@ -1,8 +1,7 @@
 /**
- * What a supervisor needs from the world, as interfaces: the kernel's control family, what the kernel shows of a
- * device, and somebody who serves links.
+ * What a device needs from outside, as interfaces: the nbd commands, and a server of links. Types only.
  *
- * The manager passes NbdNetlink and its worker pool; tests pass what they like. Types only.
+ * The manager passes NbdControl and its worker pool; tests pass their own.
  */
 import type { NbdControl } from "../kernel/nbd-control.ts";
 import type { Exactness } from "../source/exactness.ts";
@@ -16,7 +15,7 @@ export type NbdCommands = Pick<NbdControl, "connect" | "reconfigure" | "disconne
 export interface Image {
   /** Replaced by one with another modification time where that alone has changed under a lease; see FileSource. */
   spec: SourceSpec;
-  /** Opened once, by whoever attached; the owner of the device closes it. */
+  /** Opened once, at the attach; the owner of the device closes it. */
   readonly fd: number;
   readonly blockSizeBytes: number;
 }
@@ -24,14 +23,14 @@ export interface Image {
 export interface LinkRequest {
   readonly image: Image;
   readonly copyOnly: boolean;
-  /** Rather wait a moment for an idle worker than put a device's links on one: they would all die with it. */
+  /** Wait a moment for an idle worker, so that not all links of a device die with one. */
   readonly spread: boolean;
-  /** The device's identifier and the slot: what a later manager knows the link by. */
+  /** The device's identifier and the link index, by which a later manager knows the link. */
   readonly device: string;
-  readonly slot: number;
-  /** Whether the kernel's count of reads in flight is of this link alone; see JournaledReplies. */
+  readonly linkIndex: number;
+  /** Whether the kernel's count of reads in flight is about this link alone; see JournaledReplies. */
   readonly counted: boolean;
-  /** That count; undefined while it cannot be trusted. Asked at a takeover only. */
+  /** That count; undefined while it cannot be trusted. Used only at a takeover. */
   readonly inFlight: () => number | undefined;
   /** How long a worker may leave the link's requests unanswered. */
   readonly hangTimeoutMs: number;
@@ -43,60 +42,60 @@ export interface LinkObserver {
   /** Reads were answered with errors, `count` of them since the last call. */
   readErrors(message: string, count: number): void;
   /**
-   * Its worker is gone and the socket is still up: ask for `takeOver`. `silentMs`: for how long reads have stood still
-   * already; `hung`: the worker was ended because it did not serve.
+   * Its worker is gone and the socket is still up: `takeOver` is next. `silentMs`: how long reads have stood still
+   * already; `hung`: the worker was killed because it did not serve.
    */
   orphaned(cause: string, silentMs: number, hung?: boolean): void;
-  /** How exact the link's answers are has changed, or what has changed in the image; see OpenLink. */
+  /** `exactness` of OpenLink has changed. */
   exactness?(): void;
-  /** The image's identity has another modification time now, and is to be recorded anew. */
+  /** The image's identity has another modification time now, which has to be recorded. */
   repinned?(): void;
-  /** Another worker serves it now, by plan: reads stood still for so long. */
+  /** It was handed to another living worker; reads stood still for `stallMs`. */
   moved(workerPid: number, stallMs: number): void;
-  /** The link has ended: `cause` in words, `end` where the worker lived to tell. Called exactly once. */
+  /** The link has ended: `cause` for people, `end` if the worker has reported it. Called exactly once. */
   ended(cause: string, end: LinkEnd | undefined): void;
 }
 
-/** How a takeover went. Unsafe: what was left on the link cannot be told for sure, so it must be given up. */
+/** The result of a takeover. Unsafe: it is not certain which reads are unanswered, so the link must be replaced. */
 export type Takeover =
   | { readonly safe: true; readonly unanswered: number }
   | { readonly safe: false; readonly why: string };
 
-/** A link that a worker serves. */
+/** A link that is open; a worker serves it, or did last. */
 export interface OpenLink {
   /** Unique in the manager's life. */
   readonly number: number;
-  /** Who serves it, or did last. */
+  /** The worker that serves it, or did last. */
   readonly workerPid: number;
-  /** The end for the kernel; belongs to the caller. */
+  /** The kernel's end; the caller closes it. */
   readonly kernelFd: number;
-  /** What was done on it until now. */
+  /** What was done on it so far. */
   readonly counters: Readonly<LinkCounters>;
   /** Whether nothing is unread, unanswered or unsent on it. */
   readonly isQuiet: boolean;
   /** Whether the kernel surely has its socket. */
   readonly isUsed: boolean;
-  /** How exact its answers are; undefined where its worker has said nothing of it. */
+  /** How its reads are kept exact; undefined if its worker has not reported it. */
   readonly exactness: Exactness | undefined;
   /** The kernel has its socket: a later manager may rely on it. */
   confirm(): void;
-  /** Adds what its requests took to a total, number by number; what they mean is for the manager to know. */
+  /** Adds how long its requests took to a total, bucket by bucket. */
   addLatenciesTo(total: number[]): void;
   /**
-   * After `orphaned`: gives the link to another worker and returns when that serves it. Where its workers die again
-   * and again it is kept from them for a while, and `waiting` is told why. `orphaned` may follow at any time. @throws
-   * the signal's reason
+   * After `orphaned`: gives the link to another worker and returns when that serves it. If its workers die again and
+   * again the takeover is put off, and `waiting` is told why. `orphaned` may follow at any time. @throws the signal's
+   * reason
    */
   takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover>;
-  /** Gives the link up; `ended` follows where a worker has it. Idempotent. */
+  /** Closes the link; `ended` follows if a worker has it. Idempotent. */
   close(): void;
 }
 
-/** A link that a worker of a former manager serves, and goes on serving. */
+/** A link that a worker of a former manager still serves. */
 export interface FoundLink {
-  readonly slot: number;
+  readonly linkIndex: number;
   readonly copyOnly: boolean;
-  /** Makes it ours. */
+  /** Takes it into this manager. */
   open(request: LinkRequest, observer: LinkObserver): OpenLink;
 }
 

@@ -1,8 +1,8 @@
 /**
- * When a freshly connected device is ready: its size shows, its partition scan is over, its first block has come.
+ * Waits until a device can be used after CONNECT: its size shows, its partition scan is over, its first block was read.
  *
- * «Ready» is said to the user only after that. The read is made by a process that can be lost, and its opening the
- * device is what makes the kernel read the partition table.
+ * Used by KernelDevice. The attach is answered only after that. The read is made by a process that can be lost; opening
+ * the device makes the kernel read the partition table.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ErofsNbdError } from "../errors.ts";
@@ -18,7 +18,7 @@ export interface WantedDevice {
 const POLL_MS = 10;
 const PROBE_AGAIN_MS = 100;
 
-/** `life` ends when the device does. @throws ErofsNbdError ERR_NOT_READABLE */
+/** `life` aborts when the device ends. @throws ErofsNbdError ERR_NOT_READABLE */
 export async function waitUntilReadable(
   wanted: WantedDevice,
   view: DeviceView,
@@ -38,7 +38,7 @@ export async function waitUntilReadable(
   );
 }
 
-/** Undefined when the device was read, or what was in the way when the patience ended. */
+/** Undefined when the device was read, or what was missing when the deadline passed. */
 async function readFirstBlock(
   { index, sizeBytes }: WantedDevice,
   view: DeviceView,

@@ -37,7 +37,7 @@ async function open(number) {
       copyOnly: false,
       spread: false,
       device: `device ${number}`,
-      slot: 0,
+      linkIndex: 0,
       counted: true,
       inFlight: () => 0,
       hangTimeoutMs: 60_000,

@@ -123,7 +123,7 @@ async function openLinkReader() {
     copyOnly: false,
     spread: false,
     device: "overwrites",
-    slot: 0,
+    linkIndex: 0,
     counted: true,
     inFlight: () => reader.inFlight,
     hangTimeoutMs: 10_000,

@@ -1,4 +1,4 @@
-/** Random walks through the device's state table: what must hold whatever comes in whatever order. */
+/** Random walks through the device's state table: what must hold for any events in any order. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import {
@@ -29,7 +29,7 @@ function walk(events: readonly (typeof EVENTS)[number][]): Step[] {
 
 const effectsOf = (steps: readonly Step[]): DeviceEffect[] => steps.flatMap(({ effects }) => [...effects]);
 
-test("detached is final, and everything is let go of exactly once, on the way there", () => {
+test("detached is final, and everything is released exactly once on the way there", () => {
   fc.assert(
     fc.property(walks, (events) => {
       const steps = walk(events);
@@ -59,7 +59,7 @@ test("every failover that begins is reported exactly once before the next begins
   );
 });
 
-test("a failover is never left running: it restores, or is stopped before the device is given up", () => {
+test("no failover is left running: it restores the links, or is stopped before the device ends", () => {
   fc.assert(
     fc.property(walks, (events) => {
       let running = false;
@@ -76,7 +76,7 @@ test("a failover is never left running: it restores, or is stopped before the de
   );
 });
 
-test("whenever it goes back to serving, the links are looked at again: one may have died unseen", () => {
+test("the links are checked at each return to serving, as one may have died while deaths were ignored", () => {
   fc.assert(
     fc.property(walks, (events) => {
       for (const { before, after, effects } of walk(events))

@@ -56,7 +56,7 @@ class World {
       copyOnly: false,
       spread: false,
       device: "a device",
-      slot: 0,
+      linkIndex: 0,
       counted: true,
       inFlight: () => this.#reader.inFlight,
       hangTimeoutMs: 60_000,

@@ -126,7 +126,7 @@ function play(name: string, habits: LinkHabits & { tightSocket?: true }, counted
       copyOnly: false,
       spread: false,
       device: "any",
-      slot: played.length,
+      linkIndex: played.length,
       counted,
       inFlight: () => (counted ? own.kernel?.inFlight : undefined),
       hangTimeoutMs: 60_000,

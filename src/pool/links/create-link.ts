@@ -46,7 +46,10 @@ export function createLink(
   }
 }
 
-function nextJournalPath(directory: string, { device, slot }: Pick<LinkRequest, "device" | "slot">): string {
+function nextJournalPath(
+  directory: string,
+  { device, linkIndex }: Pick<LinkRequest, "device" | "linkIndex">,
+): string {
   generation += 1;
-  return join(directory, `${device}.${slot}.${process.pid}-${generation}.journal`);
+  return join(directory, `${device}.${linkIndex}.${process.pid}-${generation}.journal`);
 }

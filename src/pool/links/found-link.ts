@@ -43,7 +43,7 @@ export function foundLink(
   { description, fds }: LinkReport,
   add: (link: HeldLink) => OpenLink,
 ): FoundLink {
-  const { link: number, device, slot, copyOnly, confirmed = false } = description;
+  const { link: number, device, slot: linkIndex, copyOnly, confirmed = false } = description;
   const [serverFd, imageFd, journalFd, readFd, writeFd, kernelFd, leaseFd] = fds as LinkFds;
   const journalPath = readlinkSync(`/proc/self/fd/${journalFd}`);
   const closeAll = (): void => {
@@ -52,7 +52,7 @@ export function foundLink(
   return {
     device,
     workerPid: worker.pid,
-    slot,
+    linkIndex,
     copyOnly,
     imageFd,
     journalPath,

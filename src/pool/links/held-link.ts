@@ -212,11 +212,11 @@ export class HeldLink {
   }
 
   describe(): ServedLinkDescription {
-    const { image, copyOnly, device, slot, counted } = this.request;
+    const { image, copyOnly, device, linkIndex, counted } = this.request;
     return {
       link: this.number,
       device,
-      slot,
+      slot: linkIndex,
       source: image.spec,
       blockSizeBytes: image.blockSizeBytes,
       copyOnly,

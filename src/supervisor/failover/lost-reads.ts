@@ -1,5 +1,5 @@
 /**
- * Detects reads that the kernel waits for and that no worker has: without help they would hang for ever.
+ * Detects reads that the kernel waits for and that no worker has: without help they would hang forever.
  *
  * The journal rules this out for every known cause; this is for unknown ones. NetlinkDevice looks every few seconds:
  * reads are in flight, every link's socket and journal are empty, and nothing moves. The remedy is a fresh link, after

@@ -12,14 +12,14 @@ export const NBD_DISCONNECT = 0xab08;
 export const NBD_SET_TIMEOUT = 0xab09;
 export const NBD_SET_FLAGS = 0xab0a;
 
-/** What the process is told, as JSON in its one argument. */
+/** The one argument of the process, as JSON. */
 export type IoctlClientArguments =
   | IoctlConnectArguments
   | { readonly act: "disconnect"; readonly index: number };
 
 export interface IoctlConnectArguments {
   readonly act: "connect";
-  /** Devices to try, in this order; the first that is free is taken. */
+  /** Indexes to try, in this order; the first free device is taken. */
   readonly candidates: readonly number[];
   readonly blockSizeBytes: number;
   readonly sizeBlocks: number;
@@ -27,12 +27,12 @@ export interface IoctlConnectArguments {
   readonly serverFlags: number;
 }
 
-/** What it says, one JSON line each: `connected` before it enters DO_IT, `ended` after, or why it could not. */
+/** Its output, one JSON line each: `connected` before it enters DO_IT, `ended` after it, or why it could not. */
 export type IoctlClientMessage =
   | { readonly type: "connected"; readonly index: number }
   | { readonly type: "busy"; readonly tried: readonly number[] }
   | { readonly type: "failed"; readonly ioctl: string; readonly errno: number; readonly index: number }
   | { readonly type: "ended"; readonly errno: number };
 
-/** Where the process finds the kernel end of its link. */
+/** The descriptor of the kernel end in the process. */
 export const SOCKET_FD = 3;

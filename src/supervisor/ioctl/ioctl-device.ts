@@ -164,7 +164,7 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
       copyOnly: false,
       spread: false,
       device: this.settings.identifier,
-      slot: 0,
+      linkIndex: 0,
       counted: true,
       inFlight: () => this.#readsInFlight(),
       hangTimeoutMs: this.settings.hangTimeoutMs,

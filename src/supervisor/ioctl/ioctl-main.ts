@@ -1,8 +1,8 @@
 /**
- * Entry of the process that carries a device the legacy way: it configures it and then lives inside NBD_DO_IT.
+ * Entry of the process that carries an ioctl device: it configures the device and then stays inside NBD_DO_IT.
  *
- * DO_IT blocks its thread for the device's whole life, so nothing else can happen here. When it is killed, or the
- * link ends, the kernel ends the device with it: there is no second socket and no waiting on this path.
+ * IoctlClient starts it. DO_IT blocks its thread for the device's whole life. When the process is killed, or the link
+ * ends, the kernel ends the device: this path has no second socket, and reads do not wait.
  */
 import { closeSync, openSync, writeSync } from "node:fs";
 import { configuringThread, devicePath } from "../../kernel/sysfs.ts";
@@ -49,13 +49,13 @@ function configure(
 
 function connect(wanted: IoctlConnectArguments): number {
   for (const index of wanted.candidates) {
-    // In service: clearing its socket would take the device from under somebody.
+    // It is in use: clearing its socket would end it.
     if (configuringThread(index) !== undefined) continue;
     let fd: number;
     try {
       fd = openSync(devicePath(index), "r");
     } catch {
-      // No node for it, or it vanished: the next one may do.
+      // It has no node, or vanished: try the next one.
       continue;
     }
     const failed = configure(fd, wanted);
@@ -75,7 +75,7 @@ function connect(wanted: IoctlConnectArguments): number {
   return 2;
 }
 
-/** Says goodbye on the link; the server closes it, and the process inside DO_IT comes out. */
+/** Sends a disconnect request on the link; the server closes it, and the process inside DO_IT returns. */
 function disconnect(index: number): number {
   const result = ioctl(openSync(devicePath(index), "r"), NBD_DISCONNECT, 0);
   if (result < 0) say({ type: "failed", ioctl: "NBD_DISCONNECT", errno: -result, index });

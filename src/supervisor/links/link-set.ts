@@ -127,10 +127,10 @@ export class LinkSet {
     this.#copyOnly = found.some(({ copyOnly }) => copyOnly);
     const unproven: number[] = [];
     for (const one of found) {
-      const request = this.#request(one.slot);
-      const link = await this.#open(one.slot, (observer) => one.open(request, observer));
+      const request = this.#request(one.linkIndex);
+      const link = await this.#open(one.linkIndex, (observer) => one.open(request, observer));
       link.recallRequests();
-      if (!link.hasRequest) unproven.push(one.slot);
+      if (!link.hasRequest) unproven.push(one.linkIndex);
     }
     return unproven;
   }
@@ -230,7 +230,7 @@ export class LinkSet {
       copyOnly: this.#copyOnly,
       spread: false,
       device: settings.identifier,
-      slot: index,
+      linkIndex: index,
       counted: settings.connections === 1,
       inFlight,
       hangTimeoutMs: settings.hangTimeoutMs,

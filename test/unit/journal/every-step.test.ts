@@ -138,7 +138,7 @@ describe.each([
         copyOnly: false,
         spread: false,
         device: `steps-${counted}`,
-        slot: 0,
+        linkIndex: 0,
         counted,
         inFlight: () => kernel.end?.inFlight,
         hangTimeoutMs: 2000,

@@ -1,4 +1,4 @@
-/** probe.ts: one block, read by dd, or by what stands in for it. */
+/** probe.ts: one block, read by dd or by a script in its place. */
 import {
   chmodSync,
   existsSync,
@@ -16,7 +16,7 @@ import { until } from "../supervisor/waiting.ts";
 
 const NEVER = new AbortController().signal;
 const PATH = process.env["PATH"];
-/** Seconds for a read that hangs; nobody else's. */
+/** Seconds for a read that hangs; a number that no other process uses. */
 const LONG = `1000.${process.pid}`;
 let directory: string;
 let prober: Prober;
@@ -40,7 +40,7 @@ function putDd(script: string): void {
 }
 
 describe("Prober", () => {
-  test("asks for one block of the device, past the page cache, into nowhere", async () => {
+  test("reads one block of the device past the page cache, into /dev/null", async () => {
     putDd(`echo "$@" > ${directory}/arguments`);
     expect(await prober.probe(12, NEVER)).toEqual({ ok: true });
     expect(readFileSync(join(directory, "arguments"), "utf8").trim()).toBe(
@@ -48,7 +48,7 @@ describe("Prober", () => {
     );
   });
 
-  test("the real dd: the first line of its complaint is the reason, in English", async () => {
+  test("the real dd: the first line of its error output is the reason, in English", async () => {
     const result = await prober.probe(0, NEVER, join(directory, "nothing"));
     expect(result).toEqual({
       ok: false,
@@ -56,14 +56,14 @@ describe("Prober", () => {
     });
   });
 
-  test("a dd that fails without a word of its own", async () => {
+  test("a dd that fails without error output", async () => {
     putDd("echo something else >&2; exit 3");
     expect(await prober.probe(0, NEVER)).toEqual({ ok: false, why: "dd ended with 3" });
   });
 
-  test("no dd at all", async () => {
+  test("dd is not installed", async () => {
     process.env["PATH"] = directory;
-    expect(await prober.probe(0, NEVER)).toEqual({ ok: false, why: "there is no dd on this machine" });
+    expect(await prober.probe(0, NEVER)).toEqual({ ok: false, why: "dd is not installed" });
   });
 
   test("aborted before: nothing is started", async () => {
@@ -72,7 +72,7 @@ describe("Prober", () => {
     expect(() => readFileSync(join(directory, "started"))).toThrow("ENOENT");
   });
 
-  test("aborted in the middle: it is over at once, though the read is not", async () => {
+  test("aborted in the middle: it ends at once, though the read does not", async () => {
     putDd(`echo $$ > ${directory}/pid.new; mv ${directory}/pid.new ${directory}/pid; exec sleep ${LONG}`);
     const stop = new AbortController();
     const probed = prober.probe(0, stop.signal);
@@ -82,7 +82,7 @@ describe("Prober", () => {
     process.kill(Number(readFileSync(join(directory, "pid"), "utf8")), "SIGKILL");
   });
 
-  test("many at once, one of which hangs: each has its own answer, and no dead process stays about", async () => {
+  test("many at once, one of which hangs: each has its own answer, and no zombie is left", async () => {
     putDd(`case "$1" in *nbd7) exec sleep ${LONG};; *nbd8) echo "dd: no" >&2; exit 1;; esac`);
     const stop = new AbortController();
     const hanging = prober.probe(7, stop.signal);
@@ -96,7 +96,7 @@ describe("Prober", () => {
     for (const pid of sleepers()) process.kill(pid, "SIGKILL");
   });
 
-  test("a shell that was killed: whoever waits is told, and the next read has another one", async () => {
+  test("a shell that was killed: pending reads fail, and the next read starts another one", async () => {
     putDd(`exec sleep ${LONG}`);
     const waiting = prober.probe(0, NEVER);
     await until("the shell", () => prober.pid !== undefined && sleepers().length > 0);
@@ -125,13 +125,13 @@ function processes(): Array<{ pid: number; parent: number; argv: string[] }> {
     });
 }
 
-/** Dead ones that nobody has collected among them. */
+/** Zombies included. */
 const childrenOf = (parent: number | undefined): number[] =>
   processes()
     .filter((one) => one.parent === parent)
     .map(({ pid }) => pid);
 
-/** What stands in for reads that hang. */
+/** Processes that stand in for reads that hang. */
 const sleepers = (): number[] =>
   processes()
     .filter(({ argv }) => argv.includes(LONG))

@@ -89,7 +89,7 @@ describe("integers", () => {
     expect(() => u64(1, -1n)).toThrow(RangeError);
   });
 
-  test("read back what another encoder wrote", () => {
+  test("read the output of another encoder", () => {
     expect(readU8(one(attribute(1, uint(1, 0xfe))))).toBe(0xfe);
     expect(readU16(one(attribute(1, uint(2, 0xfedc))))).toBe(0xfedc);
     expect(readU32(one(attribute(1, uint(4, 0xfedcba98))))).toBe(0xfedcba98);
@@ -126,7 +126,7 @@ describe("strings", () => {
     expect(readString(one(attribute(1)))).toBe("");
   });
 
-  test("carry UTF-8 and survive what is none", () => {
+  test("carry UTF-8, and decode bytes that are not", () => {
     expect(readString(one(encodeAttributes([string(1, "Gerät «1»")])))).toBe("Gerät «1»");
     expect(readString(one(attribute(1, Buffer.from([0xff, 0x41]))))).toBe("\ufffdA");
   });

@@ -25,7 +25,7 @@ describe("errnoName", () => {
 describe("NetlinkError", () => {
   const base = { code: "ERR_NETLINK_REFUSED", purpose: "connect nbd3", command: "CONNECT" } as const;
 
-  test("keeps «the kernel refused» apart from «the socket broke»", () => {
+  test("keeps a refusal by the kernel apart from a failed socket", () => {
     const refused = new NetlinkError({ ...base, origin: "ack", errno: 22 });
     const broke = new NetlinkError({
       ...base,
@@ -63,7 +63,7 @@ describe("wrapFailure", () => {
     });
   });
 
-  test("passes on what is a NetlinkError already, and any other bug as it is", () => {
+  test("returns a NetlinkError and any other error as it is", () => {
     const own = wrapFailure(label, new DecodeError("x", 0));
     expect(wrapFailure(label, own)).toBe(own);
     const bug = new TypeError("bug");

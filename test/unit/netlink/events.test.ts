@@ -61,7 +61,7 @@ describe("a subscription", () => {
     expect(events.watchCount).toBe(0);
   });
 
-  test("asks for the receive buffer it is told to", async () => {
+  test("requests the given receive buffer", async () => {
     const { netlink, subscription } = await listen({ receiveBufferBytes: 65_536 });
     expect(subscription.receiveBufferBytes).toBe(65_536);
     await netlink.close();
@@ -86,7 +86,7 @@ describe("a subscription", () => {
     await netlink.close();
   });
 
-  test("says that messages were lost and goes on", async () => {
+  test("reports that messages were lost and goes on", async () => {
     const { netlink, events, until } = await listen();
     events.failReceive(ENOBUFS);
     events.deliver(linkDead(1));
@@ -97,13 +97,15 @@ describe("a subscription", () => {
     await netlink.close();
   });
 
-  test("says what it could not decode and goes on", async () => {
+  test("reports what it could not decode and goes on", async () => {
     const { netlink, events, until } = await listen();
     events.deliver(Buffer.from([1, 2, 3]));
     events.deliver(message({ type: 28, sequence: 0 }, Buffer.from([4])));
     events.deliver(linkDead(2));
     expect(await until(3)).toEqual([
-      expect.stringMatching(/^undecodable: cannot listen to nbd events: the kernel's answer makes no sense/),
+      expect.stringMatching(
+        /^undecodable: cannot listen to nbd events: the kernel's answer cannot be decoded/,
+      ),
       expect.stringMatching(/^undecodable: /),
       "message 4 1",
     ]);
@@ -111,7 +113,7 @@ describe("a subscription", () => {
   });
 });
 
-test("a receive that fails for good ends the subscription, and says so", async () => {
+test("a receive that fails permanently ends the subscription, which reports it", async () => {
   const { netlink, events, until } = await listen();
   events.failReceive(constants.errno.EBADF);
   events.deliver(linkDead(1));
@@ -140,11 +142,11 @@ describe("a module reload", () => {
     await netlink.close();
   });
 
-  test("without the group in it: the listener is told why it hears nothing any more", async () => {
+  test("without the group in it: the listener is told why no events arrive any more", async () => {
     const { netlink, events, fake, until } = await listen();
     fake.announce(events, NEWFAMILY, "nbd", { id: 30, groups: {} });
     expect(await until(1)).toEqual([
-      "join-failed: cannot listen to nbd events: the family nbd has no group «nbd_mc_group»",
+      "join-failed: cannot listen to nbd events: the family nbd has no group 'nbd_mc_group'",
     ]);
     await netlink.close();
   });

@@ -178,7 +178,7 @@ describe("request", () => {
       kernelAttribute: "NBD_ATTR_TIMEOUT",
       kernelAttributeProblem: "rejected",
       message:
-        "cannot run STATUS: EINVAL (22) from STATUS, the kernel says «bad», attribute NBD_ATTR_TIMEOUT rejected",
+        "cannot run STATUS: EINVAL (22) from STATUS, the kernel says 'bad', attribute NBD_ATTR_TIMEOUT rejected",
     });
     tlvs.splice(0, 2, attribute(2, uint(4, 9999)));
     await expect(netlink.request({ ...status, attributes })).rejects.toMatchObject({
@@ -230,7 +230,7 @@ describe("dumps", () => {
     await netlink.close();
   });
 
-  test("that never come through isolateListener fail after five attempts", async () => {
+  test("that are interrupted each time fail after five attempts", async () => {
     let count = 0;
     const fake = createFakeFamilies((request, kernel) => {
       count += 1;

@@ -1,4 +1,4 @@
-/** hints.ts: every row is reachable, and each says what to do about the failure it stands for. */
+/** hints.ts: every row is reachable, and each has a remedy for its failure. */
 import { constants } from "node:os";
 import { describe, expect, test } from "vitest";
 import { errnoName } from "../../../netlink/errors.ts";
@@ -14,7 +14,7 @@ const EXPECTED: readonly (readonly [string, string, number, RegExp])[] = [
   ["nbd", "CONNECT", E.EINVAL, /block size.*CAN_MULTI_CONN.*kernel log/],
   ["nbd", "RECONFIGURE", E.EINVAL, /backend identifier.*kernel log/],
   ["nbd", "DISCONNECT", E.EINVAL, /no such device/],
-  ["nbd", "RECONFIGURE", E.EBADF, /open in this very process/],
+  ["nbd", "RECONFIGURE", E.EBADF, /open in this process/],
   ["nbd", "CONNECT", E.ENOTSOCK, /pass sockets/],
   ["nbd", "CONNECT", E.EPERM, /CAP_SYS_ADMIN/],
   ["nbd", "CONNECT", E.ERANGE, /EROFS_NBD_DEBUG=netlink/],
@@ -40,7 +40,7 @@ describe("hintFor", () => {
     expect(EXPECTED).toHaveLength(HINTS.length);
   });
 
-  test("has nothing to say about the rest", () => {
+  test("has no hint for other failures", () => {
     expect(hintFor("nbd", "STATUS", E.EINVAL)).toBeUndefined();
     expect(hintFor("nbd", "CONNECT", undefined)).toBeUndefined();
     expect(hintFor("other", "CONNECT", E.EBUSY)).toBeUndefined();

@@ -54,7 +54,7 @@ describe("openKernelTransport", () => {
     transport.close();
   });
 
-  test("watches: calls back while something is there, not after stop", async () => {
+  test("watches: calls back while there is a datagram, not after stop", async () => {
     const transport = openKernelTransport();
     let calls = 0;
     const seen = new Promise<void>((resolve) => {
@@ -124,8 +124,8 @@ describe("the clients on the real controller", () => {
       result.status === "rejected" ? [String(result.reason)] : [],
     );
     expect(messages).toEqual([
-      expect.stringContaining("«no-such-a»"),
-      expect.stringContaining("«no-such-b»"),
+      expect.stringContaining("'no-such-a'"),
+      expect.stringContaining("'no-such-b'"),
     ]);
     await netlink.close();
   });

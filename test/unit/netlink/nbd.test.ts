@@ -1,4 +1,4 @@
-/** nbd.ts: what each command puts on the wire, what it makes of the answers, events. Real bytes: see recordings.test.ts. */
+/** nbd.ts: the bytes of each command, its decoded answers, events. Real bytes: see recordings.test.ts. */
 import { constants } from "node:os";
 import { describe, expect, test } from "vitest";
 import { type NbdEvent, NbdNetlink } from "../../../netlink/index.ts";
@@ -178,7 +178,7 @@ describe("status", () => {
 });
 
 describe("linkDeadEvents", () => {
-  test("tells which device, skips other commands, and asks for a resync where the index is missing", async () => {
+  test("reports the device, skips other commands, and asks for a resync if the index is missing", async () => {
     const { nbd, fake } = open();
     const heard: NbdEvent[] = [];
     const subscription = await nbd.linkDeadEvents((event) => heard.push(event));

@@ -40,7 +40,7 @@ function load(series: string): Recording {
 
 function exchange(recording: Recording, name: string): Recording["exchanges"][number] {
   const found = recording.exchanges.find((each) => each.name === name);
-  if (found === undefined) throw new Error(`no exchange «${name}» in the recording of ${recording.kernel}`);
+  if (found === undefined) throw new Error(`no exchange '${name}' in the recording of ${recording.kernel}`);
   return found;
 }
 

@@ -44,7 +44,7 @@ describe("interruptions and losses", () => {
     await socket.close();
   });
 
-  test("ENOBUFS with the acknowledgement behind it: lost, whatever the acknowledgement says", async () => {
+  test("ENOBUFS with the acknowledgement behind it: lost, regardless of the acknowledgement", async () => {
     const { socket } = open((request, k) => {
       k.failReceive(ENOBUFS);
       k.deliver(ack(request));

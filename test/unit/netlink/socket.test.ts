@@ -62,14 +62,14 @@ describe("a request", () => {
         kernelMessage: "in use",
         deviceIndex: 3,
         sequence: expect.any(Number),
-        message: "cannot poke nbd3: EBUSY (16) from POKE, the kernel says «in use»",
+        message: "cannot poke nbd3: EBUSY (16) from POKE, the kernel says 'in use'",
       });
       expect(kernel.sent).toHaveLength(1);
       await socket.close();
     },
   );
 
-  test("says so when the kernel gave no text", async () => {
+  test("the message tells if the kernel gave no text", async () => {
     const { socket } = open((request, k) => k.deliver(ack(request, { errno: EBUSY })));
     await expect(ask(socket)).rejects.toThrow("cannot poke nbd3: EBUSY (16) from POKE, no kernel message");
     await socket.close();
@@ -96,7 +96,7 @@ describe("a request", () => {
     await socket.close();
   });
 
-  test("fails with a timeout when nobody answers, and the late answer does not reach the next request", async () => {
+  test("fails with a timeout when the kernel does not answer, and the late answer does not reach the next request", async () => {
     let first: Uint8Array | undefined;
     const { socket, kernel } = open(
       (request, k) => {
@@ -122,7 +122,7 @@ describe("a request", () => {
     await socket.close();
   });
 
-  test("rejects nonsense as a decode error and goes on with the next request", async () => {
+  test("rejects malformed bytes as a decode error and goes on with the next request", async () => {
     let count = 0;
     const { socket } = open((request, k) => {
       count += 1;
@@ -168,7 +168,7 @@ describe("order", () => {
 });
 
 describe("close", () => {
-  test("rejects what runs and what waits, and keeps the descriptor until the send has returned", async () => {
+  test("rejects running and waiting requests, and keeps the descriptor until the send has returned", async () => {
     const entered = gate();
     const release = gate();
     const { socket, kernel } = open(async () => {
@@ -211,7 +211,7 @@ describe("close", () => {
 });
 
 describe("the stuck watchdog", () => {
-  test("names the command that stays in the kernel, and says when it has come back", async () => {
+  test("names the command that stays in the kernel, and reports when it has returned", async () => {
     const reports: StuckReport[] = [];
     const firstReport = gate();
     const release = gate();

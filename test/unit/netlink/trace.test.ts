@@ -1,4 +1,4 @@
-/** trace.ts: traffic in words, on or off by EROFS_NBD_DEBUG, and never an exception. */
+/** trace.ts: the printed traffic, on or off by EROFS_NBD_DEBUG, and never an exception. */
 import { spawnSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
 import { NbdNetlink } from "../../../netlink/index.ts";
@@ -35,7 +35,7 @@ describe("formatMessage", () => {
     ]);
   });
 
-  test("puts verdicts into words", () => {
+  test("prints verdicts", () => {
     expect(lines(ack(request))).toEqual(["ACK ok seq=9 flags=CAPPED"]);
     const tlvs = [attribute(1, text("bad")), attribute(2, uint(4, 20)), attribute(5, uint(4, 7))];
     expect(lines(ack(request, { errno: 22, tlvs }))).toEqual([

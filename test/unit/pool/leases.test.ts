@@ -84,14 +84,14 @@ function startPool(): WorkerPool {
 
 let reader: OneByteReader;
 
-function request(slot: number): LinkRequest {
+function request(linkIndex: number): LinkRequest {
   const { spec, fd } = image;
   return {
     image: { spec, fd, blockSizeBytes: 4096 },
     copyOnly: false,
     spread: false,
     device: "a device",
-    slot,
+    linkIndex,
     counted: true,
     inFlight: () => reader.inFlight,
     hangTimeoutMs: 60_000,

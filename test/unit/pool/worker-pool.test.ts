@@ -111,7 +111,7 @@ function request(changes: Partial<LinkRequest> = {}): LinkRequest {
     copyOnly: false,
     spread: true,
     device: "a device",
-    slot: 0,
+    linkIndex: 0,
     counted: true,
     inFlight: () => inFlight(),
     hangTimeoutMs: 60_000,

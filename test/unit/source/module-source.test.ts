@@ -125,7 +125,7 @@ async function serve(spec: ModuleSourceSpec, patienceMs = 30_000): Promise<Serve
       copyOnly: false,
       spread: false,
       device: "a device",
-      slot: 0,
+      linkIndex: 0,
       counted: false,
       inFlight: () => undefined,
       hangTimeoutMs: 1500,

@@ -17,7 +17,7 @@ function documentedTable(): string | undefined {
   return begin < 0 || end < begin ? undefined : text.slice(begin + STATE_TABLE_BEGIN.length, end).trim();
 }
 
-test("ARCHITECTURE.md holds the state table as it is", () => {
+test("ARCHITECTURE.md prints the state table", () => {
   const wanted = renderStateTable();
   const paste = `put this into ARCHITECTURE.md:\n\n${STATE_TABLE_BEGIN}\n${wanted}\n${STATE_TABLE_END}\n`;
   expect(documentedTable(), paste).toBe(wanted);

@@ -1,4 +1,4 @@
-/** NetlinkDevice: attaching, and undoing it wherever it breaks. */
+/** NetlinkDevice: attaching, and undoing it after a failure at any step. */
 import { constants } from "node:os";
 import { afterAll, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
@@ -48,7 +48,7 @@ describe("attach", () => {
     expect(bench.outcomes).toEqual([]);
   });
 
-  test("a record that cannot be written: nothing was begun", async () => {
+  test("a record that cannot be written: nothing is begun", async () => {
     const bench = new Bench();
     bench.diskFaults.push(noSpace());
     await expect(bench.device.attach(undefined)).rejects.toThrow("ENOSPC");
@@ -58,7 +58,7 @@ describe("attach", () => {
     await bench.close();
   });
 
-  test("a second link that nobody serves: the first is closed, the kernel is not asked", async () => {
+  test("a second link that no worker serves: the first is closed, and the kernel gets no command", async () => {
     const bench = new Bench({ connections: 2 });
     bench.server.plan.push(
       async (open) => open(),
@@ -105,7 +105,7 @@ describe("attach", () => {
     await bench.close();
   });
 
-  test("a block that cannot be read in time: disconnected, and the reason is told", async () => {
+  test("a block that cannot be read in time: disconnected, and the reason is reported", async () => {
     const bench = new Bench({}, 100);
     bench.kernel.readsArrive = false;
     await expect(bench.device.attach(undefined)).rejects.toMatchObject({
@@ -150,7 +150,7 @@ describe("attach", () => {
     await bench.close();
   });
 
-  test("a device that vanishes without a word while it is waited for: released, not left serving", async () => {
+  test("a device that vanishes without a disconnect request before it is readable: released", async () => {
     const bench = new Bench({}, 100);
     bench.kernel.setIoTimeout = async () => {
       bench.kernel.identifier = undefined;
@@ -175,10 +175,10 @@ describe("attach", () => {
 });
 
 describe("adopt", () => {
-  test("a failover from the start, told with the cause that was given", async () => {
+  test("begins with a failover, which is reported with the given cause", async () => {
     const bench = new Bench();
     bench.kernel.identifier = "one of ours";
-    bench.kernel.orphanSlot();
+    bench.kernel.addDeadSocket();
     await bench.device.adopt(7, [], "a dead manager left it behind");
     expect(await bench.outcome()).toMatchObject({
       result: "recovered",

@@ -1,8 +1,8 @@
 /**
- * A NetlinkDevice on the bench: fake kernel, fake workers over real sockets, everything it says written down.
+ * A NetlinkDevice over a fake kernel and fake workers with real sockets; everything that it reports is recorded.
  *
  * `close` ends the device and checks what must hold after any test: one outcome per failover, released at most once,
- * and no outcome without words. `socketsOpenedBy` finds descriptors that were left behind.
+ * and no outcome without a cause. `noSocketsSince` finds descriptors that were left open.
  */
 import { expect } from "vitest";
 import type { FailoverTiming } from "../../../src/supervisor/failover/timing.ts";
@@ -13,7 +13,7 @@ import { FakeKernel } from "./fake-kernel.ts";
 import { FakeLinkServer } from "./fake-server.ts";
 import { openSockets, until } from "./waiting.ts";
 
-/** A life in fast motion; the order of everything is that of the real one. */
+/** Short waits; the order of everything is the real one. */
 export const QUICK_TIMING: FailoverTiming = {
   workerDeadlineMs: 150,
   proofDeadlineMs: 120,
@@ -46,12 +46,12 @@ export class Bench {
   readonly server: FakeLinkServer = new FakeLinkServer();
   readonly kernel: FakeKernel = new FakeKernel(this.server);
   readonly device: NetlinkDevice;
-  /** State changes, «serving» and so on, in order. */
+  /** State changes, in order. */
   readonly states: string[] = [];
   readonly outcomes: FailoverOutcome[] = [];
   readonly released: string[] = [];
   readonly said: string[] = [];
-  /** What stood in the record each time it was written: state and number of opened links. */
+  /** The content of the record each time it was written: state and number of opened links. */
   readonly records: string[] = [];
   /** Failures of the next writes of the record, in order. */
   readonly diskFaults: Array<Error | undefined> = [];
@@ -102,7 +102,7 @@ export class Bench {
     return until(`state ${state}`, () => this.device.state === state);
   }
 
-  /** Ends the device, whatever it is doing, and checks what must always hold. */
+  /** Ends the device in any state, and checks what must always hold. */
   async close(): Promise<void> {
     await this.device.detach();
     await until("release", () => this.device.state === "detached");

@@ -1,9 +1,9 @@
 /**
- * The nbd driver as a supervisor sees it: netlink commands and sysfs in one object, over real sockets.
+ * The nbd driver as a device sees it: netlink commands and sysfs in one object, over real sockets.
  *
- * It keeps a descriptor of its own of every socket it was given, as the kernel keeps a reference, and follows the
- * driver's rules: a fresh socket goes to the first dead slot or is dropped with a success code; another identifier or a
- * disconnected device is EINVAL; DISCONNECT says goodbye on every link. It throws at what a supervisor must never do.
+ * It keeps a duplicate of every socket it was given, as the kernel keeps a reference, and follows the driver's rules: a
+ * fresh socket replaces the first dead one or is dropped with a success code; another identifier or a disconnected device
+ * is EINVAL; DISCONNECT sends a disconnect request on every link. It throws if a device breaks a rule.
  */
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -24,10 +24,10 @@ import {
 import type { FakeLink, FakeLinkServer } from "./fake-server.ts";
 import { holdersOf } from "./waiting.ts";
 
-interface KernelSlot {
+interface KernelSocket {
   /** The kernel's own reference. */
   fd: number;
-  /** Undefined for a former manager's: nobody but the kernel has its socket. */
+  /** Undefined for a socket of a former manager, which only the kernel has. */
   link: FakeLink | undefined;
 }
 
@@ -47,7 +47,7 @@ export class FakeKernel implements NbdCommands, DeviceView {
   readonly connects: NbdConnectOptions[] = [];
   readonly reconfigures: NbdReconfigureOptions[] = [];
   readonly ioTimeouts: number[] = [];
-  slots: KernelSlot[] = [];
+  sockets: KernelSocket[] = [];
   identifier: string | undefined;
   disconnectCount = 0;
   probeCount = 0;
@@ -62,9 +62,9 @@ export class FakeKernel implements NbdCommands, DeviceView {
     afterReconfigure?: () => Promise<void> | void;
     beforeDisconnect?: () => Promise<void> | void;
   } = {};
-  /** Sockets are taken but never used: what a driver does that had no dead slot. */
+  /** Sockets are accepted but never used, as by a driver that has no dead socket. */
   dropsSockets = false;
-  /** A read by anybody reaches its link. */
+  /** Whether reads reach their link. */
   readsArrive = true;
   #reconfiguring = 0;
   /** Commands that are not answered yet. */
@@ -87,7 +87,7 @@ export class FakeKernel implements NbdCommands, DeviceView {
     this.connects.push(options);
     await this.hooks.beforeConnect?.();
     this.identifier = options.backendIdentifier;
-    this.slots = options.sockets.map((fd) => this.#take(fd));
+    this.sockets = options.sockets.map((fd) => this.#take(fd));
     await this.hooks.afterConnect?.();
     return { index: this.index };
   }
@@ -128,44 +128,44 @@ export class FakeKernel implements NbdCommands, DeviceView {
     this.sayGoodbye();
   }
 
-  /** The device ends: DISC on every link that lives, then the sockets are shut down. */
+  /** The device ends: a disconnect request on every live link, then the sockets are shut down. */
   sayGoodbye(): void {
-    const living = this.slots.filter(({ fd }) => !isHungUp(fd));
+    const living = this.sockets.filter(({ fd }) => !isHungUp(fd));
     this.forget();
     for (const { link } of living) link?.end({ kind: "disconnect" });
   }
 
-  /** The device is gone, without a word. */
+  /** The device is gone, without a disconnect request. */
   forget(): void {
     this.identifier = undefined;
-    for (const { fd } of this.slots.splice(0)) {
+    for (const { fd } of this.sockets.splice(0)) {
       shutdown(fd, SHUT_RDWR);
       close(fd);
     }
   }
 
   /** The kernel gives one socket up by itself, as after a timeout. */
-  killSlot(at: number): void {
-    const slot = this.slots[at];
-    if (slot === undefined) throw new Error(`no slot ${at}`);
-    shutdown(slot.fd, SHUT_RDWR);
+  killSocket(at: number): void {
+    const socket = this.sockets[at];
+    if (socket === undefined) throw new Error(`no socket ${at}`);
+    shutdown(socket.fd, SHUT_RDWR);
   }
 
-  /** A slot whose socket and worker went with a former manager. */
-  orphanSlot(): void {
+  /** Adds a dead socket, whose worker died with a former manager. */
+  addDeadSocket(): void {
     const [fd, peer] = socketPair(SOCK_STREAM);
     close(peer);
-    this.slots.push({ fd, link: undefined });
+    this.sockets.push({ fd, link: undefined });
   }
 
   /** Which links the kernel uses, alive or not. */
   get links(): Array<FakeLink | undefined> {
-    return this.slots.map(({ link }) => link);
+    return this.sockets.map(({ link }) => link);
   }
 
-  /** For each slot, whether its socket is dead. */
-  get deadSlots(): boolean[] {
-    return this.slots.map(({ fd }) => isHungUp(fd));
+  /** For each socket, whether it is dead. */
+  get deadSockets(): boolean[] {
+    return this.sockets.map(({ fd }) => isHungUp(fd));
   }
 
   backendOf(index: number): string | undefined {
@@ -201,13 +201,13 @@ export class FakeKernel implements NbdCommands, DeviceView {
     this.ioTimeouts.push(milliseconds);
   }
 
-  /** One read: over the first link that lives, or waiting for one. */
+  /** One read: over the first live link, or waiting for one. */
   async probe(_: number, signal: AbortSignal): Promise<ProbeResult> {
     this.probeCount += 1;
     while (!signal.aborted) {
-      const slot = this.slots.find(({ fd, link }) => !isHungUp(fd) && link?.isServed === true);
-      if (slot !== undefined && this.readsArrive) {
-        slot.link?.request1();
+      const socket = this.sockets.find(({ fd, link }) => !isHungUp(fd) && link?.isServed === true);
+      if (socket !== undefined && this.readsArrive) {
+        socket.link?.request1();
         return { ok: true };
       }
       await sleep(3, undefined, { signal }).catch(() => {});
@@ -215,19 +215,19 @@ export class FakeKernel implements NbdCommands, DeviceView {
     return { ok: false, why: "the read did not come back in time" };
   }
 
-  /** One request on every link that lives: a busy device. */
+  /** One request on every live link: a busy device. */
   trafficEverywhere(): void {
-    for (const { fd, link } of this.slots) if (!isHungUp(fd) && link?.isServed === true) link.request1();
+    for (const { fd, link } of this.sockets) if (!isHungUp(fd) && link?.isServed === true) link.request1();
   }
 
-  #take(fd: number): KernelSlot {
+  #take(fd: number): KernelSocket {
     return { fd: duplicate(fd), link: this.#server.byKernelFd(fd) };
   }
 
   #replace(fd: number): void {
-    const dead = this.slots.find((slot) => isHungUp(slot.fd));
+    const dead = this.sockets.find((socket) => isHungUp(socket.fd));
     if (dead === undefined || this.dropsSockets) return;
-    // 3.5: a socket whose last reference goes here can be freed under the kernel's receiver.
+    // A socket whose last reference is dropped here can be freed under the kernel's receiver.
     if (dead.link !== undefined && holdersOf(dead.fd) < 2)
       throw new Error("the old kernel end was closed before RECONFIGURE");
     close(dead.fd);

@@ -1,8 +1,8 @@
 /**
- * A LinkServer without workers: real socketpairs, so that hang-ups are real, and a test that decides what happens.
+ * A LinkServer without workers, over real socketpairs, so that hang-ups are real; the test decides what happens.
  *
- * A link can be orphaned (its worker dies, its socket stays), killed (both are gone), hung up in silence, or ended in
- * words. Takeovers go as the test has planned them.
+ * A link can be orphaned (its worker dies, its socket stays), killed (both are gone), hung up without a message, or ended
+ * with one. Takeovers go as the test has planned them.
  */
 
 import { readlinkSync } from "node:fs";
@@ -17,14 +17,14 @@ import type {
 import { close, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 
-/** What one `takeOver` does. It may wait, tell why, throw, or call `link.served()` and answer. */
+/** One `takeOver`. It may wait, report why, throw, or call `link.served()` and return. */
 export type Taking = (
   link: FakeLink,
   signal: AbortSignal,
   waiting: (why: string) => void,
 ) => Promise<Takeover>;
 
-/** Another worker goes on, and finds so many requests unanswered. */
+/** Another worker takes the link over and finds this number of requests unanswered. */
 export const takenOver =
   (unanswered = 0): Taking =>
   async (link) => {
@@ -41,15 +41,15 @@ export class FakeLink implements OpenLink {
   /** The kernel end's name in /proc/self/fd: unlike its number it is not used again. */
   readonly socket: string;
   counters: LinkCounters = { requests: 0, readBytes: 0, readErrors: 0 };
-  /** Its worker does not react to being told to close. */
+  /** Its worker ignores `close`. */
   hangs = false;
-  /** How often a takeover was asked for. */
+  /** How often a takeover was requested. */
   takeovers = 0;
   isQuiet = true;
   isUsed = false;
   exactness: Exactness | undefined;
   confirmations = 0;
-  /** What its requests took: any numbers will do. */
+  /** How long its requests took: any numbers. */
   latencies: number[] = [];
   readonly #observer: LinkObserver;
   readonly #taking: () => Taking;
@@ -77,13 +77,13 @@ export class FakeLink implements OpenLink {
     return this.#serverFd !== undefined;
   }
 
-  /** Its worker dies; somebody keeps the socket. */
+  /** Its worker dies; the socket stays open. */
   orphan(cause = `worker ${this.workerPid} was killed by SIGKILL`, silentMs = 0): void {
     this.#hasWorker = false;
     this.#observer.orphaned(cause, silentMs);
   }
 
-  /** Another worker goes on with the socket. */
+  /** Another worker has the socket. */
   served(): void {
     this.#hasWorker = true;
     this.workerPid += 1000;
@@ -112,13 +112,13 @@ export class FakeLink implements OpenLink {
     this.#tell(`worker ${this.workerPid} was killed by SIGKILL`, undefined);
   }
 
-  /** The socket goes; nobody says a word. */
+  /** The socket is closed without a message. */
   hangUp(): void {
     if (this.#serverFd !== undefined) close(this.#serverFd);
     this.#serverFd = undefined;
   }
 
-  /** The worker ends the link and says why. */
+  /** The worker ends the link and reports why. */
   end(end: LinkEnd): void {
     this.hangUp();
     this.#tell(`worker ${this.workerPid} ended the link: ${describeEnd(end)}`, end);
@@ -140,7 +140,7 @@ export class FakeLink implements OpenLink {
     this.#observer.readErrors(message, count);
   }
 
-  /** As a worker answers: once, and later than the call. Where there is none, the socket goes in silence. */
+  /** As a worker answers: once, and later than the call. Without a worker the socket is closed without a message. */
   close(): void {
     if (!this.isUp || this.hangs) return;
     this.hangUp();
@@ -155,16 +155,16 @@ export class FakeLink implements OpenLink {
   }
 }
 
-/** What `openLink` does next: opens a link, after whatever this does. It may throw, wait, or kill what was opened. */
+/** What `openLink` does next: it opens a link, and may throw, wait, or kill the link that was opened. */
 export type Opening = (link: () => FakeLink, signal: AbortSignal) => Promise<FakeLink>;
 
 export class FakeLinkServer implements LinkServer {
   readonly links: FakeLink[] = [];
   /** What the next calls do, in order; afterwards links are just opened. */
   readonly plan: Opening[] = [];
-  /** What calls do when the plan is over. */
+  /** What calls do after the plan. */
   habit: Opening = async (link) => link();
-  /** What the next takeovers do, in order; afterwards they simply work. */
+  /** What the next takeovers do, in order; afterwards they succeed. */
   readonly takings: Taking[] = [];
   #next = 1;
 
@@ -175,7 +175,7 @@ export class FakeLinkServer implements LinkServer {
     return await (this.plan.shift() ?? this.habit)(open, signal);
   }
 
-  /** A link at once, whatever was planned. */
+  /** Opens a link at once, regardless of the plan. */
   open(request: LinkRequest, observer: LinkObserver): FakeLink {
     const taking = (): Taking => this.takings.shift() ?? takenOver();
     const link = new FakeLink(this.#next++, request, observer, taking);
@@ -195,7 +195,7 @@ export class FakeLinkServer implements LinkServer {
     return link;
   }
 
-  /** Ends every worker: what is open after that, the supervisor has. */
+  /** Ends every worker: sockets that are open after that belong to the device. */
   dispose(): void {
     for (const link of this.links) link.hangUp();
   }

@@ -1,4 +1,4 @@
-/** silentMs, the proof behind the watchdog: it grows only while nobody works on a device that is between two states. */
+/** silentMs, the basis of the watchdog: it grows only while a device that is between two states makes no progress. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, expect, test } from "vitest";
 import { Bench, noSocketsSince } from "./bench.ts";
@@ -7,10 +7,10 @@ import { openSockets, until } from "./waiting.ts";
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));
 
-/** Longer than any single step of the bench's quick timing, on a busy machine, too. */
+/** Longer than any single step of the bench's timing, also on a busy machine. */
 const LONG_MS = 3000;
 
-test("a device that serves is never silent", async () => {
+test("a device that serves has no silence", async () => {
   const bench = await Bench.attached();
   await sleep(30);
   expect(bench.device.silentMs).toBe(0);
@@ -18,7 +18,7 @@ test("a device that serves is never silent", async () => {
   expect(bench.device.silentMs).toBe(0);
 });
 
-test("a failover that fails again and again works: no request arrives, and the silence stays short", async () => {
+test("a failover whose attempts fail makes progress: the silence stays short", async () => {
   const bench = await Bench.attached();
   let longest = 0;
   bench.kernel.readsArrive = false;
@@ -36,7 +36,7 @@ test("a failover that fails again and again works: no request arrives, and the s
   await bench.close();
 });
 
-test("a failover that hangs is silent: a worker that is never found, past its deadline", async () => {
+test("a failover that hangs is silent: no worker comes, and the deadline is ignored", async () => {
   const bench = await Bench.attached();
   let finish = (): void => {};
   const hangs = new Promise<void>((resolve) => {
@@ -55,7 +55,7 @@ test("a failover that hangs is silent: a worker that is never found, past its de
   await bench.close();
 });
 
-test("a kernel that does not answer is not held against the manager", async () => {
+test("time in which the kernel does not answer does not count", async () => {
   const bench = await Bench.attached();
   let answer = (): void => {};
   let asked = false;

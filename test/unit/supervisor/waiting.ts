@@ -16,12 +16,12 @@ export async function until(
   }
 }
 
-/** Lets everything that is due run, without waiting for anything in particular. */
+/** Runs everything that is due, for this number of event loop turns. */
 export async function turns(count = 5): Promise<void> {
   for (let turn = 0; turn < count; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Sockets that this process has open, by descriptor: «socket:[12345]». */
+/** Sockets that this process has open, by descriptor, for example socket:[12345]. */
 export function openSockets(): Map<number, string> {
   const found = new Map<number, string>();
   for (const name of readdirSync("/proc/self/fd")) {

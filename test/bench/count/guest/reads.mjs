@@ -87,7 +87,7 @@ async function openLink(path, directory) {
     copyOnly: false,
     spread: false,
     device: "counted",
-    slot: 0,
+    linkIndex: 0,
     counted: true,
     inFlight: () => 0,
     hangTimeoutMs: START_LIMIT_MS,

@@ -224,7 +224,7 @@ function found(device: string, workerPid: number): FoundLink & { readonly fates:
   return {
     device,
     workerPid,
-    slot: 0,
+    linkIndex: 0,
     copyOnly: false,
     imageFd: openSync(existsSync(image) ? image : "/dev/null", "r"),
     journalPath: "/nowhere",

@@ -4,7 +4,7 @@ import { StallMeter } from "../../../../src/supervisor/failover/stall-meter.ts";
 
 const NEVER = new AbortController().signal;
 
-/** Answers with `numbers` in turn, then with the last one for ever; notes when each was asked for. */
+/** Answers with `numbers` in turn, then with the last one forever; notes when each was asked for. */
 function kernel(...numbers: readonly number[]): { ask: () => number; askedAt: number[] } {
   const askedAt: number[] = [];
   const ask = (): number => {
@@ -16,7 +16,7 @@ function kernel(...numbers: readonly number[]): { ask: () => number; askedAt: nu
 }
 
 describe("StallMeter", () => {
-  test("nothing on the wire: reads stood still until now", async () => {
+  test("nothing in flight: reads stood still until now", async () => {
     const { ask, askedAt } = kernel(0);
     const meter = new StallMeter(ask);
     expect(meter.strandedReads).toBe(0);
@@ -49,7 +49,7 @@ describe("StallMeter", () => {
     expect(stoodStillMs).toBeLessThan((askedAt[3] ?? 0) - startedAt);
   });
 
-  test("no fall at all: the time at which links were there again", async () => {
+  test("no fall at all: the time at which links were restored", async () => {
     const { ask, askedAt } = kernel(2);
     const meter = new StallMeter(ask);
     const restoredMs = meter.elapsedMs;
