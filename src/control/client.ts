@@ -12,7 +12,8 @@ import { ControlError } from "./fault.ts";
 import { isolateListener } from "./isolate-listener.ts";
 import { LineSplitter } from "./line-splitter.ts";
 import type { DeviceEvent, Method, Requests, ServerLine } from "./protocol.ts";
-import { checkSocketPath, type RunDir, refuseForeignManager } from "./run-dir.ts";
+import { checkSocketPath, type RunDir } from "./run-dir.ts";
+import { refuseForeignManager } from "./run-dir-trust.ts";
 
 /** ECONNRESET: the listener was closed before it accepted the connection (net/unix/af_unix.c, unix_release_sock). */
 const NOT_LISTENING: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ECONNREFUSED", "ECONNRESET"]);

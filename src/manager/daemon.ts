@@ -5,7 +5,8 @@
  * `attach --foreground` and by the library. An automatic manager ends when it has no devices and no connections.
  */
 import { closeSync } from "node:fs";
-import { hasRecords, openLog, prepareRunDir, type RunDir } from "../control/run-dir.ts";
+import { hasRecords, openLog, type RunDir } from "../control/run-dir.ts";
+import { prepareRunDir } from "../control/run-dir-trust.ts";
 import { lockRunDir } from "../control/run-lock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { createLog, type Log, type LogLevel } from "../log/log.ts";

@@ -6,8 +6,8 @@
  * connection ends before the `mounted` request, the manager detaches the device unless it is mounted. On errors this
  * process undoes what it can itself, so that nothing is left on return.
  */
-import { closeSync, statSync } from "node:fs";
-import { open, realpath, stat } from "node:fs/promises";
+import { closeSync } from "node:fs";
+import { open, realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { ControlClient } from "../../control/client.ts";
 import type { DeviceStatus } from "../../control/protocol.ts";
@@ -23,6 +23,7 @@ import type { CliContext } from "../context.ts";
 import type { Remembered } from "../interrupts.ts";
 import { lockMountPoint } from "./mount-lock.ts";
 import type { MountOptions } from "./mount-options.ts";
+import { checkDirectory, checkNamespace, mayMakeDirectory } from "./mount-point.ts";
 import { type ProgramEnd, programError, refuseOtherNode, runProgram } from "./mount-program.ts";
 
 /** A mount to be made. */
@@ -123,34 +124,6 @@ async function mountOnTop(
     client.close();
     interrupted.release();
   }
-}
-
-/** With X-mount.mkdir mount(8) creates the mount point. */
-const mayMakeDirectory = ({ forMount }: MountOptions): boolean =>
-  forMount.some((option) => /^x-mount\.mkdir(=|$)/i.test(option));
-
-async function checkDirectory(act: string, directory: string, mayBeMissing: boolean): Promise<void> {
-  let why: string | undefined;
-  try {
-    if (!(await stat(directory)).isDirectory()) why = `${directory} is not a directory`;
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOENT" && mayBeMissing) return;
-    why = code === "ENOENT" ? `there is no directory ${directory}` : `${directory}: ${code}`;
-  }
-  if (why === undefined) return;
-  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot ${act}: ${why}`, {
-    hint: "create the mount point first with mkdir",
-  });
-}
-
-/** Only checks that the namespace exists; mount(8) enters it and reports other errors. */
-function checkNamespace(namespace: string): void {
-  const path = /^\d+$/.test(namespace) ? `/proc/${namespace}/ns/mnt` : namespace;
-  if (statSync(path, { throwIfNoEntry: false }) !== undefined) return;
-  throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot mount in namespace ${namespace}: there is no ${path}`, {
-    hint: "name a process id, or a path such as /proc/PID/ns/mnt",
-  });
 }
 
 /** Whether the device on top of the directory is a device of the image, according to mount table and manager. */

@@ -8,7 +8,8 @@
 import { closeSync, constants, openSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { prepareRunDir, type RunDir } from "../../control/run-dir.ts";
+import type { RunDir } from "../../control/run-dir.ts";
+import { prepareRunDir } from "../../control/run-dir-trust.ts";
 import { ErofsNbdError } from "../../errors.ts";
 import { ERRNO, SystemError } from "../../sys/errno.ts";
 import { flock, LOCK_EX, LOCK_NB } from "../../sys/libc.ts";

@@ -18,14 +18,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import {
-  chooseRunDir,
-  lockHolder,
-  openLog,
-  prepareRunDir,
-  type RunDir,
-  refuseForeignManager,
-} from "../../../src/control/run-dir.ts";
+import { chooseRunDir, lockHolder, openLog, type RunDir } from "../../../src/control/run-dir.ts";
+import { prepareRunDir, refuseForeignManager } from "../../../src/control/run-dir-trust.ts";
 import { lockRunDir } from "../../../src/control/run-lock.ts";
 import { until } from "../supervisor/waiting.ts";
 

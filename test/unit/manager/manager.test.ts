@@ -14,7 +14,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { AttachParams } from "../../../src/control/protocol.ts";
-import { chooseRunDir, prepareRunDir, type RunDir } from "../../../src/control/run-dir.ts";
+import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
+import { prepareRunDir } from "../../../src/control/run-dir-trust.ts";
 import { Manager } from "../../../src/manager/manager.ts";
 
 const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));

@@ -10,7 +10,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const dist = new URL("../../../dist/src/", import.meta.url);
 /** @type {typeof import("../../../src/control/run-dir.ts")} */
-const { chooseRunDir, prepareRunDir } = await import(new URL("control/run-dir.js", dist).href);
+const { chooseRunDir } = await import(new URL("control/run-dir.js", dist).href);
+/** @type {typeof import("../../../src/control/run-dir-trust.ts")} */
+const { prepareRunDir } = await import(new URL("control/run-dir-trust.js", dist).href);
 const { lockRunDir } = await import(new URL("control/run-lock.js", dist).href);
 /** @type {typeof import("../../../src/manager/control-server/control-server.ts")} */
 const { ControlServer } = await import(new URL("manager/control-server/control-server.js", dist).href);
