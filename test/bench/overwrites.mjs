@@ -2,15 +2,29 @@
 /**
  * Wrong bytes from an image that is overwritten in place while it is read: counted, by the way that the bytes take.
  *
- *   node overwrites.mjs link|serve IMAGE [COUNT] [READ_BYTES]
+ *   node overwrites.mjs link|serve|device IMAGE [COUNT] [READ_BYTES] [SECONDS]
  *
  * `link`: a device's link, served by a worker of a pool; the program plays the kernel and takes its time before it reads a
- * reply. `serve`: a client of `erofs-nbd serve`. IMAGE is made anew, on the file system that is to be looked at. Each round
- * overwrites all of it from another process and then puts bytes and times back. Every reply must be an error or the bytes
- * of the attach. Prints one JSON line. Needs a build.
+ * reply. `serve`: a client of `erofs-nbd serve`. `device`: reads of /dev/nbdN past the page cache, where the kernel has
+ * nbd (overwrites-guest.mjs boots one that has). IMAGE is made anew, on the file system that is to be looked at. Each
+ * round overwrites all of it from another process and then puts bytes and times back. Every reply must be an error or
+ * the bytes of the attach. Prints one JSON line. Needs a build.
+ * After SECONDS no further round begins; the line says how many there were.
  */
-import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import {
+  closeSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  read as readFromFile,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,14 +32,17 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-const [, , path = "", image = "", countText = "100", bytesText = "131072"] = process.argv;
+const [, , path = "", image = "", countText = "100", bytesText = "131072", secondsText] = process.argv;
 const count = Number(countText);
 const readBytes = Number(bytesText);
+const limitMs = secondsText === undefined ? Number.POSITIVE_INFINITY : Number(secondsText) * 1000;
 const IMAGE_BYTES = 4 << 20;
 const DEPTH = 4;
 const REQUEST_MAGIC = 0x25609513;
-/** How long a round waits for its image to be readable, or leased, again. */
-const PATIENCE_MS = 3000;
+/** How long a round waits for its image to be readable again: a guest may be slow. */
+const READABLE_MS = path === "device" ? 60_000 : 3000;
+/** How long it waits for the next lease; where there is none, the round shows what checking is worth. */
+const LEASED_MS = 3000;
 const WRITER = `
   const { openSync, writeSync, closeSync, ftruncateSync } = require("node:fs");
   const rl = require("node:readline").createInterface({ input: process.stdin });
@@ -195,25 +212,66 @@ async function openServeReader() {
   };
 }
 
+/**
+ * Reads of a device, told to a Reader as if they were replies. What a read got before a part that failed counts, too.
+ */
+async function openDeviceReader() {
+  const { default: koffi } = await import("koffi");
+  const main = fileURLToPath(new URL("../../dist/src/cli/main.cjs", import.meta.url));
+  /** @param {readonly string[]} words */
+  const run = (...words) => execFileSync(process.execPath, [main, ...words], { encoding: "utf8" });
+  const node = run("attach", "--block-size", "4096", image).trim();
+  const fd = openSync(node, constants.O_RDONLY | constants.O_DIRECT);
+  const free = Array.from({ length: DEPTH }, () => {
+    const space = new Uint8Array(readBytes + 4096);
+    const start = Number(-BigInt(koffi.address(space)) & 4095n);
+    return space.subarray(start, start + readBytes);
+  });
+  const reader = new Reader((request) => {
+    const buffer = free.pop() ?? new Uint8Array();
+    readFromFile(fd, buffer, 0, readBytes, Number(request.readBigUInt64BE(16)), (error, got) => {
+      const part = Buffer.from(buffer.subarray(0, error === null ? got : 0));
+      const isWhole = part.length === readBytes;
+      if (!isWhole && !part.equals(good.subarray(0, part.length))) wrong += 1;
+      const header = Buffer.alloc(16);
+      header.writeUInt32BE(isWhole ? 0 : 5, 4);
+      free.push(buffer);
+      reader.take(isWhole ? Buffer.concat([header, part]) : header);
+    });
+  });
+  return {
+    reader,
+    close: async () => {
+      closeSync(fd);
+      run("detach", node);
+    },
+  };
+}
+
 const isLeased = () =>
   readFileSync("/proc/locks", "latin1")
     .split("\n")
     .some((line) => line.includes("LEASE") && line.includes("ACTIVE") && line.includes(`:${ino} `));
 
-const { reader, close } = path === "link" ? await openLinkReader() : await openServeReader();
+const open = { link: openLinkReader, serve: openServeReader, device: openDeviceReader }[path];
+if (open === undefined)
+  throw new Error("usage: overwrites.mjs link|serve|device IMAGE [COUNT] [READ_BYTES] [SECONDS]");
+const { reader, close } = await open();
 let leasedRounds = 0;
 let everLeased = false;
 /** @type {number[]} */
 const waits = [];
-for (let round = 0; round < count; round += 1) {
+const begunAt = performance.now();
+let rounds = 0;
+for (let round = 0; round < count && performance.now() - begunAt < limitMs; round += 1) {
   const before = right;
   reader.asking = true;
   reader.ask();
-  const end = performance.now() + PATIENCE_MS;
-  while (right - before < 2 * DEPTH && performance.now() < end) await sleep(1);
+  const startedAt = performance.now();
+  while (right - before < 2 * DEPTH && performance.now() - startedAt < READABLE_MS) await sleep(1);
   if (right - before < 2 * DEPTH) throw new Error(`round ${round}: the image did not become readable again`);
-  while ((round === 0 || everLeased) && !isLeased() && performance.now() < (round === 0 ? end - 2000 : end))
-    await sleep(5);
+  const mayWaitMs = round === 0 ? 1000 : everLeased ? LEASED_MS : 0;
+  while (!isLeased() && performance.now() - startedAt < mayWaitMs) await sleep(5);
   everLeased ||= isLeased();
   leasedRounds += Number(isLeased());
   waits.push(await write("bad"));
@@ -222,6 +280,7 @@ for (let round = 0; round < count; round += 1) {
   while (reader.inFlight > 0) await sleep(1);
   await write("good");
   utimesSync(image, MADE_AT, MADE_AT);
+  rounds += 1;
 }
 await close();
 writer.stdin.end();
@@ -230,5 +289,5 @@ const [medianMs, longestMs] = [0.5, 1].map(
   (share) => Math.round((sorted[Math.ceil(share * sorted.length) - 1] ?? 0) * 10) / 10,
 );
 process.stdout.write(
-  `${JSON.stringify({ path, readBytes, overwrites: count, leasedRounds, wrong, errors, right, writerWaits: { medianMs, longestMs } })}\n`,
+  `${JSON.stringify({ path, readBytes, overwrites: rounds, leasedRounds, wrong, errors, right, writerWaits: { medianMs, longestMs } })}\n`,
 );
