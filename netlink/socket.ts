@@ -5,7 +5,6 @@
  * thread. A request that was sent cannot be cancelled; `onStuck` reports one that takes long. Multicast events have a
  * socket of their own, see events.ts.
  */
-import { randomInt } from "node:crypto";
 import { constants } from "node:os";
 import * as C from "./constants.ts";
 import { SyscallError } from "./errors.ts";
@@ -86,7 +85,7 @@ export class NetlinkSocket {
   readonly #trace: TraceSink | undefined;
   /** Rejects the promises of requests that wait or run, when the socket is closed under them. */
   readonly #rejectors = new Map<RequestLabel, (error: Error) => void>();
-  #sequence = randomInt(1, 0x7fff_ffff);
+  #sequence = 1 + Math.floor(Math.random() * 0x7fff_fffe);
   #tail: Promise<void> = Promise.resolve();
   #closed: Promise<void> | undefined;
   #wake: (() => void) | undefined;

@@ -27,6 +27,24 @@ const { version } = JSON.parse(readFileSync(at("package.json"), "utf8"));
 /** What a program says that is made to do what was left out of it. */
 const LEFT_OUT = 'throw new Error("this bundle does not have that part of the program");';
 
+/**
+ * koffi's native part, without koffi's own files, which find it and add warnings of old names. They are used where the
+ * native part was built during the installation, is not found from here, or is of another version.
+ */
+const KOFFI = `
+let native;
+try { native = require("@koromix/koffi-linux-" + process.arch); } catch {}
+module.exports = native?.version === ${JSON.stringify(versionOf("koffi"))} ? native : require("koffi");`;
+
+/** @param {string} name */
+function versionOf(name) {
+  return JSON.parse(readFileSync(at(`node_modules/${name}/package.json`), "utf8")).version;
+}
+
+/** Parts of pino that log.ts does not use: they write in other threads, and to files of their own. */
+const UNUSED_BY_PINO = /^(worker_threads|thread-stream|sonic-boom)$/;
+const NOTHING = "module.exports = function unused() {}; module.exports.isMainThread = true;";
+
 /** @param {import("./programs.d.mts").Program} program @returns {import("esbuild").Plugin} */
 const leaveOut = ({ without, beside }) => ({
   name: "leave-out",
@@ -36,6 +54,14 @@ const leaveOut = ({ without, beside }) => ({
       if (beside?.test(path) === true) return { path: path.replace(/\.ts$/, ".js"), external: true };
       return without?.test(path) === true ? { path, namespace: "left-out" } : undefined;
     });
+    builder.onResolve({ filter: /^koffi$/ }, ({ path, namespace }) =>
+      namespace === "native" ? { path, external: true } : { path, namespace: "native" },
+    );
+    builder.onLoad({ filter: /./, namespace: "native" }, () => ({ contents: KOFFI }));
+    builder.onResolve({ filter: UNUSED_BY_PINO }, ({ path, importer }) =>
+      /\/node_modules\/pino\//.test(importer) ? { path, namespace: "unused" } : undefined,
+    );
+    builder.onLoad({ filter: /./, namespace: "unused" }, () => ({ contents: NOTHING }));
     builder.onLoad({ filter: /./, namespace: "left-out" }, () => ({ contents: LEFT_OUT }));
   },
 });
@@ -89,7 +115,6 @@ for (const program of PROGRAMS) {
     platform: "node",
     format: "cjs",
     target: "node20.11",
-    external: ["koffi"],
     plugins: [leaveOut(program)],
     banner: {
       js: '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href,bundleRoot=require("node:path").dirname(__dirname);',

@@ -5,7 +5,6 @@
  * itself (supervisor/netlink-device.ts, supervisor/ioctl/ioctl-device.ts), which also writes its record. On failure
  * everything is undone before the error is returned.
  */
-import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { AttachParams, DeviceEvent } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
@@ -18,6 +17,7 @@ import { paddedSizeBytes } from "../source/padded-source.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
 import { close } from "../sys/libc.ts";
+import { randomUuid } from "../sys/random.ts";
 import { openSource, sourceName } from "./attach-source.ts";
 import type { DeviceFactory } from "./create-device.ts";
 import { eventOf } from "./device-events.ts";
@@ -167,7 +167,7 @@ export class Attacher {
 
 function toSettings(params: AttachParams, spec: SourceSpec, blockSizeBytes: number): DeviceSettings {
   return {
-    identifier: randomUUID(),
+    identifier: randomUuid(),
     sizeBytes: paddedSizeBytes(sourceSizeBytes(spec), blockSizeBytes),
     connections: params.interface === "ioctl" ? 1 : params.connections,
     timeoutSeconds: params.timeoutSeconds,

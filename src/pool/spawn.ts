@@ -2,13 +2,13 @@
  * Makes WorkerProcess objects: from a process that is spawned, or from a worker of a former manager.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import { renameSync, rmSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { programFile } from "../program-files.ts";
 import { close, pidfdSendSignal, SOCK_SEQPACKET, socketPair } from "../sys/libc.ts";
 import { identifyProcess } from "../sys/process-identity.ts";
+import { randomUuid } from "../sys/random.ts";
 import { listenUnix } from "../sys/sockets/listen.ts";
 import { watchReadable } from "../sys/watch.ts";
 import { CONTROL_FD, REUNION_FD } from "../worker-protocol/messages.ts";
@@ -48,7 +48,7 @@ export function reattachWorker(
 
 function spawnConnected(options: WorkerOptions, exited: (how: string) => void): WorkerConnection {
   const [channelFd, workerFd] = socketPair(SOCK_SEQPACKET);
-  let socketPath = join(options.directory, `new-${randomBytes(4).toString("hex")}`);
+  let socketPath = join(options.directory, `new-${randomUuid().slice(0, 8)}`);
   let listenFd: number | undefined;
   try {
     listenFd = listenUnix(socketPath, SOCK_SEQPACKET);

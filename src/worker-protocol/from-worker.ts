@@ -8,6 +8,9 @@ import * as z from "zod";
 import { MAX_CONNECTIONS } from "../limits.ts";
 import type { FromWorker } from "./messages.ts";
 
+// By default zod compiles a parser for each schema. That takes longer than all checks of a short manager's life.
+z.config({ jitless: true });
+
 /** Far more than there can have been, and far from where counting on stops counting. */
 const link = z
   .number()
