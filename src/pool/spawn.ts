@@ -23,8 +23,12 @@ import {
 const WORKER_PATH: string = programFile("worker/main.cjs");
 
 /** Spawns a worker. @throws Error when a process or a descriptor is not to be had */
-export function startWorker(options: WorkerOptions, events: WorkerEvents): WorkerProcess {
-  return new WorkerProcess((exited) => spawnConnected(options, exited), options, events);
+export function startWorker(
+  options: WorkerOptions,
+  events: WorkerEvents,
+  words: readonly string[] = [],
+): WorkerProcess {
+  return new WorkerProcess((exited) => spawnConnected(options, words, exited), options, events);
 }
 
 /** Goes on with a worker of a former manager over the connection that reattach.ts has made. */
@@ -46,13 +50,17 @@ export function reattachWorker(
   return new WorkerProcess(connect, options, events);
 }
 
-function spawnConnected(options: WorkerOptions, exited: (how: string) => void): WorkerConnection {
+function spawnConnected(
+  options: WorkerOptions,
+  words: readonly string[],
+  exited: (how: string) => void,
+): WorkerConnection {
   const [channelFd, workerFd] = socketPair(SOCK_SEQPACKET);
   let socketPath = join(options.directory, `new-${randomUuid().slice(0, 8)}`);
   let listenFd: number | undefined;
   try {
     listenFd = listenUnix(socketPath, SOCK_SEQPACKET);
-    const child = spawnWorker(options, workerFd, listenFd);
+    const child = spawnWorker(options, words, workerFd, listenFd);
     socketPath = nameSocket(socketPath, options.directory, child.pid);
     child.once("error", (error) => exited(`cannot start a worker: ${error.message}`));
     child.once("exit", (code, signal) => exited(describeExit(child.pid, code, signal)));
@@ -81,11 +89,17 @@ function nameSocket(path: string, directory: string, pid: number | undefined): s
   return named;
 }
 
-function spawnWorker(options: WorkerOptions, controlFd: number, listenFd: number): ChildProcess {
+function spawnWorker(
+  options: WorkerOptions,
+  words: readonly string[],
+  controlFd: number,
+  listenFd: number,
+): ChildProcess {
   const stdio: Array<"ignore" | "inherit" | number> = ["ignore", "ignore", options.stderr];
   stdio[CONTROL_FD] = controlFd;
   stdio[REUNION_FD] = listenFd;
-  return spawn(process.execPath, [options.workerPath ?? WORKER_PATH], { stdio, detached: true, cwd: "/" });
+  const argv = [options.workerPath ?? WORKER_PATH, ...words];
+  return spawn(process.execPath, argv, { stdio, detached: true, cwd: "/" });
 }
 
 function describeExit(pid: number | undefined, code: number | null, signal: NodeJS.Signals | null): string {

@@ -5,6 +5,7 @@
  * replaced with growing delays (policy/backoff.ts), workers that hang are killed (policy/hang-watch.ts).
  */
 import { lowerPriority, resetPriority } from "../sys/priority.ts";
+import { AWAITED } from "../worker-protocol/messages.ts";
 import { RestartBackoff } from "./policy/backoff.ts";
 import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./policy/hang-watch.ts";
 import type { ReconnectedWorker } from "./reattach.ts";
@@ -36,6 +37,7 @@ export class WorkerSet {
   #lastDeath = "none has started yet";
   /** One worker is enough for now; see `begin`. */
   #holdsBack = false;
+  #hasStarted = false;
   #restart: NodeJS.Timeout | undefined;
   #isStopped = false;
   #tickedAtMs = performance.now();
@@ -173,10 +175,14 @@ export class WorkerSet {
   }
 
   #start(): WorkerProcess {
+    // The very first of a manager that an attach has started. Who takes over from a dead one is to be warm.
+    const isAwaited = this.#holdsBack && !this.#hasStarted;
     const worker = startWorker(
       this.#options,
       this.#eventsOf(() => worker),
+      isAwaited ? [AWAITED] : [],
     );
+    this.#hasStarted = true;
     this.#workers.set(worker, undefined);
     // It has inherited the manager's raised priority.
     resetPriority(worker.pid);

@@ -1,8 +1,9 @@
 /**
- * Serving a few hundred reads to itself, before a worker says that it is ready.
+ * Serves a few hundred reads to itself, so that the code of a read has run before it is needed.
  *
  * A worker that takes over from a dead one is waited for: the first request through code that has never run costs
- * many times what the thousandth does. The loop's own code reads the program that runs us, over a socketpair.
+ * many times what the thousandth does. The loop's own code reads the program that runs it, over a socketpair. A worker
+ * does this before it says that it is ready; one that an attach waits for does it afterwards, between other work.
  */
 import { openSync } from "node:fs";
 import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
@@ -26,6 +27,8 @@ import { ServedLink } from "./serve-loop.ts";
 /** The program that runs us, as an open file: the link leads to it past the directories on the way. */
 const PROGRAM = "/proc/self/exe";
 const ROUNDS = 40;
+/** After an attach: the device has been probed and, mostly, mounted by then. */
+const LATER_MS = 1000;
 /** Small ones that gather in a batch, and one that goes through the pipe. */
 const LENGTHS_BYTES = [4096, 4096, 4096, 4096, 64 * 1024];
 
@@ -36,29 +39,61 @@ class RunningProgram extends FileSource {
   }
 }
 
+/** All of it at once. */
 export function warmUp(pump: Pump): void {
-  // Not process.execPath: the directories above it may be closed to the account that we have become, as /root is.
-  const imageFd = openSync(PROGRAM, "r");
-  const [ours, theirs] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
-  const [readFd, writeFd] = pipe();
-  const source = new RunningProgram(imageFd, identifyImage(imageFd, PROGRAM), PROGRAM);
-  const journal = new Journal(new ArrayBuffer(JOURNAL_BYTES));
-  const link = new ServedLink(
-    theirs,
-    pump,
-    { source, journal: { journal, pipe: { readFd, writeFd }, counted: true } },
-    { end: () => {} },
-  );
-  const replies = new Uint8Array(256 * 1024);
-  for (let round = 0; round < ROUNDS; round += 1) {
-    const requests = encodeReads(round);
-    send(ours, requests, requests.length, MSG_DONTWAIT);
-    link.onEvents(EPOLLIN);
-    while (recv(ours, replies, replies.length, MSG_DONTWAIT) > 0);
+  const rehearsal = new Rehearsal(pump);
+  for (let round = 0; round < ROUNDS; round += 1) rehearsal.play(round);
+  rehearsal.close();
+}
+
+/** One round at a time, a while from now. Does not keep the process. */
+export function warmUpLater(pump: Pump, delayMs: number = LATER_MS): void {
+  setTimeout(() => {
+    const rehearsal = new Rehearsal(pump);
+    const playFrom = (round: number): void => {
+      if (round === ROUNDS) return rehearsal.close();
+      rehearsal.play(round);
+      setImmediate(playFrom, round + 1).unref();
+    };
+    playFrom(0);
+  }, delayMs).unref();
+}
+
+/** A link to the running program, and the client at its other end. */
+class Rehearsal {
+  readonly #link: ServedLink;
+  readonly #source: RunningProgram;
+  readonly #clientFd: number;
+  readonly #replies = new Uint8Array(256 * 1024);
+
+  constructor(pump: Pump) {
+    // Not process.execPath: the directories above it may be closed to the account that we have become, as /root is.
+    const imageFd = openSync(PROGRAM, "r");
+    const [clientFd, serverFd] = socketPair(SOCK_STREAM, SOCK_NONBLOCK);
+    const [readFd, writeFd] = pipe();
+    this.#clientFd = clientFd;
+    this.#source = new RunningProgram(imageFd, identifyImage(imageFd, PROGRAM), PROGRAM);
+    const journal = new Journal(new ArrayBuffer(JOURNAL_BYTES));
+    this.#link = new ServedLink(
+      serverFd,
+      pump,
+      { source: this.#source, journal: { journal, pipe: { readFd, writeFd }, counted: true } },
+      { end: () => {} },
+    );
   }
-  link.close();
-  source.close();
-  close(ours);
+
+  play(round: number): void {
+    const requests = encodeReads(round);
+    send(this.#clientFd, requests, requests.length, MSG_DONTWAIT);
+    this.#link.onEvents(EPOLLIN);
+    while (recv(this.#clientFd, this.#replies, this.#replies.length, MSG_DONTWAIT) > 0);
+  }
+
+  close(): void {
+    this.#link.close();
+    this.#source.close();
+    close(this.#clientFd);
+  }
 }
 
 function encodeReads(round: number): Uint8Array {

@@ -13,6 +13,8 @@ import type { LinkCounters, LinkEnd } from "./link-end.ts";
 export const CONTROL_FD = 3;
 /** Where it finds a listening socket for the manager after this one. */
 export const REUNION_FD = 4;
+/** The argument of a worker that an attach waits for. */
+export const AWAITED = "awaited";
 
 /** What a worker knows of a link, and tells a manager that does not. */
 export interface ServedLinkDescription {

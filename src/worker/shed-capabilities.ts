@@ -18,5 +18,5 @@ export function shedCapabilities(): void {
   check("capset", clearCapabilities());
   // Node marks all that it is given as close-on-exec.
   for (let fd = 0; fd <= REUNION_FD; fd += 1) check("fcntl F_SETFD", keepAcrossExec(fd));
-  check("execv", execute([process.execPath, ...process.execArgv, program, SHED]));
+  check("execv", execute([process.execPath, ...process.execArgv, program, ...words, SHED]));
 }

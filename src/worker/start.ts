@@ -8,7 +8,7 @@
  */
 import { closeInherited } from "../sys/inherited.ts";
 import { effectiveUid } from "../sys/libc.ts";
-import { CONTROL_FD, REUNION_FD } from "../worker-protocol/messages.ts";
+import { AWAITED, CONTROL_FD, REUNION_FD } from "../worker-protocol/messages.ts";
 import { dropPrivileges, refuseInspector } from "./privileges.ts";
 import { Worker } from "./worker.ts";
 
@@ -18,4 +18,5 @@ const managerUid = effectiveUid();
 closeInherited(REUNION_FD + 1);
 refuseInspector();
 dropPrivileges();
-new Worker({ controlFd: CONTROL_FD, reunionFd: REUNION_FD, managerUid }, () => process.exit(0));
+const isAwaited = process.argv.includes(AWAITED);
+new Worker({ controlFd: CONTROL_FD, reunionFd: REUNION_FD, managerUid, isAwaited }, () => process.exit(0));

@@ -9,7 +9,7 @@ import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
 import { type KeptLease, LeaseKeeper } from "../serving/lease-keeper.ts";
 import { Pump } from "../serving/pump.ts";
 import { ServedLink } from "../serving/serve-loop.ts";
-import { warmUp } from "../serving/warm-up.ts";
+import { warmUp, warmUpLater } from "../serving/warm-up.ts";
 import { FileSource } from "../source/file-source.ts";
 import { ModuleSource, openCustomSource } from "../source/module-source.ts";
 import { padToBlocks } from "../source/padded-source.ts";
@@ -51,6 +51,8 @@ export interface WorkerStart {
   readonly reunionFd: number;
   /** …which must be of this user, or root. */
   readonly managerUid: number;
+  /** An attach waits for it: it is ready first, and warm a moment later. */
+  readonly isAwaited?: boolean;
 }
 
 export class Worker {
@@ -70,7 +72,7 @@ export class Worker {
   readonly #unsaid = new Set<number>();
 
   /** Takes the descriptors over. Calls `leave` when there is nothing left to do. */
-  constructor({ controlFd, reunionFd, managerUid }: WorkerStart, leave: () => void) {
+  constructor({ controlFd, reunionFd, managerUid, isAwaited = false }: WorkerStart, leave: () => void) {
     this.#leave = leave;
     this.#managerUid = managerUid;
     this.#channel = this.#open(controlFd);
@@ -80,7 +82,8 @@ export class Worker {
     });
     acceptor.unref();
     this.#pump.yieldTo(reunionFd, EPOLLIN);
-    warmUp(this.#pump);
+    if (isAwaited) warmUpLater(this.#pump);
+    else warmUp(this.#pump);
     this.#tell({ type: "ready", leases: true });
   }
 

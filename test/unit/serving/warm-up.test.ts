@@ -1,6 +1,6 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { Pump } from "../../../src/serving/pump.ts";
-import { warmUp } from "../../../src/serving/warm-up.ts";
+import { warmUp, warmUpLater } from "../../../src/serving/warm-up.ts";
 import { FileSource } from "../../../src/source/file-source.ts";
 
 afterEach(() => {
@@ -17,4 +17,21 @@ test("a worker warms up what copies small reads and what sends large ones from t
   expect(read.mock.calls.length).toBeGreaterThanOrEqual(100);
   expect(extents.length).toBeGreaterThanOrEqual(30);
   expect(read.mock.calls.filter(([target]) => target.length > 4096)).toEqual([]);
+});
+
+test("a worker that an attach waits for warms up afterwards, between other work", async () => {
+  const read = vi.spyOn(FileSource.prototype, "read");
+  const close = vi.spyOn(FileSource.prototype, "close");
+  const pump = new Pump();
+  warmUpLater(pump, 0);
+  expect(read).not.toHaveBeenCalled();
+  await vi.waitFor(() => expect(read).toHaveBeenCalled(), { interval: 1 });
+  let turns = 0;
+  while (close.mock.calls.length === 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+    turns += 1;
+  }
+  pump.close();
+  expect(turns).toBeGreaterThanOrEqual(10);
+  expect(read.mock.calls.length).toBeGreaterThanOrEqual(100);
 });
