@@ -1,21 +1,21 @@
 /**
- * A log file that is also our standard error does not grow for ever: when it is large, it becomes the old one.
+ * Rotates a log file that is also standard error: when it is large, its content becomes the old log file.
  *
- * Used by log.ts for an automatic manager, whose workers write to the same file: so it is copied and emptied rather than
- * replaced, and every writer, all of which append, goes on in the one that is left. What a worker writes in that instant is lost.
+ * Used by log.ts for an automatic manager. Its workers append to the same open file, so it is copied and truncated
+ * rather than replaced. What a worker writes between the two is lost.
  */
 import { copyFileSync, fstatSync, ftruncateSync, rmSync, statSync } from "node:fs";
 
-/** One old file is kept beside it, so that both take twice this. */
+/** Size limit. With the old file, twice as much is used. */
 export const MAX_LOG_BYTES: number = 1 << 20;
-/** How much is written between two looks at its size. */
+/** Bytes written between two checks of the size. */
 const LOOK_BYTES = 32 * 1024;
 
 export class LogFile {
   readonly #fd: number;
   readonly #path: string;
   readonly #oldPath: string;
-  /** Looked at before the first line. */
+  /** The size is checked before the first line. */
   #writtenBytes = LOOK_BYTES;
 
   /** `fd` is open for appending to the file at `path`. */
@@ -25,14 +25,14 @@ export class LogFile {
     this.#oldPath = oldPath;
   }
 
-  /** Whether a descriptor is that file, and not the terminal or the journal. */
+  /** Whether a descriptor refers to that file, and not to a terminal or to journald. */
   static isAt(fd: number, path: string): boolean {
     try {
       const ours = fstatSync(fd);
       const found = statSync(path);
       return ours.isFile() && ours.dev === found.dev && ours.ino === found.ino;
     } catch {
-      // ENOENT, EBADF: it is not.
+      // ENOENT, EBADF.
       return false;
     }
   }
@@ -45,7 +45,7 @@ export class LogFile {
     try {
       if (fstatSync(this.#fd).size > MAX_LOG_BYTES) this.#rotate();
     } catch {
-      // A log that cannot be looked at is written on.
+      // The log goes on without rotation.
     }
   }
 
@@ -53,7 +53,7 @@ export class LogFile {
     try {
       copyFileSync(this.#path, this.#oldPath);
     } catch {
-      // No room for two: better no old lines than a full run directory.
+      // No space for two files: the old lines are dropped rather than fill the run directory.
       rmSync(this.#oldPath, { force: true });
     }
     ftruncateSync(this.#fd, 0);

@@ -1,8 +1,8 @@
 /**
- * The manager's log on stderr: JSON lines, or text with priorities for the journal, or text for a person at a terminal.
+ * The manager's log on stderr: JSON lines, lines with priorities for journald, or plain text for a terminal.
  *
- * One place decides the format; everything else gets a `Log` passed in. Written synchronously, because the last
- * line before a death is the one that matters. Storms are cut short (rate-limit.ts), and a log file is kept small (log-file.ts).
+ * Lines are written synchronously, because the last line before a crash is the most important one. rate-limit.ts limits
+ * similar lines, log-file.ts limits the size of a log file.
  */
 import { writeSync } from "node:fs";
 import { isatty } from "node:tty";
@@ -15,7 +15,7 @@ export interface Log {
   info(message: string, fields?: Record<string, unknown>): void;
   warn(message: string, fields?: Record<string, unknown>): void;
   error(message: string, fields?: Record<string, unknown>): void;
-  /** For those who ask for it. */
+  /** Written only at level "debug". */
   debug?(message: string, fields?: Record<string, unknown>): void;
 }
 
@@ -23,9 +23,9 @@ export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface LogOptions {
-  /** What is below it is left out. Without one EROFS_NBD_LOG says it, or «info» holds. */
+  /** The least level that is written. Default: EROFS_NBD_LOG, or "info". */
   readonly level?: LogLevel | undefined;
-  /** Where stderr may lead: then the file is kept small. */
+  /** If stderr is this file, its size is limited. */
   readonly file?: { readonly logFile: string; readonly oldLogFile: string };
 }
 
@@ -51,7 +51,7 @@ export function createLog(options: LogOptions = {}): Log {
       logger[of]({ suppressed: count }, `${count} more like this: ${message}`);
   };
   let isDue = false;
-  /** For the end of the window that something was left out in, whichever that is by then. */
+  /** Sets a timer for the end of the window in which lines were suppressed. */
   const remind = (): void => {
     const dueAtMs = isDue ? undefined : limiter.dueAtMs;
     if (dueAtMs === undefined) return;
@@ -87,13 +87,13 @@ export function createLog(options: LogOptions = {}): Log {
   return log;
 }
 
-/** What Node warns of becomes a line of the log: Node itself would write it without a level, in several lines. */
+/** Writes Node's warnings as log lines; Node writes them without a level, in several lines. */
 export function logWarnings(log: Log): void {
   process.removeAllListeners("warning");
   process.on("warning", ({ name, message, stack }) => log.warn(`${name}: ${message}`, { stack }));
 }
 
-/** A line's own words, which a field of the same name would overwrite. */
+/** Keys of pino's own fields, which a field of the same name would overwrite. */
 const OWN_KEYS = ["level", "time", "msg"];
 
 function apart(fields: Record<string, unknown>): Record<string, unknown> {
@@ -109,7 +109,7 @@ function chooseFormat(): Format {
   return isatty(STDERR) ? "terminal" : "json";
 }
 
-/** What pino calls with each line. A line that cannot be written is lost: a full disk must cost lines, not devices. */
+/** Writes pino's lines. A line that cannot be written is dropped: a full disk must not affect devices. */
 function writerTo(fd: number, format: Format, file: LogOptions["file"]): (line: string) => void {
   const isFile = file !== undefined && LogFile.isAt(fd, file.logFile);
   const rotating = isFile ? new LogFile(fd, file.logFile, file.oldLogFile) : undefined;
@@ -131,12 +131,12 @@ interface PinoLine {
   readonly msg?: string;
 }
 
-/** The line that pino made, for people; what the journal notes itself is left out there. */
+/** Makes text of pino's JSON line. Time and pid are left out for journald, which adds them itself. */
 function toText(line: string, format: "journal" | "terminal"): string {
   const { level, time, pid: _, msg = "", ...fields } = JSON.parse(line) as PinoLine;
   const name = LOG_LEVELS.find((one) => pino.levels.values[one] === level) ?? "error";
   const rest = Object.keys(fields).length === 0 ? "" : `  ${JSON.stringify(fields)}`;
-  // A line break would begin a line without a priority.
+  // A line break would start a line without a priority.
   const text = `${msg}${rest}`.replace(/\p{Cc}/gu, " ");
   if (format === "journal") return `<${PRIORITY[name]}>${text}\n`;
   return `${time.slice(11, 23)}  ${name.padEnd(5)}  ${text}\n`;

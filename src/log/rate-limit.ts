@@ -1,19 +1,20 @@
 /**
- * Keeps a storm of log lines from becoming the next problem: of lines that are alike only the first few are written in each
- * window, the others are counted, and one line says how many they were.
+ * Limits the rate of similar log lines: the first few in each window are written, the others are counted and reported
+ * by one line at its end.
  *
- * Used by log.ts. Lines are alike when they differ in figures alone; a device's name is no figure. Pure: no clock, no timer.
+ * Used by log.ts. Lines are similar if they differ in numbers only; a device's name is not a number. Pure: no clock, no
+ * timer.
  */
 
-/** Lines of one kind in a window. */
+/** Similar lines that are written in one window. */
 export const BURST_LINES = 10;
 export const WINDOW_MS = 10_000;
-/** Lines of all kinds together: 500 devices that fail over write three each. */
+/** Limit of all lines in one window: 500 devices that fail over write three each. */
 export const MAX_LINES = 5000;
 
 export interface Suppressed<L> {
   readonly level: L;
-  /** The last one that was not written. */
+  /** The last line that was suppressed. */
   readonly message: string;
   readonly count: number;
 }
@@ -25,13 +26,13 @@ interface Kind<L> {
   last: string;
 }
 
-/** `L` is what levels are; they are compared by their text. */
+/** `L` is the type of levels. */
 export class LineLimiter<L extends string> {
   readonly #kinds = new Map<string, Kind<L>>();
   #startedAtMs = Number.NEGATIVE_INFINITY;
   #lines = 0;
 
-  /** Whether a line may be written. Ask for `ended` before, so that what was left out comes first. */
+  /** Whether a line may be written. Call `ended` first, so that earlier suppressed lines are reported before it. */
   admit(level: L, message: string): boolean {
     const isFlood = this.#lines >= MAX_LINES;
     const key = isFlood ? `${level} of all kinds` : `${level} ${kindOf(message)}`;
@@ -50,13 +51,13 @@ export class LineLimiter<L extends string> {
     return false;
   }
 
-  /** When what was left out is to be told, on the clock of `ended`; undefined while there is nothing to tell. */
+  /** When suppressed lines are to be reported, on the clock of `ended`; undefined if there are none. */
   get dueAtMs(): number | undefined {
     const isHolding = [...this.#kinds.values()].some(({ suppressed }) => suppressed > 0);
     return isHolding ? this.#startedAtMs + WINDOW_MS : undefined;
   }
 
-  /** What was left out in a window that is over by now; a new one begins. Nothing while it goes on. */
+  /** Ends the window if its time is over, and returns what was suppressed in it. */
   ended(nowMs: number): Suppressed<L>[] {
     if (nowMs - this.#startedAtMs < WINDOW_MS) return [];
     this.#startedAtMs = nowMs;

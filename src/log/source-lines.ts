@@ -1,15 +1,14 @@
 /**
- * Stack frames that are in a bundle, as places in the sources, by the map beside it.
+ * Translates stack frames in a bundle to lines of the sources, by the source map beside the bundle.
  *
- * For the few who print a stack: the map is read when that happens. Node's own --enable-source-maps would read it at
- * every start.
+ * The map is read only when a stack is printed. Node's own --enable-source-maps would read it at every start.
  */
 import { readFileSync } from "node:fs";
 import { SourceMap } from "node:module";
 
 const PLACE_IN_BUNDLE = /(\/[^\s():]+\.cjs):(\d+):(\d+)/g;
 
-/** The text with "…/main.cjs:2:3456" replaced by "src/manager/manager.ts:120:7"; as it was where there is no map. */
+/** Replaces "…/main.cjs:2:3456" by "src/manager/manager.ts:120:7". Unchanged without a map. */
 export function toSourceLines(stack: string): string {
   const maps = new Map<string, SourceMap | undefined>();
   return stack.replaceAll(PLACE_IN_BUNDLE, (place, path: string, line: string, column: string) => {
@@ -27,7 +26,7 @@ function readMap(path: string): SourceMap | undefined {
   try {
     return new SourceMap(JSON.parse(readFileSync(`${path}.map`, "utf8")));
   } catch {
-    // Not a bundle of ours, or not whole: then the place in it has to do.
+    // No map, or an incomplete one: the position in the bundle stays.
     return undefined;
   }
 }

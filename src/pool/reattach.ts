@@ -14,12 +14,12 @@ import { isAlive, type ProcessIdentity } from "../sys/process-identity.ts";
 import { Channel } from "../sys/sockets/channel.ts";
 import { connectMessages } from "../sys/sockets/listen.ts";
 import { isFromWorker } from "../worker-protocol/from-worker.ts";
-import type { FromWorker, ServedLinkDescription, ToWorker } from "../worker-protocol/messages.ts";
+import type { FromWorker, ReportedLink, ToWorker } from "../worker-protocol/messages.ts";
 import { linkFds } from "../worker-protocol/messages.ts";
 
 /** A link as its worker reports it: duplicates of its descriptors in the order of LINK_FDS, then its lease's if any. */
 export interface LinkReport {
-  readonly description: ServedLinkDescription;
+  readonly description: ReportedLink;
   readonly fds: readonly number[];
 }
 

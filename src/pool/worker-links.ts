@@ -7,7 +7,7 @@ import type { HeldLink } from "./links/held-link.ts";
 import { PendingAnswers } from "./pending-answers.ts";
 import type { WorkerProcess } from "./worker-process.ts";
 
-/** Messages about one of the worker's links. `held` comes before a WorkerProcess has the connection; see reattach.ts. */
+/** Messages about one of the worker's links. `held` is received before there is a WorkerProcess; see reattach.ts. */
 export type LinkMessage = Exclude<Extract<FromWorker, { readonly link: number }>, { type: "held" }>;
 
 export class WorkerLinks {

@@ -102,8 +102,8 @@ export class WorkerSet {
   }
 
   /**
-   * Like `fill`, but without effect while a start is delayed. With `beyondSize` one more than enough is started, because
-   * the existing workers are not acceptable.
+   * Like `fill`, but without effect while a start is delayed. With `beyondSize` one more than enough is started,
+   * because the existing workers are not acceptable.
    */
   want(beyondSize: boolean): void {
     if (this.#restart !== undefined) return;

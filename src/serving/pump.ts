@@ -100,7 +100,7 @@ export class Pump {
     while (count > 0) {
       let makeWay = false;
       for (let index = 0; index < count; index += 1) {
-        const slot = epoll.slotAt(index);
+        const slot = epoll.tokenAt(index);
         if (slot === FOREIGN) makeWay = true;
         else this.#slots[slot]?.onEvents(epoll.eventsAt(index));
       }

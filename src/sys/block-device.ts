@@ -1,5 +1,5 @@
 /**
- * What only an ioctl knows of a block device: its size, and which of the disks that have had its number it is.
+ * Block device properties that only ioctls report: the size, and the sequence number of the disk.
  *
  * linux/fs.h, BLKGETSIZE64 and BLKGETDISKSEQ; the numbers are the same on every architecture with the generic ioctl
  * encoding.
@@ -17,8 +17,8 @@ export function blockDeviceSizeBytes(fd: number): number {
 }
 
 /**
- * A number that no other disk of this boot has, nor this one with another medium or file behind it; undefined
- * before Linux 5.15.
+ * A number that is unique during this boot. It changes with the medium or the file behind the disk. Undefined before
+ * Linux 5.15.
  */
 export function diskSequence(fd: number): bigint | undefined {
   const sequence = new BigUint64Array(1);

@@ -1,14 +1,13 @@
 /**
- * Waiting with a limit: for as long as some other signal allows, and not longer than a time.
+ * Waiting with a timeout and an abort signal. Used by the supervisor and the pool.
  *
- * Used wherever a supervisor or the pool waits for somebody. Not `AbortSignal.any` over `AbortSignal.timeout`: Node 20
- * holds the sources of a composite signal weakly, so that after a garbage collection the time never comes and the
- * waiting never ends. Here the timer holds the controller.
+ * `AbortSignal.any` with `AbortSignal.timeout` is not used: Node 20 holds the sources of a composite signal weakly, so
+ * that after a garbage collection the timeout may never fire. Here the timer holds the controller.
  */
 
 /**
- * Calls `wait` with a signal that aborts when `outer` does, or `deadlineMs` from now (reason: a TimeoutError), or when
- * `wait` is over: what it left behind may end then. The timer keeps no process alive.
+ * Calls `wait` with a signal that aborts when `outer` does, after `deadlineMs` (reason: a TimeoutError), or when `wait`
+ * has settled, which ends what it may have left running. The timer does not keep the process alive.
  */
 export async function withDeadline<T>(
   deadlineMs: number,
@@ -18,7 +17,7 @@ export async function withDeadline<T>(
   const controller = new AbortController();
   const follow = (): void => controller.abort(outer.reason);
   const timer = setTimeout(
-    () => controller.abort(new DOMException("The time is over", "TimeoutError")),
+    () => controller.abort(new DOMException("the deadline has passed", "TimeoutError")),
     deadlineMs,
   ).unref();
   if (outer.aborted) follow();
@@ -28,6 +27,6 @@ export async function withDeadline<T>(
   } finally {
     clearTimeout(timer);
     outer.removeEventListener("abort", follow);
-    controller.abort(new DOMException("The waiting is over", "AbortError"));
+    controller.abort(new DOMException("the wait has ended", "AbortError"));
   }
 }

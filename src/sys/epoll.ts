@@ -1,8 +1,8 @@
 /**
- * An epoll instance whose events carry a small integer of the caller's (a slot number, not a pointer).
+ * An epoll instance whose events carry a small integer of the caller, the poll token.
  *
- * One per worker: libuv watches the epoll descriptor itself, never the sockets, so that they keep whatever
- * blocking mode they have. `wait` reuses its event buffer; read the events before the next call.
+ * There is one per worker. libuv watches the epoll descriptor itself and not the sockets, so that these keep their
+ * blocking mode. `wait` reuses its event buffer: read the events before the next call.
  */
 import { check, close, epollCreate, epollCtl, epollWait } from "./libc.ts";
 
@@ -26,27 +26,27 @@ export class Epoll {
   readonly #events = new Uint8Array(EVENT_BYTES * MAX_EVENTS);
   readonly #view = new Uint32Array(this.#events.buffer);
 
-  /** Starts watching `fd` for `interest`; events report `slot`. @throws SystemError */
-  add(fd: number, interest: number, slot: number): void {
-    check("epoll_ctl ADD", epollCtl(this.fd, EPOLL_CTL_ADD, fd, this.#fill(interest, slot)));
+  /** Starts watching `fd` for `interest`; events report `token`. @throws SystemError */
+  add(fd: number, interest: number, token: number): void {
+    check("epoll_ctl ADD", epollCtl(this.fd, EPOLL_CTL_ADD, fd, this.#fill(interest, token)));
   }
 
   /** Changes what is watched. @throws SystemError */
-  modify(fd: number, interest: number, slot: number): void {
-    check("epoll_ctl MOD", epollCtl(this.fd, EPOLL_CTL_MOD, fd, this.#fill(interest, slot)));
+  modify(fd: number, interest: number, token: number): void {
+    check("epoll_ctl MOD", epollCtl(this.fd, EPOLL_CTL_MOD, fd, this.#fill(interest, token)));
   }
 
-  /** Stops watching. A duplicate of the socket elsewhere would keep an entry alive, so closing is not enough. */
+  /** Stops watching. Closing is not enough: a duplicate of the socket in another process keeps the entry alive. */
   remove(fd: number): void {
     epollCtl(this.fd, EPOLL_CTL_DEL, fd, null);
   }
 
-  /** Waits at most `timeoutMs` and returns how many events there are (0 also when a signal interrupted). */
+  /** Waits at most `timeoutMs` and returns the number of events; 0 also if a signal interrupted it. */
   wait(timeoutMs: number): number {
     return Math.max(0, epollWait(this.fd, this.#events, MAX_EVENTS, timeoutMs));
   }
 
-  slotAt(index: number): number {
+  tokenAt(index: number): number {
     return this.#view[(index * EVENT_BYTES + DATA_AT) >> 2] as number;
   }
 
@@ -58,9 +58,9 @@ export class Epoll {
     close(this.fd);
   }
 
-  #fill(interest: number, slot: number): Uint8Array {
+  #fill(interest: number, token: number): Uint8Array {
     this.#event[0] = interest;
-    this.#event[DATA_AT >> 2] = slot;
+    this.#event[DATA_AT >> 2] = token;
     return this.#eventBytes;
   }
 }

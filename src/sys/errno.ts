@@ -1,8 +1,8 @@
 /**
  * Errno names and the error that a failed system call becomes.
  *
- * Used by everything that calls the kernel directly. Hot paths do not throw: they return a negative errno
- * and compare it with the numbers below.
+ * Used by everything that calls the kernel directly. Hot paths do not throw: they compare a negative result with
+ * the numbers below.
  */
 import { constants } from "node:os";
 import { getSystemErrorName } from "node:util";
@@ -10,7 +10,7 @@ import { getSystemErrorName } from "node:util";
 /** Errno numbers by name, of the running platform. */
 export const ERRNO: typeof constants.errno = constants.errno;
 
-/** «EBUSY» for 16; an unknown number is named by itself. */
+/** "EBUSY" for 16; "errno 999" for an unknown number. */
 export function errnoName(errno: number): string {
   const name = getSystemErrorName(-errno);
   return name.startsWith("Unknown") ? `errno ${errno}` : name;

@@ -1,19 +1,20 @@
 /**
- * Descriptors that this process was given by whoever started it, and would hand on to whatever it starts: a shell's lock file, say,
- * which then stays locked for as long as we live.
+ * Descriptors that this process has inherited and would pass on to its children. A shell's lock file, for example,
+ * would stay locked as long as one of them runs.
  *
- * What Node and we open is close-on-exec, so the others are those. Only the lowest sixteen, and what follows them without a gap, cannot
- * be told apart: Node marks them when it starts (libuv, uv_disable_stdio_inheritance), and so they go no further.
+ * Node and this program open everything close-on-exec, so inherited descriptors are those without the flag. Exceptions
+ * are the lowest sixteen, and those that follow them without a gap: Node sets the flag on them when it starts (libuv,
+ * uv_disable_stdio_inheritance), so they are not passed on anyway.
  */
 import { readdirSync } from "node:fs";
 import { check, close, closeOnExec, isKeptAcrossExec } from "./libc.ts";
 
-/** Closes them from this number on. To be called before anybody else's code has run in this process. @throws Error where there is no /proc */
+/** Closes them from this number on. Call it before foreign code runs in this process. @throws Error without /proc */
 export function closeInherited(from: number): void {
   for (const fd of inheritedDescriptors(from)) close(fd);
 }
 
-/** Keeps them, but for this process alone. @throws SystemError; Error where there is no /proc */
+/** Keeps them open in this process only. @throws SystemError; Error without /proc */
 export function keepInherited(from: number): void {
   for (const fd of inheritedDescriptors(from)) check("fcntl F_SETFD", closeOnExec(fd));
 }

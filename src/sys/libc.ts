@@ -1,10 +1,9 @@
 /**
- * The one place in src/ that binds libc (netlink/ has its own): thin functions over system calls.
+ * Thin functions over system calls: the only place in src/ that binds libc. netlink/ has its own.
  *
- * Convention: every function returns the call's result, or the NEGATIVE errno; nothing here throws, because
- * EAGAIN is ordinary on the read path. `check()` turns a negative result into a SystemError where a failure
- * is not ordinary. Buffers are passed as they are and are not kept after the call returns. All calls block the
- * calling thread only if their descriptor does.
+ * A function returns the result of its call, or the negative errno. It does not throw, because EAGAIN is normal on the
+ * read path, unless its comment says so. `check` turns a negative result into a SystemError. Buffers are not used after
+ * the call has returned. A call blocks the calling thread only if its descriptor is blocking.
  */
 import koffi from "koffi";
 import { ERRNO, SystemError } from "./errno.ts";
@@ -138,22 +137,22 @@ export const shutdown = (fd: number, how: number): number => result(c.shutdown(f
 export const setSocketOption = (fd: number, level: number, name: number, value: number): number =>
   result(c.setsockopt(fd, level, name, Int32Array.of(value), 4));
 
-/** Lets a socket hold so much unread data; beyond the system's limit only with CAP_NET_ADMIN, else up to it. */
+/** Grows the send buffer of a socket. Only CAP_NET_ADMIN may exceed the system's limit. */
 export function growSendBuffer(fd: number, sizeBytes: number): void {
-  // The kernel doubles what it is asked for, and tells the double. Asking again without the right would shrink it.
+  // The kernel doubles the value and reports the double. A second call without the capability would shrink it.
   if (sendBufferBytes(fd) >= 2 * sizeBytes) return;
   if (setSocketOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, sizeBytes) < 0)
     setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, sizeBytes);
 }
 
-/** How much a socket may hold, as the kernel counts it. @throws SystemError */
+/** The send buffer of a socket, as the kernel counts it. @throws SystemError */
 export function sendBufferBytes(fd: number): number {
   const size = new Int32Array(1);
   check("getsockopt SO_SNDBUF", result(c.getsockopt(fd, SOL_SOCKET, SO_SNDBUF, size, Uint32Array.of(4))));
   return size[0] as number;
 }
 
-/** Who is at the other end of a unix socket (`struct ucred`, socket(7) SO_PEERCRED). @throws SystemError */
+/** Credentials of the peer of a unix socket (`struct ucred`, socket(7) SO_PEERCRED). @throws SystemError */
 export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
   const credentials = new Int32Array(3);
   check(
@@ -167,7 +166,7 @@ export const pread = (fd: number, target: Uint8Array, lengthBytes: number, offse
   result(c.pread(fd, target, lengthBytes, offsetBytes));
 
 const sendfileOffset = new BigInt64Array(1);
-/** sendfile(2) from an explicit offset; the file's own position is not touched. Returns bytes sent, 0 at the end of the file. */
+/** sendfile(2) from an explicit offset; the file's position stays. Returns bytes sent, 0 at the end of the file. */
 export function sendfile(toFd: number, fromFd: number, offsetBytes: number, lengthBytes: number): number {
   sendfileOffset[0] = BigInt(offsetBytes);
   return result(c.sendfile(toFd, fromFd, sendfileOffset, lengthBytes));
@@ -207,8 +206,8 @@ export function pipe(): [number, number] {
 }
 
 /**
- * Asks for a pipe of this capacity at least, else of half, a quarter and so on. Returns the capacity that it has:
- * beyond the system's limit only with CAP_SYS_RESOURCE.
+ * Grows a pipe to this capacity, or else to a half, a quarter and so on. Returns its capacity. Only CAP_SYS_RESOURCE
+ * may exceed the system's limit.
  */
 export function growPipe(fd: number, sizeBytes: number): number {
   const had = check("fcntl F_GETPIPE_SZ", result(c.fcntl(fd, F_GETPIPE_SZ, 0)));
@@ -230,7 +229,7 @@ export function unreadBytes(fd: number): number {
   return count[0] as number;
 }
 
-/** Memory held by what was sent on a unix socket and not read by its peer (SIOCOUTQ); 0 when all was read. @throws SystemError */
+/** Memory of data that the peer of a unix socket has not read (SIOCOUTQ); 0 if it has read all. @throws SystemError */
 export function unsentBytes(fd: number): number {
   check("ioctl SIOCOUTQ", result(c.ioctlOut(fd, SIOCOUTQ, countBytes)));
   return count[0] as number;
@@ -240,15 +239,15 @@ const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 1 | 0x8000;
 const MAP_FAILED = 2n ** 64n - 1n;
 
-/** Gives a file its whole size in real pages, so that writing through a mapping cannot fail later. @throws SystemError */
+/** Allocates all pages of a file, so that writes through a mapping cannot fail later. @throws SystemError */
 export function allocateFile(fd: number, sizeBytes: number): void {
   // posix_fallocate returns its errno.
   check("posix_fallocate", -c.posixFallocate(fd, 0, sizeBytes));
 }
 
 /**
- * The first bytes of a file as shared memory. Nothing keeps the mapping but the caller's care: after `unmapShared` any
- * access through a view of it is fatal. Locked into memory where the process may do that. @throws SystemError
+ * Maps the first bytes of a file as shared memory, locked into memory if the process may do that. After `unmapShared`
+ * any access to it is fatal. @throws SystemError
  */
 export function mapShared(fd: number, lengthBytes: number): ArrayBuffer {
   const address = c.mmap(null, lengthBytes, PROT_READ_WRITE, MAP_SHARED_POPULATE, fd, 0);
@@ -263,7 +262,7 @@ export function unmapShared(memory: ArrayBuffer): void {
 }
 
 const AT_EMPTY_PATH = 0x1000;
-/** Asks the server of a FUSE or network file system rather than what is remembered of its last answer. */
+/** Queries the server of a FUSE or network file system instead of the cached attributes. */
 const AT_STATX_FORCE_SYNC = 0x2000;
 /** statx(2) of an open descriptor into a 256-byte buffer whose layout is the same on every architecture. */
 export const statxInto = (fd: number, mask: number, target: Uint8Array): number =>
@@ -302,7 +301,7 @@ export const epollWait = (epollFd: number, events: Uint8Array, count: number, ti
 
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
-/** A descriptor that becomes readable when a process has ended, whoever's child it is (pidfd_open(2), Linux 5.3). Close-on-exec. */
+/** A descriptor that becomes readable when a process has exited (pidfd_open(2), Linux 5.3). Close-on-exec. */
 export const pidfdOpen = (pid: number): number => result(systemCall(SYS_PIDFD_OPEN, pid));
 /** Sends a signal to exactly the process behind such a descriptor (pidfd_send_signal(2), Linux 5.1). */
 export const pidfdSendSignal = (pidFd: number, signal: number): number =>
@@ -311,33 +310,33 @@ export const pidfdSendSignal = (pidFd: number, signal: number): number =>
 /** include/uapi/asm-generic/unistd.h has one number, x86 another (arch/x86/entry/syscalls/syscall_64.tbl). */
 const SYS_KEYCTL: Readonly<Record<string, number>> = { x64: 250, arm64: 219, riscv64: 219, loong64: 219 };
 const KEYCTL_JOIN_SESSION_KEYRING = 1;
-/** A session keyring of its own, without a name and empty, for the calling thread and what it starts (keyctl(2)). */
+/** Gives the calling thread and its children a new session keyring, empty and without a name (keyctl(2)). */
 export const joinSessionKeyring = (): number => {
   const number = SYS_KEYCTL[process.arch];
   return number === undefined ? -ERRNO.ENOSYS : result(systemCall(number, KEYCTL_JOIN_SESSION_KEYRING, 0));
 };
 
-/** Neither this process nor what it starts can gain rights by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */
+/** Neither this process nor its children can gain privileges by execve(2) any more (prctl(2), PR_SET_NO_NEW_PRIVS). */
 export const setNoNewPrivileges = (): number => result(c.prctl(38, 1, 0, 0, 0));
 
-/** Others of our user may not trace this process, and it leaves no core (prctl(2), PR_SET_DUMPABLE). */
+/** Processes of the same user may not trace this one, and it writes no core (prctl(2), PR_SET_DUMPABLE). */
 export const setUndumpable = (): number => result(c.prctl(4, 0, 0, 0, 0));
 
 const LINUX_CAPABILITY_VERSION_3 = 0x2008_0522;
-/** Takes every capability from the calling thread: inheritable ones, and with them the ambient ones, too (capset(2)). */
+/** Clears all capabilities of the calling thread, inheritable and ambient ones included (capset(2)). */
 export const clearCapabilities = (): number =>
   result(c.capset(Uint32Array.of(LINUX_CAPABILITY_VERSION_3, 0), new Uint32Array(6)));
 
-/** Runs another program in this process; returns only where that fails (execv(3)). The first word is its absolute path. */
+/** Runs another program in this process (execv(3)); returns only on failure. The first word is its absolute path. */
 export const execute = (words: readonly string[]): number => result(c.execv(words[0], [...words, null]));
 
 const F_GETFD = 1;
 const F_SETFD = 2;
 const FD_CLOEXEC = 1;
-/** Lets a descriptor survive an exec. */
+/** Clears close-on-exec. */
 export const keepAcrossExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, 0));
 export const closeOnExec = (fd: number): number => result(c.fcntl(fd, F_SETFD, FD_CLOEXEC));
-/** False also where there is no such descriptor. */
+/** False also if there is no such descriptor. */
 export const isKeptAcrossExec = (fd: number): boolean => c.fcntl(fd, F_GETFD, 0) === 0;
 
 const F_SETOWN = 8;
@@ -345,25 +344,25 @@ const F_SETLEASE = 1024;
 const F_GETLEASE = 1025;
 const F_RDLCK = 0;
 /**
- * The process that signals about this open file description go to (F_SETOWN). The kernel keeps the process, not its
- * number, and asks whether the caller of this may send it signals.
+ * Sets the process that gets signals about this open file description (F_SETOWN). The kernel stores the process, not
+ * the pid, and checks whether the caller may signal it.
  */
 export const setSignalOwner = (fd: number, pid: number): number => result(c.fcntl(fd, F_SETOWN, pid));
-/** A read lease on an open file description (fcntl(2), F_SETLEASE): only for the file's owner, or with CAP_LEASE. */
+/** Takes a read lease on an open file description (fcntl(2), F_SETLEASE): for the file's owner, or with CAP_LEASE. */
 export const setReadLease = (fd: number): number => result(c.fcntl(fd, F_SETLEASE, F_RDLCK));
-/** Whether a read lease is held and no process waits for it to be let go (F_GETLEASE). */
+/** Whether a read lease is held and no break of it is pending (F_GETLEASE). */
 export const hasReadLease = (fd: number): boolean => c.fcntl(fd, F_GETLEASE, 0) === F_RDLCK;
 
 const statfsWords = new BigUint64Array(32);
 const statfsBytes = new Uint8Array(statfsWords.buffer);
-/** `f_type` of the file system that a file is on (fstatfs(2); linux/magic.h). @throws SystemError */
+/** `f_type` of the file system of a file (fstatfs(2); linux/magic.h). @throws SystemError */
 export function fileSystemType(fd: number): number {
   check("fstatfs", result(c.fstatfs(fd, statfsBytes)));
   return Number(BigInt.asUintN(32, statfsWords[0] as bigint));
 }
 
 const SIG_IGN = 1;
-/** The kernel drops the signal from now on; what the process did about it before is forgotten (signal(2), SIG_IGN). */
+/** Ignores a signal (signal(2), SIG_IGN). A handler is removed. */
 export const ignoreSignal = (signal: number): number => result(c.signal(signal, SIG_IGN));
 
 /** The effective user id of this process. */
@@ -373,7 +372,7 @@ const pollHandle = new Int16Array(4);
 const pollFd = new Int32Array(pollHandle.buffer, 0, 1);
 const POLLERR_POLLHUP_POLLRDHUP = 0x8 | 0x10 | 0x2000;
 
-/** Whether a socket's peer is gone, or the socket was shut down (poll(2) without waiting). */
+/** Whether a socket's peer has closed it, or the socket was shut down (poll(2) without waiting). */
 export function isHungUp(fd: number): boolean {
   pollFd[0] = fd;
   pollHandle[2] = 0x2000;

@@ -1,15 +1,15 @@
 /**
- * The time as the read-serving loop knows it: read when it wakes up and when replies have left, not for each request.
+ * A cached clock for the read-serving loop: updated when the loop wakes up and when replies have left.
  *
- * Reading a clock costs a hundredth of a small read. Milliseconds of CLOCK_MONOTONIC, which all processes share. The pump and
- * the journal read it; whoever only wants to know about when it is takes `nowMs` as it stands.
+ * Reading a clock costs a hundredth of a small read. The value is CLOCK_MONOTONIC in milliseconds, which is the same in
+ * all processes. The pump and the journal update it; other code uses `nowMs` as an approximate time.
  */
 
-/** What a process has to add to its own clock to get the system's. */
+/** Difference between CLOCK_MONOTONIC and the clock of this process. */
 const OFFSET_MS: number = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
 class LoopClock {
-  /** As of the last `read`. */
+  /** The time of the last `read`. */
   nowMs: number = performance.now() + OFFSET_MS;
 
   read(): number {

@@ -1,25 +1,25 @@
 /**
- * What the kernel says of a process in one line: /proc/PID/stat (proc_pid_stat(5)).
+ * State, start time and processor time of a process, from /proc/PID/stat (proc_pid_stat(5)).
  *
- * For who a process is (records.ts), whether it can still die (worker-process.ts) and whether it gets on
- * (start-watch.ts). Reads it anew each time.
+ * Used to identify processes (process-identity.ts), to see whether one is stuck in the kernel (worker-process.ts) and
+ * whether it makes progress (start-watch.ts).
  */
 import { readFileSync } from "node:fs";
 
 export interface ProcessStat {
-  /** The main thread's state, as a letter: Z is a zombie, D waits in the kernel. */
+  /** State of the main thread: Z is a zombie, D an uninterruptible wait. */
   readonly state: string;
-  /** In ticks since boot: a reused pid has another one. */
+  /** In clock ticks since boot. */
   readonly startTime: string;
-  /** Processor time of all threads so far, user and system, in clock ticks (10 ms). */
+  /** User and system time of all threads, in clock ticks (10 ms). */
   readonly cpuTicks: number;
 }
 
-/** A process as it is now, or undefined when there is none of that pid. */
+/** Undefined if no process has this pid. */
 export function processStat(pid: number): ProcessStat | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The command in parentheses may hold anything; fields are counted after its end, where the third one begins.
+    // The command in parentheses may contain anything. The third field begins after it.
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
     const [state, startTime] = [fields[0], fields[19]];
     if (state === undefined || startTime === undefined) return undefined;
@@ -30,8 +30,8 @@ export function processStat(pid: number): ProcessStat | undefined {
 }
 
 /**
- * How often the main thread has waited for something so far (proc_pid_status(5)); undefined when there is no such
- * process. An event loop that turns waits again and again; one that is stopped or stuck does not.
+ * Voluntary context switches of the main thread (proc_pid_status(5)); undefined if there is no such process. The
+ * number grows with each turn of an event loop, and not while the process is stopped or stuck.
  */
 export function voluntarySwitches(pid: number): number | undefined {
   try {

@@ -1,23 +1,23 @@
 /**
- * Whether a process that was started, or that is waited for, gets on: what decides how long its start may take.
+ * Detects whether a process that is starting makes progress. This decides how long a start may take.
  *
- * A start has no fixed limit. Beside other work it takes ten times as long as on an idle machine, and a manager may
- * have hundreds of devices to go on with. A limit in seconds would end the slow ones, and they would be started again
- * on a machine that is busy already. So the start is waited for while its process shows signs of life, and given up
- * when there was none for `silenceMs`. A sign is:
+ * A start has no fixed timeout. On a busy machine it takes ten times as long as on an idle one, and a manager may have
+ * to adopt hundreds of devices. A fixed timeout would kill slow starts and repeat them on a machine that is busy
+ * already. So the caller waits while the process makes progress, and gives up when it made none for `silenceMs`.
+ * Progress is one of:
  *
- * - It is runnable (state R). A starved process has done nothing, and is not to blame for that.
- * - Its processor time has grown by a clock tick. Loading and warming up are work from beginning to end.
- * - For a manager, its event loop has turned (voluntary context switches of the main thread). A manager that adopts devices mostly waits
- *   for workers and for the kernel. Each such step has its own deadline, so a loop that turns comes to an end. A worker's start has no
- *   such steps: one whose loop turns without doing any work will not get ready.
+ * - The process is runnable (state R). A starved process cannot do anything.
+ * - Its processor time has grown by a clock tick. Loading and warming up use the processor all the time.
+ * - For a manager, its event loop has turned (voluntary context switches of the main thread). A manager that adopts
+ *   devices mostly waits for workers and for the kernel. Each such step has its own deadline, so that ends. The start
+ *   of a worker has no such steps: if its loop turns without using the processor, it will not become ready.
  *
- * A stopped process (SIGSTOP, a debugger) and one that is stuck in the kernel or on a lock show none of these: they
- * hang. Time in which the watching process did not run itself does not count.
+ * A process that is stopped (SIGSTOP, a debugger) or stuck in the kernel or on a lock makes no progress. Time in which
+ * the watching process did not run does not count.
  */
 import { processStat, voluntarySwitches } from "./process-stat.ts";
 
-/** What is seen of a process in one look. */
+/** One sample of a process. */
 export interface Pulse {
   /** As in /proc/PID/stat. */
   readonly state: string;
@@ -25,12 +25,12 @@ export interface Pulse {
   readonly switches: number;
 }
 
-/** "manager": a turn of its event loop is a sign of life. "worker": only work is. */
+/** "manager": a turn of its event loop is progress. "worker": only processor time is. */
 export type StartKind = "manager" | "worker";
 
 /** Longer than a process waits for one page of a slow disk. */
 export const SILENCE_MS = 20_000;
-/** A longer gap between two looks is time in which we did not run. */
+/** In a longer gap between two samples this process did not run. */
 const LONGEST_GAP_MS = 500;
 
 export class StartWatch {
@@ -55,8 +55,8 @@ export class StartWatch {
   }
 
   /**
-   * Looks once; to be called several times a second. Returns why the process does not get on, in words that follow
-   * its name; undefined while it does, and when it has ended: that is for its parent to tell.
+   * Takes a sample; call it several times a second. Returns why the process makes no progress, as a clause that follows
+   * its name. Undefined while it does, and after it has exited, which its parent reports.
    */
   look(nowMs: number = performance.now()): string | undefined {
     const pulse = this.#read(this.pid);
@@ -78,7 +78,7 @@ export class StartWatch {
   }
 }
 
-/** What /proc says of a process; undefined when it has ended. */
+/** Undefined if the process has exited. */
 function readPulse(pid: number): Pulse | undefined {
   const stat = processStat(pid);
   const switches = voluntarySwitches(pid);

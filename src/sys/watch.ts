@@ -1,10 +1,10 @@
 /**
- * Watching a descriptor with libuv, for sockets that Node's own classes do not carry.
+ * Watches a descriptor with libuv, for sockets that Node's own classes do not support.
  *
- * koffi runs the callback outside Node's callback scope: neither microtasks nor `nextTick` are drained after
- * it, so a promise resolved there would wait for the next unrelated event, and an exception would be lost.
- * Handlers therefore run in a `setImmediate`, unless they are `inPlace`: then they settle no promise and throw
- * nothing. libuv puts the watched descriptor into non-blocking mode.
+ * koffi runs the callback outside Node's callback scope: neither microtasks nor `nextTick` run after it, so a promise
+ * that is resolved there waits for the next unrelated event, and an exception is lost. Handlers therefore run in a
+ * `setImmediate`. Handlers that are `inPlace` must neither settle promises nor throw. libuv puts the watched descriptor
+ * into non-blocking mode.
  */
 import koffi from "koffi";
 
@@ -16,9 +16,9 @@ export interface Watch {
   close(): void;
 }
 
-/** koffi closes a handle that is garbage collected, so every open one is held here. */
+/** Keeps open handles referenced: koffi closes a handle that is garbage collected. */
 const held = new Set<{ close(): void }>();
-/** A callback while Node takes its environment down is a fatal error in koffi: none may be open by then. */
+/** koffi aborts on a callback during Node's teardown, so all handles are closed before it. */
 process.once("exit", () => {
   for (const handle of held) handle.close();
 });
@@ -28,7 +28,7 @@ export function watchReadable(fd: number, onReady: () => void, options: { inPlac
   return watch(fd, { readable: true, disconnect: true }, onReady, options);
 }
 
-/** Calls `onHangUp` once, when the peer of the socket `fd` is gone or the socket was shut down. */
+/** Calls `onHangUp` once, when the peer of the socket `fd` has closed it or the socket was shut down. */
 export function watchHangUp(fd: number, onHangUp: () => void): Watch {
   return watch(fd, { disconnect: true }, onHangUp, { once: true });
 }
@@ -42,7 +42,7 @@ function watch(
   let open = true;
   const handle = koffi.node.poll(fd, events, () => notify());
   const runLater = (): void => {
-    // Stopped until the handler has run, or libuv would report the same readiness over and over.
+    // Stopped until the handler has run: libuv would report the same readiness again and again.
     handle.stop();
     setImmediate(() => {
       if (!open) return;
@@ -53,7 +53,7 @@ function watch(
   const notify = options.inPlace === true ? onReady : runLater;
   held.add(handle);
   return {
-    // koffi's handle is a dangling pointer once closed: touching it ends the process.
+    // A closed handle of koffi is a dangling pointer: using it crashes the process.
     ref: () => {
       if (open) handle.ref();
     },

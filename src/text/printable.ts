@@ -1,13 +1,13 @@
 /**
- * Text from elsewhere made fit for one line of a terminal or a page: names of files, what modules, workers and programs say.
+ * Escapes foreign text for one line of a terminal or a page: file names, messages of modules, workers and programs.
  *
- * Used wherever the command line prints, and by the chaos report. A leaf, and loaded by every command: it imports nothing.
+ * Used by the command line and the chaos report. Every command loads it, so it imports nothing.
  */
 
-/** Control characters (C1 too: U+009B begins what ESC [ begins), what turns the direction of writing, and Unicode's line ends. */
+/** Control characters (including C1: U+009B is the same as ESC [), bidirectional controls, and Unicode line ends. */
 const UNPRINTABLE = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
 
-/** In one line, with nothing that a terminal obeys: such characters show as «\n», «\x1b», «\u202e». */
+/** On one line, without terminal control: such characters are shown as `\n`, `\x1b`, `\u202e`. */
 export function printable(text: string): string {
   return text.replace(UNPRINTABLE, (found) => {
     if (found === "\n") return "\\n";

@@ -165,7 +165,7 @@ function pollTokens(): void {
   for (const [token, [near]] of pairs.entries()) epoll.add(near, EPOLLIN, 1000 + token);
   const told = (): Map<number, number> => {
     const count = epoll.wait(1000);
-    return new Map(Array.from({ length: count }, (_, at) => [epoll.slotAt(at), epoll.eventsAt(at)]));
+    return new Map(Array.from({ length: count }, (_, at) => [epoll.tokenAt(at), epoll.eventsAt(at)]));
   };
   const [, one, , three] = pairs;
   const byte = Buffer.from("x");

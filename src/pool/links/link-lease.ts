@@ -1,19 +1,20 @@
 /**
- * The manager's part of a link's read lease: it takes it, keeps a duplicate of its description, and names the worker
- * that hears of a break.
+ * The manager's part of a link's read lease. It takes the lease, keeps a duplicate of its open file description, and
+ * sets the worker that is signalled when the lease is broken.
  *
- * Workers may not take leases (no CAP_LEASE, another user). They let go by closing; a lease is let go when its last
- * duplicate is closed. Ours keeps it while a link has no worker: what a dead one sent by reference is still in pipe
- * and socket.
+ * Workers may not take leases (no CAP_LEASE, another user). They release one by closing it: a lease ends when the last
+ * duplicate of its description is closed. The manager's duplicate keeps it while the link has no worker, because
+ * replies that a dead worker sent by reference are still in the pipe and in the socket.
  *
- * Every instant, for whoever dies:
- * - the manager while it takes one: the description is closed with it, or the message is in the worker's socket already, and the worker has it;
- * - a worker with a break pending: the lease goes on pending for the rest of lease-break-time, the next worker gets the same description,
- *   is told by F_GETLEASE, and begins with letting go. A signal between two owners is lost, and that look makes up for it;
- * - the manager before it has heard `lease-over`: its duplicate is closed with it;
- * - both at once: the socket dies as well. Replies that the kernel has not read by then are unprotected for the moment that it needs.
+ * What happens if a process dies at any moment:
+ * - the manager, while it takes a lease: the description is closed with it, or the message is already in the worker's
+ *   socket, and the worker has the lease;
+ * - a worker, while a break is pending: the break stays pending for the rest of lease-break-time. The next worker gets
+ *   the same description, sees the break with F_GETLEASE, and starts by releasing the lease. The same check covers a
+ *   signal that is lost between two owners;
+ * - the manager, before it has received `lease-over`: its duplicate is closed with it;
+ * - both at once: the socket dies as well. Replies that the kernel has not read by then are unprotected for a moment.
  */
-
 import type { Exactness } from "../../source/exactness.ts";
 import { type FileIdentity, FileStat } from "../../source/file-identity.ts";
 import { canBeLeased, leaseBreakTimeMs, takeReadLease } from "../../source/read-lease.ts";
@@ -22,13 +23,13 @@ import { close, hasReadLease, setSignalOwner } from "../../sys/libc.ts";
 import { loopClock } from "../../sys/loop-clock.ts";
 import type { ServedLinkDescription } from "../../worker-protocol/messages.ts";
 
-/** What is sent by reference has to leave while this much of the lease's time is left. */
+/** Replies sent by reference must leave the socket while this much of lease-break-time is left. */
 const MARGIN_MS = 1000;
-/** Between two attempts to get a lease again: what is in the way may be so for ever. */
+/** Delays between attempts to get a lease again. The obstacle may be permanent. */
 const FIRST_RETRY_MS = 200;
 const MAX_RETRY_MS = 10_000;
 
-/** Asked once for each: a file system that hangs is not to hang the manager. Nothing else here touches an image that cannot be leased. */
+/** Determined once per image: a hanging file system must not hang the manager. Other images are never accessed here. */
 const leasable = new WeakMap<Image, boolean>();
 
 function isLeasable(image: Image): boolean {
@@ -47,7 +48,7 @@ export class LinkLease {
   #retryMs = FIRST_RETRY_MS;
   #retryAtMs = 0;
 
-  /** Takes the description over that a former manager's worker has, where it has one. */
+  /** `fd`: the description of a lease that a reattached worker has. It is closed here. */
   constructor(image: Image, fd: number | undefined) {
     this.#image = image;
     this.#fd = fd;
@@ -63,20 +64,20 @@ export class LinkLease {
     return this.#isVouched ? "vouched" : "fresh";
   }
 
-  /** As the link's worker has told; undefined where none has. */
+  /** As reported by the link's worker; undefined if it has not reported. */
   get exactness(): Exactness | undefined {
     return this.#exactness;
   }
 
-  /** This worker is to serve the link next. One that takes no leases has no handler for their signal: it gets none. */
+  /** This worker serves the link next. It gets no lease if it does not handle the signal that comes with it. */
   prepareFor(workerPid: number, takesLeases: boolean): void {
     if (!takesLeases) return this.drop();
     if (this.#fd === undefined) this.#take(workerPid);
-    // It has just died: what it would have been told, the next one asks.
+    // If the worker has just died, the signal is lost. The next worker checks the lease itself.
     else setSignalOwner(this.#fd, workerPid);
   }
 
-  /** Tries to get one again for the link's worker. Returns the description to be sent, where there was none. */
+  /** Tries to get a lease again for the link's worker. Returns the description to send, if there was none before. */
   renewFor(workerPid: number): number | undefined {
     const nowMs = performance.now();
     if (this.#fd !== undefined || nowMs < this.#retryAtMs) return undefined;
@@ -86,14 +87,14 @@ export class LinkLease {
     return this.#fd;
   }
 
-  /** What the worker says. Returns whether the time that counts as the image's is another now. */
+  /** Stores what the worker reports. Returns whether the image is pinned to another modification time now. */
   note(exactness: Exactness): boolean {
     this.#exactness = exactness;
     if (exactness.exact === "lease" && this.#fd !== undefined) this.#isVouched = true;
     const { spec } = this.#image;
     if (spec.type !== "file" || spec.identity.mtimeNs === exactness.mtimeNs || !isLeasable(this.#image))
       return false;
-    // A worker has fewer rights than we have, and is believed only what is so.
+    // Workers have fewer rights than the manager: the report is checked against the file.
     const found = this.#found;
     if (found?.mtimeNs !== exactness.mtimeNs) return false;
     const { mtimeNs, changedNs } = found;
@@ -102,15 +103,15 @@ export class LinkLease {
   }
 
   /**
-   * Whether what was sent by reference under it, seen held last at `seenAtMs` (of the loop's clock; 0: nothing was),
-   * cannot have changed until now.
+   * Whether replies that were sent by reference are unchanged until now. The worker has last seen the lease held at
+   * `seenAtMs` on the loop's clock; 0: it has sent nothing by reference.
    */
   protects(seenAtMs: number): boolean {
     if (seenAtMs === 0 || (this.#fd !== undefined && hasReadLease(this.#fd))) return true;
     return this.#fd !== undefined && loopClock.read() < seenAtMs + leaseBreakTimeMs() - MARGIN_MS;
   }
 
-  /** Lets go of it: so does the worker, or has done. */
+  /** Closes the manager's duplicate. The worker closes its own. */
   drop(): void {
     if (this.#fd !== undefined) close(this.#fd);
     this.#fd = undefined;

@@ -1,8 +1,9 @@
 /**
- * For how long a link's requests have waited, from looks at its journal every quarter of a second.
+ * How long a link's requests have waited, from samples of its journal at every tick.
  *
- * A request is known by its slot and its cookie, so its age goes on when another worker takes the link over. What waits
- * unread in the socket has no name: its age is how long nothing has been read or answered. Pure: reads no clock.
+ * A request is identified by its journal entry and its cookie, so its age continues when another worker takes over the
+ * link. Requests that are unread in the socket cannot be identified: their age is the time since a request was last
+ * read or answered. Pure: reads no clock.
  */
 import type { Journal } from "../../journal/journal.ts";
 
@@ -17,7 +18,7 @@ export class RequestAges {
   #unreadSinceMs: number | undefined;
   #answered = 0;
 
-  /** A look: what the journal holds unanswered, and how many requests are unread in the socket. */
+  /** Takes a sample of the unanswered requests in the journal and the number of those unread in the socket. */
   note(
     nowMs: number,
     journal: Pick<Journal, "forEachUnanswered" | "requests">,
@@ -25,10 +26,10 @@ export class RequestAges {
   ): void {
     const before = this.#seen;
     const now = new Map<number, Seen>();
-    journal.forEachUnanswered((slot, cookieHigh, cookieLow) => {
-      const known = before.get(slot);
+    journal.forEachUnanswered((entry, cookieHigh, cookieLow) => {
+      const known = before.get(entry);
       const isSame = known?.cookieHigh === cookieHigh && known.cookieLow === cookieLow;
-      now.set(slot, isSame ? known : { cookieHigh, cookieLow, sinceMs: nowMs });
+      now.set(entry, isSame ? known : { cookieHigh, cookieLow, sinceMs: nowMs });
     });
     const { requests } = journal;
     if (unreadRequests === 0) this.#unreadSinceMs = undefined;
@@ -37,13 +38,13 @@ export class RequestAges {
     this.#seen = now;
   }
 
-  /** Nothing waits. */
+  /** No request waits. */
   clear(): void {
     this.#seen.clear();
     this.#unreadSinceMs = undefined;
   }
 
-  /** How long the oldest has been seen waiting; 0 when none was. */
+  /** How long the oldest request has been seen waiting; 0 if none waits. */
   oldestMs(nowMs: number): number {
     let oldestMs = nowMs - (this.#unreadSinceMs ?? nowMs);
     for (const { sinceMs } of this.#seen.values()) oldestMs = Math.max(oldestMs, nowMs - sinceMs);

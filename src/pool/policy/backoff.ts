@@ -1,7 +1,8 @@
 /**
  * How long the pool waits before it starts another worker, when workers die early for reasons of their own.
  *
- * Deaths that are blamed on a link do not count: the link waits instead (blame.ts). Pure: time and chance are arguments.
+ * Deaths that are blamed on a link do not count: the link waits instead (blame.ts). Pure: time and chance are
+ * arguments.
  */
 
 /** The shortest delay, of links and of workers. */

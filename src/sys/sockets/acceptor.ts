@@ -1,8 +1,8 @@
 /**
- * Accepting connections on a listening socket, until closed. Used by the NBD server and the control socket.
+ * Accepts connections on a listening socket. Used by the NBD server, the control socket and workers.
  *
- * A process without free descriptors cannot accept, and a connection that stays in the queue would be reported over
- * and over. So one descriptor is kept in reserve: it is given up for a moment to take such a connection and cut it.
+ * A process without free descriptors cannot accept, and a connection that stays in the queue is reported again and
+ * again. So one descriptor is kept in reserve. It is closed for a moment to accept such a connection and to close it.
  */
 import { openSync } from "node:fs";
 import { ERRNO, errnoName } from "../errno.ts";
@@ -24,7 +24,7 @@ export class Acceptor {
   readonly #watch: Watch;
   #reserveFd: number;
 
-  /** Takes the listening socket over; it is non-blocking. */
+  /** Takes over the listening socket, which is non-blocking. */
   constructor(listenFd: number, events: AcceptorEvents) {
     this.#listenFd = listenFd;
     this.#events = events;
@@ -44,7 +44,7 @@ export class Acceptor {
   }
 
   #acceptAll(): void {
-    // The rest is told of again.
+    // The remaining ones are reported again.
     for (let left = CONNECTIONS_AT_ONCE; left > 0; left -= 1) {
       const fd = accept(this.#listenFd);
       if (fd >= 0) this.#events.connection(fd);
@@ -57,20 +57,19 @@ export class Acceptor {
     }
   }
 
-  /** Takes one connection with the reserve and cuts it. False when there was none, or no reserve. */
+  /** Accepts one connection with the reserved descriptor and closes it. False without a connection or a reserve. */
   #turnAway(errno: number): boolean {
     if (this.#reserveFd < 0) return false;
     close(this.#reserveFd);
     const fd = accept(this.#listenFd);
     if (fd >= 0) close(fd);
     this.#reserveFd = openReserve();
-    if (fd >= 0)
-      this.#events.trouble(`Cut a connection off: ${errnoName(errno)}, no descriptor is free for it`);
+    if (fd >= 0) this.#events.trouble(`Closed a connection at once: ${errnoName(errno)}, no free descriptor`);
     return fd >= 0;
   }
 }
 
-/** -1 when not even this one can be had. */
+/** -1 if there is none. */
 function openReserve(): number {
   try {
     return openSync("/dev/null", "r");

@@ -1,9 +1,8 @@
 /**
- * A message channel between two of our processes: JSON messages with descriptors, over a seqpacket socketpair.
+ * A message channel between a manager and a worker: JSON messages with descriptors, over a seqpacket socket.
  *
- * The manager uses it to hand links to its workers, the workers to answer. SOCK_SEQPACKET keeps each message
- * whole and its descriptors with it (SCM_RIGHTS, unix(7)). A channel never blocks: what does not fit into the
- * socket waits in a queue here and is retried; the peer is one of ours and reads.
+ * SOCK_SEQPACKET preserves message boundaries and keeps descriptors with their message (SCM_RIGHTS, unix(7)). A channel
+ * never blocks: messages that do not fit into the socket wait in a queue and are retried.
  */
 
 import { ERRNO, SystemError } from "../errno.ts";
@@ -36,15 +35,15 @@ interface Outgoing {
 
 export interface ChannelEvents<In> {
   /**
-   * A message has arrived; its descriptors now belong to the handler, which closes them. `senderPid` is the kernel's
-   * word, on a socket with SO_PASSCRED.
+   * A message has arrived. The handler owns its descriptors and closes them. The kernel sets `senderPid` on a socket
+   * with SO_PASSCRED.
    */
   message(message: In, fds: readonly number[], senderPid: number | undefined): void;
-  /** The peer has closed its end, or the channel broke (`error`). Called once; the channel is closed by then. */
+  /** The peer has closed its end, or the channel failed (`error`). Called once, after the channel was closed. */
   end(error: Error | null): void;
 }
 
-/** One end of a channel. `In` and `Out` are trusted shapes: both ends are this program. */
+/** One end of a channel. Messages are only known to be objects: the receiver checks their shape. */
 export class Channel<In, Out> {
   readonly fd: number;
   readonly #events: ChannelEvents<In>;
@@ -56,7 +55,7 @@ export class Channel<In, Out> {
   #retry: NodeJS.Timeout | undefined;
   #open = true;
 
-  /** Takes the descriptor over. */
+  /** Takes over the descriptor. */
   constructor(fd: number, events: ChannelEvents<In>) {
     this.fd = fd;
     this.#events = events;
@@ -68,8 +67,8 @@ export class Channel<In, Out> {
   }
 
   /**
-   * Sends one message. The descriptors are only lent: the peer gets duplicates, the caller closes its own once
-   * the promise has settled. Rejects when the channel has ended.
+   * Sends one message. The peer gets duplicates of the descriptors, which must stay open until the promise has settled.
+   * Rejects when the channel has ended.
    */
   send(message: Out, fds: readonly number[] = []): Promise<void> {
     const body = new TextEncoder().encode(JSON.stringify(message));
@@ -116,12 +115,12 @@ export class Channel<In, Out> {
 
   #drain(): void {
     let wasReset = false;
-    // The rest is told of again: a peer that never stops talking is not the only one to be listened to.
+    // The remaining ones are reported again: a peer that sends without a pause must not starve others.
     for (let left = MESSAGES_AT_ONCE; this.#open && left > 0; left -= 1) {
       const header = this.#receiveHeader.toReceive(this.#incoming);
       const received = recvmsg(this.fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
       if (received === -ERRNO.EAGAIN || received === -ERRNO.EINTR) return;
-      // A peer that left without reading all it was told: what it said before comes after this.
+      // The peer closed its end with unread messages. Its own messages are still to be received.
       if (received === -ERRNO.ECONNRESET && !wasReset) {
         wasReset = true;
         continue;
@@ -162,7 +161,7 @@ export class Channel<In, Out> {
   }
 }
 
-/** Undefined for what is not even an object: a peer that has lost its mind must not take this process with it. */
+/** Undefined if it is no object: a faulty peer must not crash this process. */
 function parse<T>(body: Uint8Array): T | undefined {
   try {
     const value: unknown = JSON.parse(new TextDecoder().decode(body));

@@ -1,8 +1,7 @@
 /**
- * One message to a unix datagram socket, which Node has no class for: how a service manager is told things.
+ * Sends messages to a unix datagram socket, for which Node has no class. Used to notify a service manager.
  *
- * The socket is opened anew for each message, as sd_notify(3) does it: whoever listens may have been replaced since the
- * last one. Never blocks.
+ * Like sd_notify(3), it opens a socket for each message, because the listener may have been replaced. Never blocks.
  */
 import { ERRNO } from "../errno.ts";
 import {
@@ -21,9 +20,9 @@ import {
 const UNIX_PATH_BYTES = 108;
 
 /**
- * Sends a text to the socket at a path, or with a name that begins with «@» to an abstract one.
+ * Sends a text to the socket at a path, or to an abstract one if the name begins with "@".
  * @returns false when its queue is full: try again in a moment
- * @throws SystemError where nobody listens, RangeError when the address does not fit
+ * @throws SystemError without a listener, RangeError when the address is too long
  */
 export function sendDatagram(address: string, text: string): boolean {
   const fd = check("open a socket", socket(AF_UNIX, SOCK_DGRAM));
@@ -39,7 +38,7 @@ export function sendDatagram(address: string, text: string): boolean {
   }
 }
 
-/** A `struct sockaddr_un`. An abstract name begins with a NUL and has no NUL at its end: its length is the address's. */
+/** A `struct sockaddr_un`. An abstract name begins with NUL and does not end with one. */
 function socketAddress(name: string): Uint8Array {
   const isAbstract = name.startsWith("@");
   const bytes = Buffer.from(name, "utf8");

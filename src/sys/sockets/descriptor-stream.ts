@@ -1,8 +1,8 @@
 /**
- * Receiving from, and sending on, a unix stream socket where descriptors travel with the bytes (SCM_RIGHTS, unix(7)).
+ * Receives and sends descriptors with the bytes of a unix stream socket (SCM_RIGHTS, unix(7)).
  *
- * Node's streams lose the descriptors, and the kernel closes them. The control socket needs both: its server reads
- * through a DescriptorReader, its client sends the one line that carries a descriptor with `sendWithDescriptor`.
+ * Used by the control socket. Node's streams do not receive descriptors, and the kernel closes them then. The server
+ * reads through a DescriptorReader, the client sends a line with a descriptor by `sendWithDescriptor`.
  */
 import { ERRNO, SystemError } from "../errno.ts";
 import {
@@ -17,23 +17,23 @@ import {
 import { type Watch, watchReadable } from "../watch.ts";
 import { MessageHeader } from "./message-header.ts";
 
-/** One more than any message needs, so that a surplus is seen; the kernel closes the rest of a larger one. */
+/** One more than any message has, so that a surplus is noticed. The kernel closes further ones. */
 const MAX_FDS = 2;
 const CHUNK_BYTES = 64 << 10;
-/** The rest is told of again: a peer that never stops talking is not the only one to be listened to. */
+/** The remaining ones are reported again: a peer that sends without a pause must not starve others. */
 const CHUNKS_AT_ONCE = 4;
 
 export interface DescriptorReaderEvents {
   /**
-   * Bytes of the stream, and the descriptors that came with one of them, which belong to the handler. `wasCut`:
-   * there were more descriptors than a message may have, or none was free in this process.
+   * Bytes of the stream, and the descriptors that came with one of them. The handler owns the descriptors. `wasCut`:
+   * there were more descriptors than a message may have, or this process had no free ones.
    */
   data(chunk: Uint8Array, fds: readonly number[], wasCut: boolean): void;
-  /** The peer sends nothing more, or the connection broke. Called once. */
+  /** The peer has closed its side, or the connection failed. Called once. */
   end(): void;
 }
 
-/** Shared: a chunk is copied before anything else is received. */
+/** Shared by all readers: a chunk is copied before the next one is received. */
 const incoming = new Uint8Array(CHUNK_BYTES);
 const receiveHeader = new MessageHeader(MAX_FDS, false);
 
@@ -44,7 +44,7 @@ export class DescriptorReader {
   #open = true;
   #hasEnded = false;
 
-  /** Takes the descriptor over. It may be a duplicate of one that a stream of Node's writes to. */
+  /** Takes over the descriptor, which may be a duplicate of one that a Node stream writes to. */
   constructor(fd: number, events: DescriptorReaderEvents) {
     this.#fd = fd;
     this.#events = events;
@@ -94,7 +94,7 @@ export class DescriptorReader {
 }
 
 /**
- * Sends bytes with a descriptor, which is only lent: the peer gets a duplicate, with the first of the bytes.
+ * Sends bytes with a descriptor. The peer gets a duplicate with the first byte; the caller keeps its own.
  * Returns how many were taken; 0 when the socket is full, and nothing was sent. @throws SystemError
  */
 export function sendWithDescriptor(socketFd: number, body: Uint8Array, fd: number): number {

@@ -1,7 +1,7 @@
 /**
- * Listening sockets as plain descriptors: unix paths and TCP addresses.
+ * Creates listening sockets, and connects to them, as plain descriptors: unix paths and TCP addresses.
  *
- * For `serve` and the manager's control socket, which need the accepted descriptor itself and not a stream.
+ * For `serve`, the control socket and workers' sockets, which need descriptors rather than streams.
  */
 import { lookup } from "node:dns/promises";
 import { isIPv6 } from "node:net";
@@ -77,12 +77,15 @@ function listening(family: number, type: number, address: Uint8Array, subject: s
   }
 }
 
-/** Listens on a unix socket path that does not exist yet: a stream, or whole messages. @throws SystemError, RangeError */
+/** Listens on a unix socket path that does not exist yet. @throws SystemError, RangeError */
 export function listenUnix(path: string, type: number = SOCK_STREAM): number {
   return listening(AF_UNIX, type, unixAddress(path), path);
 }
 
-/** A connected SOCK_SEQPACKET socket, on which each message brings its sender's pid along (see Channel). @throws SystemError ECONNREFUSED where nobody listens, RangeError */
+/**
+ * A connected SOCK_SEQPACKET socket on which each message comes with its sender's pid (see Channel).
+ * @throws SystemError ECONNREFUSED without a listener, RangeError
+ */
 export function connectMessages(path: string): number {
   const fd = check("open a socket", socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK), path);
   // Before the peer can send anything.
@@ -104,7 +107,7 @@ export async function listenTcp(host: string, port: number): Promise<number> {
   );
 }
 
-/** Whether somebody listens on a unix socket path. */
+/** Whether a process listens on a unix socket path. */
 export function isListening(path: string): boolean {
   const fd = check("open a socket", socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK));
   const result = connectTo(fd, unixAddress(path));

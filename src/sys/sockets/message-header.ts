@@ -11,11 +11,11 @@ const CMSG_HEADER_BYTES = 16;
 /** `struct ucred` (pid, uid, gid), rounded up to whole words. */
 const CREDENTIALS_BYTES = 16;
 
-/** What came beside the bytes of a message. */
+/** Control data that came with a message. */
 export interface ReceivedControl {
-  /** Open in this process from now on; the receiver closes them. */
+  /** Open in this process; the receiver closes them. */
   readonly fds: readonly number[];
-  /** The kernel's word, on a socket with SO_PASSCRED. */
+  /** Set by the kernel on a socket with SO_PASSCRED. */
   readonly senderPid: number | undefined;
 }
 
@@ -64,7 +64,7 @@ export class MessageHeader {
     return new DataView(this.header.buffer).getInt32(48, true);
   }
 
-  /** What came with the message that was received last: control messages one behind the other (cmsg(3)). */
+  /** Control data of the message that was received last: a sequence of control messages (cmsg(3)). */
   received(): ReceivedControl {
     const view = new DataView(this.#control.buffer);
     const controlBytes = Number(this.#words[5]);

@@ -27,7 +27,7 @@ const say = (fd: number): number => send(fd, Uint8Array.of(1), 1, 0);
 /** slot → events of one wait. */
 function events(timeoutMs = 0): Map<number, number> {
   const count = epoll.wait(timeoutMs);
-  return new Map(Array.from({ length: count }, (_, i) => [epoll.slotAt(i), epoll.eventsAt(i)]));
+  return new Map(Array.from({ length: count }, (_, i) => [epoll.tokenAt(i), epoll.eventsAt(i)]));
 }
 
 describe("epoll", () => {

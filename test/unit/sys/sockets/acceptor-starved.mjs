@@ -7,9 +7,9 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { close } from "../../../dist/src/sys/libc.js";
-import { Acceptor } from "../../../dist/src/sys/sockets/acceptor.js";
-import { listenUnix } from "../../../dist/src/sys/sockets/listen.js";
+import { close } from "../../../../dist/src/sys/libc.js";
+import { Acceptor } from "../../../../dist/src/sys/sockets/acceptor.js";
+import { listenUnix } from "../../../../dist/src/sys/sockets/listen.js";
 
 const path = process.argv[2] ?? "";
 /** @type {string[]} */

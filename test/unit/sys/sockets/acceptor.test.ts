@@ -45,7 +45,7 @@ test("every connection is handed over, non-blocking; after close nobody listens"
 });
 
 test("without free descriptors a connection is cut off and said, and later ones come through again", () => {
-  const script = fileURLToPath(new URL("../acceptor-starved.mjs", import.meta.url));
+  const script = fileURLToPath(new URL("./acceptor-starved.mjs", import.meta.url));
   const { stdout, stderr, status } = spawnSync(process.execPath, [script, join(directory, "socket")], {
     encoding: "utf8",
     timeout: 60_000,
