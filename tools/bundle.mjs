@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Makes one file each of the programs that are waited for: part of `npm run build`, after the compiler.
+ * Bundles each program whose start is waited for into one file. Part of `npm run build`, after the compiler.
  *
  * A program of a hundred modules spends most of its start on finding and opening them. Each bundle is CommonJS, which
  * Node loads without its machinery for modules, and complete: a manager that runs for months never loads a file of
@@ -24,7 +24,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const at = (/** @type {string} */ path) => join(ROOT, path);
 const { version } = JSON.parse(readFileSync(at("package.json"), "utf8"));
 
-/** What a program says that is made to do what was left out of it. */
+/** The code of a part that was left out. */
 const LEFT_OUT = 'throw new Error("this bundle does not have that part of the program");';
 
 /**
@@ -125,7 +125,7 @@ for (const program of PROGRAMS) {
       BUNDLED_VERSION: JSON.stringify(version),
       BUNDLE_SUMS: JSON.stringify(sums),
     },
-    // Names stay: a stack is to be read.
+    // Names are kept, so that stacks are readable.
     minifyWhitespace: true,
     minifySyntax: true,
     sourcemap: "linked",

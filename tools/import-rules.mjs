@@ -2,8 +2,8 @@
 /**
  * Which folder of src/ may import from which: the table, and the rules of biome.json made from it.
  *
- * `node tools/import-rules.mjs --write` writes biome.json anew; `npm test` fails where the two differ. A folder that the
- * table does not name may be imported by nobody.
+ * `node tools/import-rules.mjs --write` writes biome.json anew; `npm test` fails where the two differ. A folder that
+ * the table does not name cannot be imported.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -3,8 +3,8 @@
  * Outlives a launched run and ends all that it left: processes, mounts, directories.
  *
  * launch.mjs starts it in a session of its own, so that no signal to the run reaches it, and talks to its stdin: first the
- * run's directory, then `done` if the run came to its own end. The end of the input means that the launcher has ended, in
- * whatever way. Only then it acts, and ends when nothing is left.
+ * run's directory, then `done` if the run came to its own end. The end of the input means that the launcher has ended.
+ * Only then it acts, and it exits when nothing is left.
  */
 import { rmSync } from "node:fs";
 import { text } from "node:stream/consumers";

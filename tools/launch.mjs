@@ -4,7 +4,7 @@
  *
  * All scripts of package.json that start processes go through it. It installs the project's packages first when that is
  * needed, builds with --build, and gives the program a temporary directory. However the run ends, by itself, by SIGINT,
- * SIGTERM, SIGHUP, or by the death of npm or of this process, keeper.mjs ends whatever it started.
+ * SIGTERM, SIGHUP, or by the death of npm or of this process, keeper.mjs ends all that it started.
  */
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";

@@ -118,7 +118,7 @@ function read(pid, file) {
   try {
     return readFileSync(join("/proc", pid, file), "utf8");
   } catch {
-    return ""; // gone, or not ours to look at
+    return ""; // gone, or not readable for this user
   }
 }
 

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Sees to it that node_modules is what package-lock.json says, so that a fresh clone needs no command before the first.
+ * Keeps node_modules in step with package-lock.json, so that a fresh clone needs no command before the first.
  *
  * launch.mjs calls `installPackages` before anything else runs; package.json's scripts that are not launched run this file.
  * It imports nothing but Node and this folder, because nothing else is there on a fresh clone.
@@ -160,7 +160,7 @@ function sayOnStderr(line) {
 }
 
 /**
- * Prints an error the way all tools do and returns the exit status: 1, or the error itself when it is a fault of ours.
+ * Prints an error the way all tools do and returns the exit status 1. Rethrows an error that is no ToolError: a bug.
  * @param {unknown} error
  */
 export function reportToolError(error) {

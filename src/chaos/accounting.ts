@@ -20,7 +20,7 @@ export interface Counted {
 export interface Expectation {
   readonly min: number;
   readonly max: number;
-  /** A reconnect is always possible where this is «any»: a takeover that cannot be proven safe is given up for one. */
+  /** `any` includes reconnects: a takeover that cannot be proven safe is replaced by one. */
   readonly levels: "any" | "reconnect";
   /** How many links must have been handed over by plan, at least. */
   readonly handovers: number;
@@ -83,7 +83,7 @@ export function leastOf(
 export const failoversIn = (counted: Counted): number =>
   counted.takeovers + counted.reconnects + counted.failedFailovers;
 
-/** Failovers that somebody told of, by level and result. */
+/** Reported failovers, by level and result. */
 export interface Told {
   readonly level: string;
   readonly result: "recovered" | "failed";

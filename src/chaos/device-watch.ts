@@ -2,7 +2,7 @@
  * The target as its manager sees it: `status`, events, and a connection that survives the manager's death.
  *
  * Events and answers come on the same connection, so that an answer is never older than an event before it. After a
- * lost connection the next question finds or starts another manager, through the `connect` that the command gives.
+ * lost connection the next request finds or starts another manager, through the `connect` of the command.
  */
 
 import type { ControlClient } from "../control/client.ts";
@@ -13,7 +13,7 @@ import { OverdueError, pause, withDeadline } from "./waiting.ts";
 /** A failover's event. */
 export type FailoverEvent = Extract<DeviceEvent, { readonly event: "failover" }>;
 
-/** Connects to the manager that runs, or to one that is started for a dead one's devices; undefined: there is none. */
+/** Connects to the running manager, or to one started for the devices of a dead one; undefined if there is none. */
 export type Connect = () => Promise<ControlClient | undefined>;
 
 const LOOK_AGAIN_MS = 100;
@@ -29,24 +29,30 @@ export class DeviceWatch {
   #failovers: FailoverEvent[] = [];
   #wake: () => void = () => {};
 
-  /** `note` gets the lines that a manager leaves for the user. */
+  /** `note` receives the manager's notes for the user. */
   constructor(target: Target, connect: Connect, note: (message: string) => void) {
     this.#target = target;
     this.#connect = connect;
     this.#note = note;
   }
 
-  /** The failovers told of since the last call. */
+  /** The failovers reported since the last call. */
   takeFailovers(): FailoverEvent[] {
     return this.#failovers.splice(0);
   }
 
-  /** The device now. The first call fixes which it is. @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_CONTROL, ControlError */
+  /**
+   * The device's present status. The first call selects the device.
+   * @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_CONTROL, ControlError
+   */
   async status(signal: AbortSignal): Promise<DeviceStatus> {
     return withDeadline(ANSWER_DEADLINE_MS, signal, this.#ask(), "the manager answered");
   }
 
-  /** Asks again with every event, and now and then, until the device is as wanted. @throws OverdueError, the signal's reason */
+  /**
+   * Requests the status at each event and at intervals until the device is in the wanted state.
+   * @throws OverdueError, the signal's reason
+   */
   async until(
     wanted: (device: DeviceStatus) => boolean,
     what: string,
@@ -65,19 +71,19 @@ export class DeviceWatch {
     }
   }
 
-  /** Cuts every live link of the device. @throws ControlError where it has none that could be cut */
+  /** Cuts every live link of the device. @throws ControlError if there is no link to cut */
   async cutLinks(index: number): Promise<void> {
     const client = await this.#connected();
     await client.request("cutLinks", { index });
   }
 
-  /** Lets go of the connection, so that the next question makes a new one. */
+  /** Closes the connection; the next request opens a new one. */
   disconnect(): void {
     this.#client?.close();
     this.#client = undefined;
   }
 
-  /** A manager that dies while it is asked is one that is asked again. */
+  /** Repeats the request if the manager dies meanwhile. */
   async #statusOrNothing(signal: AbortSignal): Promise<DeviceStatus | undefined> {
     try {
       return await this.status(signal);

@@ -49,7 +49,10 @@ export interface ChaosSurroundings {
 /** How long reads get to come back when a run ends. */
 const LEAVE_DEADLINE_MS = 15_000;
 
-/** Runs it and tells what was; what is wrong with the device itself is thrown before anything is done to it. @throws ErofsNbdError */
+/**
+ * Runs it and tells what was; what is wrong with the device itself is thrown before anything is done to it.
+ * @throws ErofsNbdError
+ */
 export async function runChaos(options: ChaosOptions, surroundings: ChaosSurroundings): Promise<ChaosRun> {
   const note = (line: string): void => surroundings.progress.say(`note: ${line}`);
   const watch = new DeviceWatch(options.target, surroundings.connect, note);
@@ -151,7 +154,7 @@ class ChaosEngine {
   /** Why the run ended before its plan did. */
   #noteEnd(error: unknown): void {
     if (error instanceof Halted) return;
-    // Errors of ours, of the manager and of the system carry a code; everything else is a bug and is shown as one.
+    // Errors of erofs-nbd, the manager and the system have a code; all others are bugs and shown as such.
     if (!(error instanceof Error) || typeof (error as { code?: unknown }).code !== "string") throw error;
     this.#trouble(error.message);
   }

@@ -1,8 +1,8 @@
 /**
- * What a run says while it runs, on stderr: one line rewritten every second on a terminal, else one line per fault.
+ * Progress of a run on stderr: one line rewritten every second on a terminal, else one line per fault.
  *
- * Lines that must not be missed (the seed, notes, problems) stay on a terminal, too. It decides nothing and measures
- * nothing; `now` is asked for the present line once a second.
+ * Important lines (the seed, notes, problems) stay on a terminal, too. It decides nothing and measures
+ * nothing; `now` is called for the present line once a second.
  */
 
 import { printable } from "../text/printable.ts";
@@ -14,7 +14,7 @@ export interface ProgressOutput {
 }
 
 const REDRAW_MS = 1000;
-/** Carriage return, then «erase to the end of the line» (ECMA-48 EL). */
+/** Carriage return, then "erase to the end of the line" (ECMA-48 EL). */
 const REWRITE = "\r\u001b[K";
 
 export class Progress {
@@ -27,18 +27,18 @@ export class Progress {
     if (out.isTTY) this.#timer = setInterval(() => this.#draw(), REDRAW_MS).unref();
   }
 
-  /** What the rewritten line says from now on. */
+  /** Sets the source of the rewritten line. */
   set now(describe: () => string) {
     this.#now = describe;
   }
 
-  /** A line that stays. */
+  /** Prints a permanent line. */
   say(line: string): void {
     this.#out.write(`${this.#timer === undefined ? "" : REWRITE}${printable(line)}\n`);
     this.#draw();
   }
 
-  /** A line that stays where the present line is not shown. */
+  /** Prints a permanent line, but only where no rewritten line is shown. */
   step(line: string): void {
     if (this.#timer === undefined) this.#out.write(`${printable(line)}\n`);
     else this.#draw();

@@ -23,7 +23,7 @@ export interface FaultOutcome {
 export interface Fault {
   readonly kind: FaultKind;
   readonly atMs: number;
-  /** «SIGKILL to worker 4712». */
+  /** For example `SIGKILL to worker 4712`. */
   readonly label: string;
   /** Null when the run ended before there was one. */
   readonly outcome: FaultOutcome | null;
@@ -71,7 +71,7 @@ export interface ChaosRun {
   /** `uname -r`. */
   readonly kernel: string;
   readonly nodeVersion: string;
-  /** «/dev/nbd0». */
+  /** For example `/dev/nbd0`. */
   readonly device: string;
   /** Absolute path of the image. */
   readonly image: string;

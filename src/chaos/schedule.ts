@@ -1,18 +1,18 @@
 /**
- * Which fault comes when: a plan made from a seed, before anything happens.
+ * The plan of a run: which fault is injected when. It is computed from a seed before the run starts.
  *
- * The same numbers give the same plan on every machine, so that a run that found something can be had again. Kinds and
- * waits come from streams of their own: another interval changes no kind. Pure; knows nothing of devices.
+ * The same numbers give the same plan on every machine, so that a run that found a failure can be repeated. Kinds and
+ * waits come from separate random streams: another interval changes no kind. Pure; independent of devices.
  */
 import type { FaultKind } from "./run.ts";
 
-/** In the order in which they are told about. */
+/** In the order of the report. */
 export const FAULT_KINDS: readonly FaultKind[] = ["worker", "hang", "link", "manager", "both", "upgrade"];
 
 export interface PlanRequest {
   readonly seed: number;
   readonly kills: number;
-  /** The mean of the waits. */
+  /** Mean of the waits. */
   readonly intervalMs: number;
   /** Without repetition. */
   readonly what: readonly FaultKind[];
@@ -20,16 +20,16 @@ export interface PlanRequest {
 
 export interface PlannedFault {
   readonly kind: FaultKind;
-  /** From the moment when reads flow again after the fault before, to this one: 0.5 to 1.5 times the interval. */
+  /** Time from the recovery after the previous fault to this one: 0.5 to 1.5 times the interval. */
   readonly waitMs: number;
-  /** 0 to 1: which of several victims it is. */
+  /** 0 to 1: selects one of several victims. */
   readonly pick: number;
 }
 
 /** Seeds are 32 bits wide. */
 export const MAX_SEED = 0xffff_ffff;
 
-/** Numbers from 0 to 1 that look random: a counter with a large odd step, its bits mixed until nothing of it shows. */
+/** Pseudo-random numbers from 0 to 1: a counter with a large odd step whose bits are mixed. */
 export function randomFrom(seed: number, stream = 0): () => number {
   let counter = (seed ^ Math.imul(stream, 0x85eb_ca6b)) >>> 0;
   return () => {

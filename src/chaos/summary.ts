@@ -5,7 +5,7 @@ import { printable } from "../text/printable.ts";
 import type { ChaosRun, FaultOutcome, KindSummary } from "./run.ts";
 import type { LoggedFault } from "./run-log.ts";
 
-/** «0.31 ms», «12.5 ms», «1.07 s». */
+/** For example `0.31 ms`, `12.5 ms`, `1.07 s`. */
 export function formatMs(ms: number): string {
   if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
   return `${ms.toFixed(ms < 10 ? 2 : 1)} ms`;
@@ -19,7 +19,7 @@ function formatBytes(bytes: number): string {
 
 const plural = (count: number, word: string): string => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-/** «  12.3 s  3/20  SIGKILL to worker 4712: takeover, stood still 12.5 ms; longest read 31.0 ms». */
+/** For example `  12.3 s  3/20  SIGKILL to worker 4712: takeover, stood still 12.5 ms; longest read 31.0 ms`. */
 export function describeFault(fault: LoggedFault, number: number, of: number): string {
   const { outcome } = fault;
   const when = `${(fault.atMs / 1000).toFixed(1)} s`.padStart(9);

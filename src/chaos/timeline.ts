@@ -24,7 +24,7 @@ export class Timeline {
   #isBaseline = true;
   #bytes = 0;
   #sums = new Map<number, Sum>();
-  /** How many of the reader's spans make one of ours. */
+  /** How many of the reader's spans make one span of the timeline. */
   #width = 1;
 
   get reads(): number {

@@ -1,11 +1,11 @@
 /**
  * Waiting with a limit: for a promise, a pause, or a condition, until a deadline or an interruption.
  *
- * Used by everything in chaos/ that waits. Nothing it waits for is cancelled: a late answer is just not heard.
+ * Used by every part of chaos/ that waits. A wait that ends early cancels nothing: a late result is ignored.
  */
 import { ErofsNbdError } from "../errors.ts";
 
-/** The deadline passed: says what did not happen. */
+/** The deadline passed. The message names the state that was not reached. */
 export class OverdueError extends ErofsNbdError {
   /** What was waited for. */
   readonly what: string;
@@ -16,12 +16,15 @@ export class OverdueError extends ErofsNbdError {
   }
 }
 
-/** A reason to end the run that has been told already. */
+/** A reason to end the run that has already been reported. */
 export class Halted extends Error {
   override readonly name = "Halted";
 }
 
-/** What `promise` gives, unless time or the signal comes first. @throws OverdueError, the signal's reason, or what `promise` throws */
+/**
+ * The result of `promise`, unless the deadline or the signal comes first.
+ * @throws OverdueError, the signal's reason, or what `promise` throws
+ */
 export function withDeadline<T>(
   deadlineMs: number,
   signal: AbortSignal | undefined,
@@ -42,7 +45,7 @@ export function withDeadline<T>(
       reject(new OverdueError(what, deadlineMs));
     }, deadlineMs);
     if (signal?.aborted) {
-      // Nobody waits for it any more, and its failure is nobody's surprise.
+      // The result is no longer needed, so a rejection must not be reported as unhandled.
       promise.catch(() => {});
       return onAbort();
     }
@@ -76,7 +79,7 @@ export function pause(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Looks again every `everyMs` until `holds`. @throws OverdueError, the signal's reason */
+/** Checks `holds` every `everyMs` until it is true. @throws OverdueError, the signal's reason */
 export async function until(
   holds: () => boolean,
   what: string,

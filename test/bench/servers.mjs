@@ -48,7 +48,7 @@ export const ourServer = (name, program) => ({
   exportName: "",
 });
 
-/** The first is ours, the second what we compare with. @type {readonly Server[]} */
+/** The first is erofs-nbd, the second the server it is compared with. @type {readonly Server[]} */
 export const SERVERS = [
   ourServer("erofs-nbd serve", OURS),
   {
@@ -69,7 +69,7 @@ export const SERVERS = [
     leaves: true,
     command: (socket, image, directory, port) => {
       const config = join(directory, "nbd-server.conf");
-      // It wants a port as well; nobody connects to this one.
+      // It requires a port as well, which stays unused.
       const generic = `[generic]\nunixsock = ${socket}\nlistenaddr = 127.0.0.1\nport = ${port}\n`;
       writeFileSync(config, `${generic}[image]\nexportname = ${image}\nreadonly = true\n`);
       return ["nbd-server", "-C", config, "-p", join(directory, PID_FILE)];

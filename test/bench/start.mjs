@@ -142,7 +142,7 @@ function notePhases(phases, startedAt, endedAt, managerPid) {
   note(phases, "together", endedAt - startedAt);
 }
 
-/** Waits until nothing of ours runs any more. */
+/** Waits until no process of erofs-nbd is left. */
 async function untilNothingRuns() {
   const isOurs = (/** @type {string} */ pid) => {
     try {

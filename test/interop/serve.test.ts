@@ -1,5 +1,5 @@
 /**
- * `erofs-nbd serve` and clients that nobody here wrote: nbdinfo, nbdcopy, qemu-img. They see the same server through
+ * `erofs-nbd serve` and clients of other projects: nbdinfo, nbdcopy, qemu-img. They see the same server through
  * a unix socket and through TCP, and every byte they read is compared.
  */
 import { execFile } from "node:child_process";
@@ -139,7 +139,7 @@ describe.each(transports)("over %s", (_, where) => {
     for (const copy of copies) expect(readFileSync(copy).equals(content)).toBe(true);
   });
 
-  test("nobody can write", async () => {
+  test("writes are refused", async () => {
     const uri = await serve();
     const other = join(directory, "other");
     writeFileSync(other, Buffer.alloc(content.length, 0xee));

@@ -2,7 +2,7 @@
  * Faults one after the other, each from its aim to its account; the sentence is `next`, top to bottom.
  *
  * The engine gives it what it needs and says when. Between two faults the device's status is compared with the last
- * one: a failover that nobody asked for belongs to a manager that was just replaced, or is a problem.
+ * one: an unexpected failover belongs to a manager that was just replaced, or is a problem.
  */
 import type { DeviceStatus } from "../../control/protocol.ts";
 import {
@@ -106,7 +106,7 @@ export class FaultRun {
     try {
       return await aimed.fire();
     } catch (error) {
-      // Errors of ours, of the manager and of the system carry a code; a bug is for the engine to show.
+      // Errors of erofs-nbd, the manager and the system have a code; the engine shows all others.
       if (!(error instanceof Error) || typeof (error as { code?: unknown }).code !== "string") throw error;
       fault.outcome = { level: "none", result: "failed", cause: error.message, stallMs: 0 };
       const line = `${aimed.label}: ${error.message}`;

@@ -16,12 +16,15 @@ const DEATH_DEADLINE_MS = 10_000;
 
 export interface AimedFault {
   readonly kind: FaultKind;
-  /** «SIGKILL to worker 4712». */
+  /** For example `SIGKILL to worker 4712`. */
   readonly label: string;
   readonly expected: Expectation;
   /** Another manager comes after it. */
   readonly endsManager: boolean;
-  /** Does it; how long reads stood still, where that is known at once. @throws ErofsNbdError when a victim has ended by itself meanwhile */
+  /**
+   * Does it; how long reads stood still, where that is known at once.
+   * @throws ErofsNbdError when a victim has ended by itself meanwhile
+   */
   fire(): Promise<number | undefined>;
 }
 

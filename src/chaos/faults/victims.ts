@@ -1,7 +1,7 @@
 /**
  * The processes a run may touch: those that `status` names for the target, checked again at the moment of the signal.
  *
- * A pid may have been given to somebody else since `status` was asked; its start time tells. Every process that was
+ * A pid may have been reused since the `status` request; the start time shows it. Every process that was
  * stopped is remembered until it has died, so that none stays stopped when the run ends, however it ends.
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -35,7 +35,10 @@ export function chooseWorker(
 export class Victims {
   readonly #stopped: ProcessIdentity[] = [];
 
-  /** Sends a signal to exactly that process. @throws ErofsNbdError when it is gone, SystemError-like when it is refused */
+  /**
+   * Sends a signal to exactly that process.
+   * @throws ErofsNbdError when it is gone, SystemError-like when it is refused
+   */
   signal(victim: ProcessIdentity, signal: "SIGKILL" | "SIGSTOP"): void {
     if (!isAlive(victim))
       throw new ErofsNbdError("ERR_NOT_ATTACHED", `cannot signal process ${victim.pid}: it has ended`);
@@ -51,14 +54,14 @@ export class Victims {
     return left.flat();
   }
 
-  /** Ends every process that this run has stopped and nobody has ended since; returns their pids. */
+  /** Ends every process that this run has stopped and that is still there; returns their pids. */
   endStopped(): number[] {
     const left = this.#stopped.splice(0).filter(isAlive);
     for (const { pid } of left) {
       try {
         process.kill(pid, "SIGKILL");
       } catch {
-        // ESRCH: somebody was quicker.
+        // ESRCH: it has ended already.
       }
     }
     return left.map(({ pid }) => pid);

@@ -1,8 +1,8 @@
 /**
- * The reader process: opens device and image, and does what the engine says over the channel.
+ * The reader process: opens device and image, and follows the engine's messages on the channel.
  *
- * Started by reader.ts; nothing imports it. It leaves when it is told to, or when the engine is gone: a run that was
- * killed leaves nobody behind who reads on. A read that never comes back keeps it, which is why it is a process.
+ * Started by reader.ts; nothing imports it. It exits on the engine's message, or when the engine is gone, so that a
+ * killed run leaves no reader behind. A read that never returns blocks it, so it is a process of its own.
  */
 import { constants, openSync } from "node:fs";
 import { randomFrom } from "../schedule.ts";
@@ -15,7 +15,7 @@ let reader: BlockReader | undefined;
 
 function send(message: ReaderMessage): void {
   if (!process.connected) return;
-  // The engine may go while this is being said: then «disconnect» comes, and the error has nothing to add.
+  // The engine may exit during the send. `disconnect` follows, so the error needs no handling.
   process.send?.(message, undefined, undefined, () => {
     const isLast = message.type === "stopped" || message.type === "failed";
     if (isLast && process.connected) process.disconnect();
@@ -45,7 +45,7 @@ function open(start: ReaderStart): BlockReader {
 }
 
 process.title = "erofs-nbd reader";
-// Ctrl-C reaches the whole group; the engine decides when to stop.
+// Ctrl-C reaches the whole process group; the engine decides when to stop.
 process.on("SIGINT", () => {});
 process.on("disconnect", () => process.exit());
 process.on("message", (message: ReaderRequest) => {

@@ -32,7 +32,7 @@ export type ReaderRequest =
   | { readonly type: "open" }
   /** Wait until every read that is under way now has ended, and as many again as the depth; then close the window. */
   | { readonly type: "settle" }
-  /** Finish the reads that are under way, say «stopped», and leave. */
+  /** Finish the reads in flight, send `stopped`, and exit. */
   | { readonly type: "stop" };
 
 /** The reads that ended in one span of time. */

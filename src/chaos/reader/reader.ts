@@ -111,7 +111,7 @@ export class Reader {
   }
 
   #ask(request: ReaderRequest): void {
-    // Its end is noticed by «exit»; a message that does not reach it has nothing to add.
+    // `exit` reports the end of the process, so a failed send needs no handling.
     if (this.#child.connected) this.#child.send(request, () => {});
   }
 

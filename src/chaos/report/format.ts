@@ -6,7 +6,7 @@
  */
 import { printable } from "../../text/printable.ts";
 
-/** «0.42 ms», «3.4 ms», «124 ms», «1.05 s», «12.3 s»; an en dash for what is not a number. */
+/** For example `0.42 ms`, `3.4 ms`, `124 ms`, `1.05 s`, `12.3 s`; an en dash if it is not a number. */
 export function formatMs(milliseconds: number | null | undefined): string {
   if (milliseconds === null || milliseconds === undefined || !Number.isFinite(milliseconds)) return "–";
   if (milliseconds >= 9_995) return `${(milliseconds / 1000).toFixed(1)} s`;
@@ -15,7 +15,7 @@ export function formatMs(milliseconds: number | null | undefined): string {
   return `${milliseconds.toFixed(milliseconds >= 0.995 ? 1 : 2)} ms`;
 }
 
-/** A moment of the run as «2:31» or «1:02:31», with `digits` decimals of the second. */
+/** A moment of the run as `2:31` or `1:02:31`, with `digits` decimals of the second. */
 export function formatClock(milliseconds: number, digits: number): string {
   const unit = 10 ** digits;
   const units = Math.round((Math.max(milliseconds, 0) / 1000) * unit);
@@ -26,7 +26,7 @@ export function formatClock(milliseconds: number, digits: number): string {
   return `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${tail}`;
 }
 
-/** Milliseconds for a column of numbers that are compared: one decimal always, no unit, «1 052.3». */
+/** Milliseconds for a column of numbers that are compared: always one decimal, no unit: `1 052.3`. */
 export function formatMsCell(milliseconds: number): string {
   if (!Number.isFinite(milliseconds)) return "–";
   const [whole = "", decimal = ""] = milliseconds.toFixed(1).split(".");
@@ -42,12 +42,12 @@ function grouped(digits: string): string {
   return digits.replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
-/** «1 read», «2 reads». */
+/** For example `1 read`, `2 reads`. */
 export function plural(count: number, one: string, many: string = `${one}s`): string {
   return `${formatCount(count)}\u00a0${count === 1 ? one : many}`;
 }
 
-/** Bytes as «107.8 MiB». */
+/** Bytes as `107.8 MiB`. */
 export function formatBytes(bytes: number): string {
   const units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let value = bytes;
@@ -56,7 +56,7 @@ export function formatBytes(bytes: number): string {
   return `${step === 0 ? formatCount(value) : value.toFixed(1)}\u00a0${units[step] ?? ""}`;
 }
 
-/** A length of time in words that fit a sentence: «42 s», «5 min 3 s», «1 h 4 min». */
+/** A duration for a sentence: `42 s`, `5 min 3 s`, `1 h 4 min`. */
 export function formatSpan(milliseconds: number): string {
   const seconds = Math.round(milliseconds / 1000);
   if (seconds < 60) return `${seconds}\u00a0s`;

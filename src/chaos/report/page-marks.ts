@@ -59,7 +59,7 @@ export function drawStems(page: Page, plot: Plot): void {
     if (!isSeen(page, plot, fault)) continue;
     const x = Math.round(plot.valToPos(fault.atMs, "x", true)) + 0.5;
     const isChosen = page.data.faults[page.chosen.fault ?? -1] === fault;
-    // Where there are more stems than pixels they would only be a tint.
+    // More stems than pixels would only tint the area.
     ctx.globalAlpha = isChosen || fault.bad ? 1 : crowd < 0.1 ? 0 : 0.04 + 0.46 * crowd;
     ctx.strokeStyle = page.colour(fault.bad ? "bad" : fault.kind);
     ctx.beginPath();
@@ -115,7 +115,7 @@ export function drawShape(
   ctx.save();
   ctx.translate(x, y);
   ctx.scale(scale, scale);
-  // A rim of paper sets neighbours apart, as long as there is room for it.
+  // A rim in the paper's colour separates neighbours, as long as there is room for it.
   if (size > 0.6 || isChosen) {
     ctx.strokeStyle = page.colour("paper");
     ctx.lineWidth = 2.4;
@@ -139,7 +139,7 @@ export function drawShape(
   ctx.restore();
 }
 
-/** A dashed line where the slowest read lay before anything was done to anybody. */
+/** A dashed line where the slowest read lay before the first fault. */
 export function drawUsual(page: Page, plot: Plot): void {
   const { usualMs } = page.data;
   if (usualMs === null) return;

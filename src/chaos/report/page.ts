@@ -70,7 +70,7 @@ export function startPage(window: PageWindow, uPlot: PlotConstructor, parts: Pag
   whole?.addEventListener("click", () => page.latency?.setScale("x", { min: 0, max: data.durationMs }));
 }
 
-/** On paper the colours are the light ones, the sheet's width holds, and the folded list is not lost. */
+/** Print uses the light colours and the sheet's width, and unfolds the list. */
 export function linkPaper(window: PageWindow, refit: () => void): void {
   const { documentElement } = window.document;
   const folded: PageElement[] = [];

@@ -2,7 +2,7 @@
  * The report's two tables: stalls by kind, with a strip of every single one, and the list of faults.
  *
  * Called by report.ts. Both are complete without any script. The strips are SVG with positions in per cent, so that
- * they take whatever width there is; their axis is the latency chart's. Pure; every text of the run is escaped.
+ * they take the available width; their axis is the latency chart's. Pure; every text of the run is escaped.
  */
 
 import type { ChaosRun, Fault, KindSummary } from "../run.ts";

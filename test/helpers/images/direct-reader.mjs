@@ -7,7 +7,7 @@
  *
  * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length;
  * with PAUSE_MS, each slot rests between two reads.
- * Prints «reading» once reads are on their way, reads until its stdin ends, then prints one JSON line: how many reads,
+ * Prints `reading` once reads are in flight, reads until its stdin ends, then prints one JSON line: how many reads,
  * errors, reads that were cut short or wrong, and wrong ones among them, and how long the slowest took. A process of its own, because its reads may wait in the
  * kernel where no signal reaches them.
  */

@@ -133,7 +133,7 @@ export class HandDrivenLink {
     close(this.peerFd);
   }
 
-  /** Closes everything, whatever the state. */
+  /** Closes everything, in any state. */
   dispose(): void {
     this.link.close();
     this.closePeer();

@@ -5,7 +5,7 @@
  * knows no GO. It never throws at what a server sent, never trusts a length before checking it, keeps at most
  * MAX_LIST_BYTES of a list, and speaks neither TLS nor oldstyle: it says so and ends. Deadlines are the caller's.
  *
- * Source: the protocol's doc/proto.md, «Newstyle negotiation» to «Option reply types».
+ * Source: the protocol's doc/proto.md, "Newstyle negotiation" to "Option reply types".
  */
 
 import { ByteQueue, concatBytes } from "../../../src/nbd/byte-queue.ts";

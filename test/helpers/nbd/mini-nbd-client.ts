@@ -57,7 +57,7 @@ export class MiniNbdClient {
   /** What the handshake told; 0 over a descriptor. */
   sizeBytes = 0;
   transmissionFlags = 0;
-  /** Resolves when the connection has ended, whoever ended it. */
+  /** Resolves when either side has ended the connection. */
   readonly closed: Promise<void>;
 
   private constructor(socket: Socket) {

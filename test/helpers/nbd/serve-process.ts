@@ -1,5 +1,5 @@
 /**
- * The built `erofs-nbd serve` as a process, for tests with clients that nobody here wrote.
+ * The built `erofs-nbd serve` as a process, for tests with clients of other projects.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -3,9 +3,10 @@
  * Loaded into a manager with NODE_OPTIONS=--import: a manager that is killed at the first step where none was killed yet.
  *
  * A step is an instant between two things that outlive a manager: a record written, a link given to a worker or taken from it,
- * a dead worker's journal settled, a command given to the kernel (before it, and when the kernel has done it but nobody has heard).
+ * a dead worker's journal settled, a command given to the kernel (before it, and after it has
+ * been carried out but not answered).
  * The file DEADLY_STEPS holds the round's number and the steps that are to be survived; without the file nothing happens. The manager
- * that dies removes it and leaves the step's name in its place, with «.died» behind it: its successor lives.
+ * that dies removes it and leaves the step's name in its place, with `.died` appended: its successor survives.
  *
  * By name and not by number, because what goes on at the same time does so in another order each time.
  */
@@ -48,7 +49,7 @@ function around(prototype, method, name) {
   };
 }
 
-// Its guardian would be ever slower to start the next one, as after faults that nobody caused.
+// Its guardian would delay each restart further, as in a crash loop.
 delete process.env["EROFS_NBD_REVIVALS"];
 
 if (program.endsWith("/cli/main.cjs") && command === "manager") {

@@ -28,7 +28,7 @@ export class DatagramReceiver {
   /** Nothing is taken out of the queue. */
   isStuck = false;
 
-  /** Listens at a path, or with «@» at an abstract name. */
+  /** Listens at a path, or at an abstract name that begins with `@`. */
   constructor(address: string) {
     this.address = address;
     this.#fd = check("open a socket", socket(AF_UNIX, SOCK_DGRAM));

@@ -1,12 +1,12 @@
 /**
  * This process's open descriptors, for tests that nothing was left open. Node's own (event loop, pipes of children)
- * come and go as it likes, so only sockets, files and epoll instances that somebody opened on purpose count.
+ * come and go as it likes, so only sockets, files and epoll instances opened on purpose count.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
 const O_CLOEXEC = 0o2000000;
 
-/** descriptor → what it refers to, such as «socket:[4711]». */
+/** descriptor → what it refers to, such as `socket:[4711]`. */
 export function openDescriptors(): Map<number, string> {
   const found = new Map<number, string>();
   for (const name of readdirSync("/proc/self/fd")) {

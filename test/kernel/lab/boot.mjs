@@ -3,8 +3,8 @@
  * Boots a real kernel as a process of this machine, runs one command in it and hands back what it left.
  *
  * Called by the kernel tests, the demo and `npm run lab`. The guest sees the host's files through a read-only hostfs
- * under an overlay, so whatever it does to them is gone with it; only the shared output directory is written through.
- * No process of a guest outlives boot(): a process group of its own, killed at the end whatever happened.
+ * under an overlay, so its changes to them are gone with it; only the shared output directory is written through.
+ * No process of a guest outlives boot(): a process group of its own, always killed at the end.
  */
 import {
   copyFileSync,

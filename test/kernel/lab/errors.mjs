@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * The lab's one error class: a line for people («cannot WHAT: WHY»), an optional hint and a stable code.
+ * The lab's one error class: a line for people (`cannot WHAT: WHY`), an optional hint and a stable code.
  *
  * Thrown by every file of the lab; the runner and the command line print `message` and `hint`. It never carries
  * product errors: the lab knows nothing of src/.
@@ -16,7 +16,7 @@
 export class LabError extends Error {
   /**
    * @param {LabErrorCode} code
-   * @param {string} message «cannot WHAT: WHY», no final period
+   * @param {string} message `cannot WHAT: WHY`, no final period
    * @param {{ hint?: string, cause?: unknown }} [options]
    */
   constructor(code, message, options = {}) {

@@ -28,5 +28,5 @@ $box sh "$share/command.sh" </dev/null >>"$share/stdout" 2>>"$share/stderr"
 echo $? >"$share/status.new"
 $box dmesg >"$share/dmesg"
 $box mv "$share/status.new" "$share/status"
-# No sync: what counts is written through already, and a device that nobody serves could block it for ever.
+# No sync: what counts is written through already, and a device without a worker could block it for ever.
 $box poweroff -n -f

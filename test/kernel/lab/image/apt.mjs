@@ -178,7 +178,7 @@ function readOsRelease() {
 }
 
 /**
- * @param {string} what for the message, after «cannot»
+ * @param {string} what for the message, after `cannot`
  * @param {readonly string[]} args
  * @param {string} cwd
  */
@@ -188,7 +188,7 @@ function apt(what, args, cwd) {
 
 /**
  * Runs a program to its end; its last error line becomes the reason when it fails.
- * @param {string} what for the message, after «cannot»
+ * @param {string} what for the message, after `cannot`
  * @param {string} file
  * @param {readonly string[]} args
  * @param {string} cwd
@@ -205,7 +205,7 @@ export async function command(what, file, args, cwd) {
   } catch (error) {
     const { stderr, message } = /** @type {Error & { stderr?: string }} */ (error);
     const lines = (stderr ?? "").split("\n").filter((line) => line.trim() !== "");
-    // apt's last word is often only «some files failed»; the line before says which and why.
+    // apt's last word is often only "some files failed"; the line before says which and why.
     const reason =
       lines.find((line) => /^[EW]: Failed/.test(line)) ??
       lines.findLast((line) => line.startsWith("E:")) ??

@@ -4,7 +4,7 @@
  *
  * kernels.mjs calls it. An entry is a directory that is prepared under another name and renamed into place, so a
  * reader sees all of it or nothing; the lock only spares a second run the same download. Nothing here ever removes
- * an entry that somebody may be using.
+ * an entry that may be in use.
  */
 import { mkdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";

@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * Writes the initramfs of a guest: busybox, the overlay module, the first init script. Pure but for nothing: bytes
- * in, bytes out; kernels.mjs stores the result.
+ * Writes the initramfs of a guest: busybox, the overlay module, the first init script. Pure: bytes in, bytes
+ * out; kernels.mjs stores the result.
  *
- * The archive is «newc» cpio (kernel: Documentation/driver-api/early-userspace/buffer-format.rst), written here
+ * The archive is newc cpio (kernel: Documentation/driver-api/early-userspace/buffer-format.rst), written here
  * because device nodes in it then need no root and no cpio program.
  */
 

@@ -76,7 +76,7 @@ function killGroup(pid) {
   try {
     process.kill(-pid, "SIGKILL");
   } catch (error) {
-    // ESRCH: nobody of the group is left, which is what we want.
+    // ESRCH: the group has no process left, as intended.
     if (/** @type {NodeJS.ErrnoException} */ (error).code !== "ESRCH") throw error;
   }
 }

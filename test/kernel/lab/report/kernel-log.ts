@@ -74,7 +74,7 @@ export function formatRecord(record: KernelLogRecord): string {
   return `[${(record.timeUs / 1e6).toFixed(6).padStart(12)}] ${record.text}`;
 }
 
-/** «priority,sequence,microseconds,flags[,…];text\n KEY=value\n…» */
+/** Format: `priority,sequence,microseconds,flags[,…];text\n KEY=value\n…` */
 function parseRecord(raw: string): KernelLogRecord {
   const semicolon = raw.indexOf(";");
   const [priority, sequence, timeUs] = raw.slice(0, semicolon).split(",").map(Number);
