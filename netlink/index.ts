@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /**
  * The public face of netlink/, published as `erofs-nbd/netlink`: clients, errors, codec, constants, the test seam.
  *

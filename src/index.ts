@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /**
  * The public interface of the library: re-exports only. Importing it is cheap; code is loaded by the first call.
  *

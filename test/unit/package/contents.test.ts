@@ -1,35 +1,32 @@
 /**
- * What `npm pack` would put into the tarball: all that the programs, the library and man(1) need, and nothing else. Packs
- * nothing and builds nothing but the pages.
+ * The files that `npm pack` puts into the tarball: those that the programs, the library and man(1) need, and no others.
+ * Nothing is packed, and nothing but the manual pages is built.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { PROGRAMS } from "../../tools/programs.mjs";
+import { PROGRAMS } from "../../../tools/programs.mjs";
+import { packTarball } from "./tarball.ts";
 
 interface Manifest {
   readonly bin: Record<string, string>;
   readonly man: readonly string[];
-  readonly exports: Record<string, { readonly types: string; readonly default: string }>;
+  readonly exports: Record<string, string | { readonly types: string; readonly default: string }>;
 }
 
 const manifest = JSON.parse(readFileSync("package.json", "utf8")) as Manifest;
-/** What managers, units and guardians of a former version start: an upgrade puts this version in their place. */
+/** Programs that managers, units and guardians of an earlier version start after an upgrade. */
 const FORMER_PROGRAMS = ["dist/src/cli/main.js", "dist/src/cli/mount-helper.js", "dist/src/worker/main.js"];
 let paths: readonly string[] = [];
 
 beforeAll(() => {
   execFileSync(process.execPath, ["man/write.mjs"]);
-  // Scripts would build into dist/, which other tests run from.
-  const words = ["pack", "--dry-run", "--json", "--ignore-scripts"];
-  const said = execFileSync("npm", words, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
-  const [tarball] = JSON.parse(said) as [{ files: readonly { path: string }[] }];
-  paths = tarball.files.map(({ path }) => path);
+  paths = packTarball().files;
 });
 
 describe("the tarball", () => {
-  test("has only what is run, typed or read", () => {
+  test("has only programs, types, documents and examples", () => {
     const odd = paths.filter(
       (path) =>
         !/^(package\.json|[A-Z]+\.md|LICENSE|docs\/[a-z-]+\.md|docs\/pictures\/[a-z-]+\.(svg|png))$/.test(
@@ -51,18 +48,18 @@ describe("the tarball", () => {
     expect(wanted.filter((path) => !paths.includes(path))).toEqual([]);
   });
 
-  test("has no leftover of a source that is gone (else remove dist/ and build again)", () => {
+  test("has no output of a deleted source file (remove dist/ and build again if this fails)", () => {
     const bundles = PROGRAMS.flatMap(({ file }) => [`dist/${file}`, `dist/${file}.map`]);
-    const orphans = paths.filter(
+    const stale = paths.filter(
       (path) =>
         /^dist\/(src|netlink)\//.test(path) &&
         !bundles.includes(path) &&
         !existsSync(path.slice(5).replace(/(\.d)?\.[jt]s$/, ".ts")),
     );
-    expect(orphans).toEqual([]);
+    expect(stale).toEqual([]);
   });
 
-  test("has the bundles, maps that lead to our own sources alone, and the licences of what else is in them", () => {
+  test("has the bundles, source maps of this project's code alone, and the licences of the packages in the bundles", () => {
     const licences = readFileSync("dist/THIRD-PARTY.txt", "utf8");
     for (const name of ["commander", "zod", "pino", "eventemitter3"])
       expect(licences).toMatch(new RegExp(`^${name} [\\d.]+ \\(MIT\\)$`, "m"));
@@ -74,7 +71,7 @@ describe("the tarball", () => {
     }
   });
 
-  test("has the programs, executable by their first line, and the pages", () => {
+  test("has the programs, each with its interpreter line, and the manual pages", () => {
     expect(Object.keys(manifest.bin)).toEqual(expect.arrayContaining(["erofs-nbd", "mount.erofs.nbd"]));
     for (const path of Object.values(manifest.bin)) {
       expect(paths).toContain(path);
@@ -84,8 +81,9 @@ describe("the tarball", () => {
     expect(manifest.man).toHaveLength(2);
   });
 
-  test("has what can be reached from the programs and the two entries, code and types", () => {
-    const entries = Object.values(manifest.exports);
+  test("has every file that the programs and the two entries import, code and types", () => {
+    const entries = Object.values(manifest.exports).filter((entry) => typeof entry !== "string");
+    expect(entries).toHaveLength(2);
     const code = reachable([
       ...Object.values(manifest.bin),
       ...FORMER_PROGRAMS,
@@ -95,28 +93,28 @@ describe("the tarball", () => {
     expect(code.length).toBeGreaterThan(100);
     expect(types.length).toBeGreaterThan(20);
     expect([...code, ...types].filter((path) => !paths.includes(path))).toEqual([]);
-    // Types that name a type of zod would make every TypeScript program load it, and this version of it.
+    // A type of zod in a declaration would make every TypeScript program load zod, in this version.
     const zodTypes = types.filter((path) => /from "zod"/.test(readFileSync(path, "utf8")));
     expect(zodTypes).toEqual([]);
   });
 });
 
-/** Files that are imported, or run, by these, by what those import, and so on; and these. */
+/** The entries and all files that they import or start, directly or indirectly. */
 function reachable(entries: readonly string[]): string[] {
   const found = new Set(entries);
-  // A set that grows is gone through to its end.
+  // Iteration includes entries that are added to the set meanwhile.
   for (const path of found) for (const one of importsOf(path)) found.add(one);
   return [...found];
 }
 
-/** Files of ours that a file imports, as code or, if it holds types, as types. */
+/** The project's files that a file imports: declarations for a declaration file, code otherwise. */
 function importsOf(path: string): string[] {
-  // Without comments: examples import what a reader has.
+  // Comments are removed because examples in them import the reader's files.
   const text = readFileSync(path, "utf8").replace(/\/\*[\s\S]*?\*\//g, "");
   const named = [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.{1,2}\/[^"]+)"/g)].map(
     (match) => match[1] ?? "",
   );
-  // What is run, and what a bundle loads.
+  // Programs that are started, and files that a bundle loads.
   const linked = [...text.matchAll(/"(\.{1,2}\/[^"]+\.c?js)"/g)].map((match) => match[1] ?? "");
   return [...named, ...linked].map((wanted) => {
     const target = join(dirname(path), wanted);
