@@ -1,7 +1,7 @@
 /**
  * CRC-32C (Castagnoli) as the EROFS superblock uses it: seed and result are not inverted.
  *
- * Called by superblock.ts once per image. A table walk is fast enough for one block; it is no general checksum service.
+ * Called by superblock.ts once per image: one table lookup per byte is fast enough for one block.
  */
 
 const POLYNOMIAL_REFLECTED = 0x82f6_3b78;

@@ -1,8 +1,8 @@
 /**
- * The EROFS features that decide whether a kernel can mount an image: bit, name, and the Linux release that has it first.
+ * The EROFS features that decide whether a kernel can mount an image: bit, name, and first Linux release.
  *
- * Read by superblock.ts (names) and mountable.ts (verdicts). Some bits carry two features that came with the same
- * release or are told apart by another field; a table row says which. It never asks the running kernel anything.
+ * Used by superblock.ts (names) and mountable.ts (checks). Some bits stand for two features that came with the same
+ * release or are told apart by another field; the table says which. The running kernel is not asked.
  *
  * Sources: fs/erofs/erofs_fs.h (up to 6.17) for bits; the merges that brought them into Linux for releases.
  */
@@ -10,7 +10,7 @@
 /** feature_compat bits: an older kernel mounts the image all the same. */
 export const EROFS_FEATURE_COMPAT_SB_CHKSUM = 0x0000_0001;
 
-/** feature_incompat bits that other files ask for. */
+/** feature_incompat bits that other files use. */
 export const EROFS_FEATURE_INCOMPAT_ZERO_PADDING = 0x0000_0001;
 export const EROFS_FEATURE_INCOMPAT_COMPR_CFGS = 0x0000_0002;
 export const EROFS_FEATURE_INCOMPAT_DEVICE_TABLE = 0x0000_0008;
@@ -19,9 +19,9 @@ export const EROFS_FEATURE_INCOMPAT_48BIT = 0x0000_0080;
 /** A Linux release: [5, 4] is Linux 5.4. */
 export type LinuxRelease = readonly [major: number, minor: number];
 
-/** One thing an image may need from the kernel. */
+/** A feature that an image may need from the kernel. */
 export interface KernelNeed {
-  /** As in /sys/fs/erofs/features, where the kernel has such a file. */
+  /** As in /sys/fs/erofs/features, if the kernel has such a file. */
   readonly name: string;
   /** The first release that mounts it. */
   readonly since: LinuxRelease;
@@ -98,7 +98,7 @@ export function incompatNames(bits: number): string[] {
   );
 }
 
-/** What each known feature_incompat bit that is set needs; bits with two meanings count once, by the first. */
+/** The needs of the known feature_incompat bits that are set; a bit with two meanings counts once, by the first. */
 export function incompatNeeds(bits: number): KernelNeed[] {
   return setBits(bits).flatMap((bit) => INCOMPAT.get(bit)?.slice(0, 1) ?? []);
 }

@@ -1,8 +1,8 @@
 /**
- * Says in plain words why a kernel of a given release will not mount an EROFS image, before mount(2) says «invalid».
+ * Explains why a kernel of a given release cannot mount an EROFS image; mount(2) only returns EINVAL.
  *
- * Called by `mount` and `doctor`. Distributions backport: where the kernel's own list of features is given
- * (/sys/fs/erofs/features), it overrules the release. It decides nothing: the caller may mount all the same.
+ * Called by `mount` and `doctor`. Because distributions backport features, the kernel's own list
+ * (/sys/fs/erofs/features), if given, overrules the release. The result is advice: the caller may mount anyway.
  */
 
 import {
@@ -20,23 +20,23 @@ import type { Superblock } from "./superblock.ts";
 /** One reason against mounting. */
 export interface MountProblem {
   readonly kind: "kernel-too-old" | "unknown-feature" | "block-size" | "extra-devices" | "directory-blocks";
-  /** A clause that fits after «cannot mount X: ». */
+  /** A clause that fits after "cannot mount X: ". */
   readonly message: string;
   readonly hint: string;
 }
 
-/** What is known about the kernel beyond its release. */
+/** Facts about the kernel besides its release. */
 export interface KernelFacts {
   /** Default 4096. */
   readonly pageSizeBytes?: number | undefined;
-  /** File names of /sys/fs/erofs/features, where the erofs module is loaded. */
+  /** File names of /sys/fs/erofs/features, if the erofs module is loaded. */
   readonly features?: readonly string[] | undefined;
 }
 
 /**
- * Why the kernel cannot mount the image; empty when nothing speaks against it.
+ * The reasons why the kernel cannot mount the image; empty if there is none.
  *
- * @param kernelRelease as `uname -r` prints it, for example "6.1.0-42-amd64"; one that cannot be read rules nothing out
+ * @param kernelRelease as `uname -r` prints it, for example "6.1.0-42-amd64"; an unreadable one counts as the newest
  */
 export function checkMountable(
   superblock: Superblock,
@@ -59,14 +59,14 @@ export function checkMountable(
   if (unknown !== 0) {
     problems.push({
       kind: "unknown-feature",
-      message: `it uses incompatible features 0x${unknown.toString(16)}, which no kernel known here understands`,
-      hint: "the image is damaged, or newer than this program: try a newer kernel, or make it again with fewer features",
+      message: `it uses incompatible features 0x${unknown.toString(16)}, which no known kernel supports`,
+      hint: "the image is damaged, or newer than this program: try a newer kernel, or rebuild it with fewer features",
     });
   }
   return [...problems, ...layoutProblems(superblock, release, facts.pageSizeBytes ?? 4096)];
 }
 
-/** The needs the release does not meet and the kernel's own list does not name. */
+/** The needs that the release does not meet and that the kernel's own list does not contain. */
 function tooOldFor(superblock: Superblock, release: LinuxRelease, features: readonly string[]): KernelNeed[] {
   const algorithms = ALGORITHMS.filter((one) => superblock.compression.includes(one.name));
   const needs = [
@@ -74,7 +74,7 @@ function tooOldFor(superblock: Superblock, release: LinuxRelease, features: read
     ...incompatNeeds(superblock.featureIncompat),
     ...algorithms,
   ];
-  // A kernel old enough for the first row fails every other one, too, and then the first says it all.
+  // A kernel without EROFS misses every other feature, too: one reason is enough.
   const missing = needs.filter((need) => isBefore(release, need.since) && !features.includes(need.name));
   return missing[0]?.name === "erofs" ? missing.slice(0, 1) : missing;
 }
@@ -105,7 +105,7 @@ function layoutProblems(
   if (directoryBlockBits !== 0) {
     problems.push({
       kind: "directory-blocks",
-      message: "its directories use blocks of their own size, which no kernel known here understands",
+      message: "its directories use blocks of their own size, which no known kernel supports",
       hint: "make the image again without a directory block size",
     });
   }
@@ -119,7 +119,7 @@ function layoutProblems(
   return problems;
 }
 
-/** The first two numbers of a release; one that has none counts as new, so that it rules nothing out. */
+/** The first two numbers of a release; an unreadable one counts as the newest. */
 function parseRelease(text: string): LinuxRelease {
   const match = /^(\d+)\.(\d+)/.exec(text);
   return match === null ? [Number.POSITIVE_INFINITY, 0] : [Number(match[1]), Number(match[2])];

@@ -1,8 +1,8 @@
 /**
  * Reads and checks the EROFS superblock: the 128 bytes at offset 1024 of an image, and their checksum.
  *
- * Called before an image is attached or mounted, with the image's first bytes already in memory; it does no I/O. It
- * refuses what no kernel would mount; what only some kernels mount is for mountable.ts to say.
+ * Called before an image is attached or mounted, with the image's first bytes in memory; no I/O is done here. Images
+ * that no kernel mounts are refused; mountable.ts checks for what a particular kernel supports.
  *
  * Source: fs/erofs/erofs_fs.h (`struct erofs_super_block`) and fs/erofs/super.c, 5.4 to 6.17.
  */
@@ -26,7 +26,7 @@ export const EROFS_SUPER_OFFSET = 1024;
 /** The superblock's first word, little-endian like everything in EROFS. */
 export const EROFS_SUPER_MAGIC_V1 = 0xe0f5e1e2;
 
-/** How much of an image's beginning {@link parseSuperblock} wants: enough for the checksum at any block size. */
+/** How many of an image's first bytes {@link parseSuperblock} needs: enough for the checksum at any block size. */
 export const SUPERBLOCK_HEAD_BYTES = 0x1_0000;
 
 /** Bytes every superblock has; `sb_extslots` adds 16 each. */
@@ -38,7 +38,7 @@ const MAX_BLOCK_BITS = 16;
 /** A checked superblock. */
 export interface Superblock {
   readonly blockSizeBytes: number;
-  /** Blocks of the primary device; 0 in images that do not say. */
+  /** Blocks of the primary device; 0 in images without that number. */
   readonly blocks: number;
   /** Bit masks as on disk, and the names of the bits set. */
   readonly featureCompat: number;
@@ -47,26 +47,26 @@ export interface Superblock {
   readonly incompatFeatures: readonly string[];
   /** Compression algorithms the image may use, for example ["lz4"]; empty for an uncompressed image. */
   readonly compression: readonly string[];
-  /** How many further devices hold data of this file system. */
+  /** The number of additional devices with data of this file system. */
   readonly extraDevices: number;
-  /** log2 of the directory block size over the block size; every kernel so far wants 0. */
+  /** log2 of the directory block size over the block size; every kernel so far requires 0. */
   readonly directoryBlockBits: number;
   /** Lower-case, with dashes; all zeros when mkfs was told not to set it. */
   readonly uuid: string;
-  /** "" when there is none. */
+  /** Empty if there is none. */
   readonly volumeName: string;
   /** When the image was made, in seconds since 1970. */
   readonly buildTimeSeconds: number;
   readonly inodes: bigint;
   readonly rootNid: bigint;
-  /** "beyond-head": there is one, but its block reaches past the bytes given. */
+  /** "beyond-head": it exists, but its block reaches past the given bytes. */
   readonly checksum: "ok" | "absent" | "beyond-head";
 }
 
 /**
  * Reads the superblock out of an image's first bytes.
  *
- * @param head the image from its beginning, {@link SUPERBLOCK_HEAD_BYTES} of it or all there is; not kept
+ * @param head the image from its beginning, {@link SUPERBLOCK_HEAD_BYTES} of it or the whole image; not kept
  * @throws ErofsNbdError ERR_NOT_EROFS when the magic is missing, ERR_IMAGE when the superblock is damaged
  */
 export function parseSuperblock(head: Uint8Array): Superblock {
@@ -106,15 +106,15 @@ export function parseSuperblock(head: Uint8Array): Superblock {
   };
 }
 
-/** How long the image must be, in bytes; 0 when the superblock does not say. */
+/** The least size of the image in bytes; 0 if the superblock does not say. */
 export function imageSizeBytes(superblock: Superblock): number {
   return superblock.blocks * superblock.blockSizeBytes;
 }
 
 /**
- * Compares what the superblock promises with what is there; a longer file is fine (padding, appended data).
+ * Compares the size in the superblock with the size of the file. A longer file is accepted (padding, appended data).
  *
- * @param name how to call the image in the message
+ * @param name the name of the image in the message
  * @throws ErofsNbdError ERR_IMAGE when the image is truncated, naming both sizes
  */
 export function checkImageSize(superblock: Superblock, fileSizeBytes: number, name: string): void {
@@ -128,7 +128,7 @@ export function checkImageSize(superblock: Superblock, fileSizeBytes: number, na
   );
 }
 
-/** Whether an image's first bytes carry the EROFS magic; says nothing about the rest. */
+/** Whether an image's first bytes contain the EROFS magic. */
 export function looksLikeErofs(head: Uint8Array): boolean {
   return (
     head.length >= EROFS_SUPER_OFFSET + 4 &&
@@ -173,7 +173,7 @@ function readCompression(view: DataView, featureIncompat: number): string[] {
   return (featureIncompat & EROFS_FEATURE_INCOMPAT_ZERO_PADDING) !== 0 || field !== 0 ? ["lz4"] : [];
 }
 
-/** The checksum covers the superblock to the end of its block (from 1024 on one whole block, where blocks are small). */
+/** The checksum covers the superblock to the end of its block; with small blocks, one whole block from 1024 on. */
 function verifyChecksum(
   head: Uint8Array,
   view: DataView,
@@ -184,7 +184,7 @@ function verifyChecksum(
   const coveredBytes =
     blockSizeBytes > EROFS_SUPER_OFFSET ? blockSizeBytes - EROFS_SUPER_OFFSET : blockSizeBytes;
   if (head.length < EROFS_SUPER_OFFSET + coveredBytes) return "beyond-head";
-  // A copy in any case (a Buffer's slice() is none), because the checksum's own four bytes count as zero.
+  // A copy (a Buffer's slice() is none), because the checksum's own four bytes count as zero.
   const covered = Uint8Array.from(head.subarray(EROFS_SUPER_OFFSET, EROFS_SUPER_OFFSET + coveredBytes));
   covered.fill(0, 4, 8);
   const wanted = view.getUint32(4, true);
@@ -199,7 +199,7 @@ function readUuid(bytes: Uint8Array): string {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
-/** Up to 16 bytes, ended by NUL; control characters would only upset a terminal. */
+/** Up to 16 bytes, ended by NUL. Control characters are replaced, to protect terminals. */
 function readName(bytes: Uint8Array): string {
   const end = bytes.indexOf(0);
   return new TextDecoder().decode(end === -1 ? bytes : bytes.subarray(0, end)).replace(/\p{Cc}/gu, "\ufffd");

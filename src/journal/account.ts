@@ -1,25 +1,26 @@
 /**
- * Settling the one doubt that a dead worker can leave: whether its last send(2) had happened.
+ * Settles the one doubt that a dead worker can leave: whether its last send(2) has happened.
  *
- * The kernel's books say. What it counts as in flight on the device is made of requests still unread in the socket,
- * requests in the journal that surely were not answered, and the replies in doubt, if they were not sent. A unix
- * stream took all of them or none (journal.ts), so the rest is their number or nothing. Errors are one-sided: the kernel
- * counts a request before it can be seen in the socket, and ends it after the reply was read; so the unread requests
- * are read first, and the rest can only seem too large. Nothing left is proof at once that they were sent; that they were
- * not is believed when all the worker ever sent has been read and nothing moves for a while. Anything else settles nothing.
+ * Used by recovery.ts. What the kernel counts as in flight on the device consists of the requests still unread in the
+ * socket, the requests in the journal that were certainly not answered, and, if they were not sent, the replies in
+ * doubt. A unix stream took all of these or none (layout.ts), so the rest is their number or 0. Errors are one-sided:
+ * the kernel counts a request before it can be seen in the socket, and stops counting it after it has read the reply.
+ * The unread requests are sampled first, so the rest can only seem too large. A rest of 0 proves at once that the
+ * replies were sent. That they were not sent is concluded when the kernel has read everything that the worker sent and
+ * nothing moves for a while. Anything else settles nothing.
  */
 
 export interface Sample {
-  /** Requests the kernel has in flight on the device; read after `unread`. */
+  /** Requests that the kernel has in flight on the device; sampled after `unread`. */
   readonly inFlight: number;
-  /** Whole requests that nobody has received yet. */
+  /** Whole requests in the socket. */
   readonly unread: number;
   /** Whether the kernel has read everything that was sent on the link. */
   readonly allRead: boolean;
 }
 
 export interface Doubt {
-  /** Requests that were received and surely not answered. */
+  /** Requests that were received and certainly not answered. */
   readonly pending: number;
   /** Requests whose replies were in the send(2) in doubt. */
   readonly sending: number;
@@ -27,20 +28,20 @@ export interface Doubt {
 
 export type Account = "sent" | "not-sent" | "unsettled" | "impossible";
 
-/** Nothing may move for so long, in at least this many samples, before a reply counts as not sent. */
+/** A reply counts as not sent when nothing has moved for so long, in at least STILL_SAMPLES samples. */
 export const STILL_MS = 10;
 const STILL_SAMPLES = 4;
 
-/** What one sample says by itself; «not-sent» here means: it looks so, if it stays so. */
+/** What one sample says. Here "not-sent" holds only if it does not change. */
 export function judge(doubt: Doubt, sample: Sample): Account {
   const rest = sample.inFlight - sample.unread - doubt.pending;
-  // Fewer in flight than we have to answer: some of those answers would be second ones.
+  // Fewer in flight than unanswered: some requests would be answered twice.
   if (rest < 0) return "impossible";
   if (rest === 0 && doubt.sending > 0) return "sent";
   return rest === doubt.sending && sample.allRead ? "not-sent" : "unsettled";
 }
 
-/** Takes samples until the account is settled. */
+/** Takes samples until the doubt is settled. */
 export class Accountant {
   readonly #doubt: Doubt;
   #last: Sample | undefined;
@@ -51,7 +52,7 @@ export class Accountant {
     this.#doubt = doubt;
   }
 
-  /** Undefined: look again in a moment. */
+  /** Undefined: take another sample. */
   take(sample: Sample, nowMs: number): "sent" | "not-sent" | undefined {
     const account = judge(this.#doubt, sample);
     if (account === "sent") return account;
@@ -66,7 +67,7 @@ export class Accountant {
     return this.#stillSamples >= STILL_SAMPLES && nowMs - this.#stillSince >= STILL_MS ? account : undefined;
   }
 
-  /** Why it could not be settled, for the outcome. */
+  /** Why the doubt could not be settled, for the outcome. */
   explain(): string {
     const { pending, sending } = this.#doubt;
     const seen = this.#last;

@@ -1,9 +1,9 @@
 /**
- * How long requests took, as counts in buckets: what a worker adds up in its link's journal, and what is read from it.
+ * Latencies of requests, as counts in buckets: a worker adds to them in its link's journal, the manager reads them.
  *
- * Bucket 0 is below 16 µs; from there each doubling is four buckets wide, up to 134 s, and the last bucket is all beyond.
- * Behind the buckets stands the sum of all latencies in milliseconds. Plain doubles, each written by one process only, and
- * nothing is decided by them: a worker that is killed between two stores costs a count and no more.
+ * Bucket 0 is below 16 µs; from there each doubling takes four buckets, up to 134 s, and the last bucket has no upper
+ * end. The sum of all latencies in milliseconds follows the buckets. They are plain doubles, each written by one
+ * process only, and decide nothing: a worker that is killed between two stores loses a count.
  */
 
 const FIRST_EXPONENT = 4;
@@ -11,9 +11,9 @@ const LAST_EXPONENT = 26;
 /** Buckets of one doubling. */
 const STEPS = 4;
 const OVERFLOW = (LAST_EXPONENT - FIRST_EXPONENT + 1) * STEPS + 1;
-/** Where the sum stands. */
+/** Index of the sum. */
 const SUM = OVERFLOW + 1;
-/** Doubles that one set of buckets takes, the sum included. */
+/** Doubles of one set of buckets, with the sum. */
 export const LATENCY_WORDS: number = SUM + 1;
 
 const LIMIT_US = 2 ** (LAST_EXPONENT + 1);
@@ -33,14 +33,14 @@ function bucketOf(microseconds: number): number {
   return (exponent - FIRST_EXPONENT) * STEPS + ((whole >> (exponent - 2)) & (STEPS - 1)) + 1;
 }
 
-/** Where a bucket ends, in milliseconds; the last one never does. */
+/** The upper end of a bucket in milliseconds; Infinity for the last one. */
 function endOf(bucket: number): number {
   if (bucket === OVERFLOW) return Number.POSITIVE_INFINITY;
   const exponent = FIRST_EXPONENT + Math.floor(bucket / STEPS);
   return (2 ** exponent * (1 + (bucket % STEPS) / STEPS)) / 1000;
 }
 
-/** Requests and their latencies, for the outside: what fell into doublings of 16 µs, not cumulated. */
+/** Requests and their latencies, counted by doublings of 16 µs, not cumulated. */
 export interface LatencySummary {
   readonly count: number;
   readonly sumSeconds: number;
@@ -48,7 +48,7 @@ export interface LatencySummary {
   readonly doublings: ReadonlyArray<{ readonly upToSeconds: number; readonly count: number }>;
 }
 
-/** What a set of buckets says; an empty one is all zeros. */
+/** Summarises a set of buckets; an empty array counts as zeros. */
 export function summarise(buckets: readonly number[]): LatencySummary {
   const doublings: Array<{ upToSeconds: number; count: number }> = [];
   let count = 0;
@@ -73,14 +73,14 @@ export function countOf(buckets: readonly number[]): number {
 /** The sum of the latencies, in seconds. */
 export const sumSecondsOf = (buckets: readonly number[]): number => (buckets[SUM] ?? 0) / 1000;
 
-/** What has come since `before`, both of the same device. A set that was begun anew counts from zero. */
+/** The difference since `before`, of the same device. Negative differences (the set was started anew) count as 0. */
 export function since(buckets: readonly number[], before: readonly number[]): number[] {
   return buckets.map((value, at) => Math.max(0, value - (before[at] ?? 0)));
 }
 
 /**
- * The latency in milliseconds that a share (0 to 1) of the requests did not exceed, to an eighth; null without requests.
- * Inside a bucket they are taken to be spread evenly.
+ * The latency in milliseconds that a share (0 to 1) of the requests did not exceed, with an error of at most an eighth;
+ * null without requests. Latencies are assumed to be spread evenly inside a bucket.
  */
 export function quantileMs(buckets: readonly number[], share: number): number | null {
   const wanted = countOf(buckets) * share;

@@ -1,8 +1,8 @@
 /**
- * Bytes that have arrived and not been consumed, for the two handshakes: append in any split, take whole messages.
+ * A queue of received bytes for the two handshakes: bytes are appended in any split, whole messages are taken.
  *
- * Both handshakes keep it short by taking every whole message at once and refusing long ones by their header, so it
- * holds at most one incomplete message. Not for the transmission phase: that has the request framer.
+ * Both handshakes take every whole message at once and refuse long ones by their header, so the queue holds at most one
+ * incomplete message. The transmission phase has the request framer instead.
  */
 
 /** A growing byte buffer read from the front; all numbers in it are big-endian. */
@@ -24,7 +24,7 @@ export class ByteQueue {
     this.#end += bytes.length;
   }
 
-  /** The 16-bit number `at` bytes from the front; the caller knows that it is there. */
+  /** The 16-bit number `at` bytes from the front; the caller has checked the length. */
   u16(at: number): number {
     return this.#view.getUint16(this.#start + at);
   }

@@ -1,10 +1,10 @@
 /**
- * Judges a decoded request before any memory is sized by it: which error it earns, and how much payload follows it.
+ * Checks a decoded request before any memory is sized by it: the error it gets, and how much payload follows it.
  *
- * Called by the read-serving loop for every request. Pure; it never reads data and never decides to cut a link
- * itself: `payloadBytes` says when that must happen.
+ * Called by the read-serving loop for every request. It reads no data and cuts no link: `payloadBytes` says when that
+ * must happen.
  *
- * Source: the protocol's doc/proto.md, «Request types», «Error values» and «Block size constraints».
+ * Source: the protocol's doc/proto.md, "Request types", "Error values" and "Block size constraints".
  */
 
 import {
@@ -23,21 +23,21 @@ import {
 } from "./wire.ts";
 
 /**
- * The longest range one request may name, 32 MiB: the length up to which the protocol asks both sides not to take
- * a payload for an attack, and therefore the maximum block size an export here advertises.
+ * The longest range of a request, 32 MiB: up to this length the protocol asks both sides not to treat a payload as an
+ * attack. Exports advertise it as their maximum block size.
  */
 export const MAX_REQUEST_BYTES = 0x200_0000;
 
-/** What {@link payloadBytes} returns when the payload is too long to be swallowed: cut the link. */
+/** What {@link payloadBytes} returns when the payload is too long to be skipped: cut the link. */
 export const PAYLOAD_TOO_LONG = -1;
 
 /**
- * The NBD error number a request earns, or 0.
+ * The NBD error number of a request, or 0.
  *
- * On a read-only export 0 means READ with a range inside the export, 1 to {@link MAX_REQUEST_BYTES} long, or DISC
- * (which gets no reply at all). Everything that writes earns EPERM; unknown commands, unknown flags, empty or
- * overlong reads and reads past the end earn EINVAL (EOVERFLOW is reserved for unfragmented structured replies).
- * On a writable export writes past the end earn ENOSPC.
+ * On a read-only export 0 means READ with a range inside the export, 1 to {@link MAX_REQUEST_BYTES} long, or DISC,
+ * which has no reply. Commands that write get EPERM. Unknown commands, unknown flags, empty or overlong reads and reads
+ * past the end get EINVAL (EOVERFLOW is reserved for unfragmented structured replies). On a writable export, writes
+ * past the end get ENOSPC.
  */
 export function checkRequest(
   request: Readonly<NbdRequest>,
@@ -62,7 +62,7 @@ export function checkRequest(
       if (readOnly) return NBD_EPERM;
       return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_EINVAL);
     case NBD_CMD_FLUSH:
-      // Offered to nobody on a read-only export: there is nothing to flush, so nobody should ask.
+      // Not offered on a read-only export, which has nothing to flush.
       if (readOnly || request.flags !== 0 || request.lengthBytes !== 0 || request.offsetBytes !== 0) {
         return NBD_EINVAL;
       }
@@ -73,10 +73,10 @@ export function checkRequest(
 }
 
 /**
- * How many payload bytes follow the request in the stream: consume exactly these before the next request.
+ * How many payload bytes follow the request in the stream. Exactly these must be consumed before the next request.
  *
- * @returns 0 for all but WRITE, or {@link PAYLOAD_TOO_LONG} above {@link MAX_REQUEST_BYTES}: cut the link instead of
- * swallowing gigabytes (the protocol allows that from 32 MiB on).
+ * @returns 0 for all but WRITE; {@link PAYLOAD_TOO_LONG} above {@link MAX_REQUEST_BYTES}: cut the link instead of
+ * skipping gigabytes (the protocol allows that from 32 MiB on).
  */
 export function payloadBytes(request: Readonly<NbdRequest>): number {
   if (request.type !== NBD_CMD_WRITE) return 0;
@@ -84,7 +84,7 @@ export function payloadBytes(request: Readonly<NbdRequest>): number {
 }
 
 function isInside(request: Readonly<NbdRequest>, exportSizeBytes: number): boolean {
-  // Subtracting keeps the sum below 2^53 whatever the client sends; OFFSET_TOO_LARGE is negative.
+  // A subtraction cannot exceed 2^53, which a sum could; OFFSET_TOO_LARGE is negative.
   return request.offsetBytes >= 0 && request.offsetBytes <= exportSizeBytes - request.lengthBytes;
 }
 

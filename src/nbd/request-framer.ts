@@ -1,9 +1,9 @@
 /**
- * Turns bytes that arrive in any split into whole NBD requests, over one fixed inbox given from outside.
+ * Turns bytes that arrive in any split into whole NBD requests, in one inbox of fixed size.
  *
- * The read-serving loop receives straight into `inbox` at `receiveAt`, reports how much came, and takes requests
- * until there is none; a payload nobody wants is skipped across any number of receives without being stored.
- * It never allocates per request, never grows the inbox, and never goes on after a wrong magic.
+ * The read-serving loop receives straight into `inbox` at `receiveAt`, reports how much came, and takes requests until
+ * there is none. Payloads are skipped across any number of receives without being stored. The framer never allocates
+ * per request, never grows the inbox, and never goes on after a wrong magic.
  */
 
 import { NbdProtocolError } from "./protocol-error.ts";
@@ -21,7 +21,7 @@ import { decodeRequestInto, NBD_REQUEST_MAGIC, type NbdRequest, REQUEST_BYTES } 
  * ```
  */
 export class RequestFramer {
-  /** The bytes received and not yet consumed live here, and only here. */
+  /** The bytes that have been received and not consumed. */
   readonly inbox: Uint8Array;
   /** The unread part of the inbox is [#start, #end). */
   #start = 0;
@@ -31,7 +31,7 @@ export class RequestFramer {
   /** Stream position of inbox[#start], for error messages. */
   #position = 0;
 
-  /** @param inbox at least {@link REQUEST_BYTES} long; kept, so nobody else may write into it. */
+  /** @param inbox at least {@link REQUEST_BYTES} long; kept: the caller must write only at `receiveAt`. */
   constructor(inbox: Uint8Array) {
     if (inbox.length < REQUEST_BYTES) {
       throw new RangeError(

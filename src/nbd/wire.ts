@@ -1,12 +1,12 @@
 /**
- * The NBD transmission phase on the wire: numbers as the protocol spells them, the 28-byte request and the
- * 16-byte simple reply.
+ * The wire format of the NBD transmission phase: the protocol's constants, the 28-byte request and the 16-byte simple
+ * reply.
  *
- * The read-serving loop decodes and encodes through these functions without allocating: one mutable record is
- * reused for all requests, the cookie stays two 32-bit words that nobody interprets, and there is no BigInt.
- * It never looks at more than the message's own bytes and never judges them: request-check.ts does that.
+ * The read-serving loop decodes and encodes through these functions without allocations: one mutable record is reused
+ * for all requests, the cookie is two opaque 32-bit words, and there is no BigInt. Values are not checked here:
+ * request-check.ts does that.
  *
- * Sources: include/uapi/linux/nbd.h (6.1 to 7.2) and the «Transmission phase» section of the protocol's doc/proto.md.
+ * Sources: include/uapi/linux/nbd.h (6.1 to 7.2) and "Transmission phase" in the protocol's doc/proto.md.
  */
 
 /** Bytes of a request without its payload (`struct nbd_request`). */
@@ -39,7 +39,7 @@ export const NBD_CMD_FLAG_DF = 0x4;
 export const NBD_CMD_FLAG_REQ_ONE = 0x8;
 export const NBD_CMD_FLAG_FAST_ZERO = 0x10;
 
-/** Transmission flags: what an export offers, 16 bits; the kernel takes the same bits as SERVER_FLAGS. */
+/** Transmission flags: 16 bits that say what an export offers; the kernel uses the same bits as SERVER_FLAGS. */
 export const NBD_FLAG_HAS_FLAGS = 0x1;
 export const NBD_FLAG_READ_ONLY = 0x2;
 export const NBD_FLAG_SEND_FLUSH = 0x4;
@@ -53,11 +53,11 @@ export const NBD_FLAG_SEND_RESIZE = 0x200;
 export const NBD_FLAG_SEND_CACHE = 0x400;
 export const NBD_FLAG_SEND_FAST_ZERO = 0x800;
 
-/** What every image served by this project offers: read-only, and any number of links at once. */
+/** The flags of all exports of this project: read-only, and any number of links at once. */
 export const READ_ONLY_EXPORT_FLAGS: number =
   NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY | NBD_FLAG_CAN_MULTI_CONN;
 
-/** The only error numbers a reply may carry, whatever errno means on the machine that serves. */
+/** The error numbers that a reply may carry. They do not depend on the server's platform. */
 export const NBD_EPERM = 1;
 export const NBD_EIO = 5;
 export const NBD_ENOMEM = 12;
@@ -67,7 +67,7 @@ export const NBD_EOVERFLOW = 75;
 export const NBD_ENOTSUP = 95;
 export const NBD_ESHUTDOWN = 108;
 
-/** Stands in {@link NbdRequest.offsetBytes} for an offset at or above 2^53, which no export of ours can hold. */
+/** Value of {@link NbdRequest.offsetBytes} for an offset of 2^53 or more, which is beyond the end of every export. */
 export const OFFSET_TOO_LARGE = -1;
 
 /** The first word of a 64-bit offset at which it no longer is a safe integer. */
@@ -98,12 +98,12 @@ const ERROR_NAMES: ReadonlyMap<number, string> = new Map([
   [NBD_ESHUTDOWN, "ESHUTDOWN"],
 ]);
 
-/** A request's name for logs: «READ», or «command 9» for a type this file does not know. */
+/** A request's name for logs: "READ", or "command 9" for an unknown type. */
 export function commandName(type: number): string {
   return COMMAND_NAMES[type] ?? `command ${type}`;
 }
 
-/** An NBD error number's name for logs: «EIO», or «error 7» for one the protocol does not define. */
+/** An NBD error number's name for logs: "EIO", or "error 7" for one that the protocol does not define. */
 export function nbdErrorName(errno: number): string {
   return ERROR_NAMES.get(errno) ?? `error ${errno}`;
 }
@@ -126,7 +126,7 @@ export interface NbdRequest {
 
 /** One decoded simple reply; reused like {@link NbdRequest}. */
 export interface NbdSimpleReply {
-  /** 0, or one of the protocol's error numbers (or whatever a foreign server sends). */
+  /** 0, or one of the protocol's error numbers; a foreign server may send others. */
   errno: number;
   cookieHigh: number;
   cookieLow: number;
@@ -142,7 +142,7 @@ export function newSimpleReply(): NbdSimpleReply {
   return { errno: 0, cookieHigh: 0, cookieLow: 0 };
 }
 
-// The casts below cost nothing; an index past the end would read as 0, and every caller has counted its bytes.
+// The casts below cost nothing. An index past the end would read as 0; every caller has checked the length.
 function getU32(bytes: Uint8Array, at: number): number {
   return (
     (((bytes[at] as number) << 24) |
@@ -165,7 +165,7 @@ function putU32(bytes: Uint8Array, at: number, value: number): void {
 }
 
 /**
- * Decodes the {@link REQUEST_BYTES} bytes at `at` (big-endian) into `request`; the caller has made sure they are there.
+ * Decodes the {@link REQUEST_BYTES} bytes at `at` (big-endian) into `request`; the caller has checked the length.
  *
  * | offset | bytes | field |
  * |---|---|---|
@@ -176,7 +176,7 @@ function putU32(bytes: Uint8Array, at: number, value: number): void {
  * | 16 | 8 | offset |
  * | 24 | 4 | length |
  *
- * @returns false, with `request` untouched, when the magic is wrong: the stream cannot be trusted any more.
+ * @returns false, with `request` untouched, when the magic is wrong: the stream is lost.
  */
 export function decodeRequestInto(request: NbdRequest, bytes: Uint8Array, at: number): boolean {
   if (getU32(bytes, at) !== NBD_REQUEST_MAGIC) return false;

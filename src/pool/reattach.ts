@@ -7,7 +7,7 @@
  */
 import { fstatSync, readdirSync, readlinkSync, realpathSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { JOURNAL_BYTES } from "../journal/journal.ts";
+import { JOURNAL_BYTES } from "../journal/layout.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
 import { close, duplicate, effectiveUid, peerCredentials, pidfdOpen } from "../sys/libc.ts";
 import { isAlive, type ProcessIdentity } from "../sys/process-identity.ts";

@@ -1,54 +1,52 @@
 /**
- * Looks after the leases of a process that serves images: what has to happen between a break and the writer's first
- * byte.
+ * Keeps the leases of a process that serves images, and does what a lease break requires before the writer goes on:
  *
- *   break ─ from here on the source copies and checks ─ links answer nothing new ─ all that was sent by reference has been
- *   read ─ the lease is let go ─ the writer goes on
+ *   break ─ the source copies and checks ─ links answer nothing new ─ peers read all pages that were sent by
+ *   reference ─ the lease is let go ─ the writer goes on
  *
- * Of a break the process hears by SIGIO. Its handler is Node's, which runs on the event loop: the pump comes back
- * there within its slice (20 ms), or when the read that it is in has ended. The writer waits for fs.lease-break-time
- * (45 s, and never less than 5 s, or no lease is used), so a worker that is late by that costs the writer time and
- * nobody bytes. One that is later than half of it asks before anything leaves (ReadLease.isHeld). A lost signal is
- * made up for by a look every second.
+ * SIGIO reports a break. Node runs its handler on the event loop, to which the pump returns within its slice (20 ms),
+ * or when the current read has ended. The writer waits for fs.lease-break-time (45 s; below 5 s no lease is used), so a
+ * worker that is a little late delays the writer and corrupts nothing. A worker that is late by half of that time asks
+ * the kernel before anything leaves (ReadLease.isHeld). A look every second makes up for lost signals.
  */
 
 import type { Exactness } from "../source/exactness.ts";
 import type { FileSource } from "../source/file-source.ts";
 import { leaseBreakTimeMs, ReadLease } from "../source/read-lease.ts";
 import { close, unsentBytes } from "../sys/libc.ts";
-import type { ServedLink } from "./serve-loop.ts";
+import type { ServedLink } from "./served-link.ts";
 
 const LOOK_MS = 1000;
-/** Between two looks whether a peer has read everything: a kernel does so at once. */
+/** Between two looks whether a peer has read everything. A kernel reads at once. */
 const DRAIN_POLL_MS = 2;
 
-/** Links of one source, as the keeper sees them. */
+/** One source and the links that it serves. */
 export interface LeaseUser {
   readonly source: FileSource;
   links(): readonly ServedLink[];
-  /** How exact answers are, what has changed in the file, or which time is its own: something of this is new. */
+  /** A field of the exactness has changed. */
   changed(exactness: Exactness): void;
-  /** The lease was let go, and our duplicate of its description is closed. */
+  /** The lease was let go, and this process's duplicate of its description is closed. */
   letGo?(): void;
-  /** When it was last seen held, by the loop's clock; 0 once nothing is sent under it any more. */
+  /** When the lease was last seen held, by the loop's clock; 0 once nothing is sent under it any more. */
   seen?(atMs: number): void;
-  /** Another lease, where this process may take one itself. */
+  /** Takes another lease. Set only where this process has the right to. */
   take?(): number | undefined;
-  /** A peer that has not read what it was sent so long after a break is cut off; not set: kernels are not. */
+  /** A peer that has not read everything so long after a break is cut off. Not set for kernels. */
   readonly patienceMs?: number;
 }
 
 export class LeaseKeeper {
   readonly #kept = new Set<KeptLease>();
-  readonly #hear = (): void => {
-    // One signal may stand for several breaks.
+  readonly #onSignal = (): void => {
+    // One signal can stand for several breaks.
     for (const kept of this.#kept) kept.look();
   };
   readonly #timer: NodeJS.Timeout;
 
-  /** Before any lease may have this process as its owner: without a handler the signal would kill it. */
+  /** To be made before this process can own a lease: without a handler the signal would kill it. */
   constructor() {
-    process.on("SIGIO", this.#hear);
+    process.on("SIGIO", this.#onSignal);
     this.#timer = setInterval(() => this.#tick(), LOOK_MS).unref();
   }
 
@@ -61,7 +59,7 @@ export class LeaseKeeper {
   close(): void {
     for (const kept of this.#kept) kept.close();
     clearInterval(this.#timer);
-    process.off("SIGIO", this.#hear);
+    process.off("SIGIO", this.#onSignal);
   }
 
   #tick(): void {
@@ -73,25 +71,25 @@ export class LeaseKeeper {
 
 export class KeptLease {
   readonly #user: LeaseUser;
-  readonly #forget: () => void;
+  readonly #onClose: () => void;
   #lease: ReadLease | undefined;
-  /** There was a lease: the file system is one that answers at once, and the file may be looked at without being read. */
+  /** There was a lease, so the file system is local and answers at once: the file may be looked at once a second. */
   #mayLook = false;
   #reported: Exactness | undefined;
-  /** Links that have to be read empty. */
+  /** Links whose peers have to read everything before the lease is let go. */
   #draining: Set<ServedLink> | undefined;
   #brokeAtMs = 0;
-  /** Sockets of links that were cut while their peers had not read everything. */
+  /** Sockets of links that were cut before their peers had read everything. */
   #leftovers: number[] = [];
   #poll: NodeJS.Timeout | undefined;
 
-  constructor(user: LeaseUser, forget: () => void) {
+  constructor(user: LeaseUser, onClose: () => void) {
     this.#user = user;
-    this.#forget = forget;
+    this.#onClose = onClose;
     user.source.onBroken = () => this.#break();
   }
 
-  /** Takes a description over that has a lease on it. `isVouched`: see FileSource. */
+  /** Takes over a description that has a lease on it. `isVouched`: see FileSource. */
   use(fd: number, isVouched: boolean): void {
     if (this.#lease !== undefined) {
       close(fd);
@@ -105,7 +103,7 @@ export class KeptLease {
     this.report();
   }
 
-  /** Whether a lease protects what is sent. */
+  /** The descriptor of the lease, while it protects what is sent. */
   get fd(): number | undefined {
     return this.#user.source.isLeased ? this.#lease?.fd : undefined;
   }
@@ -119,7 +117,7 @@ export class KeptLease {
     };
   }
 
-  /** Tells how things are, if that is new. */
+  /** Reports the exactness if it has changed, or if `isNew`: to a manager that has just asked. */
   report(isNew = false): void {
     const { exactness } = this;
     const { exact, change, mtimeNs } = exactness;
@@ -136,9 +134,8 @@ export class KeptLease {
   }
 
   /**
-   * The same, and looks at the file, and takes another lease where there is none. A file that cannot be leased is
-   * left to its readers: a network file system that hangs is to hang them alone, and not every link of this process
-   * once a second.
+   * Looks at lease and file, and takes another lease if there is none. A file that cannot be leased is looked at by its
+   * readers only: a network file system that hangs must not hang all links of this process once a second.
    */
   refresh(breakTimeMs: number): void {
     this.#lease?.updateBreakTime(breakTimeMs);
@@ -154,9 +151,9 @@ export class KeptLease {
     this.report();
   }
 
-  /** The links are no more, or another process has them now. */
+  /** The links have ended, or another process serves them now. */
   close(): void {
-    this.#forget();
+    this.#onClose();
     clearTimeout(this.#poll);
     this.#draining = undefined;
     this.#user.source.onBroken = undefined;
@@ -170,13 +167,13 @@ export class KeptLease {
     if (this.#lease !== undefined && this.#user.source.isLeased) this.#user.seen?.(this.#lease.seenAtMs);
   }
 
-  /** May be called in the middle of a link's turn: what it begins goes on later. */
+  /** May be called in the middle of a link's turn, so draining begins later. */
   #break(): void {
     if (this.#draining !== undefined || this.#lease === undefined) return;
     const links = this.#user.links();
     this.#draining = new Set(links);
     this.#brokeAtMs = performance.now();
-    // Notices it, if it has not, and copies from now on.
+    // Makes the source notice the break, if it has not: it copies from now on.
     void this.#user.source.isLeased;
     for (const link of links) link.holdBack();
     this.#poll = setTimeout(() => this.#drain(), 0);
@@ -185,7 +182,7 @@ export class KeptLease {
     });
   }
 
-  /** Lets links go on that have been read empty, and the lease go when all have. */
+  /** Lets links go on whose peers have read everything, and lets the lease go when all have. */
   #drain(): void {
     const draining = this.#draining;
     if (draining === undefined) return;
@@ -209,7 +206,7 @@ export class KeptLease {
     this.#letGo();
   }
 
-  /** Its peer still has what is in its socket: the lease stays until that is read, thrown away, or the kernel takes the lease. */
+  /** Ends a link whose peer reads too slowly. The lease is kept until the peer has read or closed its socket. */
   #cut(link: ServedLink): void {
     this.#leftovers.push(link.keepSocket());
     link.close();

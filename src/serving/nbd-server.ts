@@ -1,8 +1,8 @@
 /**
- * The read-serving loop as an ordinary NBD server: a listening socket, the handshake, then a ServedLink.
+ * The read-serving loop as an ordinary NBD server: a listening socket, a handshake per client, then a ServedLink.
  *
- * Used by `serve`. Handshakes run in the same pump as the links. Anyone who reaches the socket may talk to it, so
- * there is a bound on connections and a deadline on handshakes; what a client sends can end its own connection only.
+ * Used by `serve`. Handshakes run in the same pump as the links. Clients are not trusted: the number of connections and
+ * the time for a handshake are limited, and what a client sends can end its own connection only.
  */
 
 import { readOnlyExport } from "../nbd/handshake/export.ts";
@@ -26,23 +26,24 @@ import {
 import { Acceptor } from "../sys/sockets/acceptor.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "../worker-protocol/link-end.ts";
 import { type KeptLease, LeaseKeeper } from "./lease-keeper.ts";
+import type { JournaledLink, LinkOptions } from "./link-context.ts";
 import { type Pollable, Pump } from "./pump.ts";
-import { ReplyQueue } from "./reply-queue.ts";
-import { type JournaledLink, type LinkOptions, ServedLink } from "./serve-loop.ts";
+import { ReplyQueue } from "./replies/reply-queue.ts";
+import { ServedLink } from "./served-link.ts";
 
-/** Connections at a time, unless the caller says otherwise; a client beyond that is closed at once. */
+/** Default limit of open connections. A connection beyond it is closed at once. */
 export const DEFAULT_MAX_CLIENTS = 64;
 const HANDSHAKE_DEADLINE_MS = 30_000;
-/** A client that does not read what it was sent is cut off so long after a process wants to write the image. */
+/** A client that does not read is cut off so long after another process has opened the image for writing. */
 const DRAIN_PATIENCE_MS = 5000;
-/** Handshake receives are small, so that what follows the last option always fits into a link's inbox. */
+/** Receives of a handshake are small, so that what follows the last option fits into a link's inbox. */
 const HANDSHAKE_RECEIVE_BYTES = 4096;
 
-/** What a server tells: one line of text per thing worth knowing, and numbers where a link has ended. */
+/** Log lines of a server, and the counters of each link that has ended. */
 export interface NbdServerEvents {
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   readonly linkEnded?: (end: LinkEnd, counters: LinkCounters) => void;
-  /** Gives a connection a journal, as links of devices have; to measure what that costs. */
+  /** Gives each connection a journal, as links of devices have, to measure its cost. */
   readonly journal?: () => JournaledLink;
 }
 
@@ -57,7 +58,7 @@ export class NbdServer {
   readonly #leases = new LeaseKeeper();
   readonly #lease: KeptLease | undefined;
 
-  /** Takes the listening socket over (non-blocking); the source stays the caller's. */
+  /** Takes over the listening socket (non-blocking); the source stays the caller's. */
   constructor(
     listenFd: number,
     source: Source,
@@ -77,7 +78,7 @@ export class NbdServer {
     if (source instanceof FileSource && source.kind === "file") this.#lease = this.#keepLease(source);
   }
 
-  /** How exact answers are now; undefined where nothing keeps or checks the image. */
+  /** How exact answers are now; undefined unless the image is a file. */
   get exactness(): Exactness | undefined {
     return this.#lease?.exactness;
   }
@@ -90,7 +91,7 @@ export class NbdServer {
     this.#pump.close();
   }
 
-  /** One lease for all clients, where the image is this user's or this process may take leases on anything. */
+  /** One lease for all clients. Taken only if the user owns the image or has CAP_LEASE. */
   #keepLease(source: FileSource): KeptLease {
     let lastChange: string | null = null;
     const lease = this.#leases.keep({
@@ -123,9 +124,9 @@ export class NbdServer {
       close(fd);
       return;
     }
-    // A client whose machine went away without a word is noticed in the end.
+    // Ends the connection of a client whose machine is gone.
     setSocketOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    // Fails on a unix socket, where there is nothing to delay.
+    // Fails on a unix socket, which delays nothing.
     const isTcp = setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) === 0;
     const handshake = new ServerHandshake([readOnlyExport(this.#exportName, this.#source.sizeBytes)]);
     const connection = new Connection(
@@ -162,15 +163,15 @@ class Connection implements Pollable {
   readonly #options: LinkOptions;
   readonly #events: ConnectionEvents;
   readonly #queue: ReplyQueue;
-  readonly #slot: number;
+  readonly #token: number;
   readonly #deadline: NodeJS.Timeout;
   readonly #received = new Uint8Array(HANDSHAKE_RECEIVE_BYTES);
   link: ServedLink | undefined;
   #open = true;
 
   /**
-   * Over TCP pages are always copied: what the peer's kernel has acknowledged its process need not have read, and on
-   * a loopback or between containers it lies there by reference.
+   * `copyOnly` is set for TCP: the peer's kernel acknowledges bytes that its process has not read yet, and over a
+   * loopback or between containers these are still pages of the file.
    */
   constructor(
     fd: number,
@@ -185,9 +186,9 @@ class Connection implements Pollable {
     this.#options = options;
     this.#events = events;
     this.#queue = new ReplyQueue(fd);
-    this.#slot = pump.add(fd, EPOLLIN, this);
+    this.#token = pump.add(fd, EPOLLIN, this);
     this.#deadline = setTimeout(
-      () => this.#end("the handshake took too long"),
+      () => this.#end(`it took longer than ${HANDSHAKE_DEADLINE_MS / 1000} s`),
       HANDSHAKE_DEADLINE_MS,
     ).unref();
   }
@@ -204,7 +205,7 @@ class Connection implements Pollable {
   onEvents(): void {
     const got = recv(this.#fd, this.#received, HANDSHAKE_RECEIVE_BYTES, MSG_DONTWAIT);
     if (got === -ERRNO.EAGAIN || got === -ERRNO.EINTR) return;
-    if (got <= 0) return this.#end(got === 0 ? "the client left during the handshake" : errnoName(-got));
+    if (got <= 0) return this.#end(got === 0 ? "the client closed the connection" : errnoName(-got));
     this.#send(this.#handshake.receive(this.#received.subarray(0, got)));
     const { result } = this.#handshake;
     if (!this.#open || result === undefined) return;
@@ -214,7 +215,7 @@ class Connection implements Pollable {
 
   #serve(received: Uint8Array): void {
     clearTimeout(this.#deadline);
-    this.#pump.remove(this.#fd, this.#slot);
+    this.#pump.remove(this.#fd, this.#token);
     this.#open = false;
     const journal = this.#events.journal();
     const link = new ServedLink(
@@ -230,18 +231,18 @@ class Connection implements Pollable {
     link.start(received);
   }
 
-  /** Handshake replies are small; a client that does not take them is not worth waiting for. */
+  /** Replies of a handshake are small: the connection of a client that does not read them ends. */
   #send(bytes: Uint8Array): void {
     if (bytes.length === 0) return;
     const result = this.#queue.sendOwned(bytes);
-    if (result < 0 || !this.#queue.isEmpty) this.#end("the client does not take the handshake's replies");
+    if (result < 0 || !this.#queue.isEmpty) this.#end("the client does not read the replies");
   }
 
   #end(why: string): void {
     if (!this.#open) return;
     this.#open = false;
     clearTimeout(this.#deadline);
-    this.#pump.remove(this.#fd, this.#slot);
+    this.#pump.remove(this.#fd, this.#token);
     close(this.#fd);
     this.#events.end(`A client's handshake ended: ${why}`);
   }

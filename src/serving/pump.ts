@@ -1,10 +1,11 @@
 /**
- * What wakes the read-serving loop: one epoll instance for all sockets of a process, libuv watching only that.
+ * The pump: one epoll instance for all sockets of a process, which wakes the read-serving loop. libuv watches only the
+ * epoll descriptor.
  *
- * After a wake-up the pump stays in plain system calls for as long as there is traffic, and lingers a moment in
- * a blocking `epoll_wait` when it runs dry: coming back through libuv costs more than a small read does. It
- * returns to the event loop, where timers, the control channel and asynchronous sources live, when the linger
- * ends, when a watched foreign descriptor (the control channel, say) is ready, or when its time slice is over.
+ * After a wake-up the pump stays in plain system calls while there is traffic, and lingers in a blocking `epoll_wait`
+ * when there is none: returning through libuv costs more than a small read. It returns to the event loop, which runs
+ * timers, the control channel and asynchronous sources, when the linger ends, when a descriptor of the event loop (such
+ * as the control channel) is ready, or when its time slice is over.
  */
 import { Epoll } from "../sys/epoll.ts";
 import { loopClock } from "../sys/loop-clock.ts";
@@ -16,20 +17,21 @@ export interface Pollable {
   onEvents(events: number): void;
 }
 
-/** Event loop work waits at most this long behind a busy socket. */
+/** Work of the event loop waits at most this long while sockets are busy. */
 const SLICE_MS = 20;
 /**
- * How long an idle moment is spent waiting in place. Longer than a timer tick of any usual kernel: a shorter wait
- * arms a timer of its own each time, which in a virtual machine cost a third of all CPU time at depth 1 (and a
- * quarter of the rate). Signals and foreign descriptors end it early.
+ * How long the pump waits in place when there is no traffic. Longer than a timer tick of any usual kernel: a shorter
+ * wait arms a timer of its own each time, which cost a third of the CPU time at depth 1 in a virtual machine, and a
+ * quarter of the rate. Signals and descriptors of the event loop end the wait early.
  */
 const LINGER_MS = 12;
-/** The slot of descriptors that belong to the event loop. */
-const FOREIGN = 0;
+/** The poll token of descriptors that belong to the event loop. */
+const EVENT_LOOP = 0;
 
 export class Pump {
   readonly #epoll = new Epoll();
-  readonly #slots: (Pollable | undefined)[] = [undefined];
+  /** By poll token. */
+  readonly #pollables: (Pollable | undefined)[] = [undefined];
   readonly #free: number[] = [];
   readonly #watch: Watch;
   #asynchronous = 0;
@@ -38,34 +40,34 @@ export class Pump {
     this.#watch = watchReadable(this.#epoll.fd, () => this.#run(), { inPlace: true });
   }
 
-  /** Adds a socket and returns its slot. @throws SystemError */
+  /** Adds a socket and returns its poll token. @throws SystemError */
   add(fd: number, interest: number, pollable: Pollable): number {
-    const slot = this.#free.pop() ?? this.#slots.length;
-    this.#epoll.add(fd, interest, slot);
-    this.#slots[slot] = pollable;
-    return slot;
+    const token = this.#free.pop() ?? this.#pollables.length;
+    this.#epoll.add(fd, interest, token);
+    this.#pollables[token] = pollable;
+    return token;
   }
 
-  modify(fd: number, interest: number, slot: number): void {
-    this.#epoll.modify(fd, interest, slot);
+  modify(fd: number, interest: number, token: number): void {
+    this.#epoll.modify(fd, interest, token);
   }
 
-  remove(fd: number, slot: number): void {
+  remove(fd: number, token: number): void {
     this.#epoll.remove(fd);
-    this.#slots[slot] = undefined;
-    // A reused slot must not receive an event of this round that was meant for its former owner.
-    setImmediate(() => this.#free.push(slot));
+    this.#pollables[token] = undefined;
+    // Not at once: an event of this round, meant for the former owner, must not reach the next one.
+    setImmediate(() => this.#free.push(token));
   }
 
-  /** A descriptor that libuv serves: when it is ready the pump makes way at once. Closing it is the end of that. */
+  /** Returns to the event loop at once whenever this descriptor is ready. Closing the descriptor ends that. */
   yieldTo(fd: number, interest: number): void {
-    this.#epoll.add(fd, interest, FOREIGN);
+    this.#epoll.add(fd, interest, EVENT_LOOP);
   }
 
-  /** Tells of reads that the event loop completes: while there are any the pump does not linger. */
+  /** A read has begun that the event loop completes. While there are any, the pump does not linger. */
   asynchronousStarted(): void {
     this.#asynchronous += 1;
-    // The read was started outside a callback scope: this makes the event loop turn and settle promises.
+    // Reads begin outside a callback scope: this makes the event loop turn and settle promises.
     setImmediate(() => {});
   }
 
@@ -86,7 +88,7 @@ export class Pump {
     try {
       this.#turn();
     } catch (error) {
-      // koffi would swallow it; let it end the process as any uncaught error does.
+      // koffi would swallow the error. Thrown here it ends the process, as any uncaught error does.
       setImmediate(() => {
         throw error;
       });
@@ -98,14 +100,14 @@ export class Pump {
     const sliceEnd = loopClock.read() + SLICE_MS;
     let count = epoll.wait(0);
     while (count > 0) {
-      let makeWay = false;
+      let mustReturn = false;
       for (let index = 0; index < count; index += 1) {
-        const slot = epoll.tokenAt(index);
-        if (slot === FOREIGN) makeWay = true;
-        else this.#slots[slot]?.onEvents(epoll.eventsAt(index));
+        const token = epoll.tokenAt(index);
+        if (token === EVENT_LOOP) mustReturn = true;
+        else this.#pollables[token]?.onEvents(epoll.eventsAt(index));
       }
-      // As of the last reply, or of the wake-up: near enough.
-      if (makeWay || loopClock.nowMs > sliceEnd) return;
+      // The time of the last reply or of the wake-up is exact enough.
+      if (mustReturn || loopClock.nowMs > sliceEnd) return;
       count = epoll.wait(this.#asynchronous === 0 ? LINGER_MS : 0);
       loopClock.read();
     }

@@ -6,7 +6,8 @@
  * does this before it says that it is ready; one that an attach waits for does it afterwards, between other work.
  */
 import { openSync } from "node:fs";
-import { JOURNAL_BYTES, Journal } from "../journal/journal.ts";
+import { Journal } from "../journal/journal.ts";
+import { JOURNAL_BYTES } from "../journal/layout.ts";
 import { NBD_REQUEST_MAGIC, REQUEST_BYTES } from "../nbd/wire.ts";
 import { identifyImage } from "../source/file-identity.ts";
 import { FileSource } from "../source/file-source.ts";
@@ -22,7 +23,7 @@ import {
   socketPair,
 } from "../sys/libc.ts";
 import type { Pump } from "./pump.ts";
-import { ServedLink } from "./serve-loop.ts";
+import { ServedLink } from "./served-link.ts";
 
 /** The program that runs us, as an open file: the link leads to it past the directories on the way. */
 const PROGRAM = "/proc/self/exe";

@@ -1,12 +1,14 @@
 /**
- * What can be said of how far the bytes of an image are those that were opened. Types only.
+ * How it is ensured that the bytes of an image are those that were attached. Types only.
  */
 
 export interface Exactness {
-  /** A read lease keeps the file as it is; or what was copied is checked against the file's time before it leaves. */
+  /**
+   * "lease": a read lease keeps writers out. "checked": copies are checked against the file's time before they leave.
+   */
   readonly exact: "lease" | "checked";
-  /** What has changed in the file since the attach, in words: its reads are answered with errors. Null while nothing has. */
+  /** What has changed in the file since the attach, so that its reads fail, in words. Null if nothing has. */
   readonly change: string | null;
-  /** The file's modification time as it counts now; see FileSource. A decimal string. */
+  /** The pinned modification time of the file; see FileSource. A decimal string. */
   readonly mtimeNs: string;
 }

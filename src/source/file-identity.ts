@@ -1,36 +1,35 @@
 /**
- * Which file this is: device, inode, size and times, pinned when an image is opened.
+ * The identity of a file: device, inode, size and times, pinned when an image is opened.
  *
- * The manager pins it once; workers get it with the descriptor and compare size and modification time on every
- * batch. A later manager compares all of it before it goes on with what it finds at a path: an inode and a disk's
- * number are used again, and times can be set back.
+ * The manager pins it once. Workers get it with the descriptor, and compare size and modification time for every batch.
+ * A later manager compares all of it before it uses a file that it finds at a path: inode numbers and device numbers
+ * are reused, and times can be set back.
  */
 
 import { ErofsNbdError } from "../errors.ts";
 import { blockDeviceSizeBytes, diskSequence as diskSequenceOf } from "../sys/block-device.ts";
 import { check, statxInto, statxPathInto } from "../sys/libc.ts";
 
-/** JSON-safe, because it travels to workers and into records. `mtimeNs` is a decimal string. */
+/** Safe for JSON, because it is sent to workers and written into records. Times are decimal strings. */
 export interface FileIdentity {
   readonly kind: "file" | "block-device";
-  /** «major:minor» of the file system, or of the device itself for a block device. */
+  /** "major:minor" of the file system, or of the device itself for a block device. */
   readonly device: string;
   readonly inode: string;
   readonly sizeBytes: number;
   readonly mtimeNs: string;
   /**
-   * When the inode came to be (statx(2), stx_btime), where the file system keeps that: the next file with its
-   * number has another.
+   * Creation time of the inode (statx(2), stx_btime), if the file system has it. It tells apart files that reuse an
+   * inode number.
    */
   readonly createdNs?: string | undefined;
   /**
-   * The last change of contents or metadata (stx_ctime). Nobody can set it back; but a rename, chmod or link
-   * changes it, too.
+   * The last change of contents or metadata (stx_ctime). It cannot be set back, but a rename, chmod or link changes it,
+   * too.
    */
   readonly changedNs?: string | undefined;
   /**
-   * Of a block device: which of the disks that have had its number it is (BLKGETDISKSEQ), where the kernel says
-   * that.
+   * Sequence number of the disk (BLKGETDISKSEQ), if the kernel has it. It tells apart disks that reuse a device number.
    */
   readonly diskSequence?: string | undefined;
 }
@@ -55,12 +54,12 @@ export class FileStat {
     check("statx", statxInto(fd, STATX_BASIC_STATS, this.#bytes));
   }
 
-  /** The same and when the inode came to be, which verifying needs not. @throws SystemError */
+  /** As `refresh`, with the creation time, which verifying does not need. @throws SystemError */
   refreshAll(fd: number): void {
     check("statx", statxInto(fd, STATX_BASIC_STATS | STATX_BTIME, this.#bytes));
   }
 
-  /** Asks what is at a path; false when nothing can be seen there. */
+  /** Asks for the file at a path; false if there is none, or it cannot be seen. */
   refreshPath(path: string): boolean {
     return statxPathInto(path, STATX_BASIC_STATS, this.#bytes) === 0;
   }
@@ -89,14 +88,14 @@ export class FileStat {
     return this.#view.getUint32(CTIME_AT + 8, true);
   }
 
-  /** Whether what was last asked for is that very file or device, whatever is in it by now. */
+  /** Whether the file last asked for is the same file or device, regardless of its contents. */
   isSameFile(identity: FileIdentity): boolean {
     const { kind, device } = this.#place();
     if (kind !== identity.kind || device !== identity.device) return false;
     return kind === "block-device" || this.#inode() === identity.inode;
   }
 
-  /** The identity of what was last asked for; `fd` is needed for the size of a block device. */
+  /** The identity of the file last asked for; `fd` is needed for the size of a block device. */
   identity(fd: number): FileIdentity {
     const { kind, device } = this.#place();
     const place = { kind, device, inode: this.#inode() };
@@ -134,14 +133,14 @@ export class FileStat {
   }
 }
 
-/** Whether a descriptor is of that very file or device. @throws SystemError */
+/** Whether a descriptor refers to the same file or device. @throws SystemError */
 export function isSameFile(fd: number, identity: FileIdentity): boolean {
   const stat = new FileStat();
   stat.refresh(fd);
   return stat.isSameFile(identity);
 }
 
-/** Whether a path leads to that very file or device, from where this process looks. */
+/** Whether a path leads to the same file or device, as this process sees it. */
 export function leadsTo(path: string, identity: FileIdentity): boolean {
   const stat = new FileStat();
   return stat.refreshPath(path) && stat.isSameFile(identity);
@@ -160,14 +159,14 @@ export function identifyImage(fd: number, path: string): FileIdentity {
   return stat.identity(fd);
 }
 
-/** What differs between the file that was pinned and the file found now, in words; undefined when nothing does. */
+/** What differs between the pinned file and the file found now, in words; undefined if nothing does. */
 export function describeChange(pinned: FileIdentity, found: FileIdentity): string | undefined {
   if (pinned.kind !== found.kind || pinned.device !== found.device) return "it is another file now";
   if (pinned.kind === "file" && pinned.inode !== found.inode) return "it was replaced by another file";
   if (differ(pinned.createdNs, found.createdNs))
-    return "it was replaced by another file, which has got its inode";
+    return "it was replaced by another file, which reuses its inode number";
   if (differ(pinned.diskSequence, found.diskSequence))
-    return "another disk, or another medium, has its number by now";
+    return "its device number now belongs to another disk or medium";
   if (found.sizeBytes < pinned.sizeBytes)
     return `it was truncated from ${pinned.sizeBytes} to ${found.sizeBytes} bytes`;
   if (found.sizeBytes !== pinned.sizeBytes)
@@ -177,8 +176,8 @@ export function describeChange(pinned: FileIdentity, found: FileIdentity): strin
 }
 
 /**
- * Why a file that shows no change may have been changed all the same, since nobody had it open: its contents could
- * have been written and their time been set back (cp -p, rsync, touch). Undefined when that is out of the question.
+ * Why a file without a visible change may have changed while no process of this program had it open: it could have been
+ * written and its time been set back (cp -p, rsync, touch). Undefined if that is impossible.
  */
 export function describeDoubt(pinned: FileIdentity, found: FileIdentity): string | undefined {
   return differ(pinned.changedNs, found.changedNs)
@@ -186,7 +185,7 @@ export function describeDoubt(pinned: FileIdentity, found: FileIdentity): string
     : undefined;
 }
 
-/** What one of them does not know proves nothing. */
+/** An unknown value proves nothing. */
 function differ(pinned: string | undefined, found: string | undefined): boolean {
   return pinned !== undefined && found !== undefined && pinned !== found;
 }

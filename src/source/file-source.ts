@@ -1,20 +1,19 @@
 /**
  * A local image as a source: a regular file or a block device, read through one descriptor.
  *
- * The descriptor was opened once, by whoever attached the image, and arrives here with the identity that was
- * pinned then; the path is never opened again, so a file put in its place cannot slip in. A file that was
- * truncated or changed underneath answers with errors until it is as it was, never with zeros.
+ * The descriptor was opened once, by the caller of the attach, and comes with the identity that was pinned then. The
+ * path is never opened again, so that a file put in its place is never read. A file that was truncated or changed gives
+ * errors until it is as it was, never zeros.
  *
- * Under a read lease (read-lease.ts) the file cannot change, and nothing has to be looked at: `verify` is a
- * comparison of times, and pages may leave by reference. Without one, bytes are copied first and the file's identity
- * is looked at then. A write changes a file's time before its bytes, so what was copied before a look that finds the
- * time unchanged is as it was pinned, up to the grain of that time (milliseconds), and but for stores through a
- * mapping that was dirty already, which change no time. The modification time can be set back, the change time
- * (stx_ctime) cannot: where that has moved since the last look, what was read meanwhile may be of a time in between,
- * and is read again.
+ * Under a read lease (read-lease.ts) the file cannot change: `verify` is a comparison of times, and pages may leave by
+ * reference. Without a lease, bytes are copied and then the file's identity is looked at. A write changes a file's time
+ * before its bytes, so bytes that were copied before a look that finds the time unchanged are those that were pinned.
+ * Two limits remain: the grain of that time (milliseconds), and stores through a mapping that was dirty already, which
+ * change no time. The modification time can be set back, the change time (stx_ctime) cannot: if it has moved since the
+ * last look, the bytes may be those of a moment in between, and are read again.
  *
- * A changed time alone is no change while the lease is held: there can have been no write. The new time is pinned
- * then, by `refresh`, and when a break is noticed while the writer still has to wait.
+ * A changed time alone is no change while the lease is held: there was no write. The new time is then pinned, by
+ * `refresh`, and when a break is noticed while the writer still has to wait.
  */
 
 import { ERRNO, errnoName } from "../sys/errno.ts";
@@ -36,17 +35,17 @@ export class FileSource implements Source, ExtentOwner {
   /** The change time at the last look before what is read now; NaN before the first. */
   #ctimeSeconds = Number.NaN;
   #ctimeNanoseconds = 0;
-  /** Some file systems in user space make the change time up at each look. */
+  /** False for file systems in user space that invent a change time at each look. */
   #hasSteadyCtime = true;
   #canBeLeased: boolean | undefined;
   #change: string | undefined;
   #lease: ReadLease | undefined;
-  /** The file is as it was pinned, and the lease has been held since that was seen. */
+  /** The file was seen to be as pinned, and the lease has been held since. */
   #isLeased = false;
-  /** Called once per lease, when it turns out to be broken; in the middle of a read, perhaps. */
+  /** Called once per lease, when it is found to be broken; possibly in the middle of a read. */
   onBroken: (() => void) | undefined;
 
-  /** Takes the descriptor over. `path` is only for messages. */
+  /** Takes over the descriptor. `path` is only for messages. */
   constructor(fd: number, identity: FileIdentity, path: string) {
     this.#fd = fd;
     this.#identity = identity;
@@ -62,40 +61,40 @@ export class FileSource implements Source, ExtentOwner {
     return this.#identity.kind;
   }
 
-  /** What counts as the file's identity now: that of the attach, with the time it had when a lease was last looked at. */
+  /** The pinned identity: that of the attach, with the modification time seen at the last look under a lease. */
   get identity(): FileIdentity {
     return this.#identity;
   }
 
-  /** Takes a lease on this file, of which this process hears; see takeReadLease. */
+  /** Takes a lease on this file, whose break is signalled to this process; see takeReadLease. */
   takeLease(): number | undefined {
     return this.canBeLeased ? takeReadLease(this.#fd, process.pid) : undefined;
   }
 
-  /** Whether a lease on this file means anything. */
+  /** Whether a lease on this file keeps all writers out. */
   get canBeLeased(): boolean {
     this.#canBeLeased ??= this.#identity.kind === "file" && canBeLeased(this.#fd);
     return this.#canBeLeased;
   }
 
-  /** What the last look has found to have changed in the file, in words; undefined: nothing. */
+  /** What the last look has found changed in the file, in words; undefined if nothing. */
   get change(): string | undefined {
     return this.#change;
   }
 
   /**
-   * A lease on this file, which stays the caller's. `isVouched`: a former worker has seen under this very lease that
-   * the file is as it was pinned. Else that is looked at now.
+   * Uses a lease on this file, which stays the caller's. `isVouched`: a former worker has seen under the same lease
+   * that the file is as pinned. Else the file is looked at now.
    */
   useLease(lease: ReadLease, isVouched: boolean): void {
     this.#lease = lease;
-    // A first look, so that it is known from when on it was held.
+    // The first look notes when the lease was seen held.
     lease.look();
     this.#isLeased = isVouched && lease.isHeld;
     if (!this.#isLeased) this.refresh();
   }
 
-  /** The lease is let go. */
+  /** Called when the lease has been let go. */
   dropLease(): void {
     this.#lease = undefined;
     this.#isLeased = false;
@@ -116,8 +115,8 @@ export class FileSource implements Source, ExtentOwner {
   }
 
   /**
-   * Looks at lease and file, whether reads come or not; to be called about once a second, where the file system is
-   * one that answers. `change` says what it found.
+   * Looks at lease and file, also without reads. To be called about once a second, unless the file system may hang.
+   * `change` is the result.
    */
   refresh(): void {
     this.#change = this.#refresh();
@@ -128,7 +127,7 @@ export class FileSource implements Source, ExtentOwner {
     // First the file, then the lease: a lease that is held now was held when the file was looked at.
     const failure = this.#ask();
     if (failure !== undefined) return failure.message;
-    // The usual case, of every link in every second: nothing is made that would have to be collected.
+    // The usual case, for every link every second, allocates nothing.
     if (this.#isAsPinned && this.#isLeased && this.#lease?.look() === true) {
       this.#noteCtime();
       return undefined;
@@ -143,9 +142,8 @@ export class FileSource implements Source, ExtentOwner {
   }
 
   /**
-   * After a break that has just been noticed: the writer still waits, if no more time has passed since the lease was
-   * seen held than it has to wait at least. So the time that the file has now is that of the bytes that were
-   * attached.
+   * Pins the file's time after a break that has just been noticed, if the writer still waits: the time since the lease
+   * was last seen held is shorter than writers have to wait. The bytes are still those that were attached.
    */
   #repin(): void {
     const lease = this.#lease;
@@ -153,7 +151,7 @@ export class FileSource implements Source, ExtentOwner {
     if (lease === undefined || found instanceof SourceError) return;
     if (loopClock.read() >= lease.protectedUntilMs || found.sizeBytes !== this.sizeBytes) return;
     this.#pin({ ...this.#identity, mtimeNs: found.mtimeNs });
-    // What has been read until now is as it was, too.
+    // What has been read until now is unchanged, too.
     this.#noteCtime();
   }
 
@@ -186,7 +184,10 @@ export class FileSource implements Source, ExtentOwner {
     if (this.#isAsPinned) {
       this.#change = undefined;
       if (this.#isSteady) return;
-      throw new StaleReadError(`cannot serve ${this.#path}: it is touched all the time`, this.#renew);
+      throw new StaleReadError(
+        `cannot serve ${this.#path}: it was touched during each of several reads`,
+        this.#renew,
+      );
     }
     this.#change = describeChange(this.#identity, this.#stat.identity(this.#fd)) ?? "it was modified";
     throw new SourceError(`cannot serve ${this.#path}: ${this.#change}`);
@@ -200,7 +201,7 @@ export class FileSource implements Source, ExtentOwner {
     close(this.#fd);
   }
 
-  /** Whether size and modification time at the last look are those that count. */
+  /** Whether size and modification time at the last look are the pinned ones. */
   get #isAsPinned(): boolean {
     const stat = this.#stat;
     return (
@@ -217,7 +218,7 @@ export class FileSource implements Source, ExtentOwner {
     );
   }
 
-  /** Two looks with nothing between them: a change time that differs in them means nothing. */
+  /** Looks twice in a row: a file system whose change time differs between the looks invents it. */
   readonly #renew = (): void => {
     const failure = this.#ask();
     if (failure !== undefined) throw failure;
@@ -239,7 +240,7 @@ export class FileSource implements Source, ExtentOwner {
       this.#stat.refresh(this.#fd);
       return undefined;
     } catch (error) {
-      // A file system that has gone away: of no concern to who reads other images.
+      // The file system may be gone; reads of other images are not affected.
       return new SourceError(
         `cannot look at ${this.#path}: ${error instanceof Error ? error.message : error}`,
       );

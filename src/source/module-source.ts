@@ -1,9 +1,9 @@
 /**
- * A source that somebody else wrote: a module which every worker can load, and which opens a virtual file.
+ * A custom source: a module that every worker can load, and that opens a virtual file.
  *
- * Runs in workers alone, with a worker's rights and in its process; the manager never loads one. Whatever it throws is
- * an I/O error for the read it was asked for. A worker that was killed loses nothing: the next one loads the module
- * again. That is why a source is named by a module and options, and is not an object that one process has.
+ * It runs only in workers, with a worker's rights; the manager never loads one. An error that it throws is an I/O error
+ * of the read. When a worker is killed the next one loads the module again, so a source is described by a module and
+ * options instead of an object of one process.
  */
 import { statSync } from "node:fs";
 import { pathToFileURL } from "node:url";
@@ -14,40 +14,40 @@ import type { JsonValue, ModuleSourceSpec } from "./source-spec.ts";
 /**
  * What a module's `open` returns: a virtual file of fixed size and content.
  *
- * The bytes at an offset never change, whichever worker asks and however often: the page cache above relies on it, and a
- * read that was on its way when a worker died is asked again of another.
+ * The bytes at an offset must never change, in any worker: the kernel's page cache relies on it, and a read that was in
+ * progress when a worker died is repeated by another.
  */
 export interface CustomSource {
   /** Whole bytes, at least 1. */
   readonly sizeBytes: number;
   /**
-   * Says which data this is, such as a checksum or an ETag: workers that find another one than the attach did refuse
-   * to serve. At most 256 characters.
+   * Identifies the data, such as a checksum or an ETag. Workers that find another identity than at the attach refuse to
+   * serve. At most 256 characters.
    */
   readonly identity?: string;
   /**
-   * Fills all of `target` with the bytes from `offsetBytes`, or throws: what it throws is the reader's EIO and a line in
-   * the log. The range lies inside the source. May return a promise; reads run side by side then, in any order. May
-   * return (or promise) the number of bytes filled, as `fs.readSync` does: fewer than asked for is an error.
-   * `target` is a part of a larger buffer: fill it, not `target.buffer`, and do not keep it.
+   * Fills all of `target` with the bytes from `offsetBytes`, or throws: the reader gets EIO, and the log a line. The
+   * range lies inside the source. May return a promise; then reads run concurrently, in any order. May return (or
+   * resolve with) the number of bytes filled, as `fs.readSync` does; fewer than asked for is an error. `target` is a
+   * part of a larger buffer: fill it, not `target.buffer`, and do not keep it.
    */
   read(target: Uint8Array, offsetBytes: number): void | number | Promise<void> | Promise<number>;
-  /** Called when a worker lets go of the source, after the last read has ended; not when the worker is killed. */
+  /** Called when a worker is done with the source, after the last read has ended; not when the worker is killed. */
   close?(): void;
 }
 
-/** What a source module exports, as `open`. Each link of each worker opens its own; it has four seconds. */
+/** The type of a source module's export `open`. Each link of each worker opens its own source, within four seconds. */
 export type OpenCustomSource<Options = JsonValue> = (
   options: Options,
 ) => CustomSource | Promise<CustomSource>;
 
-/** Shorter than what a worker gets for taking a link over: a slow source must not cost the worker its life. */
+/** Shorter than the time that a worker has for taking over a link, so that a slow source does not get it killed. */
 const OPEN_DEADLINE_MS = 4000;
 const MAX_IDENTITY_CHARACTERS = 256;
-/** Of what a source says when it fails: it goes into messages and logs. */
-const MAX_WORDS_CHARACTERS = 500;
+/** Of the text of a source's error in messages and logs. */
+const MAX_ERROR_CHARACTERS = 500;
 
-/** Loads and opens the source that was attached. Takes `fd` over when it succeeds. Rejects with a SourceError. */
+/** Loads and opens the source that was attached. Takes over `fd` if it succeeds. Rejects with a SourceError. */
 export async function openModuleSource(spec: ModuleSourceSpec, fd: number): Promise<Source> {
   const inner = await openCustomSource(spec.path, spec.options);
   const identity = inner.identity ?? null;
@@ -62,8 +62,8 @@ export async function openModuleSource(spec: ModuleSourceSpec, fd: number): Prom
 }
 
 /**
- * Loads a module and has it open its source, whatever that is now. Rejects with a SourceError that says what is wrong
- * with the module or the source, also when the opening takes too long.
+ * Loads a module and opens its source, without a comparison with the attach. Rejects with a SourceError if the module
+ * or the source is unusable, or if opening takes too long.
  */
 export async function openCustomSource(path: string, options: JsonValue): Promise<CustomSource> {
   const opening = load(path).then((open) => open(options));
@@ -75,7 +75,7 @@ export async function openCustomSource(path: string, options: JsonValue): Promis
   try {
     return checked(await Promise.race([opening, late]));
   } catch (error) {
-    // One that opens after all is not wanted any more.
+    // A source that opens too late is closed.
     void opening.then(closeQuietly, () => {});
     throw new SourceError(`cannot open source ${path}: ${explain(error)}`);
   } finally {
@@ -83,48 +83,48 @@ export async function openCustomSource(path: string, options: JsonValue): Promis
   }
 }
 
-/** Modules are kept by Node under their address: one that was edited since is loaded anew. */
+/** Node caches modules by URL: the version in it makes Node load an edited module anew. */
 async function load(path: string): Promise<OpenCustomSource> {
   const { mtimeMs, ino, size } = statSync(path);
   const url = pathToFileURL(path);
   url.searchParams.set("version", `${ino}-${size}-${mtimeMs}`);
   const { open } = (await import(url.href)) as { open?: unknown };
-  if (typeof open !== "function") throw new Error("the module exports no function «open»");
+  if (typeof open !== "function") throw new Error("the module exports no function 'open'");
   return open as OpenCustomSource;
 }
 
 function checked(value: unknown): CustomSource {
-  if (typeof value !== "object" || value === null) throw new Error("«open» did not return a source");
+  if (typeof value !== "object" || value === null) throw new Error("'open' did not return a source");
   const { sizeBytes, read, identity, close: end } = value as Record<keyof CustomSource, unknown>;
   if (!Number.isSafeInteger(sizeBytes) || (sizeBytes as number) < 1)
-    throw new Error(`its sizeBytes is ${String(sizeBytes)}, not a number of whole bytes above 0`);
-  if (typeof read !== "function") throw new Error("it has no function «read»");
-  if (end !== undefined && typeof end !== "function") throw new Error("its «close» is no function");
+    throw new Error(`its sizeBytes is ${String(sizeBytes)}: expected a positive integer`);
+  if (typeof read !== "function") throw new Error("it has no function 'read'");
+  if (end !== undefined && typeof end !== "function") throw new Error("its 'close' is no function");
   if (identity !== undefined && (typeof identity !== "string" || identity.length > MAX_IDENTITY_CHARACTERS))
-    throw new Error(`its identity is no text of at most ${MAX_IDENTITY_CHARACTERS} characters`);
+    throw new Error(`its identity is no string of at most ${MAX_IDENTITY_CHARACTERS} characters`);
   return value as CustomSource;
 }
 
-/** The errno where there is one, in words that help. */
+/** The message of an error; a hint for missing permissions. */
 function explain(error: unknown): string {
   const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };
   if (code === "EACCES" || code === "EPERM")
-    return `permission denied: user ${process.geteuid?.()}, which workers run as, may not read it or something that it needs`;
+    return `permission denied: user ${process.geteuid?.()} of the workers may not read it or a file that it needs`;
   const words = typeof message === "string" ? message.split("\n", 1)[0] : String(error);
-  return words?.slice(0, MAX_WORDS_CHARACTERS) || "it failed without a word";
+  return words?.slice(0, MAX_ERROR_CHARACTERS) || "it failed without a message";
 }
 
 function closeQuietly(source: CustomSource): void {
   try {
     source.close?.();
   } catch {
-    // Nothing is read from it any more; that it does not close either changes nothing.
+    // Nothing is read from it any more, so the error has no effect.
   }
 }
 
 export class ModuleSource implements Source {
   readonly sizeBytes: number;
-  /** Also where `read` returns at once: a source of either kind, or of both, is served in one way. */
+  /** Also if `read` returns at once, so that all custom sources are served in one way. */
   readonly asynchronous = true;
   readonly #inner: CustomSource;
   readonly #path: string;
@@ -132,7 +132,7 @@ export class ModuleSource implements Source {
   #reading = 0;
   #closed = false;
 
-  /** Takes the descriptor over. `path` is only for messages. */
+  /** Takes over the descriptor. `path` is only for messages. */
   constructor(inner: CustomSource, path: string, fd: number) {
     this.#inner = inner;
     this.#path = path;
@@ -166,7 +166,7 @@ export class ModuleSource implements Source {
     this.#closeWhenIdle();
   }
 
-  /** The reads of a link that has ended are still the source's. */
+  /** The link may have ended while reads go on. */
   #closeWhenIdle(): void {
     if (this.#closed && this.#reading === 0) closeQuietly(this.#inner);
   }

@@ -1,9 +1,9 @@
 /**
  * Opening a local image for the first time: read-only, once, with its identity pinned.
  *
- * Whoever wants an image attached opens it by its path and hands the descriptor to the manager, so that both mean
- * the same file wherever the path leads from where the manager is. A later manager opens what a record names. Every
- * reason why something cannot be an image becomes one clear error here.
+ * The caller of an attach opens the image by its path and sends the descriptor to the manager, so that both use the
+ * same file even if the path leads elsewhere for the manager. A later manager opens the path in a record. Each reason
+ * why a file cannot be an image has one error here.
  */
 import { openSync, readlinkSync } from "node:fs";
 import { resolve } from "node:path";
@@ -28,7 +28,7 @@ const REASONS: Record<string, [why: string, hint: string]> = {
   ENXIO: ["no device is behind that node", "check that the device exists"],
 };
 
-/** O_RDONLY | O_NONBLOCK (a FIFO must not block us) | O_CLOEXEC, which Node always adds. */
+/** O_RDONLY | O_NONBLOCK (a FIFO must not block) | O_CLOEXEC, which Node always adds. */
 const OPEN_FLAGS = 0o4000;
 
 /** @throws ErofsNbdError ERR_IMAGE: missing, unreadable, a directory, empty */
@@ -45,8 +45,8 @@ export function openImage(path: string): OpenImage {
 }
 
 /**
- * An image whose descriptor another process has sent; `name` is what that calls it. Takes the descriptor over, and
- * gives the image one of its own: nobody shares its flags, its position or its locks.
+ * Opens an image whose descriptor another process has sent; `name` is the sender's name for it. Takes over the
+ * descriptor, and opens the file once more, so that flags, position and locks are not shared with the sender.
  * @throws ErofsNbdError ERR_IMAGE: not opened for reading, no file or block device, empty
  */
 export function openHandedImage(handedFd: number, name: string): OpenImage {
@@ -67,8 +67,7 @@ export function openHandedImage(handedFd: number, name: string): OpenImage {
 }
 
 /**
- * The same file, opened once more; where that is not allowed (a network file system may not let us), the descriptor
- * itself.
+ * The same file, opened once more; the descriptor itself if that is not allowed, as on some network file systems.
  */
 function openAgain(fd: number, isReadOnly: boolean, name: string): number {
   try {
@@ -85,13 +84,13 @@ function identify(fd: number, name: string): FileIdentity {
   throw unusable(name, "it is empty", "make the image again; an interrupted build leaves an empty file");
 }
 
-/** The kernel's name for an open file is a path to it only if that leads back. */
+/** The kernel's name for an open file is used as its path only if it leads back to the file. */
 function specOf(fd: number, name: string, identity: FileIdentity): FileSourceSpec {
   let path: string;
   try {
     path = readlinkSync(`/proc/self/fd/${fd}`);
   } catch {
-    // Without /proc: as in a bare chroot.
+    // There is no /proc, as in a bare chroot.
     path = resolve(name);
   }
   return leadsTo(path, identity)

@@ -1,8 +1,8 @@
 /**
- * A source module as the manager sees it: a file that workers are to load, opened and looked at, never run.
+ * Opens and checks a source module in the manager, which never runs it.
  *
- * Called at an attach and when a later manager finds a record. What the module makes is found out by a worker
- * (worker/worker-protocol.ts, «inspect»), with a worker's rights.
+ * Called at an attach and when a later manager finds a record. A worker loads the module to report what it makes
+ * (worker/inspect-source.ts).
  */
 import { fstatSync, openSync, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
@@ -26,13 +26,13 @@ const REASONS: Record<string, string> = {
   ELOOP: "too many symbolic links",
 };
 
-/** @throws ErofsNbdError ERR_SOURCE: missing, no file, or one that anybody may change */
+/** @throws ErofsNbdError ERR_SOURCE: missing, no file, or writable by every user */
 export function openModule(path: string): OpenModule {
   let fd: number;
   let absolute: string;
   try {
     absolute = realpathSync(path);
-    // O_RDONLY | O_NONBLOCK (a FIFO must not block us) | O_CLOEXEC, which Node always adds.
+    // O_RDONLY | O_NONBLOCK (a FIFO must not block) | O_CLOEXEC, which Node always adds.
     fd = openSync(absolute, 0o4000);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "an unknown error";
@@ -52,15 +52,15 @@ export function openModule(path: string): OpenModule {
   }
 }
 
-/** Workers load it again for as long as the device lives: whoever may change it until then runs code in them. */
+/** Workers load the module as long as the device exists: a user who can change it can run code in them. */
 function refuseOpenToAll(path: string): void {
   const culprit = [path, ...parentsOf(path)].find((one) => {
     const { mode } = statSync(one);
     return (mode & OTHERS_MAY_WRITE) !== 0 && (one === path || (mode & STICKY) === 0);
   });
   if (culprit === undefined) return;
-  throw new ErofsNbdError("ERR_SOURCE", `cannot use source module ${path}: anybody may write ${culprit}`, {
-    hint: `take that right away: chmod o-w ${culprit}`,
+  throw new ErofsNbdError("ERR_SOURCE", `cannot use source module ${path}: every user may write ${culprit}`, {
+    hint: `remove that permission: chmod o-w ${culprit}`,
   });
 }
 

@@ -1,12 +1,12 @@
 /**
  * A source rounded up to whole blocks: zeros from the end of the image to the end of its last block.
  *
- * The kernel wants a device of whole blocks (6.12 and later fail a read of a partial last one); an image need
- * not end on one. Only that padding is ever zero-filled.
+ * The kernel needs a device of whole blocks (6.12 and later fail a read of a partial last block), but an image may end
+ * inside one. Nothing but this padding is ever filled with zeros.
  */
 import type { FileExtent, Source } from "./source.ts";
 
-/** `source`, or `source` with padding up to a multiple of `blockSizeBytes` where it does not end on one. */
+/** `source`, padded to a multiple of `blockSizeBytes` if its size is none. */
 export function padToBlocks(source: Source, blockSizeBytes: number): Source {
   const sizeBytes = paddedSizeBytes(source.sizeBytes, blockSizeBytes);
   return sizeBytes === source.sizeBytes ? source : new PaddedSource(source, sizeBytes);

@@ -1,20 +1,16 @@
 /**
- * From where a process looks when it follows an absolute path: two with the same view find the same file at the
- * same path.
+ * The view in which a process follows absolute paths: two processes with the same view find the same file at a path.
  *
- * For source modules, which every worker loads by its path: no descriptor can stand for a module and all that it
- * imports. The caller says its view and the manager compares it with its own. /proc/PID would tell it of the
- * caller, too, but not to a manager without CAP_SYS_PTRACE, which a service is, and not after the caller has ended.
+ * For source modules, which every worker loads by path: no descriptor can stand for a module and its imports. The
+ * caller sends its view, and the manager compares it with its own. The manager cannot read the view from the caller's
+ * /proc/PID: that needs CAP_SYS_PTRACE, which a service does not have, and a caller that is still alive.
  */
 import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
 
 /** include/uapi/asm-generic/fcntl.h */
 const O_PATH = 0o10000000;
 
-/**
- * The mount namespace, and the root directory as a place on one of its mounts; undefined where there is no /proc to
- * tell.
- */
+/** The mount namespace, and the root directory as an inode on one of its mounts; undefined without /proc. */
 export function pathView(): string | undefined {
   try {
     const namespace = readlinkSync("/proc/self/ns/mnt");

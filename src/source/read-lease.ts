@@ -1,23 +1,23 @@
 /**
  * A read lease on an image: while it is held, the kernel lets no process open the image for writing or truncate it.
  *
- * `takeReadLease` acquires one, with the rights of the file's owner or CAP_LEASE. `ReadLease` is what a process that
- * serves the image knows of it. The rules, which everything that sends bytes under a lease relies on (fs/locks.c):
+ * `takeReadLease` acquires one; that needs the file's owner or CAP_LEASE. `ReadLease` is the view of a process that
+ * serves the image. All code that sends bytes under a lease relies on these rules (fs/locks.c):
  *
- * - A lease is set once on a description of its own and never again. F_GETLEASE says F_RDLCK only if it was held all the
- *   time since then.
- * - A process that opens the file for writing breaks the lease and waits, until the lease is let go (the last duplicate of
- *   its description is closed) or `lease-break-time` has passed. From the break on F_GETLEASE says F_UNLCK.
- * - So a lease that was seen held at T protects the file until T + lease-break-time, whatever happens after T. It counts
- *   as held for half of that without another look; the other half is for what was begun before it ended.
+ * - A lease is set once, on a description of its own, and never again. F_GETLEASE returns F_RDLCK only if the lease was
+ *   held all the time since then.
+ * - A process that opens the file for writing breaks the lease and waits until the lease is let go (the last duplicate
+ *   of its description is closed) or `lease-break-time` has passed. From the break on F_GETLEASE returns F_UNLCK.
+ * - So a lease that was seen held at T protects the file until T + lease-break-time. It counts as held for half of that
+ *   time without another look; the other half is for sends that began before.
  *
- * A signal tells of a break much earlier. Where that is lost, the next look finds out.
+ * A signal reports a break much earlier. If it is lost, the next look finds the break.
  */
 import { openSync, readFileSync } from "node:fs";
 import { close, fileSystemType, hasReadLease, setReadLease, setSignalOwner } from "../sys/libc.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 
-/** FUSE and overlayfs grant leases, too, and the files behind them are written without breaking any. */
+/** FUSE and overlayfs grant leases, too, but writes to the files behind them break none. */
 const LEASABLE_NAMES: ReadonlySet<string> = new Set(["ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"]);
 /** The same in linux/magic.h. */
 const LEASABLE: ReadonlySet<number> = new Set([
@@ -28,12 +28,14 @@ const LEASABLE: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * With less than this between a break and the end of a lease nothing is promised: half of it has to be much longer than
- * a worker is away from its event loop (20 ms, and the longest read of a disk that is well).
+ * No leases are used below this: half of the time between a break and the end of a lease has to be much longer than a
+ * worker is away from its event loop (20 ms, plus the longest read of a healthy disk).
  */
 const MIN_BREAK_TIME_MS = 5000;
 
-/** How long the kernel lets a writer wait for a lease (fs.lease-break-time), in milliseconds; 0 where leases are not to be had. */
+/**
+ * How long the kernel lets a writer wait for a lease (fs.lease-break-time), in milliseconds; 0 without usable leases.
+ */
 export function leaseBreakTimeMs(): number {
   try {
     const ms = Number(readFileSync("/proc/sys/fs/lease-break-time", "latin1")) * 1000;
@@ -44,8 +46,8 @@ export function leaseBreakTimeMs(): number {
 }
 
 /**
- * Whether a lease on an open file means anything, by its file system. To be asked once: where the file is on a mount
- * of another namespace, this asks the file system itself, which may not answer soon.
+ * Whether a lease on an open file keeps all writers out, by its file system. To be called once: if the file is on a
+ * mount of another namespace, this asks the file system itself, which may be slow.
  */
 export function canBeLeased(fd: number): boolean {
   try {
@@ -62,9 +64,9 @@ export function canBeLeased(fd: number): boolean {
 }
 
 /**
- * A new description of an open image that can be leased, with a lease on it, of which `ownerPid` hears by SIGIO when
- * it breaks: the process has to have a handler by then, or the signal kills it. Undefined where there is none to be
- * had, for now or for ever: a process has the file open for writing, rights or descriptors are missing.
+ * Opens an image that can be leased once more and sets a lease. A break sends SIGIO to `ownerPid`, which must have a
+ * handler: without one the signal kills it. Undefined if there is no lease: a process has the file open for writing, or
+ * permissions or descriptors are missing.
  */
 export function takeReadLease(imageFd: number, ownerPid: number): number | undefined {
   if (leaseBreakTimeMs() === 0) return undefined;
@@ -72,10 +74,10 @@ export function takeReadLease(imageFd: number, ownerPid: number): number | undef
   try {
     // O_RDONLY | O_NONBLOCK | O_CLOEXEC, which Node always adds.
     fd = openSync(`/proc/self/fd/${imageFd}`, 0o4000);
-    // The owner first: the kernel would make us the owner of a lease without one.
+    // The owner first: without one the kernel makes this process the owner of the lease.
     if (setSignalOwner(fd, ownerPid) === 0 && setReadLease(fd) === 0) return fd;
   } catch {
-    // Checking each read is always possible.
+    // Reads are checked instead.
   }
   if (fd !== undefined) close(fd);
   return undefined;
@@ -87,22 +89,22 @@ export class ReadLease {
   #seenAtMs = Number.NEGATIVE_INFINITY;
   #breakTimeMs = leaseBreakTimeMs();
 
-  /** Takes the description over. */
+  /** Takes over the description. */
   constructor(fd: number) {
     this.fd = fd;
   }
 
-  /** Whether the file is protected now and for a while. Once false it stays so. A comparison of times, mostly. */
+  /** Whether the file is protected now and for a while. Once false it stays false. Usually a comparison of times. */
   get isHeld(): boolean {
     return this.#isHeld && (loopClock.read() - this.#seenAtMs < this.#breakTimeMs / 2 || this.look());
   }
 
-  /** Until when the file was surely protected: the break, where there was one, came after it was last seen held. */
+  /** Until when the file is certainly protected: a break can only have come after the lease was last seen held. */
   get protectedUntilMs(): number {
     return this.#seenAtMs + this.#breakTimeMs;
   }
 
-  /** When it was last seen held, in milliseconds of the loop's clock. */
+  /** When the lease was last seen held, in milliseconds of the loop's clock. */
   get seenAtMs(): number {
     return this.#seenAtMs;
   }
@@ -115,7 +117,7 @@ export class ReadLease {
     return this.#isHeld;
   }
 
-  /** Heeds a changed fs.lease-break-time, which counts for breaks from then on. */
+  /** Applies a changed fs.lease-break-time, which is valid for later breaks. */
   updateBreakTime(breakTimeMs: number): void {
     if (breakTimeMs === 0) this.#isHeld = false;
     this.#breakTimeMs = Math.min(this.#breakTimeMs, breakTimeMs);

@@ -1,8 +1,8 @@
 /**
- * How a source crosses a process border: a description in JSON, with the descriptor it needs beside it.
+ * The description of a source in JSON, which passes it between processes together with a descriptor.
  *
- * The manager writes one when it attaches an image, into messages to workers and into the device's record; a worker
- * turns it into a Source, now or after a restart of everything. Holds no secrets: whatever is in it is written to disk.
+ * The manager writes it at an attach, into messages to workers and into the device's record; a worker opens a Source
+ * from it, also after a restart of manager and workers. It must hold no secrets: it is written to disk.
  */
 import type { FileIdentity } from "./file-identity.ts";
 import { FileSource } from "./file-source.ts";
@@ -13,13 +13,12 @@ import type { Source } from "./source.ts";
 export interface FileSourceSpec {
   readonly type: "file";
   /**
-   * Absolute path without symbolic links, for messages and for a later manager; with `isHandedIn` no more than a
-   * name.
+   * Absolute path without symbolic links, for messages and for a later manager; with `isHandedIn` only a name.
    */
   readonly path: string;
   /**
-   * The path does not lead to the image, or not from where the manager is: another mount namespace, a deleted file.
-   * A manager that has lost the descriptor has to be handed another one.
+   * The path does not lead to the image as the manager sees it: another mount namespace, a deleted file. A manager that
+   * has lost the descriptor has to be given another one.
    */
   readonly isHandedIn?: true | undefined;
   readonly identity: FileIdentity;
@@ -34,34 +33,34 @@ export type JsonValue =
   | readonly JsonValue[]
   | { readonly [name: string]: JsonValue };
 
-/** What every worker makes by loading a module; the descriptor that travels with it is the module's file, and not needed. */
+/** A source that each worker makes by loading a module. Its descriptor is the module's file, and is not used. */
 export interface ModuleSourceSpec {
   readonly type: "module";
   /** Absolute path of the module. */
   readonly path: string;
-  /** From where the path was followed at the attach (path-view.ts); former versions did not note it. */
+  /** The view (path-view.ts) in which the path was followed at the attach; former versions did not store it. */
   readonly view?: string | undefined;
   readonly options: JsonValue;
-  /** As of the attach: a worker that gets another size, or another identity, refuses to serve. */
+  /** As of the attach: a worker that finds another size or identity refuses to serve. */
   readonly sizeBytes: number;
   readonly identity: string | null;
 }
 
 export type SourceSpec = FileSourceSpec | ModuleSourceSpec;
 
-/** Size of the data that a spec describes. */
+/** Size of the data of a source. */
 export function sourceSizeBytes(spec: SourceSpec): number {
   return spec.type === "file" ? spec.identity.sizeBytes : spec.sizeBytes;
 }
 
-/** A spec in one word, for users. */
+/** A spec in one word, for output. */
 export function sourceUri(spec: SourceSpec): string {
   if (spec.type === "module") return `module:${spec.path}`;
   return spec.isHandedIn ? `descriptor:${spec.path}` : spec.path;
 }
 
 /**
- * Opens what a spec describes: at once for a file, later for a module. Takes `fd` over, when it succeeds.
+ * Opens a source: at once for a file, later for a module. Takes over `fd` if it succeeds.
  * @throws SourceError, or rejects with one, when a module cannot be loaded or is no longer what was attached
  */
 export function openSource(spec: FileSourceSpec, fd: number): Source;

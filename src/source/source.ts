@@ -1,23 +1,23 @@
 /**
- * The contract of a virtual file: what the read-serving loop asks of a source, and what it never has to ask.
+ * The contract of a source: a virtual file that the read-serving loop reads from.
  *
- * The loop checks every range before it calls; a source fills the whole range or fails. It never answers with
- * zeros or old bytes for data that it could not get. The bytes at an offset never change while a source is
- * open (the page cache above relies on it), so a source that can go stale finds that out and throws.
+ * The loop checks every range before it calls; a source fills the whole range or fails. It never returns zeros or old
+ * bytes for data that it could not get. The bytes at an offset never change while a source is open, because the
+ * kernel's page cache relies on it; a source that can go stale detects that and throws.
  */
 
-/** A read that could not be answered; the kernel's reader gets EIO, the log gets the reason. */
+/** A read has failed: its reader gets EIO, the log gets the message. */
 export class SourceError extends Error {
   override readonly name = "SourceError";
   readonly code = "ERR_SOURCE";
 }
 
 /**
- * The source was touched while it was read: its contents may have been written and put back meanwhile, or only a name
- * or a right of it has changed. What was read is to be read again, after `renew`.
+ * The source was touched while it was read: its contents may have been written and restored meanwhile, or only a name
+ * or a permission has changed. The data has to be read again, after `renew`.
  */
 export class StaleReadError extends SourceError {
-  /** Looks at the source: what is read from now on is compared with this look. @throws SourceError */
+  /** Looks at the source: later reads are compared with this look. @throws SourceError */
   readonly renew: () => void;
 
   constructor(message: string, renew: () => void) {
@@ -26,10 +26,10 @@ export class StaleReadError extends SourceError {
   }
 }
 
-/** A source that is touched all the time is read so often at most. */
+/** Attempts at a read of a source that is touched all the time. */
 const MAX_READS = 4;
 
-/** Reads and verifies, again where the source was touched meanwhile. @throws SourceError */
+/** Reads and verifies, and repeats that if the source was touched meanwhile. @throws SourceError */
 export function readSteadily(readAndVerify: () => void): void {
   for (let reads = 1; ; reads += 1) {
     try {
@@ -41,16 +41,18 @@ export function readSteadily(readAndVerify: () => void): void {
   }
 }
 
-/** Bytes of the local file that may be sent from the page cache without being copied. */
+/** A range of a local file that may be sent from the page cache without a copy. */
 export interface FileExtent {
   readonly fd: number;
   readonly offsetBytes: number;
   readonly owner: ExtentOwner;
 }
 
-/** The source of an extent, asked again while the extent is on its way. */
+/** The source of an extent, asked again while the extent is being sent. */
 export interface ExtentOwner extends Pick<Source, "read" | "verify"> {
-  /** Whether pages may still leave by reference; else what is left of the extent is copied, and verified before it leaves. */
+  /**
+   * Whether pages may still leave by reference; else the rest of the extent is copied, and verified before it leaves.
+   */
   readonly mayShare: boolean;
 }
 
@@ -62,16 +64,16 @@ export interface Source {
   /**
    * Fills all of `target` from `offsetBytes`, now (returns nothing) or later (returns a promise). The range
    * lies inside the source. The buffer is not kept after the read has ended.
-   * @throws SourceError, or rejects with one: nothing of `target` may be used then
+   * @throws SourceError, or rejects with one: then `target` must not be used
    */
   read(target: Uint8Array, offsetBytes: number): void | Promise<void>;
   /**
-   * Called after the reads of a batch and before any of their bytes leave: throws when the data is no longer
-   * what was opened, so that a change made during the reads is seen too.
-   * @throws SourceError; StaleReadError where that cannot be told, and reading again can (readSteadily)
+   * Called after the reads of a batch and before any of their bytes leave. Throws if the data is no longer what was
+   * opened, so that a change during the reads is detected, too.
+   * @throws SourceError; StaleReadError if only reading again can decide that (readSteadily)
    */
   verify(): void;
-  /** Where the range lies in a local file, if it may be sent straight from there; else undefined. */
+  /** Where the range lies in a local file, if it may be sent from the page cache; else undefined. */
   extent(offsetBytes: number, lengthBytes: number): FileExtent | undefined;
   /** Releases what the source holds. Called once. */
   close(): void;

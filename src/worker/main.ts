@@ -1,6 +1,6 @@
 /**
- * Where a worker is found by its path: the bundle of start.ts. Managers start main.cjs itself; this file is for those
- * of a former version, which go on with the installed program.
+ * The path of a worker's program: loads the bundle of start.ts. Managers start main.cjs directly; this file serves
+ * managers of a former version, which go on with the installed program.
  */
 import { createRequire } from "node:module";
 

@@ -1,16 +1,16 @@
 /**
- * A worker's way out of root: everything it needs has been opened for it, so it keeps no right of its own.
+ * How a worker gives up root. Everything it needs has been opened for it, so it keeps no right of its own.
  *
- * Called once by main.ts, after all code is loaded (which may lie where only root can read) and before the first message.
- * A manager that is not root may still have capabilities, which its workers shed. Nothing is taken on trust: what the kernel says
- * of every thread decides.
+ * Called once by main.ts, after all code has been loaded (it may lie where only root can read) and before the first
+ * message. A manager that is not root may still have capabilities; its workers shed them. The worker then checks what
+ * the kernel reports for each of its threads, and exits on a mismatch.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { check, effectiveUid, ignoreSignal, setNoNewPrivileges, setUndumpable } from "../sys/libc.ts";
 import { shedCapabilities } from "./shed-capabilities.ts";
 
-/** The account that `install-units` makes; where it is missing, the kernel's own nobody (fs.overflowuid). */
+/** The account that the installation creates. Without it: the kernel's nobody (fs.overflowuid). */
 const ACCOUNT = "erofs-nbd";
 const NOBODY = 65_534;
 const TASKS = "/proc/self/task";
@@ -20,7 +20,7 @@ export interface Account {
   readonly gid: number;
 }
 
-/** Which account workers run under, by the text of passwd(5). Root is never one. */
+/** The account that workers run under, by the text of passwd(5). Never root. */
 export function chooseAccount(passwd: string): Account {
   for (const line of passwd.split("\n")) {
     const [name, , uid, gid] = line.split(":");
@@ -31,19 +31,19 @@ export function chooseAccount(passwd: string): Account {
 }
 
 /**
- * Keeps Node from opening its inspector at SIGUSR1: a TCP port of the loopback through which any local user could run code in
- * here. To be called while only root can send us signals. Ignored, and not heard: a flood of them wakes nobody.
- * @throws SystemError
+ * Keeps Node from opening its inspector at SIGUSR1: a TCP port on the loopback through which any local user could run
+ * code in this process. To be called while only root can send signals to it. The signal is ignored and has no handler,
+ * so that many of them do not wake the process. @throws SystemError
  */
 export function refuseInspector(): void {
   check("signal(SIGUSR1)", ignoreSignal(constants.signals.SIGUSR1));
 }
 
 /**
- * Becomes that account, for good: no user, group or capability of root is left, none can be gained, and other processes of the
- * account may not look inside. Capabilities go when the last uid of root does, but for the inheritable ones, which are worth nothing
- * under no_new_privs, and unless root was told otherwise (capabilities(7), SECBIT_NO_SETUID_FIXUP).
- * @throws Error, SystemError when that does not work: a worker that cannot let go must not serve
+ * Switches to that account for good: no user, group or capability of root is left, none can be gained, and other
+ * processes of the account cannot inspect this one. The kernel drops capabilities with the last uid of root, except
+ * inheritable ones, which give nothing under no_new_privs, and unless SECBIT_NO_SETUID_FIXUP is set (capabilities(7)).
+ * @throws Error, SystemError when a right is left: such a worker must not serve
  */
 export function dropPrivileges(): void {
   check("prctl(PR_SET_NO_NEW_PRIVS)", setNoNewPrivileges());
@@ -60,22 +60,22 @@ export function dropPrivileges(): void {
 }
 
 /**
- * What a thread has that it must not have, by the text of its `status` (proc_pid_status(5)); undefined: nothing.
- * `account` is the one it must have become.
+ * The first right that a thread must not have, by the text of its `status` (proc_pid_status(5)); undefined if there is
+ * none. `account` is the account that it must run under.
  */
 export function describeRights(status: string, account: Account | undefined): string | undefined {
   const ids = account === undefined ? [] : [["Uid", account.uid] as const, ["Gid", account.gid] as const];
   const capabilities = ["CapPrm", "CapEff", "CapAmb"].map((name) => [name, 0] as const);
   for (const [name, wanted] of [...ids, ...capabilities]) {
     const value = new RegExp(`^${name}:\\s*(.*)$`, "m").exec(status)?.[1] ?? "unknown";
-    // An id is there four times: real, effective, saved, and that of the file system. Sets are hexadecimal.
+    // Ids are listed four times: real, effective, saved, file system. Capability sets are hexadecimal.
     const isWanted = value.split(/\s+/).every((part) => /^\d+$/.test(part) && Number(part) === wanted);
     if (!isWanted) return `${name} is ${value.replaceAll("\t", " ")}`;
   }
   return undefined;
 }
 
-/** The first such right of any thread. @throws Error where there is no /proc */
+/** The first such right of any thread. @throws Error without /proc */
 function rightsLeft(account: Account | undefined): string | undefined {
   for (const thread of readdirSync(TASKS)) {
     const status = readStatus(thread);
@@ -89,7 +89,7 @@ function readPasswd(): string {
   try {
     return readFileSync("/etc/passwd", "utf8");
   } catch {
-    // A minimal system without accounts.
+    // A minimal system has no accounts.
     return "";
   }
 }

@@ -1,10 +1,9 @@
 /**
- * Entry of a worker process, started by the manager with its end of the control channel as descriptor 3 and a
- * listening socket for later managers as 4. The build makes worker/main.cjs of it.
+ * Entry of a worker process. The manager starts it with the worker's end of the control channel as descriptor 3 and a
+ * listening socket for later managers as 4. The build bundles it as worker/main.cjs.
  *
- * No signal ends it in an orderly way: a worker may be killed at any instant, and that is all the ending it needs.
- * SIGIO tells it that a process wants to write an image (lease-keeper.ts), and what Node itself does at a signal is
- * taken from it.
+ * There is no orderly end by a signal: a worker may be killed at any instant. SIGIO reports that another process opens
+ * an image for writing (lease-keeper.ts). Node's own reaction to SIGUSR1 is disabled.
  */
 import { closeInherited } from "../sys/inherited.ts";
 import { effectiveUid } from "../sys/libc.ts";
@@ -14,7 +13,7 @@ import { Worker } from "./worker.ts";
 
 process.title = "erofs-nbd worker";
 const managerUid = effectiveUid();
-// A program with an NbdManager may have opened some without care. Before a module's code can use them.
+// A program with an NbdManager may leak descriptors. They are closed before code of a source module can use them.
 closeInherited(REUNION_FD + 1);
 refuseInspector();
 dropPrivileges();

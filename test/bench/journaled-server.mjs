@@ -8,7 +8,8 @@
  */
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
-import { JOURNAL_BYTES, Journal } from "../../dist/src/journal/journal.js";
+import { Journal } from "../../dist/src/journal/journal.js";
+import { JOURNAL_BYTES } from "../../dist/src/journal/layout.js";
 import { NbdServer } from "../../dist/src/serving/nbd-server.js";
 import { openImage } from "../../dist/src/source/open-image.js";
 import { openSource } from "../../dist/src/source/source-spec.js";

@@ -1,10 +1,10 @@
 /**
- * What an NBD server offers under a name, and the protocol's rules for its numbers.
+ * An export: what an NBD server offers under a name, and the protocol's rules for its numbers.
  *
- * Used by the server's handshake (which refuses an export that breaks the rules when it is built) and by whoever
- * describes an image to it. Plain data: it opens and reads nothing.
+ * Used by the server's handshake, which refuses an export that breaks the rules when it is constructed, and by the NBD
+ * server. Plain data: nothing is opened or read.
  *
- * Source: the protocol's doc/proto.md, «Block size constraints» and «Transmission flags».
+ * Source: the protocol's doc/proto.md, "Block size constraints" and "Transmission flags".
  */
 
 import { MAX_REQUEST_BYTES } from "../request-check.ts";
@@ -19,16 +19,16 @@ import {
 
 /** One export of a server. */
 export interface NbdExport {
-  /** At most 4096 bytes of UTF-8 without NUL; "" is a name, too: the default export's. */
+  /** At most 4096 bytes of UTF-8 without NUL; "" names the default export. */
   readonly name: string;
-  /** For people, at most 4096 bytes of UTF-8 without NUL. */
+  /** Shown to users: at most 4096 bytes of UTF-8 without NUL. */
   readonly description?: string | undefined;
   readonly sizeBytes: number;
   /** `NBD_FLAG_…` bits, HAS_FLAGS among them. */
   readonly transmissionFlags: number;
   /** Smallest length and alignment of a request: a power of two, 1 to 65536. */
   readonly minimumBlockBytes: number;
-  /** Good for speed: a power of two, at least 512 and the minimum. */
+  /** The fastest size: a power of two, at least 512 and the minimum. */
   readonly preferredBlockBytes: number;
   /** Longest request: a multiple of the minimum, at least the smaller of preferred and size. */
   readonly maximumBlockBytes: number;
@@ -71,7 +71,7 @@ function brokenRule(one: NbdExport): string | undefined {
   );
 }
 
-/** The first rule that three block sizes break, or undefined; also used on what a foreign server says. */
+/** The first rule that three block sizes break, or undefined. Also used on sizes from a foreign server. */
 export function brokenBlockSize(
   minimumBytes: number,
   preferredBytes: number,

@@ -1,12 +1,12 @@
 /**
- * The server's side of the NBD handshake (fixed newstyle) as a state machine without I/O: bytes in, bytes out, and at
- * the end a result.
+ * The server's side of the NBD handshake (fixed newstyle) as a state machine without I/O: bytes in, bytes out, and a
+ * result at the end.
  *
- * Whoever listens feeds it: send `greeting`, hand every receive to `receive()`, send what it returns, look at `result`,
- * and bring a deadline along, because a client may also say nothing at all. It never throws at what a client sent,
- * never keeps more than one option of at most MAX_OPTION_BYTES, and never answers more than a bounded number of them.
+ * The caller sends `greeting`, passes every receive to `receive()`, sends what it returns, and looks at `result`. It
+ * also needs a deadline, because a client may send nothing. The state machine never throws at bytes of a client, never
+ * keeps more than one option of at most MAX_OPTION_BYTES, and answers a limited number of options.
  *
- * Source: the protocol's doc/proto.md, «Fixed newstyle negotiation» and «Option types».
+ * Source: the protocol's doc/proto.md, "Fixed newstyle negotiation" and "Option types".
  */
 
 import { ByteQueue, concatBytes } from "../byte-queue.ts";
@@ -47,16 +47,16 @@ import {
   u64Bytes,
 } from "./wire.ts";
 
-/** Longest option data accepted; a client that announces more is cut off (the protocol allows that for an attack). */
+/** Longest option data accepted. A client that announces more is cut off; the protocol allows that. */
 export const MAX_OPTION_BYTES = 0x1_0000;
 
-/** Options a client may send, plus {@link OPTIONS_PER_EXPORT} for each export: enough to look at all of them. */
+/** Options that a client may send, plus {@link OPTIONS_PER_EXPORT} for each export: enough to ask about all of them. */
 export const MAX_OPTIONS = 64;
 
 /** See {@link MAX_OPTIONS}. */
 export const OPTIONS_PER_EXPORT = 4;
 
-/** How the handshake went. */
+/** The result of a handshake. */
 export type ServerHandshakeResult =
   | {
       /** The client chose an export; requests follow, and {@link ServerHandshake.remainder} holds the first of them. */
@@ -72,7 +72,7 @@ export type ServerHandshakeResult =
       readonly kind: "ended";
       /** One line for the log. */
       readonly reason: string;
-      /** Whether the client said goodbye properly (ABORT); otherwise it broke the protocol or wanted what is not here. */
+      /** Whether the client sent ABORT; else it broke the protocol or asked for an unknown export. */
       readonly aborted: boolean;
     };
 
@@ -98,7 +98,7 @@ export class ServerHandshake {
     this.#optionsLeft = MAX_OPTIONS + OPTIONS_PER_EXPORT * exports.length;
   }
 
-  /** What the server sends first, at once, without waiting for the client. */
+  /** What the server sends first, without waiting for the client. */
   get greeting(): Uint8Array {
     return concatBytes([
       u64Bytes(NBDMAGIC),
@@ -112,7 +112,7 @@ export class ServerHandshake {
     return this.#result;
   }
 
-  /** Bytes a hasty client sent after its last option: the beginning of the transmission phase. */
+  /** Bytes that the client sent after its last option: the beginning of the transmission phase. */
   get remainder(): Uint8Array {
     return this.result?.kind === "transmission" ? this.#queue.rest : new Uint8Array(0);
   }
@@ -121,7 +121,7 @@ export class ServerHandshake {
    * Takes the next bytes from the client, in any split.
    *
    * @returns what to send now, possibly nothing; send it before acting on {@link result}
-   * @throws Error when the handshake is already over: a mistake of the caller
+   * @throws Error when the handshake is already over
    */
   receive(bytes: Uint8Array): Uint8Array {
     if (this.#result !== undefined) throw new Error("cannot take handshake bytes: the handshake is over");
@@ -181,7 +181,7 @@ export class ServerHandshake {
     }
   }
 
-  /** EXPORT_NAME knows no error reply: what cannot be granted ends the session. */
+  /** EXPORT_NAME has no error reply: an unknown export ends the session. */
   #enterByName(data: Uint8Array): void {
     const found = this.#find(decodeText(data));
     if (found === undefined) {
@@ -263,7 +263,7 @@ export class ServerHandshake {
   }
 }
 
-/** The payloads of the NBD_REP_INFO replies for an export: what must be said, and what was asked for. */
+/** The payloads of the NBD_REP_INFO replies for an export: the mandatory one, and those that were asked for. */
 function infosOf(one: NbdExport, wanted: ReadonlySet<number>): Uint8Array[][] {
   const infos = [
     [u16Bytes(NBD_INFO_EXPORT), u64Bytes(BigInt(one.sizeBytes)), u16Bytes(one.transmissionFlags)],

@@ -1,16 +1,16 @@
 /**
- * The newstyle handshake on the wire: numbers as the protocol spells them, option and reply messages, strings.
+ * The wire format of the newstyle handshake: the protocol's constants, option and reply messages, strings.
  *
- * Used by handshake-server.ts and handshake-client.ts, which hold the order of messages; this file holds none.
+ * Used by the server's side (server.ts) and by the client's side of the tests, which know the order of messages.
  *
- * Source: the protocol's doc/proto.md, «Handshake phase», «Option types», «Option reply types».
+ * Source: the protocol's doc/proto.md, "Handshake phase", "Option types", "Option reply types".
  */
 
 import { concatBytes } from "../byte-queue.ts";
 
-/** ASCII «NBDMAGIC»: the first eight bytes of every server. */
+/** ASCII "NBDMAGIC": the first eight bytes of every server. */
 export const NBDMAGIC = 0x4e42444d41474943n;
-/** ASCII «IHAVEOPT»: follows in newstyle, and starts each option of the client. */
+/** ASCII "IHAVEOPT": follows in newstyle, and starts each option of the client. */
 export const IHAVEOPT = 0x49484156454f5054n;
 /** What an oldstyle server sends in IHAVEOPT's place. */
 export const CLISERV_MAGIC = 0x0000420281861253n;
@@ -71,7 +71,7 @@ export const MAX_STRING_BYTES = 4096;
 /** The largest minimum block size the protocol allows. */
 export const MAX_MINIMUM_BLOCK_BYTES = 0x1_0000;
 
-/** A maximum block size that means «no limit». */
+/** A maximum block size that means "no limit". */
 export const UNLIMITED_BLOCK_BYTES = 0xffff_ffff;
 
 const OPTION_NAMES: ReadonlyMap<number, string> = new Map([
@@ -117,15 +117,16 @@ export function encodeText(text: string): Uint8Array {
   return encoder.encode(text);
 }
 
-/** The string in `bytes`; what is not UTF-8 becomes U+FFFD. Not for printing: see {@link quoteText}. */
+/** The string in `bytes`; invalid UTF-8 becomes U+FFFD. Not for printing: see {@link quoteText}. */
 export function decodeText(bytes: Uint8Array): string {
   return decoder.decode(bytes);
 }
 
-/** A string from the other side made safe for one line of a log: quoted, escaped, cut after 64 characters. */
+/** A string from the peer, made safe for one line of a log: quoted, escaped, cut after 64 characters. */
 export function quoteText(text: string): string {
   const short = text.length > 64 ? `${text.slice(0, 64)}…` : text;
-  return `«${short.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`)}»`;
+  const codePoint = (char: string): string => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`;
+  return `'${short.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, codePoint)}'`;
 }
 
 /** A big-endian 16-bit number. */

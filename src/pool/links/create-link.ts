@@ -3,7 +3,7 @@
  */
 import { closeSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { JOURNAL_BYTES } from "../../journal/journal.ts";
+import { JOURNAL_BYTES } from "../../journal/layout.ts";
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
 import {
   allocateFile,

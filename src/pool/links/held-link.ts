@@ -6,7 +6,8 @@
  */
 import { rmSync } from "node:fs";
 import type { Sample } from "../../journal/account.ts";
-import { JOURNAL_BYTES, Journal, wholeRequests } from "../../journal/journal.ts";
+import { Journal } from "../../journal/journal.ts";
+import { JOURNAL_BYTES, wholeRequests } from "../../journal/layout.ts";
 import { type Settlement, settle } from "../../journal/recovery.ts";
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
 import { close, mapShared, pipe, unmapShared, unreadBytes, unsentBytes } from "../../sys/libc.ts";

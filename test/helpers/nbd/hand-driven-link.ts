@@ -5,8 +5,9 @@
  * The wire is written by hand (see mini-nbd-client.ts for the reason).
  */
 
+import type { JournaledLink } from "../../../src/serving/link-context.ts";
 import { Pump } from "../../../src/serving/pump.ts";
-import { type JournaledLink, ServedLink } from "../../../src/serving/serve-loop.ts";
+import { ServedLink } from "../../../src/serving/served-link.ts";
 import type { Source } from "../../../src/source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../../../src/sys/epoll.ts";
 import { ERRNO } from "../../../src/sys/errno.ts";

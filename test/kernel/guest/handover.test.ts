@@ -339,7 +339,7 @@ describe("after everything has died, with another file at the path", () => {
       expect(await status(device.device ?? "")).toMatchObject({
         state: "stalled",
         stalledReason: expect.stringContaining(
-          "/dev/loop0 is not what was attached: another disk, or another medium, has its number by now",
+          "/dev/loop0 is not what was attached: its device number now belongs to another disk or medium",
         ),
       });
       await detachAll();

@@ -5,7 +5,7 @@
  * send buffer has every kind of room left, from none to plenty, and each call is checked from both ends.
  */
 import { expect, test } from "vitest";
-import { ATOMIC_BYTES } from "../../../src/serving/journaled-replies.ts";
+import { ATOMIC_BYTES } from "../../../src/serving/replies/journaled-replies.ts";
 import {
   close,
   MSG_DONTWAIT,

@@ -125,7 +125,7 @@ describe("a device whose reads are not counted", () => {
     for (const one of told) expectTakenOverOrExplained(one);
     const reconnects = told.filter(({ level }) => level === "reconnect");
     if (reconnects.length > 0) guard.expectKernelLog(...LINK_DEATH_LINES);
-    for (const { cause } of reconnects) expect(cause).toContain("nothing keeps count");
+    for (const { cause } of reconnects) expect(cause).toContain("no count of reads in flight");
     expect(now.counters).toMatchObject({
       takeovers: kills - reconnects.length,
       reconnects: reconnects.length,

@@ -76,7 +76,7 @@ describe("checkMountable", () => {
     expect(problems).toHaveLength(1);
     expect(problems[0]).toMatchObject({
       kind: "unknown-feature",
-      message: "it uses incompatible features 0x80000200, which no kernel known here understands",
+      message: "it uses incompatible features 0x80000200, which no known kernel supports",
     });
   });
 

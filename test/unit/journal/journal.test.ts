@@ -1,6 +1,7 @@
 /** journal.ts: slots around the ring, inherited ones, answers in any order, a full ring, and what lands uncounted. */
 import { describe, expect, test } from "vitest";
-import { JOURNAL_BYTES, Journal, SLOTS } from "../../../src/journal/journal.ts";
+import { Journal } from "../../../src/journal/journal.ts";
+import { ENTRIES, JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { NbdProtocolError } from "../../../src/nbd/protocol-error.ts";
 import { newRequest, REQUEST_BYTES } from "../../../src/nbd/wire.ts";
 import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
@@ -25,7 +26,7 @@ function receive(journal: Journal, cookies: readonly number[]): void {
 /** Every request there is to decode, as cookie by slot. */
 function decode(journal: Journal): Array<[slot: number, cookie: number]> {
   const got: Array<[number, number]> = [];
-  while (journal.next(request)) got.push([journal.slot, request.cookieLow]);
+  while (journal.next(request)) got.push([journal.entry, request.cookieLow]);
   return got;
 }
 
@@ -47,7 +48,7 @@ describe("a fresh journal", () => {
     receive(journal, [7, 8, 9]);
     const got = decode(journal);
     expect(got.map(([, cookie]) => cookie)).toEqual([7, 8, 9]);
-    expect(journal.slotsIn("received")).toEqual(got.map(([slot]) => slot));
+    expect(journal.entriesIn("received")).toEqual(got.map(([slot]) => slot));
     for (const [slot] of got) journal.answered(slot);
     expect(journal.hasUnanswered).toBe(false);
     expect(journal.requests).toBe(3);
@@ -68,7 +69,7 @@ describe("the ring", () => {
     const journal = new Journal(memoryOf());
     let sent = 0;
     let seen = 0;
-    for (let round = 0; sent < 4 * SLOTS; round += 1) {
+    for (let round = 0; sent < 4 * ENTRIES; round += 1) {
       const count = Math.min(1 + ((round * 7) % 61), journal.space / REQUEST_BYTES);
       expect(count).toBeGreaterThan(0);
       receive(
@@ -110,7 +111,7 @@ describe("the ring", () => {
         held.delete(slot);
       }
     }
-    expect(journal.slotsIn("received")).toEqual([...held.keys()].sort((a, b) => a - b));
+    expect(journal.entriesIn("received")).toEqual([...held.keys()].sort((a, b) => a - b));
   });
 
   test("that is full has no room, until one is answered; then for exactly that one", () => {
@@ -123,14 +124,14 @@ describe("the ring", () => {
       );
       decode(journal);
     }
-    expect(next).toBe(SLOTS);
+    expect(next).toBe(ENTRIES);
     journal.answered(300);
     expect(journal.space).toBe(REQUEST_BYTES);
     receive(journal, [12_345]);
     expect(decode(journal)).toEqual([[300, 12_345]]);
     expect(journal.space).toBe(0);
     journal.answered(0);
-    journal.answered(SLOTS - 1);
+    journal.answered(ENTRIES - 1);
     expect(journal.space).toBe(REQUEST_BYTES);
   });
 
@@ -138,7 +139,7 @@ describe("the ring", () => {
     const journal = new Journal(memoryOf());
     receive(journal, upTo(10));
     expect(journal.next(request)).toBe(true);
-    journal.answered(journal.slot);
+    journal.answered(journal.entry);
     receive(journal, [100, 101]);
     expect(decode(journal).map(([, cookie]) => cookie)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 100, 101]);
   });
@@ -151,7 +152,7 @@ describe("a successor", () => {
     receive(dead, [1, 2]);
     decode(dead);
     land(dead, [3, 4, 5]);
-    expect(new Journal(memory).slotsIn("received")).toHaveLength(5);
+    expect(new Journal(memory).entriesIn("received")).toHaveLength(5);
     const successor = new Journal(memory);
     expect(decode(successor).map(([, cookie]) => cookie)).toEqual([1, 2, 3, 4, 5]);
     expect(successor.next(request)).toBe(false);
@@ -178,7 +179,7 @@ describe("a successor", () => {
     dead.sending(second);
     const successor = new Journal(memory);
     expect(decode(successor).map(([, cookie]) => cookie)).toEqual([1, 3]);
-    expect(successor.slotsIn("sending")).toEqual([second]);
+    expect(successor.entriesIn("sending")).toEqual([second]);
     successor.requestIn(second, request);
     expect(request).toMatchObject({ cookieLow: 2, offsetBytes: 1024, lengthBytes: 512 });
     successor.unsent(second);
@@ -214,8 +215,8 @@ describe("a successor", () => {
     receive(journal, [1]);
     const [[slot]] = decode(journal) as [[number, number]];
     journal.inbox[journal.inbox.length - REQUEST_BYTES] = 0x77;
-    expect(journal.slotsIn("unknown")).toEqual([SLOTS - 1]);
-    expect(journal.slotsIn("received")).toEqual([slot]);
+    expect(journal.entriesIn("unknown")).toEqual([ENTRIES - 1]);
+    expect(journal.entriesIn("received")).toEqual([slot]);
     expect(journal.hasUnanswered).toBe(true);
   });
 

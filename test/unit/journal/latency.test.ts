@@ -1,7 +1,7 @@
 /** latency.ts and what the journal makes of it: bucket borders, quantiles, differences, and a takeover in between. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
+import { Journal } from "../../../src/journal/journal.ts";
 import {
   addLatency,
   countOf,
@@ -11,6 +11,7 @@ import {
   summarise,
   sumSecondsOf,
 } from "../../../src/journal/latency.ts";
+import { JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { newRequest } from "../../../src/nbd/wire.ts";
 import { loopClock } from "../../../src/sys/loop-clock.ts";
 import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
@@ -84,7 +85,7 @@ describe("a journal", () => {
     journal.inbox.set(bytes, journal.receiveAt);
     journal.received(bytes.length);
     const slots: number[] = [];
-    while (journal.next(request)) slots.push(journal.slot);
+    while (journal.next(request)) slots.push(journal.entry);
     return slots;
   };
   const latenciesOf = (journal: Journal): number[] => {
@@ -106,7 +107,7 @@ describe("a journal", () => {
     journal.measure(slots);
     expect(countOf(latenciesOf(journal))).toBe(3);
     expect(sumSecondsOf(latenciesOf(journal))).toBeGreaterThanOrEqual(0.015);
-    expect(journal.slotsIn("unknown")).toEqual([]);
+    expect(journal.entriesIn("unknown")).toEqual([]);
   });
 
   test("a successor counts from the last receive of the worker before it", () => {
@@ -116,7 +117,7 @@ describe("a journal", () => {
     later(20);
     const successor = new Journal(memory);
     const slots: number[] = [];
-    while (successor.next(request)) slots.push(successor.slot);
+    while (successor.next(request)) slots.push(successor.entry);
     for (const slot of slots) successor.answered(slot);
     successor.measure(slots);
     expect(countOf(latenciesOf(successor))).toBe(2);

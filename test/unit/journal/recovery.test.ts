@@ -1,7 +1,8 @@
 /** recovery.ts: one test for each row of the argument in journal.ts, and for everything that cannot be. */
 import { describe, expect, test } from "vitest";
 import type { Sample } from "../../../src/journal/account.ts";
-import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
+import { Journal } from "../../../src/journal/journal.ts";
+import { JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { type LinkWitness, type Settlement, settle } from "../../../src/journal/recovery.ts";
 import { REQUEST_BYTES } from "../../../src/nbd/wire.ts";
 import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
@@ -41,8 +42,8 @@ function witness({ pipeBytes = 0, counted = true, samples }: Seen = {}): LinkWit
 const run = (journal: Journal, seen?: Seen): Promise<Settlement> =>
   settle(journal, witness(seen), PATIENCE_MS);
 const state = (journal: Journal): [received: number[], sending: number[]] => [
-  journal.slotsIn("received"),
-  journal.slotsIn("sending"),
+  journal.entriesIn("received"),
+  journal.entriesIn("sending"),
 ];
 const still = (inFlight: number, unread = 0, allRead = true): Sample => ({ inFlight, unread, allRead });
 
@@ -133,7 +134,7 @@ describe("one send in doubt", () => {
   test("nobody who counts: never guessed", async () => {
     expect(await run(journalWith(2, 1), { samples: [undefined] })).toEqual({
       safe: false,
-      why: "nothing keeps count that could settle its last send",
+      why: "no count of reads in flight can settle its last send",
     });
     expect(await run(journalWith(2, 1), { samples: [still(2, 0, false), undefined] })).toMatchObject({
       safe: false,
@@ -235,10 +236,13 @@ describe("the pipe", () => {
   });
 });
 
-test("slots that are no requests: unsafe, whatever else is there", async () => {
+test("entries that are no requests make a link unsafe", async () => {
   const journal = journalWith(2);
   journal.inbox[journal.inbox.length - REQUEST_BYTES] = 0x77;
-  expect(await run(journal)).toEqual({ safe: false, why: "the journal holds 1 slots that are no requests" });
+  expect(await run(journal)).toEqual({
+    safe: false,
+    why: "the journal holds 1 entries that are no requests",
+  });
 });
 
 test("a settling that was interrupted is gone on with: each of its steps leaves what says the same", async () => {

@@ -18,7 +18,7 @@ function placeOf(bundle: string, text: string): string {
 test.each([
   ["cli/client.cjs", "cannot talk to a manager: each one ended", "src/control/reach-manager.ts"],
   ["manager/main.cjs", "The manager is ready", "src/manager/daemon.ts"],
-  ["worker/main.cjs", "descriptors came instead of", "src/worker/worker.ts"],
+  ["worker/main.cjs", "descriptors came instead of", "src/worker/link-table.ts"],
 ])("of %s", (bundle, text, source) => {
   const frame = `Error: x\n    at f (${placeOf(bundle, text)})\n    at node:internal/x:1:2`;
   const [, first = "", second] = toSourceLines(frame).split("\n");

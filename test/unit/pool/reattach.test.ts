@@ -15,7 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { JOURNAL_BYTES } from "../../../src/journal/journal.ts";
+import { JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { type ReconnectedWorker, reattachWorkers } from "../../../src/pool/reattach.ts";
 import { close, SOCK_SEQPACKET } from "../../../src/sys/libc.ts";
 import { Acceptor } from "../../../src/sys/sockets/acceptor.ts";

@@ -5,7 +5,7 @@ import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
-import { ReplyQueue } from "../../../src/serving/reply-queue.ts";
+import { ReplyQueue } from "../../../src/serving/replies/reply-queue.ts";
 import { SourceError } from "../../../src/source/source.ts";
 import { ERRNO } from "../../../src/sys/errno.ts";
 import { close, MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";

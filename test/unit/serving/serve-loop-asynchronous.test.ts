@@ -3,7 +3,7 @@
  * what may be under way.
  */
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { MAX_ASYNC_BYTES } from "../../../src/serving/serve-loop.ts";
+import { MAX_ASYNC_BYTES } from "../../../src/serving/late-replies.ts";
 import { padToBlocks } from "../../../src/source/padded-source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN } from "../../../src/sys/epoll.ts";
 import { DeferredSource, patternAt } from "../../helpers/images/sources.ts";

@@ -3,10 +3,11 @@
  * again before anything else may leave.
  */
 import { afterEach, describe, expect, test } from "vitest";
-import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
+import { Journal } from "../../../src/journal/journal.ts";
+import { JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { settle } from "../../../src/journal/recovery.ts";
 import { Pump } from "../../../src/serving/pump.ts";
-import { ServedLink } from "../../../src/serving/serve-loop.ts";
+import { ServedLink } from "../../../src/serving/served-link.ts";
 import { SourceError } from "../../../src/source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../../../src/sys/epoll.ts";
 import {

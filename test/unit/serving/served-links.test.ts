@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Pump } from "../../../src/serving/pump.ts";
-import { ServedLink } from "../../../src/serving/serve-loop.ts";
+import { ServedLink } from "../../../src/serving/served-link.ts";
 import type { Source } from "../../../src/source/source.ts";
 import { SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";

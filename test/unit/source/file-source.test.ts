@@ -150,7 +150,7 @@ describe("an identity", () => {
   test("of a file whose inode, size and time another file has got differs by when it came to be", () => {
     const known = { ...pinned, createdNs: "3" };
     expect(describeChange(known, { ...known, createdNs: "4" })).toBe(
-      "it was replaced by another file, which has got its inode",
+      "it was replaced by another file, which reuses its inode number",
     );
     // A file system that does not keep it, and a record of a former version.
     expect(describeChange(known, pinned)).toBeUndefined();
@@ -160,7 +160,7 @@ describe("an identity", () => {
   test("of a disk differs from that of the next one with its number", () => {
     const device: FileIdentity = { ...pinned, kind: "block-device", diskSequence: "8" };
     expect(describeChange(device, { ...device, diskSequence: "9" })).toBe(
-      "another disk, or another medium, has its number by now",
+      "its device number now belongs to another disk or medium",
     );
   });
 

@@ -42,10 +42,10 @@ describe("openModule", () => {
 
   test("refuses a module that anybody may change, by itself or by a directory above it", () => {
     chmodSync(path, 0o666);
-    expect(() => openModule(path)).toThrow(refusal(`anybody may write ${path}`));
+    expect(() => openModule(path)).toThrow(refusal(`every user may write ${path}`));
     chmodSync(path, 0o664);
     chmodSync(directory, 0o777);
-    expect(() => openModule(path)).toThrow(refusal(`anybody may write ${directory}`));
+    expect(() => openModule(path)).toThrow(refusal(`every user may write ${directory}`));
     chmodSync(directory, 0o1777);
     close(openModule(path).fd);
     chmodSync(directory, 0o700);

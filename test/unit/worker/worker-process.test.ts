@@ -20,7 +20,8 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { JOURNAL_BYTES, Journal } from "../../../src/journal/journal.ts";
+import { Journal } from "../../../src/journal/journal.ts";
+import { JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import {
   allocateFile,

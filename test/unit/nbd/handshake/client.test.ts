@@ -146,7 +146,7 @@ describe("ClientHandshake", () => {
       7,
       "80000006",
       "«gone\n»",
-      "the server refused GO with ERR_UNKNOWN, no such export, saying «gone\\u{a}»",
+      "the server refused GO with ERR_UNKNOWN, no such export, saying 'gone\\u{a}'",
     ],
     [GO, 7, "80000005", "", "the server refused GO with ERR_TLS_REQD, it insists on TLS"],
     [LIST, 3, "80000002", "", "the server refused LIST with ERR_POLICY, forbidden by its policy"],

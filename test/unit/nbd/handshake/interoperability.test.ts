@@ -203,7 +203,7 @@ describe("our client", () => {
     });
     expect((await shake(path, { kind: "go", exportName: "tape" })).client.result).toMatchObject({
       kind: "ended",
-      reason: expect.stringMatching(/^the server refused GO with ERR_UNKNOWN, no such export, saying «/),
+      reason: expect.stringMatching(/^the server refused GO with ERR_UNKNOWN, no such export, saying '/),
     });
   });
 

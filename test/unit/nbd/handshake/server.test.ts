@@ -187,7 +187,7 @@ describe("ServerHandshake", () => {
     [
       "an unknown export by EXPORT_NAME",
       fixed + option(EXPORT_NAME, "«no\u001bpe»"),
-      "there is no export named «no\\u{1b}pe»",
+      "there is no export named 'no\\u{1b}pe'",
     ],
     [
       "an option that is too long",

@@ -1,13 +1,14 @@
 /**
- * How replies leave, without a journal: at once, and what the socket does not take waits here, in order.
+ * Replies of a link without a journal: sent at once; what the socket does not take waits here, in order.
  *
- * For links that nobody could take over (an ordinary NBD server's). Sends without blocking; whoever uses it watches for
- * EPOLLOUT while it is not empty.
+ * For links that no other process can take over: those of an ordinary NBD server. The caller watches for EPOLLOUT while
+ * the queue is not empty.
  */
 
-import { type FileExtent, readSteadily, SourceError, StaleReadError } from "../source/source.ts";
-import { ERRNO } from "../sys/errno.ts";
-import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, sendfile, unsentBytes } from "../sys/libc.ts";
+import { type FileExtent, readSteadily, SourceError, StaleReadError } from "../../source/source.ts";
+import { ERRNO } from "../../sys/errno.ts";
+import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, sendfile, unsentBytes } from "../../sys/libc.ts";
+import { COPY_BYTES, type Replies } from "./replies.ts";
 
 interface Unsent {
   readonly bytes: Uint8Array | undefined;
@@ -19,43 +20,11 @@ interface Unsent {
 }
 
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
-/** A header that its data follows in another call. */
-const HEAD_BYTES = 16;
+/** A header whose data follows in another call. */
+const HEADER_BYTES = 16;
 const BATCH_BYTES = 256 * 1024;
-/** From this size on a reply goes from the page cache: copying is as cheap up to 32 KiB, and a third dearer at 64 KiB. */
+/** Copying costs the same up to 32 KiB, and a third more at 64 KiB. */
 const FILE_MIN_BYTES = 48 * 1024;
-/** Copied at once of a file whose pages may not leave by reference any more. */
-const PIECE_BYTES = 256 * 1024;
-
-/** The way out of a link, as the read-serving loop sees it. Slots name the requests that the bytes answer. */
-export interface Replies {
-  readonly isEmpty: boolean;
-  /** Whether the peer has yet to read pages of a file that were sent by reference. Asks the kernel, if any were since it said no. */
-  readonly sharesPages: boolean;
-  /** Whether data of a file is among the replies that wait. */
-  readonly needsFile: boolean;
-  /** How much the loop may gather for one `sendBatch`. */
-  readonly batchBytes: number;
-  /** Data of at least this size is better sent with `sendFile`. */
-  readonly fileMinBytes: number;
-  /** Sends from a buffer that the caller uses again. Returns 0 or -errno (the peer is gone). */
-  sendBatch(bytes: Uint8Array, lengthBytes: number, slots: readonly number[]): number;
-  /** Sends one reply in a buffer that is given away with the call. Returns 0 or -errno. */
-  sendOwned(reply: Uint8Array, slot: number): number;
-  /**
-   * Sends a header and a stretch of a file from the page cache. Returns 0 or -errno.
-   * @throws UnsentReplyError when the file fails and nothing has left; SourceError when the link has to be cut
-   */
-  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number, slot: number): number;
-  /**
-   * Sends what has waited, after a look at the file it comes from, for as long as the socket takes it. Returns 0 or
-   * -errno. @throws SourceError when the link has to be cut
-   */
-  flush(): number;
-}
-
-/** A file failed before any of the reply had left: an error can still be the answer. */
-export class UnsentReplyError extends SourceError {}
 
 export class ReplyQueue implements Replies {
   readonly batchBytes: number = BATCH_BYTES;
@@ -89,9 +58,9 @@ export class ReplyQueue implements Replies {
     return this.#send(reply, reply.length, SEND_FLAGS, false);
   }
 
-  /** The header leaves first: if the file then ends or fails, the link must be cut. */
+  /** The header leaves first: if the file ends or fails after that, the link must be cut. */
   sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number): number {
-    const result = this.#send(header, HEAD_BYTES, SEND_FLAGS | MSG_MORE, true);
+    const result = this.#send(header, HEADER_BYTES, SEND_FLAGS | MSG_MORE, true);
     if (result < 0) return result;
     this.#unsent.push({ bytes: undefined, extent, lengthBytes, doneBytes: 0, isShared: false });
     return this.#unsent.length === 1 ? this.#sendQueue() : 0;
@@ -102,23 +71,23 @@ export class ReplyQueue implements Replies {
     return this.#sendQueue();
   }
 
-  /** Verifies the files whose data waits. What has not left is copied and verified when it leaves. @throws SourceError */
+  /** Verifies the files whose data waits. Data that has not left is verified when it leaves. @throws SourceError */
   #verifyWaiting(): void {
     for (const { extent } of this.#unsent) {
       try {
         extent?.owner.verify();
       } catch (error) {
-        if (!(error instanceof StaleReadError) || this.#mayBelieveTouched) throw error;
+        if (!(error instanceof StaleReadError) || this.#hasExposedPages) throw error;
         error.renew();
       }
     }
   }
 
   /**
-   * Whether the peer has read, or may read from the socket, pages of a touched file by reference: their contents may
-   * have been those of a moment in between, so that only cutting the link keeps the peer from using them.
+   * Whether the peer has read, or may read from the socket, pages of the file by reference. If the file is touched,
+   * their contents may have been different for a moment: only cutting the link keeps the peer from using them.
    */
-  get #mayBelieveTouched(): boolean {
+  get #hasExposedPages(): boolean {
     return this.#unsent[0]?.isShared === true || this.sharesPages;
   }
 
@@ -166,12 +135,12 @@ export class ReplyQueue implements Replies {
     const at = offsetBytes + next.doneBytes;
     const restBytes = next.lengthBytes - next.doneBytes;
     if (!owner.mayShare) {
-      const piece = new Uint8Array(Math.min(restBytes, PIECE_BYTES));
+      const piece = new Uint8Array(Math.min(restBytes, COPY_BYTES));
       const readPiece = (): void => {
         void owner.read(piece, at);
         owner.verify();
       };
-      if (this.#mayBelieveTouched) readPiece();
+      if (this.#hasExposedPages) readPiece();
       else readSteadily(readPiece);
       return send(this.#fd, piece, piece.length, SEND_FLAGS);
     }
@@ -182,7 +151,7 @@ export class ReplyQueue implements Replies {
     }
     if (sent === 0) throw new SourceError("cannot finish a reply: the file ended inside it");
     if (sent === -ERRNO.EIO) throw new SourceError("cannot finish a reply: reading the file failed");
-    // Reading may have taken so long that the lease has ended meanwhile: then the peer must not believe what it got.
+    // The lease may have ended during a slow read: then the peer must not use what it has received.
     owner.verify();
     return sent;
   }
