@@ -36,7 +36,9 @@ test("reaches the manager with the device's index", async () => {
 });
 
 test("what is no index never reaches it", async () => {
-  await expect(client.request("cutLinks", { index: -1 })).rejects.toThrow(/^cannot cutLinks: index: /);
+  await expect(client.request("cutLinks", { index: -1 })).rejects.toThrow(
+    /^invalid cutLinks request: index: /,
+  );
   expect(manager.calls).toEqual([]);
 });
 
