@@ -4,7 +4,8 @@
  * Used by the manager command and `attach --foreground`, not by the library: an `NbdManager` must not change the
  * process of the program that it is part of.
  */
-import { check, joinSessionKeyring, setNoNewPrivileges } from "../sys/libc.ts";
+import { check } from "../sys/libc/bind.ts";
+import { joinSessionKeyring, setNoNewPrivileges } from "../sys/libc/processes.ts";
 
 /**
  * After this no execve(2) gains privileges, and the process has an empty session keyring. A worker would otherwise keep

@@ -8,7 +8,7 @@
 import { closeSync, constants, ftruncateSync, openSync, writeSync } from "node:fs";
 import { ErofsNbdError } from "../errors.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
-import { flock, LOCK_EX, LOCK_NB } from "../sys/libc.ts";
+import { flock, LOCK_EX, LOCK_NB } from "../sys/libc/files.ts";
 import { asRunDirError, holderPid, type RunDir } from "./run-dir.ts";
 
 /** A held lock, released by `release` or the end of the process. */

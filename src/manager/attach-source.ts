@@ -11,7 +11,7 @@ import type { PoolOptions } from "../pool/worker-pool.ts";
 import { openHandedImage } from "../source/open-image.ts";
 import { pathView } from "../source/path-view.ts";
 import { type SourceSpec, sourceUri } from "../source/source-spec.ts";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 import { type Inspection, inspectHead, inspectImage } from "./image-inspection.ts";
 
 export interface OpenedSource {

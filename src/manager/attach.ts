@@ -16,7 +16,7 @@ import type { OpenImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 import { randomUuid } from "../sys/random.ts";
 import { openSource, sourceName } from "./attach-source.ts";
 import type { DeviceFactory } from "./create-device.ts";

@@ -8,7 +8,7 @@ import type { DeviceEvent } from "../control/protocol.ts";
 import type { Log } from "../log/log.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import { NetlinkDevice } from "../supervisor/netlink-device.ts";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 import { eventOf, nameOf, reportEvents } from "./device-events.ts";
 import type { Loans } from "./loans.ts";
 import type { Observatory } from "./metrics/observatory.ts";

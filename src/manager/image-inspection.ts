@@ -14,7 +14,8 @@ import {
 } from "../erofs/superblock.ts";
 import { ErofsNbdError } from "../errors.ts";
 import { type OpenImage, openImage } from "../source/open-image.ts";
-import { check, close, pread } from "../sys/libc.ts";
+import { check } from "../sys/libc/bind.ts";
+import { close, pread } from "../sys/libc/files.ts";
 
 const RAW_BLOCK_BYTES = 512;
 /** Kernels before 7 take no device blocks above the page size. A file system with larger blocks needs none. */

@@ -9,7 +9,9 @@ import { fstatSync, readdirSync, readlinkSync, realpathSync, rmSync } from "node
 import { basename, dirname, join } from "node:path";
 import { JOURNAL_BYTES } from "../journal/layout.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
-import { close, duplicate, effectiveUid, peerCredentials, pidfdOpen } from "../sys/libc.ts";
+import { close, duplicate } from "../sys/libc/files.ts";
+import { effectiveUid, pidfdOpen } from "../sys/libc/processes.ts";
+import { peerCredentials } from "../sys/libc/sockets.ts";
 import { isAlive, type ProcessIdentity } from "../sys/process-identity.ts";
 import { Channel } from "../sys/sockets/channel.ts";
 import { connectMessages } from "../sys/sockets/listen.ts";

@@ -8,7 +8,7 @@ import { ErofsNbdError } from "../errors.ts";
 import { openModule } from "../source/open-module.ts";
 import { pathView } from "../source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../source/source-spec.ts";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 import { lowerPriority } from "../sys/priority.ts";
 import type { InspectedSource } from "../worker-protocol/messages.ts";
 import { startWorker } from "./spawn.ts";

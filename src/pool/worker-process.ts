@@ -7,7 +7,7 @@
 import { rmSync } from "node:fs";
 import type { JsonValue } from "../source/source-spec.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 import { processStat } from "../sys/process-stat.ts";
 import { Channel } from "../sys/sockets/channel.ts";
 import { StartWatch } from "../sys/start-watch.ts";

@@ -13,7 +13,8 @@
 import type { Exactness } from "../source/exactness.ts";
 import type { FileSource } from "../source/file-source.ts";
 import { leaseBreakTimeMs, ReadLease } from "../source/read-lease.ts";
-import { close, unsentBytes } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
+import { unsentBytes } from "../sys/libc/sockets.ts";
 import type { ServedLink } from "./served-link.ts";
 
 const LOOK_MS = 1000;

@@ -9,7 +9,8 @@ import { encodeReplyInto, NBD_EIO, type NbdRequest, SIMPLE_REPLY_BYTES } from ".
 import { type Source, SourceError } from "../source/source.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { errnoName, SystemError } from "../sys/errno.ts";
-import { close, growSendBuffer, SHUT_RDWR, shutdown } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
+import { growSendBuffer, SHUT_RDWR, shutdown } from "../sys/libc/sockets.ts";
 import { type LinkCounters, type LinkEnd, NO_COUNTERS } from "../worker-protocol/link-end.ts";
 import { SEND_BUFFER_BYTES } from "../worker-protocol/messages.ts";
 import type { Pollable, Pump } from "./pump.ts";

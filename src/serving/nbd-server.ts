@@ -13,8 +13,8 @@ import { leaseBreakTimeMs } from "../source/read-lease.ts";
 import type { Source } from "../source/source.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
+import { close } from "../sys/libc/files.ts";
 import {
-  close,
   IPPROTO_TCP,
   MSG_DONTWAIT,
   recv,
@@ -22,7 +22,7 @@ import {
   SOL_SOCKET,
   setSocketOption,
   TCP_NODELAY,
-} from "../sys/libc.ts";
+} from "../sys/libc/sockets.ts";
 import { Acceptor } from "../sys/sockets/acceptor.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "../worker-protocol/link-end.ts";
 import { type KeptLease, LeaseKeeper } from "./lease-keeper.ts";

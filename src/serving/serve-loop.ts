@@ -15,7 +15,7 @@ import { NBD_CMD_DISC, NBD_CMD_READ, type NbdRequest, newRequest } from "../nbd/
 import { StaleReadError } from "../source/source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../sys/epoll.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
-import { MSG_DONTWAIT, recv } from "../sys/libc.ts";
+import { MSG_DONTWAIT, recv } from "../sys/libc/sockets.ts";
 import { LargeReplies } from "./large-replies.ts";
 import { LateReplies, MAX_ASYNC_BYTES } from "./late-replies.ts";
 import type { LinkContext } from "./link-context.ts";

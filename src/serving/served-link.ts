@@ -6,7 +6,7 @@
  * its journal.
  */
 import type { Journal } from "../journal/journal.ts";
-import { duplicate } from "../sys/libc.ts";
+import { duplicate } from "../sys/libc/files.ts";
 import type { LinkCounters } from "../worker-protocol/link-end.ts";
 import { LinkContext, type LinkEvents, type LinkOptions } from "./link-context.ts";
 import type { Pollable, Pump } from "./pump.ts";

@@ -12,16 +12,9 @@ import { NBD_REQUEST_MAGIC, REQUEST_BYTES } from "../nbd/wire.ts";
 import { identifyImage } from "../source/file-identity.ts";
 import { FileSource } from "../source/file-source.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
-import {
-  close,
-  MSG_DONTWAIT,
-  pipe,
-  recv,
-  SOCK_NONBLOCK,
-  SOCK_STREAM,
-  send,
-  socketPair,
-} from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
+import { pipe } from "../sys/libc/pipes.ts";
+import { MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, send, socketPair } from "../sys/libc/sockets.ts";
 import type { Pump } from "./pump.ts";
 import { ServedLink } from "./served-link.ts";
 

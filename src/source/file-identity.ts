@@ -8,7 +8,8 @@
 
 import { ErofsNbdError } from "../errors.ts";
 import { blockDeviceSizeBytes, diskSequence as diskSequenceOf } from "../sys/block-device.ts";
-import { check, statxInto, statxPathInto } from "../sys/libc.ts";
+import { check } from "../sys/libc/bind.ts";
+import { statxInto, statxPathInto } from "../sys/libc/files.ts";
 
 /** Safe for JSON, because it is sent to workers and written into records. Times are decimal strings. */
 export interface FileIdentity {

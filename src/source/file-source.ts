@@ -17,7 +17,7 @@
  */
 
 import { ERRNO, errnoName } from "../sys/errno.ts";
-import { close, pread } from "../sys/libc.ts";
+import { close, pread } from "../sys/libc/files.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 import { describeChange, type FileIdentity, FileStat } from "./file-identity.ts";
 import { canBeLeased, type ReadLease, takeReadLease } from "./read-lease.ts";

@@ -7,7 +7,7 @@
  */
 import { statSync } from "node:fs";
 import { pathToFileURL } from "node:url";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 import { type FileExtent, type Source, SourceError } from "./source.ts";
 import type { JsonValue, ModuleSourceSpec } from "./source-spec.ts";
 

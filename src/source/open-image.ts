@@ -9,7 +9,7 @@ import { openSync, readlinkSync } from "node:fs";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { errnoName } from "../sys/errno.ts";
-import { close, O_ACCMODE, O_PATH, O_WRONLY, openFlags, pread } from "../sys/libc.ts";
+import { close, O_ACCMODE, O_PATH, O_WRONLY, openFlags, pread } from "../sys/libc/files.ts";
 import { type FileIdentity, identifyImage, leadsTo } from "./file-identity.ts";
 import type { FileSourceSpec } from "./source-spec.ts";
 

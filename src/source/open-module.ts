@@ -7,7 +7,7 @@
 import { fstatSync, openSync, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
-import { close } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
 
 /** An open module: the caller closes `fd` (close-on-exec). */
 export interface OpenModule {

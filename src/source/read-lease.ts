@@ -14,7 +14,7 @@
  * A signal reports a break much earlier. If it is lost, the next look finds the break.
  */
 import { openSync, readFileSync } from "node:fs";
-import { close, fileSystemType, hasReadLease, setReadLease, setSignalOwner } from "../sys/libc.ts";
+import { close, fileSystemType, hasReadLease, setReadLease, setSignalOwner } from "../sys/libc/files.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 
 /** FUSE and overlayfs grant leases, too, but writes to the files behind them break none. */

@@ -4,7 +4,8 @@
  * linux/fs.h, BLKGETSIZE64 and BLKGETDISKSEQ; the numbers are the same on every architecture with the generic ioctl
  * encoding.
  */
-import { check, ioctlInto } from "./libc.ts";
+import { check } from "./libc/bind.ts";
+import { ioctlInto } from "./libc/files.ts";
 
 const BLKGETSIZE64 = 0x80081272;
 const BLKGETDISKSEQ = 0x80081280;

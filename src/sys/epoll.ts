@@ -4,7 +4,9 @@
  * There is one per worker. libuv watches the epoll descriptor itself and not the sockets, so that these keep their
  * blocking mode. `wait` reuses its event buffer: read the events before the next call.
  */
-import { check, close, epollCreate, epollCtl, epollWait } from "./libc.ts";
+import { check } from "./libc/bind.ts";
+import { epollCreate, epollCtl, epollWait } from "./libc/epoll.ts";
+import { close } from "./libc/files.ts";
 
 export const EPOLLIN = 0x1;
 export const EPOLLOUT = 0x4;

@@ -7,7 +7,8 @@
  * uv_disable_stdio_inheritance), so they are not passed on anyway.
  */
 import { readdirSync } from "node:fs";
-import { check, close, closeOnExec, isKeptAcrossExec } from "./libc.ts";
+import { check } from "./libc/bind.ts";
+import { close, closeOnExec, isKeptAcrossExec } from "./libc/files.ts";
 
 /** Closes them from this number on. Call it before foreign code runs in this process. @throws Error without /proc */
 export function closeInherited(from: number): void {

@@ -13,7 +13,8 @@ import { FileSource } from "../source/file-source.ts";
 import { padToBlocks } from "../source/padded-source.ts";
 import type { Source } from "../source/source.ts";
 import { openSource } from "../source/source-spec.ts";
-import { close, mapShared, unmapShared } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
+import { mapShared, unmapShared } from "../sys/libc/memory.ts";
 import type { LinkEnd } from "../worker-protocol/link-end.ts";
 import {
   type FromWorker,

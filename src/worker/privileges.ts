@@ -7,7 +7,8 @@
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
-import { check, effectiveUid, ignoreSignal, setNoNewPrivileges, setUndumpable } from "../sys/libc.ts";
+import { check } from "../sys/libc/bind.ts";
+import { effectiveUid, ignoreSignal, setNoNewPrivileges, setUndumpable } from "../sys/libc/processes.ts";
 import { shedCapabilities } from "./shed-capabilities.ts";
 
 /** The account that the installation creates. Without it: the kernel's nobody (fs.overflowuid). */

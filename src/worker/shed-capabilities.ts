@@ -6,7 +6,9 @@
  * cannot change theirs. So the worker executes its program again from a thread that has none: execve(2) ends the other
  * threads, and gives no capabilities under no_new_privs.
  */
-import { check, clearCapabilities, execute, keepAcrossExec } from "../sys/libc.ts";
+import { check } from "../sys/libc/bind.ts";
+import { keepAcrossExec } from "../sys/libc/files.ts";
+import { clearCapabilities, execute } from "../sys/libc/processes.ts";
 import { REUNION_FD } from "../worker-protocol/messages.ts";
 
 /** The argument of a worker that has done so: it does not try again. */

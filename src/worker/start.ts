@@ -6,7 +6,7 @@
  * an image for writing (lease-keeper.ts). Node's own reaction to SIGUSR1 is disabled.
  */
 import { closeInherited } from "../sys/inherited.ts";
-import { effectiveUid } from "../sys/libc.ts";
+import { effectiveUid } from "../sys/libc/processes.ts";
 import { AWAITED, CONTROL_FD, REUNION_FD } from "../worker-protocol/messages.ts";
 import { dropPrivileges, refuseInspector } from "./privileges.ts";
 import { Worker } from "./worker.ts";

@@ -8,7 +8,8 @@
 import { Pump } from "../serving/pump.ts";
 import { warmUp, warmUpLater } from "../serving/warm-up.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
-import { close, peerCredentials } from "../sys/libc.ts";
+import { close } from "../sys/libc/files.ts";
+import { peerCredentials } from "../sys/libc/sockets.ts";
 import { Acceptor } from "../sys/sockets/acceptor.ts";
 import { Channel } from "../sys/sockets/channel.ts";
 import type { FromWorker, ToWorker } from "../worker-protocol/messages.ts";

@@ -13,7 +13,8 @@ import { JOURNAL_BYTES } from "../../dist/src/journal/layout.js";
 import { NbdServer } from "../../dist/src/serving/nbd-server.js";
 import { openImage } from "../../dist/src/source/open-image.js";
 import { openSource } from "../../dist/src/source/source-spec.js";
-import { allocateFile, mapShared, pipe } from "../../dist/src/sys/libc.js";
+import { allocateFile, mapShared } from "../../dist/src/sys/libc/memory.js";
+import { pipe } from "../../dist/src/sys/libc/pipes.js";
 import { listenUnix } from "../../dist/src/sys/sockets/listen.js";
 
 const [, , socket = "", path = ""] = process.argv;

@@ -119,7 +119,7 @@ class Reader {
 async function openLinkReader() {
   const { WorkerPool } = await import("../../dist/src/pool/worker-pool.js");
   const { openImage } = await import("../../dist/src/source/open-image.js");
-  const { recv, send } = await import("../../dist/src/sys/libc.js");
+  const { recv, send } = await import("../../dist/src/sys/libc/sockets.js");
   const directory = mkdtempSync(join(tmpdir(), "overwrites-"));
   for (const name of ["workers", "journals"]) mkdirSync(join(directory, name));
   const pool = new WorkerPool(

@@ -15,24 +15,19 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { openImage } from "../../src/source/open-image.ts";
 import { EPOLLHUP, EPOLLIN, EPOLLOUT, Epoll } from "../../src/sys/epoll.ts";
+import { check } from "../../src/sys/libc/bind.ts";
+import { close, sendfile } from "../../src/sys/libc/files.ts";
+import { allocateFile, mapShared, unmapShared } from "../../src/sys/libc/memory.ts";
+import { pipe, spliceFromFile, spliceToSocket } from "../../src/sys/libc/pipes.ts";
 import {
-  allocateFile,
-  check,
-  close,
-  mapShared,
   peerCredentials,
-  pipe,
   SOCK_NONBLOCK,
   SOCK_SEQPACKET,
   SOCK_STREAM,
   send,
-  sendfile,
   socketPair,
-  spliceFromFile,
-  spliceToSocket,
-  unmapShared,
   unreadBytes,
-} from "../../src/sys/libc.ts";
+} from "../../src/sys/libc/sockets.ts";
 import { Channel } from "../../src/sys/sockets/channel.ts";
 import { MiniNbdClient } from "../helpers/nbd/mini-nbd-client.ts";
 

@@ -14,7 +14,7 @@ import { expect, test } from "vitest";
 import { WorkerPool } from "../../src/pool/worker-pool.ts";
 import { openImage } from "../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../src/supervisor/ports.ts";
-import { close } from "../../src/sys/libc.ts";
+import { close } from "../../src/sys/libc/files.ts";
 import { identifyProcess, isAlive } from "../../src/sys/process-identity.ts";
 import { BAD, GOOD, OneByteReader } from "../helpers/nbd/one-byte-reader.ts";
 import { until } from "../helpers/until.ts";

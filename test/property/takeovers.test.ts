@@ -18,7 +18,8 @@ import type { HeldLink } from "../../src/pool/links/held-link.ts";
 import { startWorker } from "../../src/pool/spawn.ts";
 import type { WorkerProcess } from "../../src/pool/worker-process.ts";
 import { type OpenImage, openImage } from "../../src/source/open-image.ts";
-import { close, SO_SNDBUF, SOL_SOCKET, setSocketOption } from "../../src/sys/libc.ts";
+import { close } from "../../src/sys/libc/files.ts";
+import { SO_SNDBUF, SOL_SOCKET, setSocketOption } from "../../src/sys/libc/sockets.ts";
 import { KernelSide, type LinkHabits } from "../helpers/nbd/kernel-side.ts";
 import { until } from "../helpers/until.ts";
 

@@ -14,7 +14,7 @@ import { ROOMS, withRules } from "../../tools/import-rules.mjs";
 const FORBIDDEN = [
   ["netlink", "../src/errors.ts"],
   ["netlink", "koffi"],
-  ["src/text", "../sys/libc.ts"],
+  ["src/text", "../sys/libc/files.ts"],
   ["src/text", "../errors.ts"],
   ["src/log", "../control/client.ts"],
   ["src/sys", "../nbd/wire.ts"],
@@ -23,10 +23,10 @@ const FORBIDDEN = [
   ["src/sys/sockets", "../../errors.ts"],
   ["src/kernel", "../supervisor/ports.ts"],
   ["src/kernel", "../../netlink/socket.ts"],
-  ["src/nbd", "../sys/libc.ts"],
+  ["src/nbd", "../sys/libc/files.ts"],
   ["src/nbd", "../errors.ts"],
   ["src/nbd", "../text/printable.ts"],
-  ["src/nbd/handshake", "../../sys/libc.ts"],
+  ["src/nbd/handshake", "../../sys/libc/files.ts"],
   ["src/nbd", "../journal/journal.ts"],
   ["src/source", "../serving/pump.ts"],
   ["src/erofs", "../manager/manager.ts"],
@@ -75,7 +75,7 @@ const FORBIDDEN = [
 
 const ALLOWED = [
   ["src/kernel", "../../netlink/index.ts"],
-  ["src/source", "../sys/libc.ts"],
+  ["src/source", "../sys/libc/files.ts"],
   ["src/serving", "../source/source.ts"],
   ["src/serving", "../journal/journal.ts"],
   ["src/worker", "../serving/pump.ts"],

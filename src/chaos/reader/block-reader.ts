@@ -6,7 +6,7 @@
  * itself: what to do about a wrong byte is for the engine to say.
  */
 import { read } from "node:fs";
-import { addressOf } from "../../sys/libc.ts";
+import { addressOf } from "../../sys/libc/bind.ts";
 import { Latencies } from "../latencies.ts";
 import type { Difference, ImageReference } from "./image-reference.ts";
 import type { Range, ReadPattern } from "./read-pattern.ts";

@@ -5,7 +5,7 @@
  * plain system calls in this thread; the worker has just read the same range, so they come from the page cache.
  */
 import { SystemError } from "../../sys/errno.ts";
-import { pread } from "../../sys/libc.ts";
+import { pread } from "../../sys/libc/files.ts";
 
 /** Where and how a read differed from the image. */
 export interface Difference {

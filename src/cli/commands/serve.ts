@@ -11,7 +11,7 @@ import { openChecked } from "../../manager/image-inspection.ts";
 import { DEFAULT_MAX_CLIENTS, NbdServer } from "../../serving/nbd-server.ts";
 import type { OpenImage } from "../../source/open-image.ts";
 import { openSource, sourceUri } from "../../source/source-spec.ts";
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 import { isListening, listenTcp, listenUnix } from "../../sys/sockets/listen.ts";
 import { printable } from "../../text/printable.ts";
 import type { CliContext } from "../context.ts";

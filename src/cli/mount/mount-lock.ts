@@ -12,7 +12,7 @@ import type { RunDir } from "../../control/run-dir.ts";
 import { prepareRunDir } from "../../control/run-dir-trust.ts";
 import { ErofsNbdError } from "../../errors.ts";
 import { ERRNO, SystemError } from "../../sys/errno.ts";
-import { flock, LOCK_EX, LOCK_NB } from "../../sys/libc.ts";
+import { flock, LOCK_EX, LOCK_NB } from "../../sys/libc/files.ts";
 
 const POLL_MS = 50;
 const FILES = 64n;

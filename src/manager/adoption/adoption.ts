@@ -11,7 +11,7 @@ import { SYSFS_VIEW } from "../../kernel/device-view.ts";
 import type { FoundLink } from "../../pool/links/found-link.ts";
 import { isSameFile } from "../../source/file-identity.ts";
 import type { SourceSpec } from "../../source/source-spec.ts";
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
 import type { DeviceRecord } from "../records/record.ts";
 import type { RecordStore } from "../records/record-store.ts";

@@ -10,7 +10,7 @@ import { describeChange } from "../../source/file-identity.ts";
 import { type OpenImage, openHandedImage } from "../../source/open-image.ts";
 import { sourceUri } from "../../source/source-spec.ts";
 import type { Image } from "../../supervisor/ports.ts";
-import { duplicate } from "../../sys/libc.ts";
+import { duplicate } from "../../sys/libc/files.ts";
 import type { DeviceFactory } from "../create-device.ts";
 import type { Devices } from "../devices.ts";
 import type { Loans } from "../loans.ts";

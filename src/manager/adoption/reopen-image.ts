@@ -8,7 +8,7 @@ import { openImage } from "../../source/open-image.ts";
 import { openModule } from "../../source/open-module.ts";
 import { pathView } from "../../source/path-view.ts";
 import { type SourceSpec, sourceUri } from "../../source/source-spec.ts";
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 import type { DeviceRecord } from "../records/record.ts";
 
 /** The caller closes `fd`. */

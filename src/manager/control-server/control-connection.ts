@@ -13,7 +13,7 @@ import { type DeviceEvent, MAX_LINE_BYTES, type ServerLine } from "../../control
 import { ErofsNbdError } from "../../errors.ts";
 import type { Log } from "../../log/log.ts";
 import { toSourceLines } from "../../log/source-lines.ts";
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 import { DescriptorReader } from "../../sys/sockets/descriptor-stream.ts";
 import { readParams, readRequest } from "./control-request.ts";
 import { type ControlledManager, type RequestScope, runRequest, type StepDown } from "./run-request.ts";

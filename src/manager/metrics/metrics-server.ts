@@ -8,7 +8,9 @@
 import { chmodSync, rmSync } from "node:fs";
 import { Socket } from "node:net";
 import type { Log } from "../../log/log.ts";
-import { close, effectiveUid, peerCredentials } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
+import { effectiveUid } from "../../sys/libc/processes.ts";
+import { peerCredentials } from "../../sys/libc/sockets.ts";
 import { Acceptor } from "../../sys/sockets/acceptor.ts";
 import { listenTcp, listenUnix } from "../../sys/sockets/listen.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";

@@ -10,7 +10,7 @@ import { lstat, open, rename, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { explainFileError } from "../../control/run-dir.ts";
 import { ErofsNbdError } from "../../errors.ts";
-import { effectiveUid } from "../../sys/libc.ts";
+import { effectiveUid } from "../../sys/libc/processes.ts";
 import { identifyProcess, type ProcessIdentity } from "../../sys/process-identity.ts";
 import { type DeviceRecord, type NewRecord, RECORD_VERSION } from "./record.ts";
 import { parseRecord } from "./record-schema.ts";

@@ -5,14 +5,9 @@ import { closeSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { JOURNAL_BYTES } from "../../journal/layout.ts";
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
-import {
-  allocateFile,
-  growSendBuffer,
-  pipe,
-  SOCK_NONBLOCK,
-  SOCK_STREAM,
-  socketPair,
-} from "../../sys/libc.ts";
+import { allocateFile } from "../../sys/libc/memory.ts";
+import { pipe } from "../../sys/libc/pipes.ts";
+import { growSendBuffer, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../sys/libc/sockets.ts";
 import { SEND_BUFFER_BYTES } from "../../worker-protocol/messages.ts";
 import { HeldLink } from "./held-link.ts";
 

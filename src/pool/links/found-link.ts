@@ -8,7 +8,7 @@ import type {
   OpenLink,
   FoundLink as ReportedLink,
 } from "../../supervisor/ports.ts";
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 import type { LinkReport } from "../reattach.ts";
 import type { WorkerProcess } from "../worker-process.ts";
 import { HeldLink } from "./held-link.ts";

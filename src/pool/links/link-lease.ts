@@ -19,7 +19,7 @@ import type { Exactness } from "../../source/exactness.ts";
 import { type FileIdentity, FileStat } from "../../source/file-identity.ts";
 import { canBeLeased, leaseBreakTimeMs, takeReadLease } from "../../source/read-lease.ts";
 import type { Image } from "../../supervisor/ports.ts";
-import { close, hasReadLease, setSignalOwner } from "../../sys/libc.ts";
+import { close, hasReadLease, setSignalOwner } from "../../sys/libc/files.ts";
 import { loopClock } from "../../sys/loop-clock.ts";
 import type { ServedLinkDescription } from "../../worker-protocol/messages.ts";
 

@@ -16,17 +16,16 @@ import {
   StaleReadError,
 } from "../../source/source.ts";
 import { ERRNO } from "../../sys/errno.ts";
+import { read } from "../../sys/libc/files.ts";
+import { growPipe, spliceToSocket } from "../../sys/libc/pipes.ts";
 import {
-  growPipe,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
-  read,
   send,
   sendBufferBytes,
-  spliceToSocket,
   unreadBytes,
   unsentBytes,
-} from "../../sys/libc.ts";
+} from "../../sys/libc/sockets.ts";
 import { bytesJob, fileJob, leftoverJob, type PipeJob, type ReplyPipe } from "./pipe-job.ts";
 import { type Replies, UnsentReplyError } from "./replies.ts";
 

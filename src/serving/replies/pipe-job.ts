@@ -7,7 +7,8 @@
 import { SIMPLE_REPLY_BYTES } from "../../nbd/wire.ts";
 import { type ExtentOwner, type FileExtent, SourceError } from "../../source/source.ts";
 import { ERRNO, errnoName } from "../../sys/errno.ts";
-import { spliceFromFile, write } from "../../sys/libc.ts";
+import { write } from "../../sys/libc/files.ts";
+import { spliceFromFile } from "../../sys/libc/pipes.ts";
 import { COPY_BYTES } from "./replies.ts";
 
 /** The two ends of a link's pipe. */

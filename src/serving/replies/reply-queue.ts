@@ -7,7 +7,8 @@
 
 import { type FileExtent, readSteadily, SourceError, StaleReadError } from "../../source/source.ts";
 import { ERRNO } from "../../sys/errno.ts";
-import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, sendfile, unsentBytes } from "../../sys/libc.ts";
+import { sendfile } from "../../sys/libc/files.ts";
+import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, unsentBytes } from "../../sys/libc/sockets.ts";
 import { COPY_BYTES, type Replies } from "./replies.ts";
 
 interface Unsent {

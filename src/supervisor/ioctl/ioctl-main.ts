@@ -7,7 +7,7 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { configuringThread, devicePath } from "../../kernel/sysfs.ts";
 import { ERRNO } from "../../sys/errno.ts";
-import { ioctl } from "../../sys/libc.ts";
+import { ioctl } from "../../sys/libc/files.ts";
 import {
   type IoctlClientArguments,
   type IoctlClientMessage,

@@ -4,7 +4,7 @@
  * The server of the link tells it what happens, and it tells the device. A link dies once, with the first witness: its
  * worker's exit, the worker's message, a hang-up of the kernel end, or LINK_DEAD. Later witnesses only explain.
  */
-import { isHungUp, SHUT_RDWR, shutdown } from "../../sys/libc.ts";
+import { isHungUp, SHUT_RDWR, shutdown } from "../../sys/libc/sockets.ts";
 import { type Watch, watchHangUp } from "../../sys/watch.ts";
 import type { LinkEnd } from "../../worker-protocol/link-end.ts";
 import type { LinkObserver, OpenLink, Takeover } from "../ports.ts";

@@ -6,7 +6,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Exactness } from "../../source/exactness.ts";
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 import { type LinkCounters, NO_COUNTERS } from "../../worker-protocol/link-end.ts";
 import type { DeviceSettings } from "../managed-device.ts";
 import type {

@@ -4,7 +4,7 @@
  * LinkSet adds them. Without the open descriptor the kernel may kill a fresh socket, or use the old one after it was
  * freed (nbd.c, recv_work).
  */
-import { close } from "../../sys/libc.ts";
+import { close } from "../../sys/libc/files.ts";
 
 /** How long an old kernel end stays open after RECONFIGURE has replaced its socket. */
 const RETAIN_MS = 1000;

@@ -6,7 +6,8 @@
  */
 import { openSync } from "node:fs";
 import { ERRNO, errnoName } from "../errno.ts";
-import { accept, close } from "../libc.ts";
+import { close } from "../libc/files.ts";
+import { accept } from "../libc/sockets.ts";
 import { type Watch, watchReadable } from "../watch.ts";
 
 export interface AcceptorEvents {

@@ -6,9 +6,9 @@
  */
 
 import { ERRNO, SystemError } from "../errno.ts";
+import { check } from "../libc/bind.ts";
+import { close } from "../libc/files.ts";
 import {
-  check,
-  close,
   MSG_CMSG_CLOEXEC,
   MSG_CTRUNC,
   MSG_DONTWAIT,
@@ -16,7 +16,7 @@ import {
   MSG_TRUNC,
   recvmsg,
   sendmsg,
-} from "../libc.ts";
+} from "../libc/sockets.ts";
 import { type Watch, watchReadable } from "../watch.ts";
 import { MessageHeader } from "./message-header.ts";
 

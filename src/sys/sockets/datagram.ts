@@ -4,17 +4,9 @@
  * Like sd_notify(3), it opens a socket for each message, because the listener may have been replaced. Never blocks.
  */
 import { ERRNO } from "../errno.ts";
-import {
-  AF_UNIX,
-  check,
-  close,
-  connectTo,
-  MSG_DONTWAIT,
-  MSG_NOSIGNAL,
-  SOCK_DGRAM,
-  send,
-  socket,
-} from "../libc.ts";
+import { check } from "../libc/bind.ts";
+import { close } from "../libc/files.ts";
+import { AF_UNIX, connectTo, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_DGRAM, send, socket } from "../libc/sockets.ts";
 
 /** `sun_path` (unix(7)). */
 const UNIX_PATH_BYTES = 108;

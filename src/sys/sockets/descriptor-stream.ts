@@ -5,15 +5,15 @@
  * reads through a DescriptorReader, the client sends a line with a descriptor by `sendWithDescriptor`.
  */
 import { ERRNO, SystemError } from "../errno.ts";
+import { close } from "../libc/files.ts";
 import {
-  close,
   MSG_CMSG_CLOEXEC,
   MSG_CTRUNC,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   recvmsg,
   sendmsg,
-} from "../libc.ts";
+} from "../libc/sockets.ts";
 import { type Watch, watchReadable } from "../watch.ts";
 import { MessageHeader } from "./message-header.ts";
 

@@ -6,13 +6,13 @@
 import { lookup } from "node:dns/promises";
 import { isIPv6 } from "node:net";
 import { ERRNO, SystemError } from "../errno.ts";
+import { check } from "../libc/bind.ts";
+import { close } from "../libc/files.ts";
 import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
   bindTo,
-  check,
-  close,
   connectTo,
   listen,
   SO_PASSCRED,
@@ -23,7 +23,7 @@ import {
   SOL_SOCKET,
   setSocketOption,
   socket,
-} from "../libc.ts";
+} from "../libc/sockets.ts";
 
 const BACKLOG = 128;
 /** `sun_path`, with its terminating NUL (unix(7)). */

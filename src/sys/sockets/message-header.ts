@@ -3,7 +3,8 @@
  *
  * Used by everything that sends descriptors to another process or receives them (SCM_RIGHTS, unix(7)).
  */
-import { addressOf, SOL_SOCKET } from "../libc.ts";
+import { addressOf } from "../libc/bind.ts";
+import { SOL_SOCKET } from "../libc/sockets.ts";
 
 const SCM_RIGHTS = 1;
 const SCM_CREDENTIALS = 2;

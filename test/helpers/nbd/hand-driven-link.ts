@@ -11,8 +11,8 @@ import { ServedLink } from "../../../src/serving/served-link.ts";
 import type { Source } from "../../../src/source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../../../src/sys/epoll.ts";
 import { ERRNO } from "../../../src/sys/errno.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import {
-  close,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   recv,
@@ -23,7 +23,7 @@ import {
   send,
   setSocketOption,
   socketPair,
-} from "../../../src/sys/libc.ts";
+} from "../../../src/sys/libc/sockets.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 
 const MSG_PEEK = 0x2;

@@ -5,7 +5,7 @@
  * as in the nbd driver. It throws at a second answer, at wrong bytes, and at an error that was not due. It shares no code
  * with what it checks but the system calls.
  */
-import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
+import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc/sockets.ts";
 
 /** How one link is used. */
 export interface LinkHabits {

@@ -3,7 +3,7 @@
  * and tells right ones from wrong ones and errors.
  */
 import type { OpenLink } from "../../../src/supervisor/ports.ts";
-import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
+import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc/sockets.ts";
 import { until } from "../until.ts";
 import { requestHeader } from "./mini-nbd-client.ts";
 

@@ -1,13 +1,13 @@
 // @ts-check
 /**
- * Module hooks for step-worker.mjs: every import of the libc binding gets a module that counts the calls.
+ * Module hooks for step-worker.mjs: every import of a file of the libc binding gets a module that counts the calls.
  *
  * The wrapper's text is made from the names that the real module exports.
  */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-const LIBC = /\/dist\/src\/sys\/libc\.js$/;
+const LIBC = /\/dist\/src\/sys\/libc\/(?!bind\.)\w+\.js$/;
 
 /** @type {import("node:module").ResolveHook} */
 export async function resolve(specifier, context, nextResolve) {

@@ -1,5 +1,6 @@
 /** A connected unix socket as a plain descriptor, for peers that do what a stream of Node's cannot. */
-import { AF_UNIX, check, connectTo, socket } from "../../../src/sys/libc.ts";
+import { check } from "../../../src/sys/libc/bind.ts";
+import { AF_UNIX, connectTo, socket } from "../../../src/sys/libc/sockets.ts";
 
 /** The caller closes it. @throws SystemError */
 export function connectUnix(path: string, type: number): number {

@@ -3,16 +3,9 @@
  *
  * For tests. `full` leaves messages in the queue, so that its sender finds no room.
  */
-import {
-  AF_UNIX,
-  bindTo,
-  check,
-  close,
-  MSG_DONTWAIT,
-  recv,
-  SOCK_DGRAM,
-  socket,
-} from "../../../src/sys/libc.ts";
+import { check } from "../../../src/sys/libc/bind.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { AF_UNIX, bindTo, MSG_DONTWAIT, recv, SOCK_DGRAM, socket } from "../../../src/sys/libc/sockets.ts";
 import { until } from "../until.ts";
 
 /** One message: its lines, by name. */

@@ -133,7 +133,7 @@ describe("the device has the bytes of the image that the command has open", () =
     const refused = await shell(script, "unshare", "-m");
     expect(refused).toMatchObject({ code: 32, stdout: "" });
     expect(refused.stderr).toMatch(
-      /\/dev\/nbd3 is another device here, 43:\d+\nhint: make a node for 43:\d+ there/,
+      /\/dev\/nbd3 is another device here, 43:\d+\nhint: create a node for 43:\d+ there/,
     );
     expect((await statuses()).map(({ index }) => index)).toEqual([15]);
   });

@@ -255,7 +255,7 @@ describe("a manager that died", () => {
     );
     const seen = await erofsNbd("status");
     expect(seen).toMatchObject({ code: 0 });
-    expect(seen.stderr).toContain("before the machine was booted");
+    expect(seen.stderr).toContain("before the last boot");
     expect(records()).toEqual([]);
     expect(device.identifier).toHaveLength(36);
   });

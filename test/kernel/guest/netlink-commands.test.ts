@@ -88,7 +88,7 @@ describe("connect", () => {
     const closed = nbd.connect({ ...settings(), sockets: [9999] });
     await expect(closed).rejects.toMatchObject({
       errnoName: "EBADF",
-      hint: expect.stringContaining("open in this very"),
+      hint: expect.stringContaining("open in this process"),
     });
     const fd = openSync("/dev/null", "r");
     cleanUp(() => closeSync(fd));

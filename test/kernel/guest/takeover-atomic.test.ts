@@ -6,8 +6,8 @@
  */
 import { expect, test } from "vitest";
 import { ATOMIC_BYTES } from "../../../src/serving/replies/journaled-replies.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import {
-  close,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   recv,
@@ -19,7 +19,7 @@ import {
   setSocketOption,
   socketPair,
   unreadBytes,
-} from "../../../src/sys/libc.ts";
+} from "../../../src/sys/libc/sockets.ts";
 import { guarded } from "./leftovers.ts";
 
 const EAGAIN = 11;

@@ -19,7 +19,8 @@ import { startWorker } from "../../../src/pool/spawn.ts";
 import type { WorkerProcess } from "../../../src/pool/worker-process.ts";
 import { openImage } from "../../../src/source/open-image.ts";
 import type { LinkRequest } from "../../../src/supervisor/ports.ts";
-import { close, MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc/sockets.ts";
 
 const WORKER = fileURLToPath(new URL("../../helpers/processes/step-worker.mjs", import.meta.url));
 const STEPS = Number(process.env["STEPS"] ?? 40);

@@ -23,7 +23,7 @@ import { reattachWorkers } from "../../../src/pool/reattach.ts";
 import { WorkerPool } from "../../../src/pool/worker-pool.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../../src/supervisor/ports.ts";
-import { close } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
 import { BAD, GOOD, IMAGE_BYTES, OneByteReader } from "../../helpers/nbd/one-byte-reader.ts";
 import { until } from "../../helpers/until.ts";

@@ -11,15 +11,15 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { NbdServer } from "../../../src/serving/nbd-server.ts";
 import type { FileSource } from "../../../src/source/file-source.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import {
-  close,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   recv,
   SOCK_STREAM,
   send,
   unreadBytes,
-} from "../../../src/sys/libc.ts";
+} from "../../../src/sys/libc/sockets.ts";
 import { listenTcp, listenUnix } from "../../../src/sys/sockets/listen.ts";
 import { openFileSource, patternAt } from "../../helpers/images/sources.ts";
 import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";

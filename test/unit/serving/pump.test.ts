@@ -6,15 +6,15 @@ import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Pump } from "../../../src/serving/pump.ts";
 import { EPOLLIN, EPOLLOUT } from "../../../src/sys/epoll.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import {
-  close,
   MSG_DONTWAIT,
   recv,
   SOCK_NONBLOCK,
   SOCK_STREAM,
   send,
   socketPair,
-} from "../../../src/sys/libc.ts";
+} from "../../../src/sys/libc/sockets.ts";
 import { watchReadable } from "../../../src/sys/watch.ts";
 import { until } from "../../helpers/until.ts";
 
@@ -141,7 +141,7 @@ describe("the pump", () => {
     const at = (path: string): string => fileURLToPath(new URL(`../../../dist/src/${path}`, import.meta.url));
     const program = `
       import { Pump } from ${JSON.stringify(at("serving/pump.js"))};
-      import { socketPair, send } from ${JSON.stringify(at("sys/libc.js"))};
+      import { socketPair, send } from ${JSON.stringify(at("sys/libc/sockets.js"))};
       const [fd, peer] = socketPair(1);
       new Pump().add(fd, 1, { onEvents() { throw new Error("a bug in a link"); } });
       send(peer, Uint8Array.of(1), 1, 0);`;

@@ -8,7 +8,8 @@ import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest"
 import { ReplyQueue } from "../../../src/serving/replies/reply-queue.ts";
 import { SourceError } from "../../../src/source/source.ts";
 import { ERRNO } from "../../../src/sys/errno.ts";
-import { close, MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { MSG_DONTWAIT, recv, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc/sockets.ts";
 import { patternAt, sharedExtent } from "../../helpers/images/sources.ts";
 
 const MIB = 1 << 20;

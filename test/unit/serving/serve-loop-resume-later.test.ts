@@ -10,11 +10,10 @@ import { Pump } from "../../../src/serving/pump.ts";
 import { ServedLink } from "../../../src/serving/served-link.ts";
 import { SourceError } from "../../../src/source/source.ts";
 import { EPOLLIN, EPOLLOUT } from "../../../src/sys/epoll.ts";
+import { close, duplicate } from "../../../src/sys/libc/files.ts";
+import { pipe } from "../../../src/sys/libc/pipes.ts";
 import {
-  close,
-  duplicate,
   MSG_DONTWAIT,
-  pipe,
   recv,
   SO_SNDBUF,
   SOCK_NONBLOCK,
@@ -24,7 +23,7 @@ import {
   setSocketOption,
   socketPair,
   unreadBytes,
-} from "../../../src/sys/libc.ts";
+} from "../../../src/sys/libc/sockets.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 import { DeferredSource, patternAt } from "../../helpers/images/sources.ts";
 import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";

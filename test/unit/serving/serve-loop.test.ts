@@ -4,7 +4,7 @@
  */
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { SourceError } from "../../../src/source/source.ts";
-import { close, duplicate } from "../../../src/sys/libc.ts";
+import { close, duplicate } from "../../../src/sys/libc/files.ts";
 import { PatternSource, patternAt } from "../../helpers/images/sources.ts";
 import { HandDrivenLink } from "../../helpers/nbd/hand-driven-link.ts";
 import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";

@@ -9,7 +9,7 @@ import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vit
 import { Pump } from "../../../src/serving/pump.ts";
 import { ServedLink } from "../../../src/serving/served-link.ts";
 import type { Source } from "../../../src/source/source.ts";
-import { SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
+import { SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc/sockets.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 import { DeferredSource, openPatternFile, PatternSource, patternAt } from "../../helpers/images/sources.ts";
 import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";

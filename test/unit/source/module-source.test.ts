@@ -22,7 +22,7 @@ import { WorkerPool } from "../../../src/pool/worker-pool.ts";
 import { pathView } from "../../../src/source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
-import { close } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
 import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
 import { until } from "../../helpers/until.ts";

@@ -22,15 +22,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { type OpenImage, openHandedImage, openImage } from "../../../src/source/open-image.ts";
 import { type FileSourceSpec, sourceUri } from "../../../src/source/source-spec.ts";
-import {
-  duplicate,
-  epollCreate,
-  O_ACCMODE,
-  O_PATH,
-  openFlags,
-  SOCK_STREAM,
-  socketPair,
-} from "../../../src/sys/libc.ts";
+import { epollCreate } from "../../../src/sys/libc/epoll.ts";
+import { duplicate, O_ACCMODE, O_PATH, openFlags } from "../../../src/sys/libc/files.ts";
+import { SOCK_STREAM, socketPair } from "../../../src/sys/libc/sockets.ts";
 import { isCloseOnExec, openDescriptors } from "../../helpers/sockets/descriptors.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-open-"));

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { openModule } from "../../../src/source/open-module.ts";
-import { close } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
 import { openDescriptors } from "../../helpers/sockets/descriptors.ts";
 
 let directory: string;

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { FileSource } from "../../../src/source/file-source.ts";
 import { canBeLeased, leaseBreakTimeMs, ReadLease } from "../../../src/source/read-lease.ts";
 import { SourceError } from "../../../src/source/source.ts";
-import { hasReadLease } from "../../../src/sys/libc.ts";
+import { hasReadLease } from "../../../src/sys/libc/files.ts";
 import { loopClock } from "../../../src/sys/loop-clock.ts";
 import { openFileSource, openPatternFile } from "../../helpers/images/sources.ts";
 import { openDescriptors } from "../../helpers/sockets/descriptors.ts";

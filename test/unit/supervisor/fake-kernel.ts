@@ -12,15 +12,8 @@ import type { DeviceView } from "../../../src/kernel/device-view.ts";
 import type { ConnectedDevice } from "../../../src/kernel/nbd-control.ts";
 import type { ProbeResult } from "../../../src/kernel/probe.ts";
 import type { NbdCommands } from "../../../src/supervisor/ports.ts";
-import {
-  close,
-  duplicate,
-  isHungUp,
-  SHUT_RDWR,
-  SOCK_STREAM,
-  shutdown,
-  socketPair,
-} from "../../../src/sys/libc.ts";
+import { close, duplicate } from "../../../src/sys/libc/files.ts";
+import { isHungUp, SHUT_RDWR, SOCK_STREAM, shutdown, socketPair } from "../../../src/sys/libc/sockets.ts";
 import type { FakeLink, FakeLinkServer } from "./fake-server.ts";
 import { holdersOf } from "./waiting.ts";
 

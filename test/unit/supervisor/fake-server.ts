@@ -14,7 +14,8 @@ import type {
   OpenLink,
   Takeover,
 } from "../../../src/supervisor/ports.ts";
-import { close, SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { SOCK_NONBLOCK, SOCK_STREAM, socketPair } from "../../../src/sys/libc/sockets.ts";
 import { describeEnd, type LinkCounters, type LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 
 /** One `takeOver`. It may wait, report why, throw, or call `link.served()` and return. */

@@ -4,7 +4,8 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { EPOLLHUP, EPOLLIN, EPOLLOUT, Epoll } from "../../../src/sys/epoll.ts";
 import { SystemError } from "../../../src/sys/errno.ts";
-import { close, duplicate, recv, SOCK_STREAM, send, socketPair } from "../../../src/sys/libc.ts";
+import { close, duplicate } from "../../../src/sys/libc/files.ts";
+import { recv, SOCK_STREAM, send, socketPair } from "../../../src/sys/libc/sockets.ts";
 
 let epoll: Epoll;
 let fds: number[];

@@ -2,7 +2,7 @@
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { closeInherited, keepInherited } from "../../../src/sys/inherited.ts";
-import { close, keepAcrossExec } from "../../../src/sys/libc.ts";
+import { close, keepAcrossExec } from "../../../src/sys/libc/files.ts";
 import { isCloseOnExec } from "../../helpers/sockets/descriptors.ts";
 
 let low: number;

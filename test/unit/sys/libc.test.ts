@@ -15,8 +15,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { ERRNO, errnoName, SystemError } from "../../../src/sys/errno.ts";
-import * as libc from "../../../src/sys/libc.ts";
+import { check } from "../../../src/sys/libc/bind.ts";
+import * as epolls from "../../../src/sys/libc/epoll.ts";
+import * as files from "../../../src/sys/libc/files.ts";
+import * as memory from "../../../src/sys/libc/memory.ts";
+import * as pipes from "../../../src/sys/libc/pipes.ts";
+import * as processes from "../../../src/sys/libc/processes.ts";
+import * as sockets from "../../../src/sys/libc/sockets.ts";
 import { isCloseOnExec } from "../../helpers/sockets/descriptors.ts";
+
+const libc = { check, ...epolls, ...files, ...memory, ...pipes, ...processes, ...sockets };
 
 const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-libc-"));
 const path = join(directory, "file");

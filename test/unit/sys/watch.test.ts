@@ -2,7 +2,8 @@
  * Watching descriptors with libuv: readiness, hang-ups, promises that settle, and an end to it.
  */
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { close, recv, SHUT_RDWR, SOCK_STREAM, send, shutdown, socketPair } from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { recv, SHUT_RDWR, SOCK_STREAM, send, shutdown, socketPair } from "../../../src/sys/libc/sockets.ts";
 import { type Watch, watchHangUp, watchReadable } from "../../../src/sys/watch.ts";
 import { until } from "../../helpers/until.ts";
 

@@ -23,17 +23,10 @@ import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vit
 import { Journal } from "../../../src/journal/journal.ts";
 import { JOURNAL_BYTES } from "../../../src/journal/layout.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
-import {
-  allocateFile,
-  close,
-  mapShared,
-  pipe,
-  SOCK_NONBLOCK,
-  SOCK_SEQPACKET,
-  SOCK_STREAM,
-  socketPair,
-  unmapShared,
-} from "../../../src/sys/libc.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { allocateFile, mapShared, unmapShared } from "../../../src/sys/libc/memory.ts";
+import { pipe } from "../../../src/sys/libc/pipes.ts";
+import { SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socketPair } from "../../../src/sys/libc/sockets.ts";
 import { Channel } from "../../../src/sys/sockets/channel.ts";
 import { connectMessages, listenUnix } from "../../../src/sys/sockets/listen.ts";
 import type { LinkCounters } from "../../../src/worker-protocol/link-end.ts";

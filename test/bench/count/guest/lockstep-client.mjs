@@ -6,16 +6,16 @@
  * one send, and room in the socket appears a reply at a time.
  */
 import { readFileSync } from "node:fs";
+import { check } from "../../../../dist/src/sys/libc/bind.js";
 import {
   AF_UNIX,
-  check,
   connectTo,
   MSG_DONTWAIT,
   recv,
   SOCK_STREAM,
   send,
   socket,
-} from "../../../../dist/src/sys/libc.js";
+} from "../../../../dist/src/sys/libc/sockets.js";
 
 const REQUEST_BYTES = 28;
 const REPLY_BYTES = 16;

@@ -13,7 +13,7 @@ import { RecordStore } from "../../../../src/manager/records/record-store.ts";
 import type { FoundLink } from "../../../../src/pool/links/found-link.ts";
 import { openImage } from "../../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
-import { close } from "../../../../src/sys/libc.ts";
+import { close } from "../../../../src/sys/libc/files.ts";
 import { identifyProcess, type ProcessIdentity } from "../../../../src/sys/process-identity.ts";
 
 export let directory: string;

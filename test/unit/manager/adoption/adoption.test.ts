@@ -2,7 +2,7 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { close } from "../../../../src/sys/libc.ts";
+import { close } from "../../../../src/sys/libc/files.ts";
 import { isAlive } from "../../../../src/sys/process-identity.ts";
 import {
   adopt,

@@ -12,7 +12,7 @@ import {
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { LeftoverDevice } from "../../../../src/manager/adoption/leftover-device.ts";
-import { close } from "../../../../src/sys/libc.ts";
+import { close } from "../../../../src/sys/libc/files.ts";
 import { isAlive } from "../../../../src/sys/process-identity.ts";
 import { until } from "../../supervisor/waiting.ts";
 import {

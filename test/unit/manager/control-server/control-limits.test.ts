@@ -9,7 +9,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { toAttachParams } from "../../../../src/library/options.ts";
 import { ControlServer } from "../../../../src/manager/control-server/control-server.ts";
-import { MSG_NOSIGNAL, SOCK_STREAM, sendmsg } from "../../../../src/sys/libc.ts";
+import { MSG_NOSIGNAL, SOCK_STREAM, sendmsg } from "../../../../src/sys/libc/sockets.ts";
 import { MessageHeader } from "../../../../src/sys/sockets/message-header.ts";
 import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
 import { openDescriptors } from "../../../helpers/sockets/descriptors.ts";

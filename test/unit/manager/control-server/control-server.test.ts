@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { MAX_LINE_BYTES } from "../../../../src/control/protocol.ts";
 import { ErofsNbdError } from "../../../../src/errors.ts";
 import { ControlServer } from "../../../../src/manager/control-server/control-server.ts";
-import { SOCK_STREAM } from "../../../../src/sys/libc.ts";
+import { SOCK_STREAM } from "../../../../src/sys/libc/sockets.ts";
 import { asNobody, canBeNobody } from "../../../helpers/processes/as-nobody.ts";
 import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
 import { turns, until } from "../../supervisor/waiting.ts";

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { parseLoopbackAddress } from "../../../../src/manager/metrics/metrics-address.ts";
 import { MetricsServer } from "../../../../src/manager/metrics/metrics-server.ts";
-import { SOCK_STREAM } from "../../../../src/sys/libc.ts";
+import { SOCK_STREAM } from "../../../../src/sys/libc/sockets.ts";
 import { asNobody, canBeNobody } from "../../../helpers/processes/as-nobody.ts";
 import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
 import { freePort } from "../../../helpers/sockets/free-port.ts";

@@ -1,7 +1,7 @@
 /** link-set.ts alone: link indexes, generations, and witnesses. Descriptors: kernel-ends.test.ts. */
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { WITNESS } from "../../../../src/supervisor/links/link-death.ts";
-import { isHungUp } from "../../../../src/sys/libc.ts";
+import { isHungUp } from "../../../../src/sys/libc/sockets.ts";
 import { turns } from "../waiting.ts";
 import { make, NEVER } from "./link-rig.ts";
 

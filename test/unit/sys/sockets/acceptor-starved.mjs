@@ -7,7 +7,7 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { close } from "../../../../dist/src/sys/libc.js";
+import { close } from "../../../../dist/src/sys/libc/files.js";
 import { Acceptor } from "../../../../dist/src/sys/sockets/acceptor.js";
 import { listenUnix } from "../../../../dist/src/sys/sockets/listen.js";
 

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { close } from "../../../../src/sys/libc.ts";
+import { close } from "../../../../src/sys/libc/files.ts";
 import { Acceptor } from "../../../../src/sys/sockets/acceptor.ts";
 import { listenUnix } from "../../../../src/sys/sockets/listen.ts";
 

@@ -5,7 +5,8 @@ import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync, writeFil
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
-import { close, SOCK_NONBLOCK, SOCK_SEQPACKET, send, socketPair } from "../../../../src/sys/libc.ts";
+import { close } from "../../../../src/sys/libc/files.ts";
+import { SOCK_NONBLOCK, SOCK_SEQPACKET, send, socketPair } from "../../../../src/sys/libc/sockets.ts";
 import { Channel } from "../../../../src/sys/sockets/channel.ts";
 import { isCloseOnExec, openDescriptors } from "../../../helpers/sockets/descriptors.ts";
 import { until } from "../../../helpers/until.ts";
