@@ -245,6 +245,9 @@ export class WorkerProcess {
 
   #exited(how: string): void {
     if (!this.#isAlive) return;
+    // The exit may be reported before messages that were sent earlier, such as the end of the last link.
+    this.#channel.receiveRest();
+    if (!this.#isAlive) return;
     this.#isAlive = false;
     this.#channel.close();
     rmSync(this.#socketPath, { force: true });

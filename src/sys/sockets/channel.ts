@@ -25,6 +25,7 @@ const MAX_MESSAGE_BYTES = 64 * 1024;
 /** Descriptors in one message; the kernel's own limit (SCM_MAX_FD) is 253. */
 const MAX_FDS = 16;
 const RETRY_MS = 5;
+/** The remaining ones are reported again: a peer that sends without a pause must not starve others. */
 const MESSAGES_AT_ONCE = 64;
 
 interface Outgoing {
@@ -59,7 +60,7 @@ export class Channel<In, Out> {
   constructor(fd: number, events: ChannelEvents<In>) {
     this.fd = fd;
     this.#events = events;
-    this.#watch = watchReadable(fd, () => this.#drain());
+    this.#watch = watchReadable(fd, () => this.#drain(MESSAGES_AT_ONCE));
   }
 
   get isOpen(): boolean {
@@ -83,6 +84,11 @@ export class Channel<In, Out> {
 
   unref(): void {
     this.#watch.unref();
+  }
+
+  /** Receives at once all that has arrived: what a peer sent before its exit must not be lost with the channel. */
+  receiveRest(): void {
+    this.#drain(Number.POSITIVE_INFINITY);
   }
 
   /** Closes this end; the peer sees an end of file. Messages not sent yet are rejected. */
@@ -113,10 +119,9 @@ export class Channel<In, Out> {
       left.settle(new Error("cannot send a control message: the channel has ended"));
   }
 
-  #drain(): void {
+  #drain(most: number): void {
     let wasReset = false;
-    // The remaining ones are reported again: a peer that sends without a pause must not starve others.
-    for (let left = MESSAGES_AT_ONCE; this.#open && left > 0; left -= 1) {
+    for (let left = most; this.#open && left > 0; left -= 1) {
       const header = this.#receiveHeader.toReceive(this.#incoming);
       const received = recvmsg(this.fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
       if (received === -ERRNO.EAGAIN || received === -ERRNO.EINTR) return;

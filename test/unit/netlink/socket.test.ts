@@ -109,7 +109,7 @@ describe("a request", () => {
         k.deliver(answerTo(request, 2));
         k.deliver(ack(request));
       },
-      { answerDeadlineMs: 5 },
+      { answerDeadlineMs: 300 },
     );
     await expect(ask(socket)).rejects.toMatchObject({
       code: "ERR_NETLINK_TIMEOUT",

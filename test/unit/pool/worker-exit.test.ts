@@ -1,0 +1,36 @@
+/** worker-process.ts: what a worker sent before its exit is handled, though the exit is reported first. */
+import { expect, test } from "vitest";
+import { WorkerProcess } from "../../../src/pool/worker-process.ts";
+import { close } from "../../../src/sys/libc/files.ts";
+import { SOCK_SEQPACKET, send, socketPair } from "../../../src/sys/libc/sockets.ts";
+
+const say = (fd: number, message: object): void => {
+  const body = Buffer.from(JSON.stringify(message));
+  expect(send(fd, body, body.length, 0)).toBe(body.length);
+};
+
+test("messages that wait in the channel when the exit is reported are not lost", () => {
+  const [ours, theirs] = socketPair(SOCK_SEQPACKET);
+  const heard: string[] = [];
+  let report: (how: string) => void = () => {};
+  const worker = new WorkerProcess(
+    (exited) => {
+      report = exited;
+      return {
+        process: { pid: process.pid, kill: () => heard.push("kill"), unref: () => {} },
+        channelFd: ours,
+        socketPath: "/nonexistent/worker",
+      };
+    },
+    { stderr: "ignore", directory: "/nonexistent" },
+    { ready: () => heard.push("ready"), exited: (how) => heard.push(how) },
+  );
+  say(theirs, { type: "ready" });
+  say(theirs, { type: "pong" });
+  say(theirs, { type: "pong" });
+  // No turn of the event loop in between: the messages are received by the report itself.
+  report("exited with status 0");
+  expect(worker.pongs).toBe(2);
+  expect(heard).toEqual(["ready", "exited with status 0"]);
+  close(theirs);
+});
