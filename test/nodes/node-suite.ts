@@ -19,7 +19,7 @@ const PORTABLE = [
   "test/unit/source/open-image",
   "test/unit/nbd/",
   "test/unit/journal/journal",
-  "test/unit/worker/served-links",
+  "test/unit/serving/served-links",
   "test/unit/worker/worker-process",
   "test/unit/cli/output",
   "test/unit/library/",
