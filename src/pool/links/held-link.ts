@@ -18,6 +18,7 @@ import type { LinkCounters } from "../../worker-protocol/link-end.ts";
 import type { ServedLinkDescription } from "../../worker-protocol/messages.ts";
 import { CrashRecord } from "../policy/blame.ts";
 import type { WorkerProcess } from "../worker-process.ts";
+import type { LinkDescriptors } from "./link-descriptors.ts";
 import { LinkLease } from "./link-lease.ts";
 import { RequestAges } from "./request-ages.ts";
 
@@ -25,16 +26,6 @@ import { RequestAges } from "./request-ages.ts";
 const MAX_COUNT = 2 ** 80;
 /** Timeout for reconciling in-flight requests after a crash. */
 const SETTLE_TIMEOUT_MS = 1000;
-
-/** Descriptors of a link, all close-on-exec. */
-export interface LinkDescriptors {
-  readonly serverFd: number;
-  readonly kernelFd: number;
-  readonly journalFd: number;
-  readonly pipe: readonly [number, number];
-  /** An open file description of the image with a read lease on it, if the link's worker has one. */
-  readonly leaseFd?: number | undefined;
-}
 
 export class HeldLink {
   readonly number: number;

@@ -3,7 +3,8 @@
  *
  * The functions of this folder return the result of their call, or the negative errno. They do not throw, because
  * EAGAIN is normal on the read path, unless a comment says so. `check` turns a negative result into a SystemError.
- * Buffers are not used after the call has returned. A call blocks the calling thread only if its descriptor is blocking.
+ * Buffers are not used after the call has returned. A call blocks the calling thread only if its descriptor is
+ * blocking.
  */
 import koffi from "koffi";
 import { SystemError } from "../errno.ts";
