@@ -284,6 +284,8 @@ const STEPS = [
       copyFileSync("/srv/other-image.erofs", "/run/leased.erofs");
       const device = await attach("/run/leased.erofs");
       await until("it is leased", async () => (await device.status()).exact === "lease");
+      // udev reads a new device. After the change it would get errors, which the kernel logs.
+      await run("sh", ["-c", "udevadm settle --timeout=60 || true"]);
       const { code, output } = await run("dd", [
         "if=/dev/zero",
         "of=/run/leased.erofs",
