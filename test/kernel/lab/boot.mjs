@@ -22,6 +22,7 @@ import { fileURLToPath } from "node:url";
 import { LabError } from "./errors.mjs";
 import { KERNELS, prepareKernel } from "./image/kernels.mjs";
 import { startKernel } from "./machine/kernel-process.mjs";
+import { claimProcessor } from "./machine/processor.mjs";
 import { followOutput } from "./output.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -136,7 +137,8 @@ function writeJob(share, kernel, options, timeoutMs) {
  */
 async function runKernel(kernel, options, place) {
   const memoryMiB = options.memoryMiB ?? DEFAULT_MEMORY_MIB;
-  const guest = startKernel(kernel, { ...place, memoryMiB });
+  const processor = kernel.processors === 1 ? await claimProcessor() : undefined;
+  const guest = startKernel(kernel, { ...place, memoryMiB, cpu: processor?.cpu });
   const output = followOutput(place.share, options.onOutput);
   let ending = "";
   const kill = (/** @type {string} */ why) => {
@@ -154,6 +156,7 @@ async function runKernel(kernel, options, place) {
     clearTimeout(timer);
     options.signal?.removeEventListener("abort", onAbort);
     output.close();
+    processor?.release();
   }
 }
 

@@ -10,6 +10,7 @@ import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { LAUNCH_VARIABLE } from "../../../../tools/leftovers.mjs";
 import { launchOf } from "../image/kernels.mjs";
+import { onProcessor } from "./processor.mjs";
 
 /** Waits for the end of its input, which comes when the parent is gone. */
 const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
@@ -22,8 +23,8 @@ const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
 
 /**
  * Where a guest's files are: `scratch` is for the kernel process's own and removed by the watchdog when the parent
- * dies; `share` gets console.log and is the guest's to write.
- * @typedef {{ share: string, scratch: string, memoryMiB: number }} Place
+ * dies; `share` gets console.log and is the guest's to write. `cpu` is the one processor that the guest runs on.
+ * @typedef {{ share: string, scratch: string, memoryMiB: number, cpu: number | undefined }} Place
  */
 
 /**
@@ -38,7 +39,8 @@ const WATCHDOG = 'read -r line; kill -s KILL -- "-$1"; rm -rf "$2"';
  * @returns {KernelProcess}
  */
 export function startKernel(kernel, place) {
-  const { file, args, environment } = launchOf(kernel, place);
+  const { environment, ...program } = launchOf(kernel, place);
+  const { file, args } = place.cpu === undefined ? program : onProcessor(program, place.cpu);
   const log = openSync(join(place.share, "console.log"), "w");
   const child = spawn(file, args, {
     stdio: ["ignore", log, log],
