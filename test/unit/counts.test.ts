@@ -79,6 +79,30 @@ describe("system calls for each read", () => {
     expect(figures(lines)["fcntl"]).toBe(0.125);
   });
 
+  const LOOK = [
+    'openat(AT_FDCWD, ""..., O_RDONLY|O_CLOEXEC) = 9',
+    "statx(9, 0x1) = 0",
+    "read(9, 0x1, 4096) = 3",
+    "close(9) = 0",
+    "fcntl(8, F_GETLEASE) = 0",
+    "statx(7, 0x1) = 0",
+  ];
+
+  test("leave out a worker's look at its leases each second, also where a window takes longer", () => {
+    const large = [WAIT, "recvfrom(6, 0x1, 224) = 224", 1200, ...ANSWER];
+    const lines = times<string | number>(16, () => [
+      "epoll_pwait(3, 0x1, 1024, 7253) = 1",
+      ...LOOK,
+      ...large,
+    ]);
+    expect(figures(lines, 8)).toMatchObject({ pread: 0.125, statx: 0.125, send: 0.125 });
+    expect(figures(lines, 8)).not.toHaveProperty("fcntl");
+  });
+
+  test("show a look at the lease with each read", () => {
+    expect(figures(times(32, () => [...LOOK, ...READ]))).toMatchObject({ fcntl: 1, other: 3 });
+  });
+
   test("leave out what the engine does for itself", () => {
     expect(figures(times(32, () => [...READ, "madvise(0x1, 4096, MADV_DONTNEED) = 0"]))).toEqual(PLAIN);
   });

@@ -9,8 +9,11 @@
 const REQUEST_BYTES = 28;
 /** Reads in a row that are counted together: what happens with every eighth only is seen as well. */
 const WINDOW_READS = 8;
-/** They are fewer where they would take longer: once a second a worker looks at its lease, and that is no read's. */
-const WINDOW_MS = 400;
+/** What a worker does once a second for its leases (lease-keeper.ts): calls in a row that begin with this one. */
+const LOOK_BEGINS = "openat";
+const LOOK = new Set(["openat", "statx", "read", "close", "fcntl"]);
+/** What lease-keeper.ts calls LOOK_MS, a little less. What comes more often is counted. */
+const LOOK_MS = 900;
 /** What pump.ts calls SLICE_MS, a little less: strace sees the slice begin later than the pump does. */
 const SLICE_MS = 19;
 /** What pump.ts calls LINGER_MS, a little less. A wait that does not even last so long is not for want of requests. */
@@ -64,30 +67,40 @@ export const READ_COLUMNS = [...COUNTED, "total"];
  */
 export function perRead(calls, depth) {
   // The first may have begun before strace came, the last may not have ended.
-  const rounds = split(withoutChance(calls), depth).slice(1, -1);
+  const rounds = split(withoutChance(withoutLooks(calls)), depth).slice(1, -1);
   const most = WINDOW_READS / depth;
   if (rounds.length < most) throw new Error(`Only ${rounds.length} whole rounds can be told apart`);
   const windows = rounds.slice(most - 1).map((_, at) => {
     const window = rounds.slice(at, at + most);
-    const endMs = beginningOf(window) + WINDOW_MS;
-    const inTime = window.filter((round, index) => index === 0 || (round.at(-1)?.atMs ?? 0) <= endMs);
-    const sums = COUNTED.map((column) => inTime.reduce((sum, round) => sum + countIn(round, column), 0));
-    return sums.map((count) => count / (inTime.length * depth));
+    const sums = COUNTED.map((column) => window.reduce((sum, round) => sum + countIn(round, column), 0));
+    return sums.map((count) => count / WINDOW_READS);
   });
   const fewest = COUNTED.map((_, column) => Math.min(...windows.map((figures) => figures[column] ?? 0)));
   // What chance adds to one window is not what it adds to another: so this is not the least total of a window.
   return [...fewest, fewest.reduce((sum, figure) => sum + figure, 0)];
 }
 
-/** @param {readonly Call[][]} window */
-function beginningOf(window) {
-  return window[0]?.[0]?.atMs ?? 0;
-}
-
 /** @param {readonly Call[]} round @param {string} column of COUNTED */
 function countIn(round, column) {
   return round.filter(({ name }) => (name === "event loop" ? name : (COLUMN_OF[name] ?? "other")) === column)
     .length;
+}
+
+/**
+ * Without the worker's looks at its leases, which no read asked for: on a slow machine each window of large reads has one.
+ * @param {readonly Call[]} calls
+ * @returns {Call[]}
+ */
+function withoutLooks(calls) {
+  let lookedAtMs = Number.NEGATIVE_INFINITY;
+  let isInLook = false;
+  return calls.filter(({ name, atMs }) => {
+    if (name === LOOK_BEGINS && atMs - lookedAtMs >= LOOK_MS) {
+      lookedAtMs = atMs;
+      isInLook = true;
+    } else isInLook &&= LOOK.has(name) || ENGINE.test(name);
+    return !isInLook;
+  });
 }
 
 /**
