@@ -13,9 +13,9 @@ import { MSG_NOSIGNAL, SOCK_STREAM, sendmsg, socketPair } from "../../src/sys/li
 import { MessageHeader } from "../../src/sys/sockets/message-header.ts";
 import { connectUnix } from "../helpers/sockets/connect-unix.ts";
 import { openDescriptors } from "../helpers/sockets/descriptors.ts";
+import { until } from "../helpers/until.ts";
 import { RawPeer } from "../unit/manager/control-server/raw-peer.ts";
 import { FakeManager } from "../unit/manager/fake-manager.ts";
-import { until } from "../unit/supervisor/waiting.ts";
 
 let directory: string;
 let path: string;

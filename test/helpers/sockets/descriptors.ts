@@ -3,22 +3,46 @@
  * come and go as it likes, so only sockets, files and epoll instances opened on purpose count.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { expect } from "vitest";
+import { until } from "../until.ts";
 
 const O_CLOEXEC = 0o2000000;
 
-/** descriptor → what it refers to, such as `socket:[4711]`. */
-export function openDescriptors(): Map<number, string> {
+function descriptors(counts: (target: string) => boolean): Map<number, string> {
   const found = new Map<number, string>();
   for (const name of readdirSync("/proc/self/fd")) {
     try {
       const target = readlinkSync(`/proc/self/fd/${name}`);
-      if (!/^(pipe:|\/dev\/|\/proc\/|anon_inode:\[(eventfd|io_uring|signalfd)\])/.test(target))
-        found.set(Number(name), target);
+      if (counts(target)) found.set(Number(name), target);
     } catch {
       // the descriptor of the listing itself
     }
   }
   return found;
+}
+
+/** descriptor → what it refers to, such as `socket:[4711]`. */
+export function openDescriptors(): Map<number, string> {
+  const isNodes = /^(pipe:|\/dev\/|\/proc\/|anon_inode:\[(eventfd|io_uring|signalfd)\])/;
+  return descriptors((target) => !isNodes.test(target));
+}
+
+/** The sockets among them. */
+export function openSockets(): Map<number, string> {
+  return descriptors((target) => target.startsWith("socket:"));
+}
+
+/** How many descriptors this process has for the socket behind one of them. */
+export function holdersOf(fd: number): number {
+  const sockets = openSockets();
+  return [...sockets.values()].filter((target) => target === sockets.get(fd)).length;
+}
+
+/** Waits until no socket is open that was not open at `baseline`: old kernel ends are kept for a second. */
+export async function noSocketsSince(baseline: ReadonlyMap<number, string>): Promise<void> {
+  const known = new Set(baseline.values());
+  const left = (): string[] => [...openSockets().values()].filter((target) => !known.has(target));
+  await until("all sockets closed", () => left().length === 0).catch(() => expect(left()).toEqual([]));
 }
 
 /** Whether a descriptor would survive an exec. */

@@ -26,8 +26,8 @@ import { connectOrStart } from "../../../src/control/start-manager.ts";
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { ControlServer } from "../../../src/manager/control-server/control-server.ts";
+import { turns, until } from "../../helpers/until.ts";
 import { FakeManager } from "../manager/fake-manager.ts";
-import { turns, until } from "../supervisor/waiting.ts";
 
 const QUIET = { info: () => {}, warn: () => {}, error: () => {} };
 

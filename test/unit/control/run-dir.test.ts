@@ -21,7 +21,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { chooseRunDir, lockHolder, openLog, type RunDir } from "../../../src/control/run-dir.ts";
 import { prepareRunDir, refuseForeignManager } from "../../../src/control/run-dir-trust.ts";
 import { lockRunDir } from "../../../src/control/run-lock.ts";
-import { until } from "../supervisor/waiting.ts";
+import { until } from "../../helpers/until.ts";
 
 let base: string;
 let runDir: RunDir;

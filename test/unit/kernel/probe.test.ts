@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Prober } from "../../../src/kernel/probe.ts";
-import { until } from "../supervisor/waiting.ts";
+import { until } from "../../helpers/until.ts";
 
 const NEVER = new AbortController().signal;
 const PATH = process.env["PATH"];

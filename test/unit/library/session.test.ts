@@ -15,8 +15,8 @@ import { find, list } from "../../../src/library/find.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { Session } from "../../../src/library/session.ts";
 import { ControlServer } from "../../../src/manager/control-server/control-server.ts";
+import { until } from "../../helpers/until.ts";
 import { FakeManager } from "../manager/fake-manager.ts";
-import { until } from "../supervisor/waiting.ts";
 
 const QUIET = { info: () => {}, warn: () => {}, error: () => {} };
 const STATUS = {

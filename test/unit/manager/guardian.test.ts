@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
 import { Guardian, revivalDelayMs } from "../../../src/manager/guardian.ts";
-import { until } from "../supervisor/waiting.ts";
+import { until } from "../../helpers/until.ts";
 
 const BUILT = new URL("../../../dist/src/manager/guardian.js", import.meta.url).href;
 

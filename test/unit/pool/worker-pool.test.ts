@@ -16,8 +16,8 @@ import { SHUT_RDWR, shutdown } from "../../../src/sys/libc/sockets.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "../../../src/sys/process-identity.ts";
 import type { LinkEnd } from "../../../src/worker-protocol/link-end.ts";
 import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
-import { noSocketsSince } from "../supervisor/bench.ts";
-import { openSockets, until } from "../supervisor/waiting.ts";
+import { noSocketsSince, openSockets } from "../../helpers/sockets/descriptors.ts";
+import { until } from "../../helpers/until.ts";
 
 const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
 const NEVER = new AbortController().signal;

@@ -2,9 +2,9 @@
 import { constants } from "node:os";
 import { afterAll, describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
-import { Bench, noSocketsSince } from "./bench.ts";
+import { noSocketsSince, openSockets } from "../../helpers/sockets/descriptors.ts";
+import { Bench } from "./bench.ts";
 import { refusal } from "./fake-kernel.ts";
-import { openSockets } from "./waiting.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

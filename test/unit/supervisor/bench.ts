@@ -2,16 +2,16 @@
  * A NetlinkDevice over a fake kernel and fake workers with real sockets; everything that it reports is recorded.
  *
  * `close` ends the device and checks what must hold after any test: one outcome per failover, released at most once,
- * and no outcome without a cause. `noSocketsSince` finds descriptors that were left open.
+ * and no outcome without a cause.
  */
 import { expect } from "vitest";
 import type { FailoverTiming } from "../../../src/supervisor/failover/timing.ts";
 import type { DeviceSettings, FailoverOutcome } from "../../../src/supervisor/managed-device.ts";
 import { NetlinkDevice } from "../../../src/supervisor/netlink-device.ts";
 import type { Image } from "../../../src/supervisor/ports.ts";
+import { until } from "../../helpers/until.ts";
 import { FakeKernel } from "./fake-kernel.ts";
 import { FakeLinkServer } from "./fake-server.ts";
-import { openSockets, until } from "./waiting.ts";
 
 /** Short waits; the order of everything is the real one. */
 export const QUICK_TIMING: FailoverTiming = {
@@ -116,11 +116,4 @@ export class Bench {
       expect(Number.isFinite(stallMs)).toBe(true);
     }
   }
-}
-
-/** Waits until no socket is open that was not open at `baseline`: old kernel ends are kept for a second. */
-export async function noSocketsSince(baseline: ReadonlyMap<number, string>): Promise<void> {
-  const known = new Set(baseline.values());
-  const left = (): string[] => [...openSockets().values()].filter((target) => !known.has(target));
-  await until("all sockets closed", () => left().length === 0).catch(() => expect(left()).toEqual([]));
 }

@@ -14,8 +14,8 @@ import type { ProbeResult } from "../../../src/kernel/probe.ts";
 import type { NbdCommands } from "../../../src/supervisor/ports.ts";
 import { close, duplicate } from "../../../src/sys/libc/files.ts";
 import { isHungUp, SHUT_RDWR, SOCK_STREAM, shutdown, socketPair } from "../../../src/sys/libc/sockets.ts";
+import { holdersOf } from "../../helpers/sockets/descriptors.ts";
 import type { FakeLink, FakeLinkServer } from "./fake-server.ts";
-import { holdersOf } from "./waiting.ts";
 
 interface KernelSocket {
   /** The kernel's own reference. */

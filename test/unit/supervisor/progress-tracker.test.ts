@@ -1,8 +1,9 @@
 /** silentMs, the basis of the watchdog: it grows only while a device that is between two states makes no progress. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, expect, test } from "vitest";
-import { Bench, noSocketsSince } from "./bench.ts";
-import { openSockets, until } from "./waiting.ts";
+import { noSocketsSince, openSockets } from "../../helpers/sockets/descriptors.ts";
+import { until } from "../../helpers/until.ts";
+import { Bench } from "./bench.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

@@ -4,7 +4,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { expect, test } from "vitest";
 import { withDeadline } from "../../../src/sys/deadline.ts";
-import { until } from "../supervisor/waiting.ts";
+import { until } from "../../helpers/until.ts";
 
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;

@@ -14,7 +14,7 @@ import { describe, expect, test } from "vitest";
 import type { LeftoverDevice } from "../../../../src/manager/adoption/leftover-device.ts";
 import { close } from "../../../../src/sys/libc/files.ts";
 import { isAlive } from "../../../../src/sys/process-identity.ts";
-import { until } from "../../supervisor/waiting.ts";
+import { until } from "../../../helpers/until.ts";
 import {
   adopt,
   adopted,

@@ -13,7 +13,7 @@ import { MSG_NOSIGNAL, SOCK_STREAM, sendmsg } from "../../../../src/sys/libc/soc
 import { MessageHeader } from "../../../../src/sys/sockets/message-header.ts";
 import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
 import { openDescriptors } from "../../../helpers/sockets/descriptors.ts";
-import { until } from "../../supervisor/waiting.ts";
+import { until } from "../../../helpers/until.ts";
 import { FakeManager } from "../fake-manager.ts";
 import { RawPeer } from "./raw-peer.ts";
 

@@ -9,7 +9,7 @@ import { ControlServer } from "../../../../src/manager/control-server/control-se
 import { SOCK_STREAM } from "../../../../src/sys/libc/sockets.ts";
 import { asNobody, canBeNobody } from "../../../helpers/processes/as-nobody.ts";
 import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
-import { turns, until } from "../../supervisor/waiting.ts";
+import { turns, until } from "../../../helpers/until.ts";
 import { FakeManager } from "../fake-manager.ts";
 import { RawPeer } from "./raw-peer.ts";
 

@@ -1,7 +1,7 @@
 /** A peer of the control socket that sends any bytes and keeps every line that it receives. */
 import { once } from "node:events";
 import { createConnection, Socket } from "node:net";
-import { until } from "../../supervisor/waiting.ts";
+import { until } from "../../../helpers/until.ts";
 
 export interface RawAnswer {
   readonly id?: number;

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type NewRecord, settingsOf } from "../../../../src/manager/records/record.ts";
 import { RecordStore } from "../../../../src/manager/records/record-store.ts";
 import { identifyProcess, isAlive } from "../../../../src/sys/process-identity.ts";
-import { until } from "../../supervisor/waiting.ts";
+import { until } from "../../../helpers/until.ts";
 
 let directory: string;
 let store: RecordStore;

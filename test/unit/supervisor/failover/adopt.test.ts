@@ -1,8 +1,9 @@
 /** Devices that a former manager left, and the kernel's count of reads that takeovers use. */
 import { afterAll, describe, expect, test } from "vitest";
 import type { FoundLink } from "../../../../src/supervisor/ports.ts";
-import { Bench, noSocketsSince } from "../bench.ts";
-import { openSockets, until } from "../waiting.ts";
+import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { until } from "../../../helpers/until.ts";
+import { Bench } from "../bench.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

@@ -1,8 +1,9 @@
 /** Links that die at any moment of a failover: one outcome each, and no descriptor left. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, test } from "vitest";
-import { Bench, noSocketsSince } from "../bench.ts";
-import { openSockets, turns, until } from "../waiting.ts";
+import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { turns, until } from "../../../helpers/until.ts";
+import { Bench } from "../bench.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

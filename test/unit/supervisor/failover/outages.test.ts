@@ -1,9 +1,10 @@
 /** Failovers that take long, that a detach interrupts, and that carry autoclear. */
 import { constants } from "node:os";
 import { afterAll, describe, expect, test } from "vitest";
-import { Bench, noSocketsSince } from "../bench.ts";
+import { holdersOf, noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { turns, until } from "../../../helpers/until.ts";
+import { Bench } from "../bench.ts";
 import { refusal } from "../fake-kernel.ts";
-import { holdersOf, openSockets, turns, until } from "../waiting.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

@@ -1,8 +1,9 @@
 /** Workers die and their sockets stay: takeovers, and the reconnects after unsafe ones. */
 import { afterAll, describe, expect, test } from "vitest";
-import { Bench, noSocketsSince } from "../bench.ts";
+import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { turns, until } from "../../../helpers/until.ts";
+import { Bench } from "../bench.ts";
 import { type FakeLink, type Taking, takenOver } from "../fake-server.ts";
-import { openSockets, turns, until } from "../waiting.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

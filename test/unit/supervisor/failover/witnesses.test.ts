@@ -2,9 +2,10 @@
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, test } from "vitest";
-import { Bench, noSocketsSince } from "../bench.ts";
+import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { turns } from "../../../helpers/until.ts";
+import { Bench } from "../bench.ts";
 import { refusal } from "../fake-kernel.ts";
-import { openSockets, turns } from "../waiting.ts";
 
 const baseline = openSockets();
 afterAll(() => noSocketsSince(baseline));

@@ -1,6 +1,6 @@
 /** Kernel ends of a LinkSet: which descriptors stay open, and for how long. */
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { turns } from "../waiting.ts";
+import { turns } from "../../../helpers/until.ts";
 import { isOpen, make, NEVER } from "./link-rig.ts";
 
 beforeEach(() => {

@@ -1,7 +1,7 @@
 /** A LinkSet over the fake server, and what it reports, for the tests of links/. */
 import { type LinkPlan, LinkSet } from "../../../../src/supervisor/links/link-set.ts";
+import { openSockets } from "../../../helpers/sockets/descriptors.ts";
 import { FakeLinkServer } from "../fake-server.ts";
-import { openSockets } from "../waiting.ts";
 
 const PLAN: LinkPlan = {
   settings: { identifier: "one of ours", connections: 1, hangTimeoutMs: 2000 },

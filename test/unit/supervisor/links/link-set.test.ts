@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { WITNESS } from "../../../../src/supervisor/links/link-death.ts";
 import { isHungUp } from "../../../../src/sys/libc/sockets.ts";
-import { turns } from "../waiting.ts";
+import { turns } from "../../../helpers/until.ts";
 import { make, NEVER } from "./link-rig.ts";
 
 beforeEach(() => {
