@@ -91,6 +91,11 @@ export class ErofsNbdError extends Error {
   }
 }
 
+/** Whether an error has this code, or errno name, no matter which class or copy of the package made it. */
+export function hasCode(error: unknown, code: AnyErrorCode): boolean {
+  return (error as { readonly code?: unknown } | null | undefined)?.code === code;
+}
+
 /** Whether a code is one of the table above, whichever class carries it. */
 export function isErrorCode(code: unknown): code is ErrorCode {
   return typeof code === "string" && Object.hasOwn(EXIT_OF, code);

@@ -1,13 +1,15 @@
 /**
- * The target as its manager sees it: `status`, events, and a connection that survives the manager's death.
+ * The target as its manager sees it: `status` and failovers, also those of the managers that follow.
  *
- * Events and answers come on the same connection, so that an answer is never older than an event before it. After a
- * lost connection the next request finds or starts another manager, through the `connect` of the command.
+ * Used by the engine and the faults. Events and answers come on the same connection, so that an answer is never older
+ * than an event before it. After a lost connection the next request finds or starts another manager, through the
+ * `connect` of the command.
  */
 
 import type { ControlClient } from "../control/client.ts";
 import type { DeviceEvent, DeviceStatus, Target } from "../control/protocol.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { Session } from "../control/session.ts";
+import { ErofsNbdError, hasCode } from "../errors.ts";
 import { OverdueError, pause, withDeadline } from "./waiting.ts";
 
 /** A failover's event. */
@@ -20,10 +22,9 @@ const LOOK_AGAIN_MS = 100;
 const ANSWER_DEADLINE_MS = 30_000;
 
 export class DeviceWatch {
-  readonly #connect: Connect;
+  readonly #session: Session;
   readonly #note: (message: string) => void;
   #target: Target;
-  #client: ControlClient | undefined;
   #identifier: string | undefined;
   #device: string | null = null;
   #failovers: FailoverEvent[] = [];
@@ -32,8 +33,13 @@ export class DeviceWatch {
   /** `note` receives the manager's notes for the user. */
   constructor(target: Target, connect: Connect, note: (message: string) => void) {
     this.#target = target;
-    this.#connect = connect;
     this.#note = note;
+    this.#session = new Session(async () => {
+      const client = await connect();
+      if (client !== undefined) return client;
+      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find the device: nothing is attached");
+    });
+    this.#session.on("event", (event) => this.#hear(event)).on("lost", () => this.#wake());
   }
 
   /** The failovers reported since the last call. */
@@ -73,14 +79,12 @@ export class DeviceWatch {
 
   /** Cuts every live link of the device. @throws ControlError if there is no link to cut */
   async cutLinks(index: number): Promise<void> {
-    const client = await this.#connected();
-    await client.request("cutLinks", { index });
+    await this.#session.request("cutLinks", { index });
   }
 
   /** Closes the connection; the next request opens a new one. */
   disconnect(): void {
-    this.#client?.close();
-    this.#client = undefined;
+    this.#session.disconnect();
   }
 
   /** Repeats the request if the manager dies meanwhile. */
@@ -88,15 +92,14 @@ export class DeviceWatch {
     try {
       return await this.status(signal);
     } catch (error) {
-      if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
+      if (!hasCode(error, "ERR_CONTROL")) throw error;
       this.disconnect();
       return undefined;
     }
   }
 
   async #ask(): Promise<DeviceStatus> {
-    const client = await this.#connected();
-    const { devices, notes } = await client.request("status", { target: this.#target });
+    const { devices, notes } = await this.#session.request("status", { target: this.#target });
     for (const note of notes) this.#note(note);
     const [device] = devices;
     if (device === undefined || device.index === null)
@@ -117,22 +120,6 @@ export class DeviceWatch {
     this.#target = { index: device.index };
     this.#device = device.device;
     return device;
-  }
-
-  async #connected(): Promise<ControlClient> {
-    if (this.#client !== undefined) return this.#client;
-    const client = await this.#connect();
-    if (client === undefined)
-      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find the device: nothing is attached");
-    this.#client = client;
-    await client.watch(
-      (event) => this.#hear(event),
-      () => {
-        if (this.#client === client) this.#client = undefined;
-        this.#wake();
-      },
-    );
-    return client;
   }
 
   #hear(event: DeviceEvent): void {

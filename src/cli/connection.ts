@@ -6,7 +6,7 @@
  */
 import { resolve } from "node:path";
 import type { ControlClient } from "../control/client.ts";
-import { findRunning, reachManager } from "../control/reach-manager.ts";
+import { findRunning, reachManager } from "../control/reach/reach-manager.ts";
 import { chooseRunDir, hasRecords, type RunDir } from "../control/run-dir.ts";
 import { ErofsNbdError, invalidValue } from "../errors.ts";
 import type { CliContext } from "./context.ts";

@@ -5,13 +5,13 @@
  */
 
 import type { AttachParams } from "../control/protocol.ts";
+import type { Session } from "../control/session.ts";
 import { ErofsNbdError, rootRequired } from "../errors.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseSession } from "./machine-session.ts";
 import { DIRECTORY } from "./option-checks.ts";
 import { type AttachOptions, type AttachSource, toAttachParams } from "./options.ts";
-import type { Session } from "./session.ts";
 
 export interface MachineAttachOptions extends AttachOptions {
   /**

@@ -8,10 +8,10 @@ import { EventEmitter } from "eventemitter3";
 import { ControlError } from "../control/fault.ts";
 import { isolateListener } from "../control/isolate-listener.ts";
 import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
+import type { Session } from "../control/session.ts";
 import { ErofsNbdError, EXIT } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
-import type { Session } from "./session.ts";
 
 export interface AttachedDeviceEvents {
   state: (state: DeviceState, before: DeviceState) => void;

@@ -4,8 +4,8 @@
  * Used by attach and find.
  */
 import type { DeviceEvent } from "../control/protocol.ts";
+import type { Session } from "../control/session.ts";
 import type { AttachedDevice } from "./attached-device.ts";
-import type { Session } from "./session.ts";
 
 /**
  * Runs a request that creates devices, and passes the events of that time to them once the caller could add listeners.

@@ -4,12 +4,12 @@
  * Starts a manager only if a dead one has left records, as `erofs-nbd status` does.
  */
 import type { Target } from "../control/protocol.ts";
+import type { Session } from "../control/session.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseForLook } from "./machine-session.ts";
 import { checkOptions, DIRECTORY } from "./option-checks.ts";
 import { toTargetText } from "./options.ts";
-import type { Session } from "./session.ts";
 
 /**
  * An attached device: its node or index ("/dev/nbd3", "nbd3", "3", 3), the path of its image or source module, or its

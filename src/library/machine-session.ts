@@ -4,7 +4,7 @@
  * Used by `attach`, `find` and `list`. Loads the client at the first call.
  */
 import type { RunDir } from "../control/run-dir.ts";
-import { Session } from "./session.ts";
+import { Session } from "../control/session.ts";
 
 export interface SessionLease {
   readonly session: Session;
@@ -19,16 +19,15 @@ const sessions = new Map<string, { readonly session: Session; users: number }>()
 export async function leaseSession(option: string | undefined): Promise<SessionLease> {
   const [runDir, { findRunning, reachManager }, { hasService }] = await Promise.all([
     readRunDir(option),
-    import("../control/reach-manager.ts"),
-    import("../control/system-service.ts"),
+    import("../control/reach/reach-manager.ts"),
+    import("../control/reach/system-service.ts"),
   ]);
-  const finder = {
-    reach: () => reachManager(runDir),
-    find: () => findRunning(runDir),
-    // A service that an administrator has stopped is not started again.
-    mayStart: () => !hasService(runDir),
-  };
-  const shared = sessions.get(runDir.path) ?? { session: new Session(finder), users: 0 };
+  const open = (): Session =>
+    new Session(() => reachManager(runDir), {
+      // A service that an administrator has stopped is not started again.
+      afterLoss: { find: () => findRunning(runDir), mayStart: () => !hasService(runDir) },
+    });
+  const shared = sessions.get(runDir.path) ?? { session: open(), users: 0 };
   sessions.set(runDir.path, shared);
   shared.users += 1;
   let hasEnded = false;
@@ -51,7 +50,7 @@ export async function leaseForLook(option: string | undefined): Promise<SessionL
   const [runDir, { hasRecords }, { findRunning }] = await Promise.all([
     readRunDir(option),
     import("../control/run-dir.ts"),
-    import("../control/reach-manager.ts"),
+    import("../control/reach/reach-manager.ts"),
   ]);
   if (!sessions.has(runDir.path) && !hasRecords(runDir)) {
     const client = await findRunning(runDir);

@@ -10,6 +10,7 @@ import { EventEmitter } from "eventemitter3";
 import type { ControlClient } from "../control/client.ts";
 import { ControlError } from "../control/fault.ts";
 import type { DeviceEvent } from "../control/protocol.ts";
+import { Session } from "../control/session.ts";
 import { ErofsNbdError, invalidArgument } from "../errors.ts";
 import type { Log } from "../log/log.ts";
 import type { Daemon } from "../manager/daemon.ts";
@@ -18,7 +19,6 @@ import type { AttachedDevice } from "./attached-device.ts";
 import { type DeviceTarget, firstOf, lookThrough } from "./find.ts";
 import { checkOptions, DIRECTORY, type OptionKind } from "./option-checks.ts";
 import { type AttachOptions, type AttachSource, toAttachParams, toTargetText } from "./options.ts";
-import { Session } from "./session.ts";
 
 export interface NbdManagerOptions {
   /** A directory for this manager only. It is created with mode 0700 if it does not exist. */
@@ -98,7 +98,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
         if (client !== undefined) return client;
         throw new ErofsNbdError("ERR_CONTROL", "cannot talk to the manager in this process: it has ended");
       };
-      const session = new Session({ reach, find, mayStart: () => false });
+      const session = new Session(reach, { afterLoss: { find, mayStart: () => false } });
       session.on("event", (event) => this.emit("event", event));
       this.#running = { daemon, session };
       await session.request("hello", {});

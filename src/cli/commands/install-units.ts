@@ -8,7 +8,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import type { Command } from "commander";
-import { hasSystemd, SERVICE, systemctl } from "../../control/system-service.ts";
+import { hasSystemd, SERVICE, systemctl } from "../../control/reach/system-service.ts";
 import { ErofsNbdError, invalidValue } from "../../errors.ts";
 import { programFile } from "../../program-files.ts";
 import { printable } from "../../text/printable.ts";

@@ -55,7 +55,7 @@ async function run(context: CliContext, word: string | undefined, options: Optio
       const { showLive } = await import("../live/live.ts");
       return showLive(context, target);
     }
-    const { watch } = await import("../watch.ts");
+    const { watch } = await import("../live/watch.ts");
     return watch(context, target, json);
   }
   const client = await findManager(context);

@@ -5,7 +5,7 @@
  * Pure: paths and contents; installation.ts writes them. Directives that need an explanation have it in the unit, where
  * administrators read it.
  */
-import { ADMIN_UNIT_DIRECTORY, SERVICE, UNIT_DIRECTORY } from "../../control/system-service.ts";
+import { ADMIN_UNIT_DIRECTORY, SERVICE, UNIT_DIRECTORY } from "../../control/reach/system-service.ts";
 
 /** The paths of Node.js and the program, and the version of systemd. */
 export interface Installation {

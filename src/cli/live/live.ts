@@ -1,20 +1,18 @@
 /**
  * `status --watch` on a terminal: requests the status every second and after every event, and draws it.
  *
- * Used by the status command. When the manager goes away, the table stays, dimmed, until the next one answers. A
- * manager is started at the beginning only, if records exist. Ends with q, at a signal, or when the terminal is gone.
+ * Used by the status command. When the manager goes away, the table stays, dimmed, until the next one answers. Ends
+ * with q, at a signal, or when the terminal is gone.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ControlClient } from "../../control/client.ts";
 import type { DeviceEvent, Target } from "../../control/protocol.ts";
-import { ErofsNbdError } from "../../errors.ts";
-import { findManager } from "../connection.ts";
+import { hasCode } from "../../errors.ts";
 import type { CliContext } from "../context.ts";
-import { nextManager } from "../watch.ts";
 import { Fleet } from "./fleet.ts";
 import { renderFrame } from "./frame.ts";
 import type { Keys } from "./keyboard.ts";
 import { Screen, type Terminal } from "./screen.ts";
+import { WatchSession } from "./watch-session.ts";
 
 const INTERVAL_MS = 1000;
 /** Many devices are requested less often, because each answer takes time that the manager needs for failovers. */
@@ -32,21 +30,19 @@ export async function showLive(
   terminal: Terminal = process.stdout,
   keys: Keys = process.stdin,
 ): Promise<void> {
-  const first = await findManager(context);
-  if (first === undefined && target !== null)
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot watch the target: it is not attached");
+  const session = await WatchSession.open(context, target);
   // Before the screen is switched: a target that is not attached causes an ordinary error.
-  if (first !== undefined && target !== null) await first.request("status", { target });
+  if (target !== null) await session.request("status", { target });
   const stop = new AbortController();
   void context.interrupts.wait().then(() => stop.abort());
   terminal.on("error", () => stop.abort());
   terminal.on("close", () => stop.abort());
   process.once("SIGHUP", () => stop.abort());
-  await new LiveTable(context, target, { terminal, keys }, stop).run(first);
+  await new LiveTable(session, target, { terminal, keys }, stop).run();
 }
 
 class LiveTable {
-  readonly #context: CliContext;
+  readonly #session: WatchSession;
   readonly #target: Target | null;
   readonly #stop: AbortSignal;
   readonly #fleet = new Fleet();
@@ -57,36 +53,40 @@ class LiveTable {
   #wake: () => void = () => {};
 
   constructor(
-    context: CliContext,
+    session: WatchSession,
     target: Target | null,
     { terminal, keys }: { readonly terminal: Terminal; readonly keys: Keys },
     stop: AbortController,
   ) {
-    this.#context = context;
+    this.#session = session;
     this.#target = target;
     this.#stop = stop.signal;
+    session.on("event", (event) => this.#hear(event)).on("lost", () => this.#wake());
+    this.#stop.addEventListener("abort", () => {
+      // Pending requests will not be answered.
+      session.close();
+      this.#wake();
+    });
     this.#screen = new Screen(terminal, keys, { redraw: () => this.#draw(), quit: () => stop.abort() });
   }
 
-  async run(first: ControlClient | undefined): Promise<void> {
-    let client = first;
+  async run(): Promise<void> {
     this.#screen.enter();
     // The clock advances even if the manager is silent.
     const ticker = setInterval(() => this.#tick(), INTERVAL_MS);
     try {
       while (!this.#stop.aborted) {
-        if (client === undefined) {
+        if (!this.#session.isConnected) {
           this.#fleet.silence ??= "no manager is running; waiting for one";
           this.#draw();
-          client = await nextManager(this.#context, this.#stop);
+          if (!(await this.#session.next(this.#stop))) return;
         }
-        if (client === undefined) return;
-        await this.#follow(client);
-        client = undefined;
+        await this.#follow();
         this.#fleet.silence = "the manager went away; waiting for another one";
       }
     } finally {
       clearInterval(ticker);
+      this.#session.close();
       this.#screen.leave();
     }
   }
@@ -98,39 +98,29 @@ class LiveTable {
   }
 
   /** Requests the status repeatedly, until the manager goes away or the program is stopped. */
-  async #follow(client: ControlClient): Promise<void> {
-    let isGone = false;
-    const gone = (): void => {
-      isGone = true;
-      this.#wake();
-    };
-    const stopped = (): void => {
-      // Pending requests will not be answered.
-      client.close();
-      this.#wake();
-    };
-    this.#stop.addEventListener("abort", stopped);
+  async #follow(): Promise<void> {
     try {
-      await client.watch((event) => this.#hear(event), gone);
-      while (!isGone && !this.#stop.aborted) {
-        await this.#look(client);
-        await this.#pause(() => isGone || this.#stop.aborted);
+      while (!this.#isOver()) {
+        await this.#look();
+        await this.#pause();
       }
     } catch (error) {
-      if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
-    } finally {
-      this.#stop.removeEventListener("abort", stopped);
-      client.close();
+      if (!hasCode(error, "ERR_CONTROL")) throw error;
+      this.#session.disconnect();
     }
   }
 
-  async #look(client: ControlClient): Promise<void> {
+  #isOver(): boolean {
+    return this.#stop.aborted || !this.#session.isConnected;
+  }
+
+  async #look(): Promise<void> {
     this.#askedAtMs = Date.now();
-    const answer = await client
+    const answer = await this.#session
       .request("status", { target: this.#target })
       .catch((error: unknown) => {
         // The target was detached: the table is empty until it is attached again.
-        if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return { devices: [], notes: [] };
+        if (hasCode(error, "ERR_NOT_ATTACHED")) return { devices: [], notes: [] };
         throw error;
       })
       .finally(() => {
@@ -150,14 +140,14 @@ class LiveTable {
   }
 
   /** Waits until the next request is due; an event shortens the wait. */
-  async #pause(isOver: () => boolean): Promise<void> {
-    if (isOver()) return;
+  async #pause(): Promise<void> {
+    if (this.#isOver()) return;
     const many = this.#fleet.devices.length > MANY_DEVICES;
     const early = new AbortController();
     this.#wake = () => early.abort();
     await sleep(many ? MANY_INTERVAL_MS : INTERVAL_MS, undefined, { signal: early.signal }).catch(() => {});
     this.#wake = () => {};
-    if (early.signal.aborted && !isOver()) await sleep(EVENT_DELAY_MS);
+    if (early.signal.aborted && !this.#isOver()) await sleep(EVENT_DELAY_MS);
   }
 
   #draw(): void {

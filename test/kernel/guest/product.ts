@@ -11,9 +11,9 @@ import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect } from "vitest";
 import { ControlClient } from "../../../src/control/client.ts";
 import type { DeviceStatus, Method, Requests } from "../../../src/control/protocol.ts";
-import { greet } from "../../../src/control/reach-manager.ts";
+import { greet } from "../../../src/control/reach/reach-manager.ts";
 import { chooseRunDir } from "../../../src/control/run-dir.ts";
-import { connectOrStart } from "../../../src/control/start-manager.ts";
+import { connectOrStart } from "../../../src/control/reach/start-manager.ts";
 import { LIMITS } from "../../limits.mjs";
 import { endObservers } from "./observers.ts";
 

@@ -148,6 +148,24 @@ describe("status --watch", () => {
     expect(await command.ended).toMatchObject({ code: 0, stderr: "" });
   });
 
+  test("a signal ends it while the manager does not answer", async () => {
+    let asked = (): void => {};
+    const isAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    await withManager({
+      ...answers,
+      status: () => {
+        asked();
+        return new Promise(() => {});
+      },
+    });
+    const command = startCli(["--run-dir", runDir, "status", "--watch"]);
+    await isAsked;
+    command.child.kill("SIGINT");
+    expect(await command.ended).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
   test("a target that is not attached ends with 3", async () => {
     await withManager({
       ...answers,

@@ -8,12 +8,12 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ControlClient } from "../../../src/control/client.ts";
 import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
 import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
+import { Session } from "../../../src/control/session.ts";
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { attachThrough } from "../../../src/library/attach.ts";
 import type { AttachedDevice, AttachedDeviceEvents } from "../../../src/library/attached-device.ts";
 import { find, list } from "../../../src/library/find.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
-import { Session } from "../../../src/library/session.ts";
 import { ControlServer } from "../../../src/manager/control-server/control-server.ts";
 import { until } from "../../helpers/until.ts";
 import { FakeManager } from "../manager/fake-manager.ts";
@@ -76,21 +76,16 @@ beforeEach(async () => {
   serve();
   starts = 0;
   mayStart = false;
-  session = new Session(
-    {
-      find: () => ControlClient.connect(runDir),
-      reach: async () => {
-        const client = await ControlClient.connect(runDir);
-        if (client !== undefined) return client;
-        starts += 1;
-        if (!mayStart) throw new Error("nobody is there");
-        serve();
-        return (await ControlClient.connect(runDir)) as ControlClient;
-      },
-      mayStart: () => mayStart,
-    },
-    PATIENCE_MS,
-  );
+  const find = () => ControlClient.connect(runDir);
+  const reach = async (): Promise<ControlClient> => {
+    const client = await find();
+    if (client !== undefined) return client;
+    starts += 1;
+    if (!mayStart) throw new Error("no manager is running");
+    serve();
+    return (await find()) as ControlClient;
+  };
+  session = new Session(reach, { afterLoss: { find, mayStart: () => mayStart, patienceMs: PATIENCE_MS } });
   image = join(runDir.path, "image");
   writeFileSync(image, "some bytes");
   device = await attachThrough(session, toAttachParams(image, {}), () => {

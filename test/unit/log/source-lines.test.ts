@@ -16,7 +16,7 @@ function placeOf(bundle: string, text: string): string {
 }
 
 test.each([
-  ["cli/client.cjs", "cannot talk to a manager: each one ended", "src/control/reach-manager.ts"],
+  ["cli/client.cjs", "cannot talk to a manager: each one ended", "src/control/reach/reach-manager.ts"],
   ["manager/main.cjs", "The manager is ready", "src/manager/daemon.ts"],
   ["worker/main.cjs", "descriptors came instead of", "src/worker/link-table.ts"],
 ])("of %s", (bundle, text, source) => {

@@ -20,7 +20,7 @@ import { dirname, join, relative } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type FileAction, removeFiles, writeFiles } from "../../../../src/cli/install/installation.ts";
 import { MARK, serviceFiles, unitWord } from "../../../../src/cli/install/service-files.ts";
-import { isInstalled } from "../../../../src/control/system-service.ts";
+import { isInstalled } from "../../../../src/control/reach/system-service.ts";
 import { runCli } from "../run-cli.ts";
 
 const INSTALLATION = {

@@ -7,8 +7,8 @@ import { execFile } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ErofsNbdError } from "../errors.ts";
-import { DEFAULT_RUN_DIR, type RunDir } from "./run-dir.ts";
+import { ErofsNbdError } from "../../errors.ts";
+import { DEFAULT_RUN_DIR, type RunDir } from "../run-dir.ts";
 
 export const SERVICE = "erofs-nbd.service";
 /** Not /etc, where `systemctl mask` creates its link and fails if a unit file exists. */

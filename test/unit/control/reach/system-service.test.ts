@@ -14,8 +14,8 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { isInstalled, SERVICE, startUnit } from "../../../src/control/system-service.ts";
-import { until } from "../../helpers/until.ts";
+import { isInstalled, SERVICE, startUnit } from "../../../../src/control/reach/system-service.ts";
+import { until } from "../../../helpers/until.ts";
 
 let top: string;
 beforeEach(() => {

@@ -5,9 +5,9 @@
  * Used by command line and library. Prefers the system service where it is installed: a manager started directly would
  * end with the session or unit that it was started from.
  */
-import { ErofsNbdError } from "../errors.ts";
-import { ControlClient } from "./client.ts";
-import type { RunDir } from "./run-dir.ts";
+import { ErofsNbdError } from "../../errors.ts";
+import { ControlClient } from "../client.ts";
+import type { RunDir } from "../run-dir.ts";
 import { connectOrStart, untilAnswered } from "./start-manager.ts";
 import { type StartTeller, startService } from "./system-service.ts";
 

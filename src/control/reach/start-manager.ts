@@ -8,12 +8,12 @@
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, fstatSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ErofsNbdError } from "../errors.ts";
-import { programFile } from "../program-files.ts";
-import { SILENCE_MS, StartWatch } from "../sys/start-watch.ts";
-import { ControlClient } from "./client.ts";
-import { hasRecords, lockHolder, openLog, type RunDir } from "./run-dir.ts";
-import { prepareRunDir } from "./run-dir-trust.ts";
+import { ErofsNbdError } from "../../errors.ts";
+import { programFile } from "../../program-files.ts";
+import { SILENCE_MS, StartWatch } from "../../sys/start-watch.ts";
+import { ControlClient } from "../client.ts";
+import { hasRecords, lockHolder, openLog, type RunDir } from "../run-dir.ts";
+import { prepareRunDir } from "../run-dir-trust.ts";
 
 const CLI_PATH = programFile("cli/main.cjs");
 /** Poll intervals. The second one keeps the polling from slowing down a start that is slow already. */

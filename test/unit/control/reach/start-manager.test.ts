@@ -9,14 +9,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { ControlClient } from "../../../src/control/client.ts";
-import { chooseRunDir, lockHolder, type RunDir } from "../../../src/control/run-dir.ts";
-import { prepareRunDir } from "../../../src/control/run-dir-trust.ts";
-import { connectOrStart, type StartOptions, untilAnswered } from "../../../src/control/start-manager.ts";
-import { processStat } from "../../../src/sys/process-stat.ts";
-import { until } from "../../helpers/until.ts";
+import type { ControlClient } from "../../../../src/control/client.ts";
+import {
+  connectOrStart,
+  type StartOptions,
+  untilAnswered,
+} from "../../../../src/control/reach/start-manager.ts";
+import { chooseRunDir, lockHolder, type RunDir } from "../../../../src/control/run-dir.ts";
+import { prepareRunDir } from "../../../../src/control/run-dir-trust.ts";
+import { processStat } from "../../../../src/sys/process-stat.ts";
+import { until } from "../../../helpers/until.ts";
 
-const STAND_IN = fileURLToPath(new URL("../manager/stand-in-manager.mjs", import.meta.url));
+const STAND_IN = fileURLToPath(new URL("../../manager/stand-in-manager.mjs", import.meta.url));
 
 let base: string;
 let runDir: RunDir;
@@ -199,7 +203,7 @@ describe("connectOrStart", () => {
 
   test("a command whose process ends meanwhile leaves no manager behind, either", async () => {
     behave({ slowMs: 60_000 });
-    const module = new URL("../../../dist/src/control/start-manager.js", import.meta.url).href;
+    const module = new URL("../../../../dist/src/control/reach/start-manager.js", import.meta.url).href;
     const places = JSON.stringify({ runDir, program: STAND_IN });
     const script = `const { runDir, program } = ${places};
       process.on("SIGTERM", () => process.exit(8));

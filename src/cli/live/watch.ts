@@ -1,18 +1,14 @@
 /**
- * `status --watch` without a terminal (see live/live.ts), or in JSON: prints the devices and then every event, across
+ * `status --watch` without a terminal (see live.ts), or in JSON: prints the devices and then every event, across
  * restarts of the manager, until a signal or until the output is closed.
  *
- * Used by the status command. A manager is started at the beginning only, if records exist; later it waits for one.
+ * Used by the status command.
  */
-import { setTimeout as sleep } from "node:timers/promises";
-import { ControlClient } from "../control/client.ts";
-import type { DeviceEvent, DeviceStatus, Target } from "../control/protocol.ts";
-import { ErofsNbdError } from "../errors.ts";
-import { findManager, runDirOf } from "./connection.ts";
-import type { CliContext } from "./context.ts";
-import { formatEvent, formatTable } from "./output.ts";
-
-const LOOK_AGAIN_MS = 500;
+import type { DeviceEvent, DeviceStatus, Target } from "../../control/protocol.ts";
+import { hasCode } from "../../errors.ts";
+import type { CliContext } from "../context.ts";
+import { formatEvent, formatTable } from "../output.ts";
+import { WatchSession } from "./watch-session.ts";
 
 /** What is watched, and how it is printed. */
 interface View {
@@ -29,50 +25,49 @@ export async function watch(context: CliContext, target: Target | null, json: bo
   const stop = new AbortController();
   context.onOutputGone = () => stop.abort();
   void context.interrupts.wait().then(() => stop.abort());
-  let client = await findManager(context);
-  if (client === undefined && target !== null) {
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot watch the target: it is not attached");
-  }
-  if (client === undefined) context.note("no devices attached; waiting for a manager");
-  while (!stop.signal.aborted) {
-    client ??= await nextManager(context, stop.signal);
-    if (client === undefined) return;
-    await follow(view, client, stop.signal);
-    client = undefined;
-    if (!stop.signal.aborted) await printNote(view, "the manager went away; waiting for another one");
+  const session = await WatchSession.open(context, target);
+  const { signal } = stop;
+  // Pending requests are not waited for.
+  signal.addEventListener("abort", () => session.close());
+  try {
+    if (!session.isConnected) context.note("no devices attached; waiting for a manager");
+    while (!signal.aborted && (session.isConnected || (await session.next(signal)))) {
+      await follow(view, session, signal);
+      if (!signal.aborted) await printNote(view, "the manager went away; waiting for another one");
+    }
+  } finally {
+    session.close();
   }
 }
 
 /** Prints the devices, then events, until the manager goes away or the program is stopped. */
-async function follow(view: View, client: ControlClient, stop: AbortSignal): Promise<void> {
+async function follow(view: View, session: WatchSession, stop: AbortSignal): Promise<void> {
   // Events that arrive before the devices are printed are kept, and printed after them.
   const early: DeviceEvent[] = [];
   let isEarly = true;
+  const onEvent = (event: DeviceEvent): void => {
+    if (isEarly) early.push(event);
+    else void printEvent(view, event);
+  };
+  session.on("event", onEvent);
   const ended = new Promise<void>((resolve) => {
+    session.once("lost", resolve);
     stop.addEventListener("abort", () => resolve(), { once: true });
-    const onEvent = (event: DeviceEvent): void => {
-      if (isEarly) early.push(event);
-      else void printEvent(view, event);
-    };
-    client.watch(onEvent, resolve).catch(() => resolve());
   });
   try {
-    const { devices, notes } = await client.request("status", { target: view.target });
+    const { devices, notes } = await session.request("status", { target: view.target });
     for (const note of notes) await printNote(view, note);
     view.device ??= view.target === null ? undefined : (devices[0]?.device ?? undefined);
     await printDevices(view, devices);
     for (const event of early) await printEvent(view, event);
-    isEarly = false;
-    await ended;
   } catch (error) {
     // Only the first request may fail: later the end of a target is an event, and so is that of a manager.
-    const isGone = (error as { code?: unknown }).code === "ERR_CONTROL" || view.device !== undefined;
+    const isGone = hasCode(error, "ERR_CONTROL") || view.device !== undefined;
     if (!isGone) throw error;
-    isEarly = false;
-    await ended;
-  } finally {
-    client.close();
   }
+  isEarly = false;
+  await ended;
+  session.off("event", onEvent);
 }
 
 async function printDevices(view: View, devices: readonly DeviceStatus[]): Promise<void> {
@@ -97,18 +92,4 @@ async function printNote(view: View, message: string): Promise<void> {
   if (!view.json) return view.context.note(message);
   const note = { at: new Date().toISOString(), device: null, event: "note", message };
   await view.context.print(JSON.stringify(note));
-}
-
-/** The next manager, once it listens; undefined if the program is stopped before. */
-export async function nextManager(
-  context: CliContext,
-  stop: AbortSignal,
-): Promise<ControlClient | undefined> {
-  const runDir = runDirOf(context);
-  while (!stop.aborted) {
-    const client = await ControlClient.connect(runDir);
-    if (client !== undefined) return client;
-    await sleep(LOOK_AGAIN_MS, undefined, { signal: stop }).catch(() => {});
-  }
-  return undefined;
 }
