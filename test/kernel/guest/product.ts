@@ -12,8 +12,8 @@ import { afterEach, beforeEach, expect } from "vitest";
 import { ControlClient } from "../../../src/control/client.ts";
 import type { DeviceStatus, Method, Requests } from "../../../src/control/protocol.ts";
 import { greet } from "../../../src/control/reach/reach-manager.ts";
-import { chooseRunDir } from "../../../src/control/run-dir.ts";
 import { connectOrStart } from "../../../src/control/reach/start-manager.ts";
+import { chooseRunDir } from "../../../src/control/run-dir.ts";
 import { LIMITS } from "../../limits.mjs";
 import { endObservers } from "./observers.ts";
 
