@@ -8,18 +8,16 @@ import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { WorkerPool } from "../../src/pool/worker-pool.ts";
 import { openImage } from "../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../src/supervisor/ports.ts";
 import { close } from "../../src/sys/libc/files.ts";
-import { identifyProcess, isAlive } from "../../src/sys/process-identity.ts";
 import { BAD, GOOD, OneByteReader } from "../helpers/nbd/one-byte-reader.ts";
+import { endPool, WORKER_PATH } from "../helpers/processes/built-worker.ts";
 import { until } from "../helpers/until.ts";
 
-const WORKER_PATH = fileURLToPath(new URL("../../dist/src/worker/main.js", import.meta.url));
 const ORDERS = Number(process.env["ORDERS"] ?? 6);
 const SEED = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const MADE_AT = 1_700_000_000;
@@ -137,12 +135,9 @@ class World {
   }
 
   async dispose(): Promise<void> {
-    const workers = this.#pool.pids.map(identifyProcess).filter((found) => found !== undefined);
     this.#link.close();
     close(this.#link.kernelFd);
-    this.#pool.stop();
-    for (const worker of workers) if (isAlive(worker)) process.kill(worker.pid, "SIGKILL");
-    await until("the workers are gone", () => !workers.some(isAlive));
+    await endPool(this.#pool);
     close(this.#request.image.fd);
     rmSync(this.#directory, { recursive: true });
   }

@@ -11,14 +11,12 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { AttachParams } from "../../../src/control/protocol.ts";
 import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
 import { prepareRunDir } from "../../../src/control/run-dir-trust.ts";
 import { Manager } from "../../../src/manager/manager.ts";
-
-const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
+import { WORKER_PATH } from "../../helpers/processes/built-worker.ts";
 
 let base: string;
 let runDir: RunDir;
@@ -26,7 +24,6 @@ let manager: Manager;
 let logged: string[];
 
 beforeEach(async () => {
-  if (!existsSync(WORKER_PATH)) throw new Error(`${WORKER_PATH} is missing: build first (npm run build)`);
   base = mkdtempSync(join(tmpdir(), "erofs-nbd-manager-"));
   runDir = chooseRunDir(join(base, "run"));
   prepareRunDir(runDir);

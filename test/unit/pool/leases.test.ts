@@ -4,31 +4,21 @@
  * Real workers of the build and a file on tmpfs, whose leases count. The test plays the kernel, and lets replies lie in the socket for as
  * long as it likes. Writers are asynchronous: they wait for a lease that this very process has a part in.
  */
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { reattachWorkers } from "../../../src/pool/reattach.ts";
 import { WorkerPool } from "../../../src/pool/worker-pool.ts";
 import { type OpenImage, openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc/files.ts";
-import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
+import { isAlive } from "../../../src/sys/process-identity.ts";
 import { BAD, GOOD, IMAGE_BYTES, OneByteReader } from "../../helpers/nbd/one-byte-reader.ts";
+import { endPool, WORKER_PATH, workersOf } from "../../helpers/processes/built-worker.ts";
 import { until } from "../../helpers/until.ts";
 
-const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
 const NEVER = new AbortController().signal;
 const MADE_AT = 1_700_000_000;
 
@@ -41,7 +31,6 @@ let orphaned: string[];
 let repinned: number;
 
 beforeEach(() => {
-  if (!existsSync(WORKER_PATH)) throw new Error(`${WORKER_PATH} is missing: build first (npm run build)`);
   directory = mkdtempSync("/dev/shm/erofs-nbd-leases-");
   for (const name of ["workers", "journals"]) mkdirSync(join(directory, name));
   path = join(directory, "image");
@@ -55,14 +44,11 @@ beforeEach(() => {
 });
 
 afterEach(async () => {
-  const workers = pool.pids.map(identifyProcess).filter((found) => found !== undefined);
   for (const link of links) {
     link.close();
     close(link.kernelFd);
   }
-  pool.stop();
-  for (const worker of workers) if (isAlive(worker)) process.kill(worker.pid, "SIGKILL");
-  await until("the workers are gone", () => !workers.some(isAlive));
+  await endPool(pool);
   close(image.fd);
   rmSync(directory, { recursive: true });
 });
@@ -114,6 +100,18 @@ async function open(asked: LinkRequest = request(0)): Promise<OneByteReader> {
   links.push(link);
   reader = new OneByteReader(link);
   return reader;
+}
+
+/** Begins the next manager's pool, and returns the link that it has from the former one. */
+async function adoptLink(): Promise<OpenLink> {
+  const { reattached } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
+  pool = startPool();
+  const [found] = reattached.flatMap((one) => pool.adopt(one));
+  if (found === undefined) throw new Error("no worker has reported the link");
+  close(found.imageFd);
+  const next = found.open(request(0), observer);
+  links.push(next);
+  return next;
 }
 
 const isLeased = (link: OpenLink): boolean => link.exactness?.exact === "lease";
@@ -233,7 +231,7 @@ describe("under a lease", () => {
     await until("it is leased", () => isLeased(link));
     reader.ask(4);
     await until("replies lie in the socket", () => link.counters.readBytes > 0);
-    const former = pool.pids.map(identifyProcess).filter((found) => found !== undefined);
+    const former = workersOf(pool);
     pool.leave();
     // What a manager that was killed has no more.
     link.close();
@@ -241,13 +239,7 @@ describe("under a lease", () => {
     await reader.hear();
     await until("it has written", writer.isDone);
     utimesSync(path, MADE_AT, MADE_AT);
-    const { reattached } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
-    pool = startPool();
-    const [found] = reattached.flatMap((one) => pool.adopt(one));
-    if (found === undefined) throw new Error("the link was not told");
-    close(found.imageFd);
-    const next = found.open(request(0), observer);
-    links.push(next);
+    const next = await adoptLink();
     await until("it is leased again", () => isLeased(next));
     expect(reader).toMatchObject({ right: 4, wrong: 0 });
     for (const worker of former.filter(isAlive)) expect(pool.pids).toContain(worker.pid);
@@ -257,13 +249,7 @@ describe("under a lease", () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     pool.leave();
-    const { reattached } = await reattachWorkers(join(directory, "workers"), join(directory, "journals"));
-    pool = startPool();
-    const [found] = reattached.flatMap((one) => pool.adopt(one));
-    if (found === undefined) throw new Error("the link was not told");
-    close(found.imageFd);
-    const next = found.open(request(0), observer);
-    links.push(next);
+    const next = await adoptLink();
     link.close();
     await until("it is told", () => isLeased(next));
     expect(leases("ACTIVE")).toBe(1);

@@ -4,7 +4,6 @@
  */
 import {
   chmodSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -15,7 +14,6 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { inspectModule } from "../../../src/pool/source-inspector.ts";
 import { WorkerPool } from "../../../src/pool/worker-pool.ts";
@@ -23,14 +21,13 @@ import { pathView } from "../../../src/source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc/files.ts";
-import { identifyProcess, isAlive } from "../../../src/sys/process-identity.ts";
 import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
+import { endPool, WORKER_PATH } from "../../helpers/processes/built-worker.ts";
 import { until } from "../../helpers/until.ts";
 
 // Processes have to start: on a busy machine that takes longer than a unit test may.
 vi.setConfig({ testTimeout: 60_000 });
 
-const WORKER_PATH = fileURLToPath(new URL("../../../dist/src/worker/main.js", import.meta.url));
 const EIO = 5;
 const SIZE = 300_000;
 let directory: string;
@@ -61,7 +58,6 @@ const expected = (offsetBytes: number, lengthBytes: number): Buffer =>
   Buffer.from(Uint8Array.from({ length: lengthBytes }, (_, at) => (offsetBytes + at) % 251));
 
 beforeAll(() => {
-  if (!existsSync(WORKER_PATH)) throw new Error(`${WORKER_PATH} is missing: build first (npm run build)`);
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-source-"));
   // For workers, who are nobody where we are root; and a file that they may write into.
   chmodSync(directory, 0o755);
@@ -72,11 +68,8 @@ beforeAll(() => {
 afterEach(async () => {
   for (const link of open.splice(0)) link.close();
   for (const fd of fds.splice(0)) close(fd);
-  const workers = (pool?.pids ?? []).map(identifyProcess).filter((found) => found !== undefined);
-  pool?.stop();
+  if (pool !== undefined) await endPool(pool);
   pool = undefined;
-  for (const worker of workers) if (isAlive(worker)) process.kill(worker.pid, "SIGKILL");
-  await until("the workers' end", () => !workers.some(isAlive));
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 

@@ -1,0 +1,91 @@
+/** WorkerPool: workers that hang, or are merely slow. */
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
+import { describe, expect, test } from "vitest";
+import type { OpenLink } from "../../../../src/supervisor/ports.ts";
+import { close } from "../../../../src/sys/libc/files.ts";
+import { until } from "../../../helpers/until.ts";
+import { observer, readOver, stopProcess, takenOver, usePoolRig } from "./pool-rig.ts";
+
+const rig = usePoolRig();
+
+describe("a worker that hangs", () => {
+  test("when it is given a link is killed after a deadline, and another serves the link", async () => {
+    const { pool, log } = rig.startPool({ servingDeadlineMs: 200 });
+    const warm = await rig.open(pool);
+    await until("two workers", () => pool.pids.length === 2);
+    const idle = pool.pids.find((pid) => pid !== warm.workerPid) ?? -1;
+    stopProcess(idle);
+    const heard = observer();
+    const link = await rig.open(pool, heard, { spread: false });
+    expect(link.workerPid).not.toBe(idle);
+    expect(log).toContain(`warn: worker ${idle} did not take or give a link in time; it was killed`);
+    await (await readOver(link)).disconnect();
+    await until("its end", () => heard.ends.length === 1);
+    expect(heard.losses).toEqual([]);
+    await (await readOver(warm)).disconnect();
+  });
+
+  test("only between two of hundreds of links that it takes makes progress, and is not killed", async () => {
+    const servingDeadlineMs = 1500;
+    const { pool, log } = rig.startPool({ size: 1, servingDeadlineMs });
+    const warm = await rig.open(pool);
+    close(warm.kernelFd);
+    const startedAt = performance.now();
+    const links: OpenLink[] = [];
+    const opening = Array.from({ length: 300 }, async () => links.push(await rig.open(pool)));
+    for (let stops = 0; stops < 8 && links.length < opening.length; stops += 1) {
+      const before = links.length;
+      process.kill(warm.workerPid, "SIGSTOP");
+      await sleep(300);
+      process.kill(warm.workerPid, "SIGCONT");
+      // On a busy machine it takes a while until the worker runs; it must take one link at least between two stops.
+      while (links.length === before) await nextTurn();
+    }
+    await Promise.all(opening);
+    expect(log.filter((line) => line.startsWith("warn"))).toEqual([]);
+    expect(performance.now() - startedAt).toBeGreaterThan(servingDeadlineMs);
+    expect(new Set(links.map(({ workerPid }) => workerPid))).toEqual(new Set([warm.workerPid]));
+    for (const link of links) close(link.kernelFd);
+  });
+
+  test("while more links come than its channel holds loses all of them to the next", async () => {
+    const { pool } = rig.startPool({ size: 1, servingDeadlineMs: 600 });
+    const warm = await rig.open(pool);
+    close(warm.kernelFd);
+    stopProcess(warm.workerPid);
+    const links = await Promise.all(Array.from({ length: 400 }, () => rig.open(pool)));
+    expect(links.map(({ workerPid }) => workerPid)).not.toContain(warm.workerPid);
+    const last = links.at(-1);
+    if (last !== undefined) await (await readOver(last)).disconnect();
+    for (const link of links.slice(0, -1)) close(link.kernelFd);
+  });
+
+  test("with waiting requests is found and killed, and its link is taken over", async () => {
+    const { pool, log } = rig.startPool();
+    const heard = observer();
+    const link = await rig.open(pool, heard, { hangTimeoutMs: 1500 });
+    const client = await readOver(link);
+    const hung = link.workerPid;
+    stopProcess(hung);
+    const waiting = client.read(0, 512);
+    rig.inFlight = () => client.inFlight;
+    expect(await takenOver(link, heard)).toEqual({ safe: true, unanswered: 1 });
+    expect(await waiting).toHaveLength(512);
+    expect(link.workerPid).not.toBe(hung);
+    expect(
+      log.some((line) => line.startsWith(`warn: worker ${hung}`) && line.endsWith("it was killed")),
+    ).toBe(true);
+    await client.disconnect();
+  });
+
+  test("does not keep the counters of its link from being read", async () => {
+    const { pool } = rig.startPool({ size: 1 });
+    const link = await rig.open(pool);
+    const client = await readOver(link);
+    await until("the read is counted", () => link.counters.requests === 1);
+    stopProcess(link.workerPid);
+    expect(link.counters).toEqual({ requests: 1, readBytes: 1000, readErrors: 0 });
+    process.kill(link.workerPid, "SIGKILL");
+    client.destroy();
+  });
+});
