@@ -91,9 +91,15 @@ export class ErofsNbdError extends Error {
   }
 }
 
-/** Whether an error has this code, or errno name, no matter which class or copy of the package made it. */
-export function hasCode(error: unknown, code: AnyErrorCode): boolean {
-  return (error as { readonly code?: unknown } | null | undefined)?.code === code;
+/** Whether an error has one of these codes or errno names, no matter which class or copy of the package made it. */
+export function hasCode(error: unknown, ...codes: readonly AnyErrorCode[]): boolean {
+  const { code } = (error ?? {}) as { readonly code?: unknown };
+  return typeof code === "string" && codes.includes(code);
+}
+
+/** Whether an error has any code: those of erofs-nbd, the manager and the system have one, bugs have none. */
+export function isCoded(error: unknown): error is Error & { readonly code: string } {
+  return error instanceof Error && typeof (error as { readonly code?: unknown }).code === "string";
 }
 
 /** Whether a code is one of the table above, whichever class carries it. */
@@ -114,6 +120,11 @@ export function invalidValue(name: string, got: string, expected: string, hint?:
 /** The same for a value that is no text: `shown` is printed without quotes. */
 export function invalidArgument(name: string, shown: string, expected: string, hint?: string): ErofsNbdError {
   return new ErofsNbdError("ERR_BAD_ARGUMENT", `invalid ${name} ${shown}: expected ${expected}`, { hint });
+}
+
+/** The error for a device that is not attached: `cannot show nbd3: it is not attached`. `act` follows "cannot ". */
+export function notAttached(act: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_NOT_ATTACHED", `cannot ${act}: it is not attached`);
 }
 
 /** The error for a missing right. */

@@ -25,7 +25,7 @@ export const ROOMS = [
   { room: "nbd", rooms: [], leaves: [] },
   { room: "journal", rooms: ["nbd", "sys"], leaves: [] },
   { room: "source", rooms: ["sys"] },
-  { room: "erofs", rooms: ["sys"] },
+  { room: "erofs", rooms: ["sys", "text"] },
   { room: "worker-protocol", rooms: ["source"] },
   { room: "serving", rooms: ["worker-protocol", "journal", "nbd", "source", "sys"] },
   { room: "worker", rooms: ["serving", "worker-protocol", "journal", "nbd", "source", "sys"] },
@@ -36,7 +36,7 @@ export const ROOMS = [
     room: "manager",
     rooms: [
       ...["control", "pool", "supervisor", "worker-protocol", "kernel", "journal", "erofs", "source"],
-      ...["sys", "log", "netlink/index.ts"],
+      ...["sys", "log", "text", "netlink/index.ts"],
     ],
   },
   { room: "library", rooms: ["manager", "control", "supervisor", "source", "log"] },

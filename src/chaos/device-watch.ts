@@ -5,12 +5,11 @@
  * than an event before it. After a lost connection the next request finds or starts another manager, through the
  * `connect` of the command.
  */
-
 import type { ControlClient } from "../control/client.ts";
 import type { DeviceEvent, DeviceStatus, Target } from "../control/protocol.ts";
 import { Session } from "../control/session.ts";
-import { ErofsNbdError, hasCode } from "../errors.ts";
-import { OverdueError, pause, withDeadline } from "./waiting.ts";
+import { ErofsNbdError, hasCode, notAttached } from "../errors.ts";
+import { inTime, OverdueError, pause } from "./waiting.ts";
 
 /** A failover's event. */
 export type FailoverEvent = Extract<DeviceEvent, { readonly event: "failover" }>;
@@ -52,7 +51,7 @@ export class DeviceWatch {
    * @throws ErofsNbdError ERR_NOT_ATTACHED, ERR_CONTROL, ControlError
    */
   async status(signal: AbortSignal): Promise<DeviceStatus> {
-    return withDeadline(ANSWER_DEADLINE_MS, signal, this.#ask(), "the manager answered");
+    return inTime(ANSWER_DEADLINE_MS, signal, this.#ask(), "the manager answered");
   }
 
   /**
@@ -102,8 +101,7 @@ export class DeviceWatch {
     const { devices, notes } = await this.#session.request("status", { target: this.#target });
     for (const note of notes) this.#note(note);
     const [device] = devices;
-    if (device === undefined || device.index === null)
-      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find the device: it is not attached");
+    if (device === undefined || device.index === null) throw notAttached("find the device");
     if (devices.length > 1) {
       throw new ErofsNbdError(
         "ERR_BAD_ARGUMENT",

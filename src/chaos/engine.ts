@@ -5,9 +5,8 @@
  * judges the account before the next. A wrong byte, a failed read or something that does not come ends the run; an
  * account that does not add up is noted and the run goes on. However it ends, no reader and no stopped process is left.
  */
-
 import type { DeviceStatus, Target } from "../control/protocol.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { ErofsNbdError, isCoded } from "../errors.ts";
 import { devicePath, readsInFlight } from "../kernel/sysfs.ts";
 import { type Connect, DeviceWatch } from "./device-watch.ts";
 import { FaultRun } from "./faults/fault-run.ts";
@@ -154,8 +153,7 @@ class ChaosEngine {
   /** Why the run ended before its plan did. */
   #noteEnd(error: unknown): void {
     if (error instanceof Halted) return;
-    // Errors of erofs-nbd, the manager and the system have a code; all others are bugs and shown as such.
-    if (!(error instanceof Error) || typeof (error as { code?: unknown }).code !== "string") throw error;
+    if (!isCoded(error)) throw error;
     this.#trouble(error.message);
   }
 

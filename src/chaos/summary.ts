@@ -1,7 +1,9 @@
 /**
  * A run in words: the line of one fault, and the table at the end. Pure.
  */
+import { plural } from "../text/plural.ts";
 import { printable } from "../text/printable.ts";
+import { formatSize } from "../text/sizes.ts";
 import type { ChaosRun, FaultOutcome, KindSummary } from "./run.ts";
 import type { LoggedFault } from "./run-log.ts";
 
@@ -10,14 +12,6 @@ export function formatMs(ms: number): string {
   if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
   return `${ms.toFixed(ms < 10 ? 2 : 1)} ms`;
 }
-
-function formatBytes(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-  const power = bytes < 1024 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
-  return `${(bytes / 1024 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
-}
-
-const plural = (count: number, word: string): string => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 /** For example `  12.3 s  3/20  SIGKILL to worker 4712: takeover, stood still 12.5 ms; longest read 31.0 ms`. */
 export function describeFault(fault: LoggedFault, number: number, of: number): string {
@@ -62,7 +56,7 @@ function formatVerdict(run: ChaosRun, isInterrupted: boolean): string {
     `${verdict}${isInterrupted ? ", interrupted" : ""}: ${plural(faults.length, "fault")}`,
     `${plural(failovers, "failover")} recovered`,
     `${totals.uncounted} uncounted`,
-    `${plural(totals.reads, "read")} (${formatBytes(totals.bytes)}), ${totals.wrong} wrong`,
+    `${plural(totals.reads, "read")} (${formatSize(totals.bytes)}), ${totals.wrong} wrong`,
     plural(totals.errors, "error"),
     `${(run.durationMs / 1000).toFixed(1)} s`,
   ].join(", ");

@@ -4,6 +4,7 @@
  * Used by every part of chaos/ that waits. A wait that ends early cancels nothing: a late result is ignored.
  */
 import { ErofsNbdError } from "../errors.ts";
+import { withDeadline } from "../sys/deadline.ts";
 
 /** The deadline passed. The message names the state that was not reached. */
 export class OverdueError extends ErofsNbdError {
@@ -21,45 +22,25 @@ export class Halted extends Error {
   override readonly name = "Halted";
 }
 
+const NEVER = new AbortController().signal;
+
 /**
  * The result of `promise`, unless the deadline or the signal comes first.
  * @throws OverdueError, the signal's reason, or what `promise` throws
  */
-export function withDeadline<T>(
+export function inTime<T>(
   deadlineMs: number,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal = NEVER,
   promise: Promise<T>,
   what: string,
 ): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const leave = (): void => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    };
-    const onAbort = (): void => {
-      leave();
-      reject(signal?.reason as Error);
-    };
-    const timer = setTimeout(() => {
-      leave();
-      reject(new OverdueError(what, deadlineMs));
-    }, deadlineMs);
-    if (signal?.aborted) {
-      // The result is no longer needed, so a rejection must not be reported as unhandled.
-      promise.catch(() => {});
-      return onAbort();
-    }
-    signal?.addEventListener("abort", onAbort, { once: true });
-    promise.then(
-      (value) => {
-        leave();
-        resolve(value);
-      },
-      (error: unknown) => {
-        leave();
-        reject(error as Error);
-      },
-    );
+  return withDeadline(deadlineMs, signal, (bounded) => {
+    const ended = new Promise<never>((_, reject) => {
+      const onEnd = (): void => reject(signal.aborted ? signal.reason : new OverdueError(what, deadlineMs));
+      if (bounded.aborted) onEnd();
+      else bounded.addEventListener("abort", onEnd, { once: true });
+    });
+    return Promise.race([promise, ended]);
   });
 }
 

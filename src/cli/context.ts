@@ -3,7 +3,7 @@
  *
  * Created once per process by run.ts or mount-helper.ts. stdout carries results only; everything else goes to stderr.
  */
-import { EXIT, type ExitCode } from "../errors.ts";
+import { EXIT, type ExitCode, hasCode } from "../errors.ts";
 import { withPriority } from "../log/journald.ts";
 import { printable } from "../text/printable.ts";
 import type { ProgramShape } from "./command-shapes.ts";
@@ -67,7 +67,7 @@ export class CliContext {
     return new Promise((resolve, reject) => {
       process.stdout.write(withPriority(STDOUT, "info", `${text}\n`), (error) => {
         if (error === null || error === undefined) resolve();
-        else if ((error as NodeJS.ErrnoException).code !== "EPIPE") reject(error);
+        else if (!hasCode(error, "EPIPE")) reject(error);
         else {
           this.onOutputGone?.();
           resolve();

@@ -5,7 +5,7 @@
  * Parses the arguments, calls mountImage(), and ends with an exit code of mount(8). Nothing imports it. It does not
  * load commander, because many of these processes may run at boot.
  */
-import { EXIT } from "../errors.ts";
+import { EXIT, hasCode } from "../errors.ts";
 import { VERSION } from "../version.ts";
 import { CliContext } from "./context.ts";
 import { type HelperCall, readHelperCall, USAGE } from "./mount/mount-call.ts";
@@ -36,7 +36,7 @@ async function main(argv: readonly string[]): Promise<number> {
 function exitCodeOf(error: unknown, wasUnderstood: boolean): number {
   const code = exitCodeOfError(error);
   if (code === EXIT.absent) return EXIT.mountFailed;
-  const isDenied = (error as { code?: unknown }).code === "ERR_PERMISSION";
+  const isDenied = hasCode(error, "ERR_PERMISSION");
   return code === EXIT.usage && wasUnderstood && !isDenied ? EXIT.mountFailed : code;
 }
 

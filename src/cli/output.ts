@@ -1,10 +1,12 @@
 /**
- * Output that several commands share: an attached device, the status table, events, sizes and durations.
+ * Output that several commands share: an attached device, the status table, and events.
  *
  * Pure except for `printAttached`. JSON objects are passed through as the manager sends them.
  */
 import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
+import { formatDuration } from "../text/durations.ts";
 import { printable } from "../text/printable.ts";
+import { formatSize } from "../text/sizes.ts";
 import type { CliContext } from "./context.ts";
 
 /** Prints the device node, or with `json` the status object. */
@@ -89,20 +91,6 @@ function formatLinks(links: DeviceStatus["links"]): string {
   const workers = [...new Set(up.map((link) => link.workerPid))];
   const served = workers.length === 0 ? "" : ` (worker ${workers.join(", ")})`;
   return `${up.length}/${links.length}${served}`;
-}
-
-const UNITS = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] as const;
-
-/** 113045504 bytes as "107.8 MiB". */
-export function formatSize(bytes: number): string {
-  if (bytes < 1024) return `${bytes} B`;
-  const power = Math.min(Math.floor(Math.log2(bytes) / 10), UNITS.length);
-  return `${(bytes / 1024 ** power).toFixed(1)} ${UNITS[power - 1] ?? ""}`;
-}
-
-/** "12.5 ms", "1.07 s". */
-export function formatDuration(milliseconds: number): string {
-  return milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
 }
 
 /** One event of `status --watch` as text. */

@@ -5,7 +5,7 @@
  */
 import { chmodSync, lstatSync, mkdirSync, readdirSync, readlinkSync, type Stats } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { ErofsNbdError } from "../errors.ts";
+import { ErofsNbdError, hasCode } from "../errors.ts";
 import { asRunDirError, checkSocketPath, type RunDir } from "./run-dir.ts";
 
 /** Without libc's bindings, which most commands do not load. */
@@ -62,7 +62,7 @@ export function refuseForeignManager(runDir: RunDir): void {
       throw refused(runDir, `'${basename(runDir.controlSocket)}' in it belongs to another user`);
   } catch (error) {
     // The directory may not be searched: connecting reports that.
-    if ((error as NodeJS.ErrnoException).code === "EACCES") return;
+    if (hasCode(error, "EACCES")) return;
     throw asRunDirError(runDir, error);
   }
 }
@@ -110,7 +110,7 @@ function look(path: string): Stats | undefined {
   try {
     return lstatSync(path);
   } catch (error) {
-    if (["ENOENT", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw error;
   }
 }

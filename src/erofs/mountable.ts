@@ -4,7 +4,7 @@
  * Called by `mount` and `doctor`. Because distributions backport features, the kernel's own list
  * (/sys/fs/erofs/features), if given, overrules the release. The result is advice: the caller may mount anyway.
  */
-
+import { nounFor } from "../text/plural.ts";
 import {
   ALGORITHMS,
   FIRST_RELEASE,
@@ -112,7 +112,7 @@ function layoutProblems(
   if (extraDevices > 0) {
     problems.push({
       kind: "extra-devices",
-      message: `it keeps data on ${extraDevices} more device${extraDevices === 1 ? "" : "s"} than this image`,
+      message: `it keeps data on ${extraDevices} more ${nounFor(extraDevices, "device")} than this image`,
       hint: "attach those images too, and name their devices at mount with -o device=/dev/nbdN, in mkfs's order",
     });
   }

@@ -6,6 +6,7 @@
  */
 import { closeSync, constants, openSync, readdirSync, readSync } from "node:fs";
 import { open, readFile, writeFile } from "node:fs/promises";
+import { hasCode } from "../errors.ts";
 
 const SECTOR_BYTES = 512;
 
@@ -25,7 +26,7 @@ function attribute(index: number, name: string): string | undefined {
     fd = openSync(sysfsPath(index, name), "r");
     return page.toString("utf8", 0, readSync(fd, page)).split("\n", 1)[0];
   } catch (error) {
-    if (["ENOENT", "ENODEV", "ENXIO"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    if (hasCode(error, "ENOENT", "ENODEV", "ENXIO")) return undefined;
     throw error;
   } finally {
     if (fd !== undefined) closeSync(fd);
@@ -148,6 +149,6 @@ export async function isExclusivelyHeld(index: number): Promise<boolean> {
     await handle.close();
     return false;
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EBUSY";
+    return hasCode(error, "EBUSY");
   }
 }

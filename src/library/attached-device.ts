@@ -9,7 +9,7 @@ import { ControlError } from "../control/fault.ts";
 import { isolateListener } from "../control/isolate-listener.ts";
 import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
 import type { Session } from "../control/session.ts";
-import { ErofsNbdError, EXIT } from "../errors.ts";
+import { ErofsNbdError, EXIT, hasCode } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
 
@@ -143,7 +143,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
       await this.status();
       return true;
     } catch (error) {
-      if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return false;
+      if (hasCode(error, "ERR_NOT_ATTACHED")) return false;
       throw error;
     }
   }

@@ -5,6 +5,7 @@
  */
 import type { Target } from "../control/protocol.ts";
 import type { Session } from "../control/session.ts";
+import { hasCode } from "../errors.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseForLook } from "./machine-session.ts";
@@ -90,7 +91,7 @@ export async function lookThrough(
     return found.sort((a, b) => a.index - b.index);
   } catch (error) {
     letGo();
-    if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return [];
+    if (hasCode(error, "ERR_NOT_ATTACHED")) return [];
     throw error;
   }
 }

@@ -10,7 +10,7 @@ import { ErofsNbdError } from "../errors.ts";
 import { devicePath, isExclusivelyHeld, mountPointsOf } from "../kernel/sysfs.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import type { Devices } from "./devices.ts";
-import { findDevices, notAttached } from "./find-device.ts";
+import { findDevices, notFound } from "./find-device.ts";
 
 export async function detachTargets(
   devices: Devices,
@@ -27,7 +27,7 @@ export async function detachTargets(
   const results: DetachResult[] = [];
   for (const { target, device } of found) {
     if (device !== undefined) results.push(await detachOne(devices, device, asAnswered(target), force));
-    else results.push({ target: asAnswered(target), device: null, error: faultOf(notAttached(target)) });
+    else results.push({ target: asAnswered(target), device: null, error: faultOf(notFound(target)) });
   }
   return results;
 }

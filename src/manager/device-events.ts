@@ -7,6 +7,7 @@ import type { DeviceEvent } from "../control/protocol.ts";
 import { devicePath } from "../kernel/sysfs.ts";
 import type { Log } from "../log/log.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
+import { plural } from "../text/plural.ts";
 import type { DeferredRecords } from "./records/deferred-records.ts";
 
 /** An event without what is the same for all: the time and the device. */
@@ -68,7 +69,7 @@ export function reportEvents(device: ManagedDevice, { log, deferred, tell: send 
   device.on("repinned", () => deferred.note(device));
   device.on("revived", () => tell({ event: "revived" }));
   device.on("readErrors", (message, count) => {
-    log.error(`${name()}: ${count} read${count === 1 ? "" : "s"} failed: ${message}`, { count });
+    log.error(`${name()}: ${plural(count, "read")} failed: ${message}`, { count });
     tell({ event: "read-errors", message, count });
   });
 }

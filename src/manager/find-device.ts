@@ -5,7 +5,7 @@
  * the target (control/target.ts), because the path may lead elsewhere from the manager.
  */
 import type { SeenTarget, Target } from "../control/protocol.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { ErofsNbdError, notAttached } from "../errors.ts";
 import { configuringThread, indexMountedAt } from "../kernel/sysfs.ts";
 import type { FileIdentity } from "../source/file-identity.ts";
 import { pathView } from "../source/path-view.ts";
@@ -14,7 +14,7 @@ import type { ManagedDevice } from "../supervisor/managed-device.ts";
 /** @throws ErofsNbdError ERR_NOT_ATTACHED */
 export function deviceAt(devices: readonly ManagedDevice[], index: number): ManagedDevice {
   const device = devices.find((one) => one.index === index);
-  if (device === undefined) throw notAttached({ index });
+  if (device === undefined) throw notFound({ index });
   return device;
 }
 
@@ -45,21 +45,17 @@ function isSeen({ kind, device, inode }: FileIdentity, file: SeenTarget["file"])
   return file?.device === device && (kind === "block-device" || file.inode === inode);
 }
 
-export function notAttached(target: Target): ErofsNbdError {
+/** The error for a target that names no device of this manager. */
+export function notFound(target: Target): ErofsNbdError {
   if ("path" in target) {
     return new ErofsNbdError(
       "ERR_NOT_ATTACHED",
       `cannot find ${target.path}: it is neither an attached image nor a mount of one`,
     );
   }
-  const isForeign = configuringThread(target.index) !== undefined;
-  return new ErofsNbdError(
-    "ERR_NOT_ATTACHED",
-    `cannot find nbd${target.index}: ${isForeign ? "another program attached it" : "it is not attached"}`,
-    {
-      hint: isForeign
-        ? "detach it with the program that attached it (nbd-client -d, qemu-nbd -d, …)"
-        : undefined,
-    },
-  );
+  const name = `nbd${target.index}`;
+  if (configuringThread(target.index) === undefined) return notAttached(`find ${name}`);
+  return new ErofsNbdError("ERR_NOT_ATTACHED", `cannot find ${name}: another program attached it`, {
+    hint: "detach it with the program that attached it (nbd-client -d, qemu-nbd -d, …)",
+  });
 }

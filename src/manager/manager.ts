@@ -27,7 +27,7 @@ import { DeviceFactory } from "./create-device.ts";
 import { detachAll, detachTargets } from "./detach.ts";
 import { nameOf } from "./device-events.ts";
 import { Devices } from "./devices.ts";
-import { deviceAt, findDevices, notAttached } from "./find-device.ts";
+import { deviceAt, findDevices, notFound } from "./find-device.ts";
 import { Leaving } from "./leave.ts";
 import { type Borrower, keepIfMounted, Loans } from "./loans.ts";
 import { describeDevice } from "./metrics/device-status.ts";
@@ -241,7 +241,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
   async status(target: Target | null): Promise<DeviceStatus[]> {
     const { all } = this.#devices;
     const devices = target === null ? all : await findDevices(all, target);
-    if (target !== null && devices.length === 0) throw notAttached(target);
+    if (target !== null && devices.length === 0) throw notFound(target);
     const mounts = await readMounts();
     return Promise.all(devices.map((device) => describeDevice(device, this.#observatory, mounts)));
   }

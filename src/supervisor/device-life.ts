@@ -4,7 +4,7 @@
  * NetlinkDevice makes one and calls it; it hears of the links and of the kernel, and makes a Failover when one begins.
  */
 import type { EventEmitter } from "eventemitter3";
-import { ErofsNbdError } from "../errors.ts";
+import { notAttached } from "../errors.ts";
 import type { DeviceView } from "../kernel/device-view.ts";
 import { type DeviceExactness, exactnessOf, ImageChanges } from "./device-exactness.ts";
 import { type DeviceEffect, type DeviceState, type StateEvent, transition } from "./device-state.ts";
@@ -115,7 +115,7 @@ export class DeviceLife {
   /** @throws ErofsNbdError ERR_NOT_ATTACHED */
   requireAttached(): void {
     if (this.kernel.index !== undefined && this.#state !== "detached") return;
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot change a device that is not attached");
+    throw notAttached("change the device");
   }
 
   dispatch(event: StateEvent): void {

@@ -8,7 +8,7 @@ import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import pRetry from "p-retry";
 import { NBD_CFLAG_DISCONNECT_ON_CLOSE, NetlinkError } from "../../netlink/index.ts";
-import { ErofsNbdError } from "../errors.ts";
+import { notAttached } from "../errors.ts";
 import type { DeviceView } from "../kernel/device-view.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../nbd/wire.ts";
 import type { DeviceSettings } from "./managed-device.ts";
@@ -153,7 +153,7 @@ export class KernelDevice {
 
   get #connected(): number {
     if (this.#index !== undefined) return this.#index;
-    throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot change a device that is not attached");
+    throw notAttached("change the device");
   }
 
   /** Sent with every command: an attribute that is left out keeps its value, but a flag that is left out is cleared. */

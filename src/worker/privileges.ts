@@ -7,6 +7,7 @@
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
+import { hasCode } from "../errors.ts";
 import { check } from "../sys/libc/bind.ts";
 import { effectiveUid, ignoreSignal, setNoNewPrivileges, setUndumpable } from "../sys/libc/processes.ts";
 import { shedCapabilities } from "./shed-capabilities.ts";
@@ -100,7 +101,7 @@ function readStatus(thread: string): string | undefined {
   try {
     return readFileSync(`${TASKS}/${thread}/status`, "utf8");
   } catch (error) {
-    if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    if (hasCode(error, "ENOENT", "ESRCH")) return undefined;
     throw error;
   }
 }

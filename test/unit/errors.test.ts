@@ -1,7 +1,7 @@
 /** errors.ts and the table in docs/errors.md: the same codes, with the exit codes that they lead to. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { ErofsNbdError, exitCodeOf } from "../../src/errors.ts";
+import { ErofsNbdError, exitCodeOf, hasCode, isCoded, notAttached } from "../../src/errors.ts";
 
 test("docs/errors.md lists every code, and no other, with its exit code", () => {
   const [, union = ""] = /export type ErrorCode =([^;]+);/.exec(readFileSync("src/errors.ts", "utf8")) ?? [];
@@ -14,4 +14,21 @@ test("docs/errors.md lists every code, and no other, with its exit code", () => 
     ([, code, exit]) => [code, Number(exit)],
   );
   expect(rows.sort()).toEqual(codes.sort());
+});
+
+test("a code is recognized by its text, no matter which class carries it", () => {
+  const refused = Object.assign(new Error("refused"), { code: "EACCES" });
+  expect(hasCode(new ErofsNbdError("ERR_CONTROL", "x"), "ERR_CONTROL")).toBe(true);
+  expect(hasCode(refused, "EPERM", "EACCES")).toBe(true);
+  expect([refused, { code: 7 }, undefined, null, "EPERM"].some((error) => hasCode(error, "EPERM"))).toBe(
+    false,
+  );
+  expect([refused, new Error("bug"), { code: "EPERM" }].map(isCoded)).toEqual([true, false, false]);
+});
+
+test("a device that is not attached has one wording", () => {
+  expect(notAttached("show nbd3")).toMatchObject({
+    code: "ERR_NOT_ATTACHED",
+    message: "cannot show nbd3: it is not attached",
+  });
 });

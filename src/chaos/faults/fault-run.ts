@@ -5,6 +5,7 @@
  * one: an unexpected failover belongs to a manager that was just replaced, or is a problem.
  */
 import type { DeviceStatus } from "../../control/protocol.ts";
+import { isCoded } from "../../errors.ts";
 import {
   type Counted,
   countedBetween,
@@ -106,8 +107,8 @@ export class FaultRun {
     try {
       return await aimed.fire();
     } catch (error) {
-      // Errors of erofs-nbd, the manager and the system have a code; the engine shows all others.
-      if (!(error instanceof Error) || typeof (error as { code?: unknown }).code !== "string") throw error;
+      // The engine shows all others as bugs.
+      if (!isCoded(error)) throw error;
       fault.outcome = { level: "none", result: "failed", cause: error.message, stallMs: 0 };
       const line = `${aimed.label}: ${error.message}`;
       this.#options.log.problem(line);

@@ -7,7 +7,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { ErofsNbdError } from "../../errors.ts";
 import { programFile } from "../../program-files.ts";
-import { withDeadline } from "../waiting.ts";
+import { inTime } from "../waiting.ts";
 import type { ReaderMessage, ReaderRequest, ReaderStart, Span } from "./reader-protocol.ts";
 
 const READER_PATH = programFile("chaos/reader/reader-main.js");
@@ -94,14 +94,14 @@ export class Reader {
     this.#isLeaving = true;
     this.#ask({ type: "stop" });
     const timer = setTimeout(() => this.kill(), deadlineMs);
-    const inTime = await withDeadline(deadlineMs + 500, undefined, this.#ended, "").then(
+    const hasLeft = await inTime(deadlineMs + 500, undefined, this.#ended, "").then(
       () => true,
       () => false,
     );
     clearTimeout(timer);
     this.#child.unref();
     this.#child.channel?.unref();
-    return inTime && this.#child.signalCode === null;
+    return hasLeft && this.#child.signalCode === null;
   }
 
   /** At once, without waiting. */
@@ -142,6 +142,6 @@ export class Reader {
         reject(new ErofsNbdError("ERR_NOT_READABLE", "cannot go on: the reader ended")),
       );
     });
-    return withDeadline(deadlineMs, signal, answer, what);
+    return inTime(deadlineMs, signal, answer, what);
   }
 }

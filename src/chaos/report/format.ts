@@ -4,7 +4,9 @@
  * Called by the other report-*.ts files. `formatMs` and `formatClock` also run in the reader's browser: their source is
  * put into the page as it is, so they may use nothing from outside their own bodies. Pure; does no I/O.
  */
+import { nounFor } from "../../text/plural.ts";
 import { printable } from "../../text/printable.ts";
+import { formatSize } from "../../text/sizes.ts";
 
 /** For example `0.42 ms`, `3.4 ms`, `124 ms`, `1.05 s`, `12.3 s`; an en dash if it is not a number. */
 export function formatMs(milliseconds: number | null | undefined): string {
@@ -42,18 +44,14 @@ function grouped(digits: string): string {
   return digits.replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
-/** For example `1 read`, `2 reads`. */
-export function plural(count: number, one: string, many: string = `${one}s`): string {
-  return `${formatCount(count)}\u00a0${count === 1 ? one : many}`;
+/** A formatted count with its noun, on one line: `1 read`, `1 024 reads`. */
+export function plural(count: number, one: string, many?: string): string {
+  return `${formatCount(count)}\u00a0${nounFor(count, one, many)}`;
 }
 
 /** Bytes as `107.8 MiB`. */
 export function formatBytes(bytes: number): string {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
-  let value = bytes;
-  let step = 0;
-  for (; value >= 1024 && step < units.length - 1; step += 1) value /= 1024;
-  return `${step === 0 ? formatCount(value) : value.toFixed(1)}\u00a0${units[step] ?? ""}`;
+  return bytes < 1024 ? plural(bytes, "byte") : formatSize(bytes).replace(" ", "\u00a0");
 }
 
 /** A duration for a sentence: `42 s`, `5 min 3 s`, `1 h 4 min`. */
@@ -78,11 +76,6 @@ export function jsonForScript(value: unknown): string {
 /** Our own or a library's code inside a script element; a backslash before the slash changes no string and no expression. */
 export function codeForScript(code: string): string {
   return code.replace(/<(?=\/script)/gi, "<\\").replace(/<!--/g, "<\\!--");
-}
-
-/** A word of a POSIX shell command line; quoted only where it must be. */
-export function shellWord(text: string): string {
-  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 /** The decades that hold all of `values` on a logarithmic axis of milliseconds, cut at 1, 2 or 5. */

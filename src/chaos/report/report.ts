@@ -6,6 +6,7 @@
  * tables still tell everything. Every text that comes from the run is escaped. Writes no file itself.
  */
 import { createHash } from "node:crypto";
+import { shellWord } from "../../text/shell-word.ts";
 import type { ChaosRun, ReadFigures } from "../run.ts";
 import {
   escapeHtml,
@@ -15,7 +16,6 @@ import {
   formatMsCell,
   formatSpan,
   plural,
-  shellWord,
 } from "./format.ts";
 import { shapeDefinitions } from "./kinds.ts";
 import { isBad, pageData, pageScript, readPlotLibrary } from "./script.ts";

@@ -5,6 +5,7 @@
  */
 import { type ControlClient, ControlError } from "../../control/client.ts";
 import type { DeviceEvent, DeviceStatus } from "../../control/protocol.ts";
+import { hasCode } from "../../errors.ts";
 
 /** The status of the device with that index; undefined if the manager has none. */
 export async function statusOf(client: ControlClient, index: number): Promise<DeviceStatus | undefined> {
@@ -30,7 +31,7 @@ export async function sameDevice(
     const found = await statusOf(client, device.index);
     return found?.identifier === device.identifier ? found : undefined;
   } catch (error) {
-    if ((error as { code?: unknown }).code === "ERR_CONTROL") return undefined;
+    if (hasCode(error, "ERR_CONTROL")) return undefined;
     throw error;
   }
 }

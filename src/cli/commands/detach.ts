@@ -6,9 +6,10 @@
  */
 import type { Command } from "commander";
 import { type ControlClient, ControlError } from "../../control/client.ts";
+import { faultOf } from "../../control/fault.ts";
 import type { DetachResult, Target } from "../../control/protocol.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError, EXIT, type ExitCode } from "../../errors.ts";
+import { ErofsNbdError, EXIT, type ExitCode, notAttached } from "../../errors.ts";
 import { printable } from "../../text/printable.ts";
 import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
@@ -57,7 +58,7 @@ async function run(context: CliContext, words: readonly string[], options: Optio
   requireRoot();
   const client = await findManager(context);
   if (client === undefined) {
-    return report(context, all ? [] : targets.map(notAttached), words, options.json === true);
+    return report(context, all ? [] : targets.map(absent), words, options.json === true);
   }
   try {
     for (const [at, word] of words.entries()) {
@@ -77,10 +78,9 @@ async function indexOf(client: ControlClient, identifier: string): Promise<numbe
   return devices.find((device) => device.identifier === identifier)?.index ?? null;
 }
 
-function notAttached(target: Target): DetachResult {
+function absent(target: Target): DetachResult {
   const name = "path" in target ? target.path : `nbd${target.index}`;
-  const message = `cannot detach ${name}: it is not attached`;
-  const error = { code: "ERR_NOT_ATTACHED", message, exitCode: EXIT.absent } as const;
+  const error = faultOf(notAttached(`detach ${name}`));
   return { target: "path" in target ? { path: target.path } : target, device: null, error };
 }
 

@@ -6,7 +6,7 @@
 import type { Command } from "commander";
 import type { Target } from "../../control/protocol.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError } from "../../errors.ts";
+import { notAttached } from "../../errors.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { formatJson, formatTable } from "../output.ts";
@@ -63,7 +63,7 @@ async function run(context: CliContext, word: string | undefined, options: Optio
   try {
     const { devices, notes } = await client.request("status", { target });
     for (const note of notes) context.note(note);
-    if (target !== null && devices.length === 0) throw notAttached(word);
+    if (target !== null && devices.length === 0) throw notAttached(`show ${word}`);
     if (json) {
       const single = target !== null && devices.length === 1;
       await context.print(formatJson(single ? devices[0] : devices));
@@ -80,11 +80,7 @@ async function reportNothing(
   word: string | undefined,
   json: boolean,
 ): Promise<void> {
-  if (target !== null) throw notAttached(word);
+  if (target !== null) throw notAttached(`show ${word}`);
   if (json) await context.print("[]");
   else context.note("no devices attached");
-}
-
-function notAttached(word: string | undefined): ErofsNbdError {
-  return new ErofsNbdError("ERR_NOT_ATTACHED", `cannot show ${word}: it is not attached`);
 }

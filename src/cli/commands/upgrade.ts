@@ -10,11 +10,13 @@ import { ControlClient } from "../../control/client.ts";
 import { lockHolder, type RunDir } from "../../control/run-dir.ts";
 import { ErofsNbdError } from "../../errors.ts";
 import { StartWatch } from "../../sys/start-watch.ts";
+import { formatDuration } from "../../text/durations.ts";
+import { plural } from "../../text/plural.ts";
 import { VERSION } from "../../version.ts";
 import { requireRoot } from "../attach/preconditions.ts";
 import { runDirOf, startManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
-import { formatDuration, formatJson } from "../output.ts";
+import { formatJson } from "../output.ts";
 
 interface Options {
   readonly workersOnly?: true;
@@ -57,7 +59,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
   const done = await upgrade(context, options.workersOnly === true);
   if (options.json) return context.print(formatJson(done));
   const manager = done.managerReplaced ? "manager and " : "";
-  const links = `${done.links} link${done.links === 1 ? "" : "s"}`;
+  const links = plural(done.links, "link");
   const stall = formatDuration(done.longestStallMs);
   await context.print(
     `replaced ${manager}${done.workers} workers by version ${done.version}: ${links} handed over, the longest in ${stall}`,

@@ -21,7 +21,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { explainFileError } from "../../control/run-dir.ts";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, hasCode } from "../../errors.ts";
 import {
   mountedLater,
   NOWHERE,
@@ -232,7 +232,7 @@ function attempt<T>(what: string, path: string, act: () => T): T {
   try {
     return act();
   } catch (error) {
-    const denied = ["EACCES", "EPERM"].includes((error as NodeJS.ErrnoException).code ?? "");
+    const denied = hasCode(error, "EACCES", "EPERM");
     throw new ErofsNbdError(
       denied ? "ERR_PERMISSION" : "ERR_SYSCALL",
       `cannot ${what} ${path}: ${explainFileError(error)}`,

@@ -6,7 +6,7 @@
  */
 import { accessSync, constants, lstatSync, realpathSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, hasCode } from "../../errors.ts";
 
 /** The target of a dangling link. */
 export const NOWHERE = "nowhere";
@@ -71,7 +71,7 @@ export function readOnlyOf(prefix: string, path: string): string | undefined {
     return undefined;
   } catch (error) {
     // Other errors are reported when the file is written.
-    return (error as NodeJS.ErrnoException).code === "EROFS" ? `${dirname(path)} is read-only` : undefined;
+    return hasCode(error, "EROFS") ? `${dirname(path)} is read-only` : undefined;
   }
 }
 

@@ -6,6 +6,7 @@
  * administrators read it.
  */
 import { ADMIN_UNIT_DIRECTORY, SERVICE, UNIT_DIRECTORY } from "../../control/reach/system-service.ts";
+import { shellWord } from "../../text/shell-word.ts";
 
 /** The paths of Node.js and the program, and the version of systemd. */
 export interface Installation {
@@ -188,8 +189,4 @@ WantedBy=multi-user.target
 export function unitWord(word: string): string {
   const escaped = word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%").replaceAll("$", "$$$$");
   return /^[\w@%+=:,./-]+$/.test(word) ? escaped : `"${escaped}"`;
-}
-
-function shellWord(word: string): string {
-  return `'${word.replaceAll("'", "'\\''")}'`;
 }

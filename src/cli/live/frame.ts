@@ -5,8 +5,9 @@
  * left out; devices that do not fit are summed up in one line.
  */
 import type { DeviceStatus } from "../../control/protocol.ts";
+import { plural } from "../../text/plural.ts";
 import { printable } from "../../text/printable.ts";
-import { formatSize } from "../output.ts";
+import { formatSize } from "../../text/sizes.ts";
 import { age, count, latency, pad, paint, type Style, shorten, span } from "./cells.ts";
 import { CALM, type Fleet, type Row } from "./fleet.ts";
 import { layOut, type TableRow } from "./layout.ts";
@@ -64,7 +65,7 @@ function summary(fleet: Fleet, { columns, isColoured, nowMs }: FrameOptions): st
     many: devices.filter((device) => device.state === state).length,
   })).filter(({ many }) => many > 0);
   const plain = states.map(({ state, many }) => `${many} ${state}`);
-  const named = `${devices.length} device${devices.length === 1 ? "" : "s"}`;
+  const named = plural(devices.length, "device");
   const head = silence ?? (devices.length === 0 ? "no devices attached" : `${named}: ${plain.join(", ")}`);
   const text = shorten(head, columns - clock.length - 1, "end");
   const gap = pad("", columns - clock.length - text.length, "left");
@@ -166,7 +167,7 @@ function totals(fleet: Fleet, { columns, isColoured, nowMs }: FrameOptions): str
     `${counters("takeovers")} takeovers`,
     `${counters("reconnects")} reconnects`,
     ...(failed > 0 ? [`${failed} failed`] : []),
-    `${errors} read error${errors === 1 ? "" : "s"}`,
+    plural(errors, "read error"),
   ].join(" · ");
   const urgent = rows.some(({ urgency }) => urgency < CALM - 1) || errors > 0;
   return paint(shorten(text, columns, "end"), isColoured, ...(urgent ? (["bold"] as const) : []));
@@ -178,7 +179,7 @@ function processes({ manager, silence }: Fleet, { columns, isColoured, nowMs }: 
   const { workers } = manager;
   const memory = workers.reduce((sum, worker) => sum + worker.residentBytes, manager.residentBytes);
   const each = workers.map(({ pid, links, isReady }) =>
-    isReady ? `worker ${pid}: ${links} link${links === 1 ? "" : "s"}` : `worker ${pid} starts`,
+    isReady ? `worker ${pid}: ${plural(links, "link")}` : `worker ${pid} starts`,
   );
   const text = [
     `manager ${manager.pid} up ${age(nowMs - Date.parse(manager.startedAt))}`,

@@ -7,7 +7,7 @@ import { ControlClient } from "../../control/client.ts";
 import type { Target } from "../../control/protocol.ts";
 import type { RunDir } from "../../control/run-dir.ts";
 import { Session } from "../../control/session.ts";
-import { ErofsNbdError, hasCode } from "../../errors.ts";
+import { ErofsNbdError, hasCode, notAttached } from "../../errors.ts";
 import { findManager, runDirOf } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 
@@ -25,8 +25,7 @@ export class WatchSession extends Session {
   static async open(context: CliContext, target: Target | null): Promise<WatchSession> {
     const session = new WatchSession(runDirOf(context));
     const manager = await findManager(context);
-    if (manager === undefined && target !== null)
-      throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot watch the target: it is not attached");
+    if (manager === undefined && target !== null) throw notAttached("watch the target");
     if (manager !== undefined) await session.use(manager).catch(ignoreGone);
     return session;
   }

@@ -12,7 +12,7 @@ import { resolve } from "node:path";
 import type { ControlClient } from "../../control/client.ts";
 import type { DeviceStatus } from "../../control/protocol.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, hasCode } from "../../errors.ts";
 import { devicePath, indexMountedAt } from "../../kernel/sysfs.ts";
 import { openChecked } from "../../manager/image-inspection.ts";
 import type { OpenImage } from "../../source/open-image.ts";
@@ -138,7 +138,7 @@ async function isMountedAlready(context: CliContext, request: MountRequest): Pro
     const { devices } = await client.request("status", { target });
     return devices.some((device) => device.index === index);
   } catch (error) {
-    if ((error as { code?: unknown }).code === "ERR_NOT_ATTACHED") return false;
+    if (hasCode(error, "ERR_NOT_ATTACHED")) return false;
     throw error;
   } finally {
     client.close();
@@ -242,7 +242,7 @@ async function askSuccessor<T>(
   error: unknown,
   ask: (client: ControlClient) => Promise<T>,
 ): Promise<T> {
-  if ((error as { code?: unknown }).code !== "ERR_CONTROL") throw error;
+  if (!hasCode(error, "ERR_CONTROL")) throw error;
   const next = await startManager(context);
   try {
     if ((await sameDevice(next, device)) === undefined) throw error;

@@ -5,7 +5,7 @@
  * Used by command line and library. Prefers the system service where it is installed: a manager started directly would
  * end with the session or unit that it was started from.
  */
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, hasCode } from "../../errors.ts";
 import { ControlClient } from "../client.ts";
 import type { RunDir } from "../run-dir.ts";
 import { connectOrStart, untilAnswered } from "./start-manager.ts";
@@ -63,7 +63,7 @@ export async function greet(
   // Whether the connection was closed; a manager that hangs does not close it.
   let isGone = false;
   const hello = client.request("hello", {}).catch((error: unknown) => {
-    isGone = (error as { code?: unknown }).code === "ERR_CONTROL";
+    isGone = hasCode(error, "ERR_CONTROL");
     throw error;
   });
   try {

@@ -19,7 +19,7 @@ import type { ControlledManager, StepDown } from "./run-request.ts";
 
 export type { ControlledManager, StepDown };
 
-const MAX_CONNECTIONS = 256;
+const MAX_PEERS = 256;
 /** For the unread answers of all peers together. Beyond it, a peer that has unread ones is cut at its next answer. */
 const MAX_TOTAL_BACKLOG_BYTES = 64 << 20;
 /** For the unfinished lines of all peers together. */
@@ -83,7 +83,7 @@ export class ControlServer {
 
   #open(fd: number): void {
     const { uid, pid } = peerCredentials(fd);
-    if ((uid !== 0 && uid !== effectiveUid()) || this.#connections.size >= MAX_CONNECTIONS) {
+    if ((uid !== 0 && uid !== effectiveUid()) || this.#connections.size >= MAX_PEERS) {
       this.log.warn(`Refused a control connection of process ${pid}, user ${uid}`);
       close(fd);
       return;

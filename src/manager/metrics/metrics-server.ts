@@ -16,7 +16,7 @@ import { listenTcp, listenUnix } from "../../sys/sockets/listen.ts";
 import type { LoopbackAddress } from "./metrics-address.ts";
 
 /** For each listener: any local user may fill the loopback address, which must not affect the unix socket. */
-const MAX_CONNECTIONS = 16;
+const MAX_SCRAPES = 16;
 /** From accepting a connection to its end. */
 const CONNECTION_MS = 10_000;
 const LISTEN_AGAIN_MS = 5000;
@@ -93,7 +93,7 @@ export class MetricsServer {
     const sockets = new Set<Socket>();
     const acceptor = new Acceptor(listenFd, {
       connection: (fd) => {
-        if (sockets.size < MAX_CONNECTIONS && isAllowed(fd)) this.#open(fd, sockets);
+        if (sockets.size < MAX_SCRAPES && isAllowed(fd)) this.#open(fd, sockets);
         else close(fd);
       },
       trouble: (message) => this.#options.log.error(message),

@@ -4,7 +4,7 @@
  * Counters count from the manager's start, those of a device from its attach. A device takes six lines. Histograms are
  * for all devices together. Label values come from fixed lists, or are names of nbd devices.
  */
-import type { DeviceState } from "../../supervisor/device-state.ts";
+import { STATES } from "../../supervisor/device-state.ts";
 import { CAUSE_CLASSES, LEVELS, RESULTS, STALL_BUCKETS_SECONDS } from "./failover-tally.ts";
 import type { DeviceFigures, Figures } from "./observatory.ts";
 
@@ -13,15 +13,8 @@ export const CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 type Labels = Readonly<Record<string, string>>;
 type Sample = readonly [labels: Labels, value: number, suffix?: string];
 
-const STATES: readonly DeviceState[] = [
-  "attaching",
-  "serving",
-  "taking-over",
-  "reconnecting",
-  "stalled",
-  "failed",
-  "detaching",
-];
+/** A detached device has no lines any more. */
+const SHOWN_STATES = STATES.filter((state) => state !== "detached");
 const NONE: Labels = {};
 
 /** The whole answer to a scrape. */
@@ -105,7 +98,9 @@ function describeDevices({ devices }: Figures): string[] {
     named.map((device) => [labelOf(device), value(device)]);
   const sum = (value: (device: DeviceFigures) => number): number =>
     devices.reduce((total, device) => total + value(device), 0);
-  const byState = STATES.map((state): Sample => [{ state }, sum((device) => +(device.state === state))]);
+  const byState = SHOWN_STATES.map(
+    (state): Sample => [{ state }, sum((device) => +(device.state === state))],
+  );
   return [
     family("devices", "gauge", "Attached devices.", byState),
     family("links", "gauge", "Links between kernel and workers.", [

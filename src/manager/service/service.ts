@@ -7,6 +7,7 @@
  */
 import { readFileSync } from "node:fs";
 import type { Log } from "../../log/log.ts";
+import { plural } from "../../text/plural.ts";
 import type { Manager } from "../manager.ts";
 import { Notifier, type ServiceEnvironment } from "./notify.ts";
 
@@ -172,7 +173,7 @@ export function describeDevices({ overview }: Pick<ServedManager, "overview">): 
     const named = state !== "serving" && names.length <= MAX_NAMED ? ` (${names.join(", ")})` : "";
     return [`${names.length} ${state}${named}`];
   });
-  return `${overview.length} device${overview.length === 1 ? "" : "s"}: ${groups.join(", ")}`;
+  return `${plural(overview.length, "device")}: ${groups.join(", ")}`;
 }
 
 function seconds(milliseconds: number): string {

@@ -2,7 +2,9 @@
  * What people see of devices and events: the table's columns, sizes, durations, one line per event.
  */
 import { describe, expect, test } from "vitest";
-import { formatDuration, formatEvent, formatSize, formatTable } from "../../../src/cli/output.ts";
+import { formatEvent, formatTable } from "../../../src/cli/output.ts";
+import { formatDuration } from "../../../src/text/durations.ts";
+import { formatSize } from "../../../src/text/sizes.ts";
 import { deviceStatus } from "./fake-manager.ts";
 
 test("the table has a line of heads and one per device, its columns aligned", () => {

@@ -15,8 +15,8 @@ import {
   jsonForScript,
   logRange,
   plural,
-  shellWord,
 } from "../../../../src/chaos/report/format.ts";
+import { shellWord } from "../../../../src/text/shell-word.ts";
 
 describe("formats", () => {
   test.each([
