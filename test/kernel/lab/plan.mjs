@@ -41,6 +41,7 @@ const LEFT_OUT = {
     "takeover-ends.test.ts",
   ],
   6.12: [
+    "adoption.test.ts",
     "chaos.test.ts",
     "cli.test.ts",
     "handover.test.ts",
@@ -50,7 +51,6 @@ const LEFT_OUT = {
     "takeover.test.ts",
   ],
   7.2: [
-    "adoption.test.ts",
     "cli-mount.test.ts",
     "examples.test.ts",
     "ioctl.test.ts",
