@@ -2,55 +2,23 @@
  * What peers of the control socket may take from the manager: connections, memory, time, descriptors. All peers run as
  * root or as the manager's user, but none may keep the others from being served.
  */
-import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { closeSync, openSync } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { toAttachParams } from "../../../../src/library/options.ts";
-import { ControlServer } from "../../../../src/manager/control-server/control-server.ts";
 import { MSG_NOSIGNAL, SOCK_STREAM, sendmsg } from "../../../../src/sys/libc/sockets.ts";
 import { MessageHeader } from "../../../../src/sys/sockets/message-header.ts";
 import { connectUnix } from "../../../helpers/sockets/connect-unix.ts";
 import { openDescriptors } from "../../../helpers/sockets/descriptors.ts";
 import { until } from "../../../helpers/until.ts";
-import { FakeManager } from "../fake-manager.ts";
 import { RawPeer } from "./raw-peer.ts";
+import { connect, HELLO, logged, manager, path, peers, server, useControlServer } from "./server-rig.ts";
 
 vi.setConfig({ testTimeout: 60_000 });
 
 const MIB = 1 << 20;
-let directory: string;
-let path: string;
-let manager: FakeManager;
-let server: ControlServer;
-let logged: string[];
-const peers: RawPeer[] = [];
-const closing: number[] = [];
 
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "erofs-nbd-limits-"));
-  path = join(directory, "control.sock");
-  manager = new FakeManager();
-  logged = [];
-  const log = (message: string): number => logged.push(message);
-  server = new ControlServer(path, manager, { info: log, warn: log, error: log });
-});
-afterEach(async () => {
-  vi.useRealTimers();
-  for (const peer of peers.splice(0)) peer.close();
-  await until("all connections gone", () => server.connectionCount === 0);
-  server.close();
-  rmSync(directory, { recursive: true });
-});
-
-async function connect(): Promise<RawPeer> {
-  const peer = await RawPeer.connect(path);
-  peers.push(peer);
-  return peer;
-}
-
-const HELLO = `${JSON.stringify({ id: 1, method: "hello", params: {} })}\n`;
+useControlServer();
 
 async function expectServed(peer: RawPeer): Promise<void> {
   const count = peer.answers.length;
@@ -181,6 +149,7 @@ describe("limits", () => {
 
 describe("descriptors", () => {
   const ATTACH = `${JSON.stringify({ id: 7, method: "attach", params: toAttachParams("/a.erofs", {}) })}\n`;
+  const closing: number[] = [];
   let before: Map<number, string>;
   let fd: number;
   let peer: RawPeer;
