@@ -17,36 +17,18 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { MAX_CONNECTIONS } from "../../src/limits.ts";
-import { type NewRecord, settingsOf } from "../../src/manager/records/record.ts";
+import { settingsOf } from "../../src/manager/records/record.ts";
 import { RecordStore } from "../../src/manager/records/record-store.ts";
+import { newRecord } from "../helpers/new-record.ts";
 
 let base: string;
 let directory: string;
 let store: RecordStore;
 let good: Record<string, unknown>;
 
-const RECORD: NewRecord = {
-  identifier: "a",
-  interface: "netlink",
-  index: 3,
+const RECORD = newRecord("a", {
   image: { type: "module", path: "/m.js", options: { deep: [{}] }, sizeBytes: 4096, identity: null },
-  sizeBytes: 4096,
-  blockSizeBytes: 4096,
-  connections: 1,
-  timeoutSeconds: 0,
-  deadTimeoutSeconds: 86_400,
-  ioTimeoutMs: 1000,
-  hangTimeoutMs: 3000,
-  autoclear: false,
-  workers: [{ pid: 10, startTime: "77" }],
-  client: null,
-  lentTo: null,
-  history: {
-    past: { requests: 0, readBytes: 0, readErrors: 0 },
-    failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
-    lastFailover: null,
-  },
-};
+});
 
 beforeAll(async () => {
   base = mkdtempSync(join(tmpdir(), "erofs-nbd-records-"));

@@ -8,10 +8,10 @@ import type { ClientHandshake } from "./handshake-client.ts";
 /** Cuts a message into the pieces in which it arrives. */
 export type Cut = (message: Uint8Array) => Uint8Array[];
 
-/** Bytes from hexadecimal digits; blanks are for the reader, and «text» stands for its UTF-8 bytes. */
+/** Bytes from hexadecimal digits; blanks are for the reader, and 'text' stands for its UTF-8 bytes. */
 export function hexBytes(text: string): Uint8Array {
   const hex = text
-    .replace(/«([^»]*)»/g, (_, chars: string) => Buffer.from(chars).toString("hex"))
+    .replace(/'([^']*)'/g, (_, chars: string) => Buffer.from(chars).toString("hex"))
     .replace(/\s/g, "");
   return Uint8Array.from(Buffer.from(hex, "hex"));
 }

@@ -3,7 +3,7 @@
  * come and go as it likes, so only sockets, files and epoll instances opened on purpose count.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { expect } from "vitest";
+import { afterAll, expect } from "vitest";
 import { until } from "../until.ts";
 
 const O_CLOEXEC = 0o2000000;
@@ -49,4 +49,10 @@ export async function noSocketsSince(baseline: ReadonlyMap<number, string>): Pro
 export function isCloseOnExec(fd: number): boolean {
   const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
   return (Number.parseInt(flags, 8) & O_CLOEXEC) !== 0;
+}
+
+/** Fails a test file that leaves sockets open. */
+export function leavesNoSockets(): void {
+  const baseline = openSockets();
+  afterAll(() => noSocketsSince(baseline));
 }

@@ -27,7 +27,8 @@ export class Fault extends Error {
   }
 }
 
-type Answers = { [M in Method]?: (params: Requests[M]["params"]) => Answer<M> };
+/** What the manager answers, by method. */
+export type Answers = { [M in Method]?: (params: Requests[M]["params"]) => Answer<M> };
 type Answer<M extends Method> = Requests[M]["result"] | Promise<Requests[M]["result"]>;
 
 export interface FakeManager {

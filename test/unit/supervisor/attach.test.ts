@@ -1,13 +1,12 @@
 /** NetlinkDevice: attaching, and undoing it after a failure at any step. */
 import { constants } from "node:os";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { ErofsNbdError } from "../../../src/errors.ts";
-import { noSocketsSince, openSockets } from "../../helpers/sockets/descriptors.ts";
+import { leavesNoSockets } from "../../helpers/sockets/descriptors.ts";
 import { Bench } from "./bench.ts";
 import { refusal } from "./fake-kernel.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
+leavesNoSockets();
 
 const noSpace = (): Error => Object.assign(new Error("ENOSPC: no space left on device"), { code: "ENOSPC" });
 

@@ -1,12 +1,11 @@
 /** silentMs, the basis of the watchdog: it grows only while a device that is between two states makes no progress. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, expect, test } from "vitest";
-import { noSocketsSince, openSockets } from "../../helpers/sockets/descriptors.ts";
+import { expect, test } from "vitest";
+import { leavesNoSockets } from "../../helpers/sockets/descriptors.ts";
 import { until } from "../../helpers/until.ts";
 import { Bench } from "./bench.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
+leavesNoSockets();
 
 /** Longer than any single step of the bench's timing, also on a busy machine. */
 const LONG_MS = 3000;

@@ -2,69 +2,36 @@
  * The mount helper as a process, against a manager and a mount(8) that the test plays: what it asks, what it hands on,
  * and with which of mount(8)'s codes it ends. With the real mount(8) it is tested on real kernels.
  */
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { headWith } from "../../../helpers/images/superblock-bytes.ts";
-import { deviceStatus, type FakeManager, Fault, startFakeManager } from "../fake-manager.ts";
+import { existsSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { beforeEach, describe, expect, test } from "vitest";
+import { Fault } from "../fake-manager.ts";
 import { type CliOptions, type CliResult, MOUNT_HELPER, runCli, startCli } from "../run-cli.ts";
+import { at, environment, logged, useMountRig, withManager, writeProgram } from "./mount-rig.ts";
 
-let directory = "";
-let manager: FakeManager | undefined;
-const at = (name: string): string => join(directory, name);
-
+useMountRig("mnt point");
 beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "cli-mount helper-"));
-  for (const name of ["bin", "mnt point"]) mkdirSync(at(name));
-  writeFileSync(at("image"), headWith({ blocksLow: 2 }, 8192));
   writeFileSync(at("raw"), "no file system ".repeat(1000));
-  writeFileSync(at("nbd0"), "");
   program("umount", "");
-});
-afterEach(async () => {
-  await manager?.close();
-  manager = undefined;
-  rmSync(directory, { recursive: true, force: true });
 });
 
 /** A program in PATH that notes its call, one word a line. */
 function program(name: string, script: string): void {
-  writeFileSync(at(`bin/${name}`), `#!/bin/sh\nprintf '%s\\n' "${name}" "$@" >> "$LOG"\n${script}\n`);
-  chmodSync(at(`bin/${name}`), 0o755);
+  writeProgram(name, `printf '%s\\n' "${name}" "$@" >> "$LOG"\n${script}`);
 }
 
-async function withManager(mounted: () => Record<string, never> = () => ({})): Promise<FakeManager> {
-  manager = await startFakeManager(at("run"), {
-    attach: async () => ({ device: deviceStatus({ device: at("nbd0") }), notes: [] }),
-    mounted: async () => mounted(),
-    detach: async ({ targets }) => ({
-      results: [{ target: targets[0] ?? null, device: at("nbd0"), error: null }],
-    }),
-  });
-  return manager;
-}
-
-function environment(runDir = at("run")): NodeJS.ProcessEnv {
-  return { PATH: `${at("bin")}:${process.env["PATH"]}`, LOG: at("log"), EROFS_NBD_RUN_DIR: runDir };
-}
+/** The environment of the helper, with the manager in that run directory. */
+const inRunDir = (runDir: string): NodeJS.ProcessEnv => ({ ...environment(), EROFS_NBD_RUN_DIR: at(runDir) });
 
 function helper(words: readonly string[], options: CliOptions = {}): Promise<CliResult> {
-  return runCli(words, { program: MOUNT_HELPER, env: environment(), ...options });
+  return runCli(words, {
+    program: MOUNT_HELPER,
+    env: inRunDir("run"),
+    ...options,
+  });
 }
 
 const mount = (...words: string[]): Promise<CliResult> => helper([at("image"), at("mnt point"), ...words]);
-const log = (): string[] =>
-  existsSync(at("log")) ? readFileSync(at("log"), "utf8").trimEnd().split("\n") : [];
+const log = (): string[] => (logged() === "" ? [] : logged().trimEnd().split("\n"));
 
 describe("a mount", () => {
   test("options of erofs-nbd go to the manager, the rest to mount(8), which must call no helper and write no table", async () => {
@@ -144,12 +111,12 @@ describe("a mount", () => {
   test("waits for another mount at the same directory under any name, but not for a killed one", async () => {
     program("mount", 'mkfifo "$LOG.go"; read -r _ < "$LOG.go"');
     await withManager();
-    const first = startCli([at("image"), at("mnt point")], { program: MOUNT_HELPER, env: environment() });
+    const first = startCli([at("image"), at("mnt point")], { program: MOUNT_HELPER, env: inRunDir("run") });
     await expect.poll(() => existsSync(at("log.go")), { timeout: 60_000 }).toBe(true);
     program("mount", "");
     symlinkSync(at("mnt point"), at("link"));
     const words = [at("image"), at("link"), "-v"];
-    const second = startCli(words, { program: MOUNT_HELPER, env: environment() });
+    const second = startCli(words, { program: MOUNT_HELPER, env: inRunDir("run") });
     await second.until("stderr", /^note: waiting for another mount at .*link$/m);
     first.child.kill("SIGKILL");
     expect(await second.ended).toMatchObject({ code: 0 });
@@ -163,7 +130,9 @@ describe("a mount", () => {
     program("mount", "");
     const fake = await withManager();
     const words = [at("image"), at("mnt point"), "-o", `nbd.run-dir=${at("run")}`];
-    expect(await helper(words, { env: environment(at("other")) })).toMatchObject({ code: 0 });
+    expect(await helper(words, { env: inRunDir("other") })).toMatchObject({
+      code: 0,
+    });
     expect(fake.requests).toHaveLength(2);
     expect(existsSync(at("other"))).toBe(false);
   });
@@ -179,7 +148,7 @@ describe("exit codes of mount(8)", () => {
 
   test("2: the system", async () => {
     program("mount", "");
-    manager = await startFakeManager(at("run"), {
+    await withManager({
       attach: async () => {
         throw new Fault({ code: "ERR_NO_NBD", message: "cannot attach: no nbd driver", exitCode: 2 });
       },

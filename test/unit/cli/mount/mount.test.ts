@@ -3,73 +3,29 @@
  *
  * The node is a plain file. umount needs a real mount and is tested on real kernels.
  */
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
-import { headWith } from "../../../helpers/images/superblock-bytes.ts";
-import { deviceStatus, type FakeManager, Fault, startFakeManager } from "../fake-manager.ts";
+import { readdirSync, readlinkSync, writeFileSync } from "node:fs";
+import { beforeEach, expect, test } from "vitest";
+import { type FakeManager, Fault } from "../fake-manager.ts";
 import { type CliResult, type RunningCli, startCli } from "../run-cli.ts";
+import { at, environment, logged, useMountRig, withManager, writeProgram } from "./mount-rig.ts";
 
-let directory = "";
-let manager: FakeManager | undefined;
-const at = (name: string): string => join(directory, name);
-
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "cli-mount-"));
-  for (const name of ["bin", "mnt"]) mkdirSync(at(name));
-  writeFileSync(at("image"), headWith({ blocksLow: 2 }, 8192));
-  writeFileSync(at("nbd0"), "");
-  program("umount", 'echo "umount $*" >> "$LOG"');
-});
-afterEach(async () => {
-  await manager?.close();
-  manager = undefined;
-  rmSync(directory, { recursive: true, force: true });
-});
-
-/** A program in PATH that the command finds first. */
-function program(name: string, script: string): void {
-  writeFileSync(at(`bin/${name}`), `#!/bin/sh\n${script}\n`);
-  chmodSync(at(`bin/${name}`), 0o755);
-}
-
-async function withManager(mounted: () => Record<string, never> = () => ({})): Promise<FakeManager> {
-  manager = await startFakeManager(at("run"), {
-    attach: async () => ({ device: deviceStatus({ device: at("nbd0") }), notes: [] }),
-    mounted: async () => mounted(),
-    detach: async ({ targets }) => ({
-      results: [{ target: targets[0] ?? null, device: at("nbd0"), error: null }],
-    }),
-  });
-  return manager;
-}
+useMountRig("mnt");
+beforeEach(() => writeProgram("umount", 'echo "umount $*" >> "$LOG"'));
 
 function start(...words: string[]): RunningCli {
   return startCli(["--run-dir", at("run"), "mount", ...words, at("image"), at("mnt")], {
-    env: { PATH: `${at("bin")}:${process.env["PATH"]}`, LOG: at("log") },
+    env: environment(),
   });
 }
 
 const mount = (...words: string[]): Promise<CliResult> => start(...words).ended;
-const log = (): string => (existsSync(at("log")) ? readFileSync(at("log"), "utf8") : "");
 const methods = (fake: FakeManager): string[] => fake.requests.map(({ method }) => method);
 
 test("attaches for a mount, mounts read-only, tells the manager and prints nothing", async () => {
-  program("mount", 'echo "mount $*" >> "$LOG"');
+  writeProgram("mount", 'echo "mount $*" >> "$LOG"');
   const fake = await withManager();
   expect(await mount("-o", "noatime")).toEqual({ code: 0, stdout: "", stderr: "" });
-  expect(log()).toBe(`mount -i -t erofs -o ro,noatime ${at("nbd0")} ${at("mnt")}\n`);
+  expect(logged()).toBe(`mount -i -t erofs -o ro,noatime ${at("nbd0")} ${at("mnt")}\n`);
   expect(fake.requests).toEqual([
     {
       method: "attach",
@@ -80,18 +36,22 @@ test("attaches for a mount, mounts read-only, tells the manager and prints nothi
 });
 
 test("--json prints an object, or null where the kernel shows no mount", async () => {
-  program("mount", "exit 0");
+  writeProgram("mount", "exit 0");
   await withManager();
   expect(await mount("--json")).toEqual({ code: 0, stdout: "null\n", stderr: "" });
 });
 
 test("the node is held open until the manager has answered", async () => {
-  program("mount", "exit 0");
+  writeProgram("mount", "exit 0");
   let holders = 0;
-  await withManager(() => {
-    const descriptors = `/proc/${command.child.pid}/fd`;
-    holders = readdirSync(descriptors).filter((fd) => targetOf(`${descriptors}/${fd}`) === at("nbd0")).length;
-    return {};
+  await withManager({
+    mounted: async () => {
+      const descriptors = `/proc/${command.child.pid}/fd`;
+      holders = readdirSync(descriptors).filter(
+        (fd) => targetOf(`${descriptors}/${fd}`) === at("nbd0"),
+      ).length;
+      return {};
+    },
   });
   const command = start();
   expect(await command.ended).toMatchObject({ code: 0 });
@@ -108,7 +68,10 @@ function targetOf(link: string): string {
 }
 
 test("a refused mount is undone and ends with 32 and mount's own words", async () => {
-  program("mount", 'echo "mount: /mnt: wrong fs type" >&2; echo "       dmesg(1) may say more" >&2; exit 32');
+  writeProgram(
+    "mount",
+    'echo "mount: /mnt: wrong fs type" >&2; echo "       dmesg(1) may say more" >&2; exit 32',
+  );
   const fake = await withManager();
   expect(await mount()).toEqual({
     code: 32,
@@ -119,37 +82,39 @@ test("a refused mount is undone and ends with 32 and mount's own words", async (
 });
 
 test("a mount that is only missing in mount(8)'s table is one", async () => {
-  program("mount", 'echo "mount: /mnt: filesystem was mounted, but failed to update" >&2; exit 16');
+  writeProgram("mount", 'echo "mount: /mnt: filesystem was mounted, but failed to update" >&2; exit 16');
   const fake = await withManager();
   expect(await mount()).toMatchObject({ code: 0, stderr: expect.stringMatching(/failed to update/) });
   expect(methods(fake)).toEqual(["attach", "mounted"]);
 });
 
 test("options of erofs-nbd go to the manager", async () => {
-  program("mount", 'echo "mount $*" >> "$LOG"');
+  writeProgram("mount", 'echo "mount $*" >> "$LOG"');
   const fake = await withManager();
   expect(await mount("-o", "nodev,nbd.connections=2,nbd.io-timeout=200")).toMatchObject({ code: 0 });
-  expect(log()).toBe(`mount -i -t erofs -o ro,nodev ${at("nbd0")} ${at("mnt")}\n`);
+  expect(logged()).toBe(`mount -i -t erofs -o ro,nodev ${at("nbd0")} ${at("mnt")}\n`);
   expect(fake.requests[0]).toMatchObject({ params: { connections: 2, ioTimeoutMs: 200 } });
   expect(await mount("-o", "nbd.connections=x")).toMatchObject({ code: 1, stdout: "" });
   expect(methods(fake)).toEqual(["attach", "mounted"]);
 });
 
 test("a mount that the manager does not take is unmounted and detached", async () => {
-  program("mount", "exit 0");
-  const fake = await withManager(() => {
-    throw new Fault({ code: "ERR_KERNEL", message: "cannot set autoclear: EINVAL", exitCode: 2 });
+  writeProgram("mount", "exit 0");
+  const fake = await withManager({
+    mounted: async () => {
+      throw new Fault({ code: "ERR_KERNEL", message: "cannot set autoclear: EINVAL", exitCode: 2 });
+    },
   });
   expect(await mount()).toMatchObject({ code: 2, stderr: "erofs-nbd: cannot set autoclear: EINVAL\n" });
-  expect(log()).toBe(`umount ${at("mnt")}\n`);
+  expect(logged()).toBe(`umount ${at("mnt")}\n`);
   expect(methods(fake)).toEqual(["attach", "mounted", "detach"]);
 });
 
 test("an interrupted mount ends mount(8), detaches and ends with 8", async () => {
-  program("mount", 'echo begun >> "$LOG"; exec sleep 60');
+  writeProgram("mount", 'echo begun >> "$LOG"; exec sleep 60');
   const fake = await withManager();
   const command = start();
-  await expect.poll(log, { timeout: 60_000 }).toBe("begun\n");
+  await expect.poll(logged, { timeout: 60_000 }).toBe("begun\n");
   command.child.kill("SIGINT");
   const result = await command.ended;
   expect(result).toMatchObject({ code: 8, stdout: "" });
@@ -158,14 +123,14 @@ test("an interrupted mount ends mount(8), detaches and ends with 8", async () =>
 });
 
 test("an interruption that comes too late to stop mount(8) is undone by umount(8)", async () => {
-  program("mount", 'trap "" TERM; mkfifo "$LOG.go"; echo begun >> "$LOG"; read -r _ < "$LOG.go"');
+  writeProgram("mount", 'trap "" TERM; mkfifo "$LOG.go"; echo begun >> "$LOG"; read -r _ < "$LOG.go"');
   const fake = await withManager();
   const command = start();
-  await expect.poll(log, { timeout: 60_000 }).toBe("begun\n");
+  await expect.poll(logged, { timeout: 60_000 }).toBe("begun\n");
   command.child.kill("SIGTERM");
   await command.until("stderr", /^note: interrupted/m);
   writeFileSync(at("log.go"), "go\n");
   expect(await command.ended).toMatchObject({ code: 8, stdout: "" });
-  expect(log()).toBe(`begun\numount ${at("mnt")}\n`);
+  expect(logged()).toBe(`begun\numount ${at("mnt")}\n`);
   expect(methods(fake)).toEqual(["attach", "detach"]);
 });

@@ -15,6 +15,7 @@ import { openImage } from "../../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
 import { close } from "../../../../src/sys/libc/files.ts";
 import { identifyProcess, type ProcessIdentity } from "../../../../src/sys/process-identity.ts";
+import { newRecord } from "../../../helpers/new-record.ts";
 
 export let directory: string;
 let store: RecordStore;
@@ -69,29 +70,17 @@ export async function leave(
   writeFileSync(path, `the image ${name}`.padEnd(4096));
   const image = openImage(path);
   close(image.fd);
-  await store.write({
-    identifier: name,
-    interface: "netlink",
-    index: null,
-    image: image.spec,
-    sizeBytes: 4096,
-    blockSizeBytes: 512,
-    connections: 1,
-    timeoutSeconds: 0,
-    deadTimeoutSeconds: 60,
-    ioTimeoutMs: 1000,
-    hangTimeoutMs: 2000,
-    autoclear: false,
-    workers,
-    client: null,
-    lentTo: null,
-    history: {
-      past: { requests: 0, readBytes: 0, readErrors: 0 },
-      failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
-      lastFailover: null,
-    },
-    ...changes,
-  });
+  await store.write(
+    newRecord(name, {
+      index: null,
+      image: image.spec,
+      blockSizeBytes: 512,
+      deadTimeoutSeconds: 60,
+      hangTimeoutMs: 2000,
+      workers,
+      ...changes,
+    }),
+  );
   return path;
 }
 

@@ -5,9 +5,10 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type NewRecord, settingsOf } from "../../../../src/manager/records/record.ts";
+import { settingsOf } from "../../../../src/manager/records/record.ts";
 import { RecordStore } from "../../../../src/manager/records/record-store.ts";
 import { identifyProcess, isAlive } from "../../../../src/sys/process-identity.ts";
+import { newRecord as record } from "../../../helpers/new-record.ts";
 import { until } from "../../../helpers/until.ts";
 
 let directory: string;
@@ -18,36 +19,6 @@ beforeEach(() => {
   store = new RecordStore(directory);
 });
 afterEach(() => rmSync(directory, { recursive: true }));
-
-const NO_HISTORY = {
-  past: { requests: 0, readBytes: 0, readErrors: 0 },
-  failovers: { takeovers: 0, reconnects: 0, failedFailovers: 0, handovers: 0 },
-  lastFailover: null,
-};
-
-const record = (identifier: string, changes: Partial<NewRecord> = {}): NewRecord => ({
-  identifier,
-  interface: "netlink",
-  index: 3,
-  image: {
-    type: "file",
-    path: "/images/a.erofs",
-    identity: { kind: "file", device: "8:1", inode: "18446744073709551615", sizeBytes: 4096, mtimeNs: "-1" },
-  },
-  sizeBytes: 4096,
-  blockSizeBytes: 4096,
-  connections: 1,
-  timeoutSeconds: 0,
-  deadTimeoutSeconds: 86_400,
-  ioTimeoutMs: 1000,
-  hangTimeoutMs: 3000,
-  autoclear: false,
-  workers: [{ pid: 10, startTime: "77" }],
-  client: null,
-  lentTo: null,
-  history: NO_HISTORY,
-  ...changes,
-});
 
 const pathOf = (identifier: string): string => join(directory, `${identifier}.json`);
 

@@ -3,49 +3,33 @@
  */
 
 import { describe, expect, it } from "vitest";
-import { type ClientGoal, ClientHandshake, MAX_LIST_BYTES } from "../../../helpers/nbd/handshake-client.ts";
+import { ClientHandshake, MAX_LIST_BYTES } from "../../../helpers/nbd/handshake-client.ts";
 import {
   bytewise,
-  feedHandshake,
   hexBytes,
   hexReply as reply,
   hexU32 as u32,
   uncut,
 } from "../../../helpers/nbd/handshake-pair.ts";
+import { ack, exportInfo, GO, greeting, LIST, listed, run } from "./client-script.ts";
 
-const GO: ClientGoal = { kind: "go", exportName: "disk" };
-const LIST: ClientGoal = { kind: "list" };
+const abortOption = "'IHAVEOPT' 00000002 00000000";
 
-const greeting = "«NBDMAGIC» «IHAVEOPT» 0003";
-const exportInfo = (option: number, size = "0000000000010000"): string =>
-  reply(option, "00000003", `0000 ${size} 0103`);
-const ack = (option: number): string => reply(option, "00000001");
-const listed = (name: string, description = ""): string =>
-  reply(3, "00000002", `${u32(Buffer.byteLength(name))} «${name}» «${description}»`);
-
-const abortOption = "«IHAVEOPT» 00000002 00000000";
-
-/** Runs a client against a server's words and returns what it said, in hexadecimal, and how it ended. */
-function run(goal: ClientGoal, server: string, cut = uncut): { said: string; client: ClientHandshake } {
-  const client = new ClientHandshake(goal);
-  const said = Buffer.from(feedHandshake(client, hexBytes(server), cut)).toString("hex");
-  return { said, client };
-}
 const hex = (text: string): string => Buffer.from(hexBytes(text)).toString("hex");
 
 describe("ClientHandshake at a bad server", () => {
   it.each([
-    ["another protocol", GO, "«SSH-2.0-»", "it is no NBD server"],
+    ["another protocol", GO, "'SSH-2.0-'", "it is no NBD server"],
     [
       "oldstyle",
       GO,
-      "«NBDMAGIC» 0000420281861253",
+      "'NBDMAGIC' 0000420281861253",
       "the server speaks the oldstyle handshake, which is not supported",
     ],
     [
       "a third style",
       GO,
-      "«NBDMAGIC» 0000420281861254",
+      "'NBDMAGIC' 0000420281861254",
       "the server's greeting is neither newstyle nor oldstyle",
     ],
     [
@@ -76,7 +60,7 @@ describe("ClientHandshake at a bad server", () => {
     [
       "a list entry that lies",
       LIST,
-      greeting + reply(3, "00000002", "00000003 «ab»"),
+      greeting + reply(3, "00000002", "00000003 'ab'"),
       "the server's list entry is shorter than the name in it",
     ],
     [

@@ -10,26 +10,17 @@ import {
   feedHandshake,
   hexBytes,
   hexReply as reply,
-  hexU32 as u32,
   uncut,
 } from "../../../helpers/nbd/handshake-pair.ts";
+import { ack, exportInfo, GO, greeting, LIST, listed, run } from "./client-script.ts";
 
-const GO: ClientGoal = { kind: "go", exportName: "disk" };
 const INFO: ClientGoal = { kind: "info", exportName: "disk" };
-const LIST: ClientGoal = { kind: "list" };
 
-const greeting = "«NBDMAGIC» «IHAVEOPT» 0003";
-const exportInfo = (option: number, size = "0000000000010000"): string =>
-  reply(option, "00000003", `0000 ${size} 0103`);
-const ack = (option: number): string => reply(option, "00000001");
-const listed = (name: string, description = ""): string =>
-  reply(3, "00000002", `${u32(Buffer.byteLength(name))} «${name}» «${description}»`);
-
-const goOption = "«IHAVEOPT» 00000007 00000010 00000004 «disk» 0003 0001 0002 0003";
-const infoOption = "«IHAVEOPT» 00000006 00000010 00000004 «disk» 0003 0001 0002 0003";
-const listOption = "«IHAVEOPT» 00000003 00000000";
-const nameOption = "«IHAVEOPT» 00000001 00000004 «disk»";
-const abortOption = "«IHAVEOPT» 00000002 00000000";
+const goOption = "'IHAVEOPT' 00000007 00000010 00000004 'disk' 0003 0001 0002 0003";
+const infoOption = "'IHAVEOPT' 00000006 00000010 00000004 'disk' 0003 0001 0002 0003";
+const listOption = "'IHAVEOPT' 00000003 00000000";
+const nameOption = "'IHAVEOPT' 00000001 00000004 'disk'";
+const abortOption = "'IHAVEOPT' 00000002 00000000";
 const facts = {
   sizeBytes: 0x10000,
   transmissionFlags: 0x103,
@@ -38,12 +29,6 @@ const facts = {
   blockSizes: undefined,
 };
 
-/** Runs a client against a server's words and returns what it said, in hexadecimal, and how it ended. */
-function run(goal: ClientGoal, server: string, cut = uncut): { said: string; client: ClientHandshake } {
-  const client = new ClientHandshake(goal);
-  const said = Buffer.from(feedHandshake(client, hexBytes(server), cut)).toString("hex");
-  return { said, client };
-}
 const hex = (text: string): string => Buffer.from(hexBytes(text)).toString("hex");
 
 describe("ClientHandshake", () => {
@@ -54,9 +39,9 @@ describe("ClientHandshake", () => {
     const words = [
       greeting,
       reply(7, "00000003", "0003 00000200 00001000 ffffffff"),
-      reply(7, "00000003", "0002 «A disk»"),
-      reply(7, "00000003", "0001 «the disk»"),
-      reply(7, "00000003", "0077 «something new»"),
+      reply(7, "00000003", "0002 'A disk'"),
+      reply(7, "00000003", "0001 'the disk'"),
+      reply(7, "00000003", "0077 'something new'"),
       exportInfo(7),
       ack(7),
     ];
@@ -88,13 +73,13 @@ describe("ClientHandshake", () => {
   });
 
   it("falls back to EXPORT_NAME where the server knows no GO", () => {
-    const { said, client } = run(GO, `${greeting} ${reply(7, "80000001", "«what?»")} 0000000000010000 0103`);
+    const { said, client } = run(GO, `${greeting} ${reply(7, "80000001", "'what?'")} 0000000000010000 0103`);
     expect(said).toBe(hex(`00000003 ${goOption} ${nameOption}`));
     expect(client.result).toEqual({ kind: "transmission", exportName: "disk", noZeroes: true, facts });
   });
 
   it("waits for the zeroes where the server cannot leave them out", () => {
-    const words = `«NBDMAGIC» «IHAVEOPT» 0001 ${reply(7, "80000001")} 0000000000010000 0103 ${"00".repeat(124)}`;
+    const words = `'NBDMAGIC' 'IHAVEOPT' 0001 ${reply(7, "80000001")} 0000000000010000 0103 ${"00".repeat(124)}`;
     const short = run(GO, words.slice(0, -2));
     expect(short.client.result).toBeUndefined();
     const { said, client } = run(GO, words, bytewise);
@@ -103,7 +88,7 @@ describe("ClientHandshake", () => {
   });
 
   it("speaks plain newstyle with EXPORT_NAME only, and cannot ask such a server anything else", () => {
-    const plain = "«NBDMAGIC» «IHAVEOPT» 0000";
+    const plain = "'NBDMAGIC' 'IHAVEOPT' 0000";
     const { said, client } = run(GO, `${plain} 0000000000010000 0103 ${"00".repeat(124)}`);
     expect(said).toBe(hex(`00000000 ${nameOption}`));
     expect(client.result).toMatchObject({ kind: "transmission", facts });
@@ -114,7 +99,7 @@ describe("ClientHandshake", () => {
   });
 
   it("ignores handshake flags it does not know", () => {
-    expect(run(GO, "«NBDMAGIC» «IHAVEOPT» ffff").said).toBe(hex(`00000003 ${goOption}`));
+    expect(run(GO, "'NBDMAGIC' 'IHAVEOPT' ffff").said).toBe(hex(`00000003 ${goOption}`));
   });
 
   it("asks for information and leaves with an ABORT", () => {
@@ -145,7 +130,7 @@ describe("ClientHandshake", () => {
       GO,
       7,
       "80000006",
-      "«gone\n»",
+      "'gone\n'",
       "the server refused GO with ERR_UNKNOWN, no such export, saying 'gone\\u{a}'",
     ],
     [GO, 7, "80000005", "", "the server refused GO with ERR_TLS_REQD, it insists on TLS"],
@@ -159,7 +144,7 @@ describe("ClientHandshake", () => {
 
   it("refuses a name it may not send, and to go on after its end", () => {
     expect(() => new ClientHandshake({ kind: "go", exportName: "ü".repeat(2049) })).toThrow(RangeError);
-    const { client } = run(GO, "«SSH-2.0-»");
+    const { client } = run(GO, "'SSH-2.0-'");
     expect(() => client.receive(new Uint8Array(1))).toThrow("the handshake is over");
   });
 });

@@ -28,9 +28,9 @@ const serve = (exports: readonly NbdExport[] = [image, other]): ServerHandshake 
 const fixed = "00000003";
 const option = (number: number, data = ""): string => {
   const bytes = hexBytes(data);
-  return `«IHAVEOPT» ${u32(number)} ${u32(bytes.length)} ${Buffer.from(bytes).toString("hex")}`;
+  return `'IHAVEOPT' ${u32(number)} ${u32(bytes.length)} ${Buffer.from(bytes).toString("hex")}`;
 };
-const name = (text: string): string => `${u32(Buffer.byteLength(text))} «${text}»`;
+const name = (text: string): string => `${u32(Buffer.byteLength(text))} '${text}'`;
 
 const EXPORT_NAME = 1;
 const ABORT = 2;
@@ -56,7 +56,7 @@ function errorType(bytes: Uint8Array): string {
 
 describe("ServerHandshake", () => {
   it("greets as a fixed newstyle server that can leave out the zeroes", () => {
-    expect(serve().greeting).toEqual(hexBytes("«NBDMAGIC» «IHAVEOPT» 0003"));
+    expect(serve().greeting).toEqual(hexBytes("'NBDMAGIC' 'IHAVEOPT' 0003"));
   });
 
   it.each([
@@ -73,15 +73,15 @@ describe("ServerHandshake", () => {
     ];
     const answers = feedHandshake(server, hexBytes(questions.join("")), cut);
     const expected = [
-      reply(8, UNSUP, "«STRUCTURED_REPLY is not supported»"),
-      reply(LIST, SERVER, `${name("image")} «An image»`),
+      reply(8, UNSUP, "'STRUCTURED_REPLY is not supported'"),
+      reply(LIST, SERVER, `${name("image")} 'An image'`),
       reply(LIST, SERVER, name("other")),
       reply(LIST, ACK),
       reply(INFO, REP_INFO, "0000 0000000000000200 0103"),
       reply(INFO, ACK),
       reply(GO, REP_INFO, "0000 0000000012345678 0103"),
-      reply(GO, REP_INFO, "0001 «image»"),
-      reply(GO, REP_INFO, "0002 «An image»"),
+      reply(GO, REP_INFO, "0001 'image'"),
+      reply(GO, REP_INFO, "0002 'An image'"),
       reply(GO, REP_INFO, "0003 00000001 00001000 02000000"),
       reply(GO, ACK),
     ];
@@ -127,7 +127,7 @@ describe("ServerHandshake", () => {
     ["00000000", 134],
   ])("answers EXPORT_NAME to a client with flags %s in %i bytes", (flags, expectedBytes) => {
     const server = serve();
-    const answer = feedHandshake(server, hexBytes(flags + option(EXPORT_NAME, "«other»")), uncut);
+    const answer = feedHandshake(server, hexBytes(flags + option(EXPORT_NAME, "'other'")), uncut);
     expect(answer).toEqual(hexBytes(`0000000000000200 0103 ${"00".repeat(expectedBytes - 10)}`));
     expect(server.result).toMatchObject({
       kind: "transmission",
@@ -162,7 +162,7 @@ describe("ServerHandshake", () => {
     ["LIST with data", option(LIST, "00"), INVALID],
     ["GO without data", option(GO), INVALID],
     ["GO with five bytes", option(GO, "0000000000"), INVALID],
-    ["GO with a name longer than the option", option(GO, "00000002 «x» 0000"), INVALID],
+    ["GO with a name longer than the option", option(GO, "00000002 'x' 0000"), INVALID],
     ["GO with the longest name length", option(GO, "ffffffff 0000"), INVALID],
     ["GO with too few requests", option(GO, `${name("image")} 0002 0003`), INVALID],
     ["GO with bytes left over", option(GO, `${name("image")} 0001 0003 00`), INVALID],
@@ -181,17 +181,17 @@ describe("ServerHandshake", () => {
     ["the highest flag", "80000000", "the client set unknown flags 0x80000000"],
     [
       "a wrong magic",
-      `${fixed} «IHAVEOPS» 00000003 00000000`,
+      `${fixed} 'IHAVEOPS' 00000003 00000000`,
       "the client's option does not start with IHAVEOPT",
     ],
     [
       "an unknown export by EXPORT_NAME",
-      fixed + option(EXPORT_NAME, "«no\u001bpe»"),
+      fixed + option(EXPORT_NAME, "'no\u001bpe'"),
       "there is no export named 'no\\u{1b}pe'",
     ],
     [
       "an option that is too long",
-      `${fixed} «IHAVEOPT» 00000063 00010001`,
+      `${fixed} 'IHAVEOPT' 00000063 00010001`,
       "the client's option 99 announces 65537 bytes, more than 65536",
     ],
     [

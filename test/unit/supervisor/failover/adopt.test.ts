@@ -1,12 +1,11 @@
 /** Devices that a former manager left, and the kernel's count of reads that takeovers use. */
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { FoundLink } from "../../../../src/supervisor/ports.ts";
-import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { leavesNoSockets } from "../../../helpers/sockets/descriptors.ts";
 import { until } from "../../../helpers/until.ts";
 import { Bench } from "../bench.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
+leavesNoSockets();
 
 describe("the kernel's count of reads, for settling", () => {
   test("is the device's, and 0 while it is not connected yet", async () => {

@@ -1,27 +1,11 @@
 /** Links that die at any moment of a failover: one outcome each, and no descriptor left. */
-import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, describe, expect, test } from "vitest";
-import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { describe, expect, test } from "vitest";
+import { leavesNoSockets } from "../../../helpers/sockets/descriptors.ts";
 import { turns, until } from "../../../helpers/until.ts";
 import { Bench } from "../bench.ts";
+import { afterRechecks, once } from "./steps.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
-
-/** Runs `act` in the first RECONFIGURE only. */
-function once(act: () => void): () => void {
-  let done = false;
-  return () => {
-    if (done) return;
-    done = true;
-    act();
-  };
-}
-
-/** Waits until the checks after a LINK_DEAD are over: each wait is longer than the corresponding one of LinkSet. */
-async function afterRechecks(): Promise<void> {
-  for (const wait of [5, 20, 60]) await sleep(wait);
-}
+leavesNoSockets();
 
 describe("one failover", () => {
   test("a killed worker: a fresh link, proven by a request, and one outcome with the exit as its cause", async () => {

@@ -1,23 +1,13 @@
 /** Failovers that take long, that a detach interrupts, and that carry autoclear. */
 import { constants } from "node:os";
-import { afterAll, describe, expect, test } from "vitest";
-import { holdersOf, noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { describe, expect, test } from "vitest";
+import { holdersOf, leavesNoSockets, openSockets } from "../../../helpers/sockets/descriptors.ts";
 import { turns, until } from "../../../helpers/until.ts";
 import { Bench } from "../bench.ts";
 import { refusal } from "../fake-kernel.ts";
+import { once } from "./steps.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
-
-/** Runs `act` in the first RECONFIGURE only. */
-function once(act: () => void): () => void {
-  let done = false;
-  return () => {
-    if (done) return;
-    done = true;
-    act();
-  };
-}
+leavesNoSockets();
 
 describe("long outages", () => {
   const noWorker = async (): Promise<never> => {

@@ -1,42 +1,12 @@
 /** Workers die and their sockets stay: takeovers, and the reconnects after unsafe ones. */
-import { afterAll, describe, expect, test } from "vitest";
-import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { describe, expect, test } from "vitest";
+import { leavesNoSockets } from "../../../helpers/sockets/descriptors.ts";
 import { turns, until } from "../../../helpers/until.ts";
 import { Bench } from "../bench.ts";
-import { type FakeLink, type Taking, takenOver } from "../fake-server.ts";
+import { type FakeLink, takenOver } from "../fake-server.ts";
+import { held, unsafe, WHY } from "./steps.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
-
-const WHY = "the account does not add up";
-const unsafe: Taking = async () => ({ safe: false, why: WHY });
-
-/** A takeover that waits until the test continues it with another one, or its signal aborts. */
-function held(): {
-  taking: Taking;
-  begun: () => boolean;
-  go: (then?: Taking) => void;
-  aborted: () => boolean;
-} {
-  let release: ((then: Taking) => void) | undefined;
-  let stopped = false;
-  const taking: Taking = async (link, signal, waiting) => {
-    const then = await new Promise<Taking>((resolve, reject) => {
-      release = resolve;
-      signal.addEventListener("abort", () => {
-        stopped = true;
-        reject(signal.reason);
-      });
-    });
-    return then(link, signal, waiting);
-  };
-  return {
-    taking,
-    begun: () => release !== undefined,
-    go: (then = takenOver()) => release?.(then),
-    aborted: () => stopped,
-  };
-}
+leavesNoSockets();
 
 describe("a worker that is gone", () => {
   test("another takes over the same socket; the kernel gets no command; there is one outcome", async () => {

@@ -1,29 +1,14 @@
 /** Witnesses of a death in any order, and devices that end in the middle of a failover. */
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, describe, expect, test } from "vitest";
-import { noSocketsSince, openSockets } from "../../../helpers/sockets/descriptors.ts";
+import { describe, expect, test } from "vitest";
+import { leavesNoSockets } from "../../../helpers/sockets/descriptors.ts";
 import { turns } from "../../../helpers/until.ts";
 import { Bench } from "../bench.ts";
 import { refusal } from "../fake-kernel.ts";
+import { afterRechecks, once } from "./steps.ts";
 
-const baseline = openSockets();
-afterAll(() => noSocketsSince(baseline));
-
-/** Runs `act` in the first RECONFIGURE only. */
-function once(act: () => void): () => void {
-  let done = false;
-  return () => {
-    if (done) return;
-    done = true;
-    act();
-  };
-}
-
-/** Waits until the checks after a LINK_DEAD are over: each wait is longer than the corresponding one of LinkSet. */
-async function afterRechecks(): Promise<void> {
-  for (const wait of [5, 20, 60]) await sleep(wait);
-}
+leavesNoSockets();
 
 describe("witnesses", () => {
   test("LINK_DEAD comes first, and the worker's message explains it", async () => {
