@@ -48,6 +48,8 @@ export const LAYOUT_WORD = 0;
 export const BATCH_WORD = 1;
 export const BATCH_BYTES_WORD = 2;
 export const BUSY_WORD = 3;
+/** The offer that was made and not taken; 0 if there is none. See offer.ts. */
+export const OFFER_WORD = 4;
 
 /** Doubles of the head, exact to 2^53, and one store each. */
 export const ANSWERED = 3;

@@ -16,10 +16,12 @@ export interface Renewal {
 
 /**
  * Replaces every worker by a fresh one of the installed program. Links are handed over one by one; reads wait for
- * milliseconds. If the fresh workers do not become ready, the old ones stay. @throws ErofsNbdError ERR_WORKER
+ * milliseconds. Links that must be served alone get fresh workers of their own. If the fresh workers do not become
+ * ready, the old ones stay. @throws ErofsNbdError ERR_WORKER
  */
 export async function renewWorkers(workers: WorkerSet): Promise<Renewal> {
   const old = workers.all;
+  const alone = workers.isolatedCount;
   const fresh = await workers.startFresh().catch((error: Error) => {
     throw new ErofsNbdError("ERR_WORKER", `cannot replace the workers: ${error.message}`, {
       hint: "the old workers go on serving; the manager's log has the messages of the new ones",
@@ -27,21 +29,28 @@ export async function renewWorkers(workers: WorkerSet): Promise<Renewal> {
   });
   let longestStallMs = 0;
   let links = 0;
-  for (const worker of old) {
+  const empty = async (worker: WorkerProcess): Promise<void> => {
     for (const link of worker.links.all) {
-      const [to] = fresh.filter((one) => one.isReady).sort((a, b) => a.links.size - b.links.size);
+      const fitting = link.crashes.mustBeAlone && alone > 0 ? fresh.slice(0, alone) : fresh.slice(alone);
+      const [to] = fitting.filter((one) => one.isReady).sort((a, b) => a.links.size - b.links.size);
       if (to === undefined) break;
       longestStallMs = Math.max(longestStallMs, (await moveLink(link, to)) ?? 0);
       links += 1;
     }
     if (worker.links.size === 0) workers.dismiss(worker);
-  }
+  };
+  // Side by side: one that is inside a long read hands its links over when that is answered, and holds up no other.
+  await Promise.all(old.map(empty));
   return { workers: fresh.length, links, longestStallMs };
 }
 
 /** Starts the handovers that part suspects from innocents; `failed` is told if one fails. */
 export function separateSuspects(ready: readonly WorkerProcess[], failed: (error: unknown) => void): void {
-  const occupied = ready.map((worker) => ({
+  // Nothing is asked of a worker that is inside a link's code. Links that must be alone are apart already.
+  const taking = ready.filter(
+    ({ isSilent, links }) => !isSilent && !links.all.some(({ crashes }) => crashes.mustBeAlone),
+  );
+  const occupied = taking.map((worker) => ({
     worker,
     links: worker.links.all.map(({ number, crashes }) => ({ link: number, suspicion: crashes.suspicion })),
   }));

@@ -2,7 +2,7 @@
  * What the death of a worker means for its links: which of them are blamed for it, and which are told to find another.
  *
  * Links with waiting reads are told at once. The others, of which there may be hundreds, follow in batches, which keeps
- * the event loop responsive.
+ * the event loop responsive. Links that must be served alone come last: they may take the only idle worker.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { HeldLink } from "./links/held-link.ts";
@@ -16,7 +16,11 @@ const BATCH = 8;
 export function handleDeath(worker: WorkerProcess, how: string): boolean {
   const nowMs = performance.now();
   const seen = worker.links.all
-    .map((link) => ({ link, busy: link.isBusy, waiting: link.isWaiting }))
+    .map((link) => ({
+      link,
+      busy: link.isBusy || link.number === worker.hungLink,
+      waiting: link.isWaiting,
+    }))
     .sort((a, b) => Number(b.waiting) - Number(a.waiting));
   const roles = seen.map((one) => roleOf(one, seen));
   seen.forEach(({ link, waiting }, at) => {
@@ -28,9 +32,14 @@ export function handleDeath(worker: WorkerProcess, how: string): boolean {
   const lost = seen.filter(({ link }) => !link.isMoving && link.workerPid === worker.pid);
   for (const { link } of seen) worker.links.drop(link);
   const tell = ({ observer }: HeldLink): void => observer.orphaned(how, worker.silentMs, worker.hung);
-  for (const { link, waiting } of lost) if (waiting) tell(link);
-  const idle = lost.filter(({ waiting }) => !waiting).map(({ link }) => link);
-  void tellInBatches(idle, tell);
+  const last = lost.filter(({ link }) => link.crashes.mustBeAlone);
+  const others = lost.filter((one) => !last.includes(one));
+  for (const { link, waiting } of others) if (waiting) tell(link);
+  const later = [...others.filter(({ waiting }) => !waiting), ...last];
+  void tellInBatches(
+    later.map(({ link }) => link),
+    tell,
+  );
   return roles.some((role) => role === "busy" || role === "alone");
 }
 

@@ -15,17 +15,23 @@ export class WorkerLinks {
   readonly #links = new Map<number, HeldLink>();
   /** Answers to `serve` and `release`. */
   readonly #answers: PendingAnswers;
+  /** By link: takes a message back that waits for room in the worker's channel. */
+  readonly #unsent = new Map<number, AbortController>();
   /** Requests that were answered on links that have ended. */
   #served = 0;
   /** Links that the worker serves and that this manager leaves to it. */
   #left = 0;
 
-  /** The worker hangs if it is silent for `deadlineMs` while an answer is pending. */
+  /**
+   * Links that were offered to the worker are offered to others if it is silent for `deadlineMs`. Whether it hangs is
+   * for the hang watch alone to decide.
+   */
   constructor(worker: WorkerProcess, deadlineMs: number) {
     this.#worker = worker;
-    this.#answers = new PendingAnswers(deadlineMs, (silentMs) =>
-      worker.kill(`worker ${worker.pid} did not take or give a link in time`, silentMs),
-    );
+    this.#answers = new PendingAnswers(deadlineMs, () => {
+      worker.noteOverdue();
+      for (const link of this.all) this.#withdraw(link);
+    });
   }
 
   get size(): number {
@@ -56,18 +62,36 @@ export class WorkerLinks {
   }
 
   /**
-   * Gives the worker a link. False when it does not serve the link in the end: another worker may.
+   * Gives the worker a link. False when it does not serve the link in the end: another worker may. The offer is
+   * withdrawn when the worker stays silent before it has taken it. When the signal aborts the link is given up.
    * @throws SystemError when the message cannot be sent for lack of resources
    */
-  async serve(link: HeldLink): Promise<boolean> {
+  async serve(link: HeldLink, signal?: AbortSignal): Promise<boolean> {
     if (!link.isServable) return false;
     this.#links.set(link.number, link);
     link.offerTo(this.#worker);
     link.lease.prepareFor(this.#worker.pid, this.#worker.takesLeases);
-    const serves = await this.#ask(link, { type: "serve", ...link.describe() }, link.descriptors);
-    if (serves) link.assign(this.#worker);
-    else this.drop(link);
-    return serves;
+    const offer = this.#worker.takesOffers ? link.offer.make() : undefined;
+    const giveUp = (): void => {
+      if (!this.#withdraw(link)) this.close(link);
+    };
+    signal?.addEventListener("abort", giveUp, { once: true });
+    try {
+      const serves = await this.#ask(link, { type: "serve", ...link.describe(), offer }, link.descriptors);
+      if (serves) link.assign(this.#worker);
+      else this.drop(link);
+      return serves;
+    } finally {
+      signal?.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** Takes the offer of a link back, if the worker was asked to serve it and has not begun to. */
+  #withdraw(link: HeldLink): boolean {
+    if (!this.#answers.has(link.number) || !this.#worker.takesOffers || !link.offer.withdraw()) return false;
+    this.#unsent.get(link.number)?.abort();
+    this.#answers.settle(link.number, false);
+    return true;
   }
 
   /** Takes a link away for a handover. False when the worker died or the link ended meanwhile. */
@@ -151,9 +175,12 @@ export class WorkerLinks {
   async #ask(link: HeldLink, message: ToWorker, fds: readonly number[]): Promise<boolean> {
     if (!this.#worker.isAlive) return false;
     const answered = this.#answers.expect(link.number);
+    const unsent = new AbortController();
+    this.#unsent.set(link.number, unsent);
     try {
-      return (await this.#worker.send(message, fds)) && (await answered);
+      return (await this.#worker.send(message, fds, unsent.signal)) && (await answered);
     } finally {
+      this.#unsent.delete(link.number);
       this.#answers.forget(link.number);
     }
   }

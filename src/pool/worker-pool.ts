@@ -68,7 +68,8 @@ export class WorkerPool implements LinkServer {
     this.#events = events;
     this.#workers = new WorkerSet(options, {
       log: events.log,
-      ready: () => separateSuspects(this.#workers.ready, (error) => this.#events.log("error", String(error))),
+      available: () =>
+        separateSuspects(this.#workers.ready, (error) => this.#events.log("error", String(error))),
       exited: (worker, how) => {
         this.#exits[worker.hung ? "hung" : "died"] += 1;
         return handleDeath(worker, how);
@@ -121,11 +122,14 @@ export class WorkerPool implements LinkServer {
     try {
       for (;;) {
         const worker = await this.#workerFor(link, "any", signal);
-        if (await worker.links.serve(link)) return this.#add(link);
+        if (await worker.links.serve(link, signal)) return this.#add(link);
         if (link.hasEnded) throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: it ended at once");
+        if (signal.aborted && link.refusal === undefined)
+          throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: no worker took it in time");
         await sleep(retryDelayMs(link), undefined, { signal });
       }
     } catch (error) {
+      link.worker?.links.close(link);
       link.close();
       link.closeKernelEnd();
       if (link.refusal === undefined || error instanceof ErofsNbdError) throw error;
@@ -235,7 +239,16 @@ export class WorkerPool implements LinkServer {
       const candidates = this.#workers.ready.map((worker) => {
         const others = worker.links.all.filter((other) => other !== link);
         const suspects = others.filter(({ crashes }) => crashes.suspicion > 0).length;
-        return { worker, links: others.length, suspects, innocents: others.length - suspects };
+        const isolated = others.filter(({ crashes }) => crashes.mustBeAlone).length;
+        const { isSilent } = worker;
+        return {
+          worker,
+          links: others.length,
+          suspects,
+          innocents: others.length - suspects,
+          isolated,
+          isSilent,
+        };
       });
       const best = place(candidates, { isSuspect: link.crashes.suspicion > 0, placement });
       if (best !== undefined) return best.worker;

@@ -14,6 +14,7 @@ import { StartWatch } from "../sys/start-watch.ts";
 import { isFromWorker } from "../worker-protocol/from-worker.ts";
 import type { FromWorker, InspectedSource, ToWorker } from "../worker-protocol/messages.ts";
 import { PendingInspection } from "./pending-inspection.ts";
+import type { HangVerdict } from "./policy/hang-watch.ts";
 import { WorkerLinks } from "./worker-links.ts";
 
 export interface WorkerOptions {
@@ -23,7 +24,7 @@ export interface WorkerOptions {
   readonly directory: string;
   /** The program of a worker; for tests. */
   readonly workerPath?: string;
-  /** How long a worker may stay silent while it is given a link; for tests. */
+  /** How long a worker may stay silent before a link that it was offered is offered to another one; for tests. */
   readonly servingDeadlineMs?: number;
   /** How long a starting worker may do nothing; for tests. */
   readonly startSilenceMs?: number;
@@ -50,8 +51,8 @@ export interface WorkerConnection {
   readonly socketPath: string;
 }
 
-/** A worker that is silent for this long while it is given a link, or asked for one, is hung. */
-const SERVING_DEADLINE_MS = 5000;
+/** A worker that is silent for this long is busy, and the links that it was offered are offered to others. */
+const SERVING_DEADLINE_MS = 500;
 /** How often to check, after SIGKILL, whether the process is stuck in the kernel. */
 const STUCK_CHECK_MS = 300;
 
@@ -74,6 +75,11 @@ export class WorkerProcess {
   #isUnreachable = false;
   #killReason: string | undefined;
   #silentMs = 0;
+  #hungLink: number | undefined;
+  #isSilent = false;
+  /** How many pings it had answered when it left an offer unanswered. */
+  #overdueAtPongs: number | undefined;
+  #takesOffers = false;
 
   constructor(
     connect: (exited: (how: string) => void) => WorkerConnection,
@@ -120,6 +126,26 @@ export class WorkerProcess {
     return this.#takesLeases;
   }
 
+  /** Whether a link that was offered to it can be withdrawn (journal/offer.ts). Not from workers of former versions. */
+  get takesOffers(): boolean {
+    return this.#takesOffers;
+  }
+
+  /** Whether it does not answer now: it is inside the code of one of its links, or stopped. Nothing is asked of it. */
+  get isSilent(): boolean {
+    return this.#isSilent || this.#overdueAtPongs === this.#pongs;
+  }
+
+  /** As the hang watch sees it, at every tick. */
+  noteSilence(isSilent: boolean): void {
+    this.#isSilent = isSilent;
+  }
+
+  /** It has left an offer unanswered: it is silent until it answers a ping. */
+  noteOverdue(): void {
+    this.#overdueAtPongs = this.#pongs;
+  }
+
   /** How many pings it has answered. */
   get pongs(): number {
     return this.#pongs;
@@ -128,6 +154,11 @@ export class WorkerProcess {
   /** Whether it was killed because it hung. */
   get hung(): boolean {
     return this.#killReason !== undefined && this.#silentMs > 0;
+  }
+
+  /** The link in which it hung, if it was killed for that and the link is known. */
+  get hungLink(): number | undefined {
+    return this.#hungLink;
   }
 
   /** How long it had been silent when it was killed. */
@@ -139,12 +170,13 @@ export class WorkerProcess {
     if (this.isReady) this.post({ type: "ping" });
   }
 
-  /** Sends SIGKILL. A `reason` with `silentMs` says that the worker hung. */
-  kill(reason?: string, silentMs = 0): void {
+  /** Sends SIGKILL. `hang` says that the worker hung, and in which link if that is known. */
+  kill(reason?: string, hang?: Pick<HangVerdict, "silentMs" | "link">): void {
     if (!this.#isAlive) return;
     if (reason !== undefined && this.#killReason === undefined) {
       this.#killReason = reason;
-      this.#silentMs = silentMs;
+      this.#silentMs = hang?.silentMs ?? 0;
+      this.#hungLink = hang?.link;
     }
     this.#process.kill();
     setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
@@ -190,14 +222,15 @@ export class WorkerProcess {
   }
 
   /**
-   * Sends a message. False when the process is dead.
+   * Sends a message. False when the process is dead, or the signal has aborted before the message was sent.
    * @throws SystemError when the message cannot be sent for lack of resources
    */
-  async send(message: ToWorker, fds: readonly number[]): Promise<boolean> {
+  async send(message: ToWorker, fds: readonly number[], signal: AbortSignal): Promise<boolean> {
     try {
-      await this.#channel.send(message, fds);
+      await this.#channel.send(message, fds, signal);
       return true;
     } catch (error) {
+      if (signal.aborted) return false;
       if (this.#channel.isOpen && !isPeerGone(error)) throw error;
       // Not ready any more: a loop of requests that fail at once would keep the event loop from reporting the exit.
       this.#isUnreachable = true;
@@ -215,6 +248,7 @@ export class WorkerProcess {
       case "ready":
         this.#isReady = true;
         this.#takesLeases = message.leases === true;
+        this.#takesOffers = message.offers === true;
         if (this.#takesLeases) this.post({ type: "report" });
         return this.#events.ready();
       case "pong":

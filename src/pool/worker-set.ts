@@ -7,9 +7,11 @@
 import { lowerPriority, resetPriority } from "../sys/priority.ts";
 import { AWAITED } from "../worker-protocol/messages.ts";
 import { RestartBackoff } from "./policy/backoff.ts";
-import { grownPatience, HangWatch, TICK_INTERVAL_MS } from "./policy/hang-watch.ts";
+import { HangWatch, TICK_INTERVAL_MS } from "./policy/hang-watch.ts";
+import { MAX_ISOLATED } from "./policy/placement.ts";
 import type { ReconnectedWorker } from "./reattach.ts";
 import { reattachWorker, startWorker } from "./spawn.ts";
+import { needsSpare, watchWorker } from "./watch-worker.ts";
 import type { WorkerEvents, WorkerOptions, WorkerProcess } from "./worker-process.ts";
 
 export interface WorkerSetOptions extends WorkerOptions {
@@ -18,7 +20,8 @@ export interface WorkerSetOptions extends WorkerOptions {
 
 export interface WorkerSetEvents {
   log(level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
-  ready(): void;
+  /** Links can be given to a worker that they could not be given to before: it is ready, or heard of again. */
+  available(): void;
   /** A worker is dead; returns whether one of its links is blamed. `links` still has its links. */
   exited(worker: WorkerProcess, how: string): boolean;
 }
@@ -31,6 +34,8 @@ export class WorkerSet {
   readonly #events: WorkerSetEvents;
   /** Each with its hang watch once it is ready. */
   readonly #workers = new Map<WorkerProcess, HangWatch | undefined>();
+  /** Those that were silent at the last tick. */
+  readonly #silent = new Set<WorkerProcess>();
   readonly #waiting = new Set<() => void>();
   readonly #backoff = new RestartBackoff();
   readonly #ticker: NodeJS.Timeout;
@@ -89,8 +94,15 @@ export class WorkerSet {
     this.#fill();
   }
 
+  /** Workers with links that must be served alone come on top. */
   get #goal(): number {
-    return this.#holdsBack ? 1 : this.#options.size;
+    return this.#holdsBack ? 1 : this.#options.size + this.isolatedCount;
+  }
+
+  /** How many workers are kept for links that must be served alone. */
+  get isolatedCount(): number {
+    const isolating = this.all.filter(({ links }) => links.all.some(({ crashes }) => crashes.mustBeAlone));
+    return Math.min(isolating.length, MAX_ISOLATED);
   }
 
   #fill(): void {
@@ -108,19 +120,25 @@ export class WorkerSet {
   want(beyondSize: boolean): void {
     if (this.#restart !== undefined) return;
     this.#fill();
-    if (!beyondSize || this.#isStopped || this.#workers.size !== this.#goal) return;
+    if (!beyondSize || this.#isStopped || this.#workers.size !== this.#goal || this.isStarting) return;
+    this.#startOneMore();
+  }
+
+  #startOneMore(): WorkerProcess | undefined {
     try {
-      this.#start();
+      return this.#start();
     } catch (error) {
       this.#startFailed(error);
+      return undefined;
     }
   }
 
   /** Starts a full set of workers beside the existing ones. All become ready, or none stays. @throws Error: why */
   async startFresh(): Promise<WorkerProcess[]> {
     const fresh: WorkerProcess[] = [];
+    const wanted = this.#options.size + this.isolatedCount;
     try {
-      while (fresh.length < this.#options.size) fresh.push(this.#start());
+      while (fresh.length < wanted) fresh.push(this.#start());
       // Nothing waits for them, so they must not slow down the workers that serve.
       for (const worker of fresh) lowerPriority(worker.pid);
       // The tick ends those that make no progress.
@@ -149,6 +167,7 @@ export class WorkerSet {
   /** Lets go of a worker that is not needed; it exits after its last link. */
   dismiss(worker: WorkerProcess): void {
     this.#workers.delete(worker);
+    this.#silent.delete(worker);
     worker.stop();
   }
 
@@ -202,8 +221,9 @@ export class WorkerSet {
     return {
       ready: () => {
         this.#workers.set(worker(), new HangWatch({ workerPid: worker().pid, nowMs: performance.now() }));
+        resetPriority(worker().pid);
         this.#wake();
-        this.#events.ready();
+        this.#events.available();
       },
       exited: (how) => this.#exited(worker(), how),
     };
@@ -211,6 +231,7 @@ export class WorkerSet {
 
   #exited(worker: WorkerProcess, how: string): void {
     if (!this.#workers.delete(worker)) return;
+    this.#silent.delete(worker);
     this.#lastDeath = how;
     const served = worker.links.haveServed;
     const links = worker.links.size;
@@ -234,37 +255,37 @@ export class WorkerSet {
     }, delayMs);
   }
 
-  /** Checks every worker: pings it, looks at the progress of its links, and kills it if it hangs. */
+  /** Looks at every worker (watch-worker.ts), and at whether there are enough. */
   #tick(): void {
     const nowMs = performance.now();
     this.#trim();
+    let isHeardAgain = false;
     for (const [worker, watch] of this.#workers) {
-      const stuck = worker.wasReady ? undefined : worker.startWatch.look(nowMs);
-      if (stuck !== undefined) worker.kill(`worker ${worker.pid} did not get ready: it ${stuck}`);
-      if (watch === undefined || !worker.isReady) continue;
-      const links = worker.links.all.map((link) => ({
-        link: link.number,
-        answered: link.counters.requests,
-        waiting: !link.hasEnded && link.isWaiting,
-        patienceMs: grownPatience(link.request.hangTimeoutMs, link.crashes.hangsWithoutProgress),
-        asynchronous: link.request.image.spec.type === "module",
-        busy: link.isBusy,
-      }));
-      for (const { link, waiting } of links) worker.links.get(link)?.noteAges(nowMs, waiting);
-      const verdict = watch.tick({ nowMs, pongs: worker.pongs, links });
-      if (verdict !== undefined) worker.kill(verdict.reason, verdict.silentMs);
-      else worker.ping();
-      worker.links.renewLeases();
-      for (const { link, answered, waiting } of links)
-        worker.links.get(link)?.crashes.served({ nowMs, answered, waiting });
+      const wasSilent = this.#silent.has(worker);
+      watchWorker(worker, watch, nowMs);
+      if (worker.isSilent && worker.isReady) this.#silent.add(worker);
+      else if (this.#silent.delete(worker) && wasSilent) isHeardAgain ||= worker.isReady;
     }
+    if (this.#restart === undefined && !this.#holdsBack) this.#staff();
     this.#tickedAtMs = nowMs;
+    if (!isHeardAgain) return;
+    this.#wake();
+    this.#events.available();
+  }
+
+  /** Starts missing workers, and one more where a silent one may be about to hang. */
+  #staff(): void {
+    this.#fill();
+    if (!needsSpare(this.ready) || this.isStarting || this.#workers.size > this.#goal) return;
+    const spare = this.#startOneMore();
+    // Its start must not slow down the workers that serve.
+    if (spare !== undefined) lowerPriority(spare.pid);
   }
 
   /** Dismisses an idle worker that was started to keep suspects apart, once there are no suspects. */
   #trim(): void {
     const { ready } = this;
-    if (this.keepAll || ready.length <= this.#options.size) return;
+    if (this.keepAll || ready.length <= this.#goal) return;
     const hasSuspects = ready.some(({ links }) => links.all.some(({ crashes }) => crashes.suspicion > 0));
     const idle = ready.find((worker) => worker.links.size === 0);
     if (!hasSuspects && idle !== undefined) this.dismiss(idle);

@@ -34,7 +34,11 @@ type MessageOf<T extends FromWorker["type"]> = Extract<FromWorker, { readonly ty
 
 /** By the message's type. The compiler compares each schema with the type in messages.ts. */
 const SCHEMAS: { readonly [T in FromWorker["type"]]: z.ZodType<MessageOf<T>> } = {
-  ready: z.object({ type: z.literal("ready"), leases: z.boolean().optional() }),
+  ready: z.object({
+    type: z.literal("ready"),
+    leases: z.boolean().optional(),
+    offers: z.boolean().optional(),
+  }),
   reunion: z.object({ type: z.literal("reunion"), pid: z.number().int().min(2), links: link }),
   held: z.object({
     type: z.literal("held"),

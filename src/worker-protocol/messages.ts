@@ -71,8 +71,12 @@ export interface InspectedSource {
 export const HEAD_PIECE_BYTES: number = 24 * 1024;
 
 export type ToWorker =
-  /** Serve a link. Requests that its journal has unanswered come first. Comes with LINK_FDS descriptors. */
-  | ({ readonly type: "serve" } & ServedLinkDescription)
+  /**
+   * Serve a link. Requests that its journal has unanswered come first. Comes with LINK_FDS descriptors. With `offer`
+   * the worker takes the offer in the journal first (journal/offer.ts), and without an answer drops the message if that
+   * was withdrawn.
+   */
+  | ({ readonly type: "serve"; readonly offer?: number | undefined } & ServedLinkDescription)
   /** Close a link and its socket, without answering what is left. */
   | { readonly type: "close"; readonly link: number }
   /** Stop serving a link. Another worker goes on with its journal. */
@@ -96,8 +100,11 @@ export type ToWorker =
   | { readonly type: "stop" };
 
 export type FromWorker =
-  /** `leases`: it handles the signal that comes with leases. Workers of former versions would die of it. */
-  | { readonly type: "ready"; readonly leases?: boolean | undefined }
+  /**
+   * `leases`: it handles the signal that comes with leases. Workers of former versions would die of it. `offers`: it
+   * takes offers before it serves a link.
+   */
+  | { readonly type: "ready"; readonly leases?: boolean | undefined; readonly offers?: boolean | undefined }
   /** The greeting to a later manager that reattaches the worker: so many `held` follow. "reunion" is its wire name. */
   | { readonly type: "reunion"; readonly pid: number; readonly links: number }
   /** A link that this worker serves: its whole description. Comes with LINK_FDS descriptors. */

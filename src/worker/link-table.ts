@@ -6,6 +6,7 @@
  */
 import { Journal } from "../journal/journal.ts";
 import { JOURNAL_BYTES } from "../journal/layout.ts";
+import { takeOffer } from "../journal/offer.ts";
 import { type KeptLease, LeaseKeeper } from "../serving/lease-keeper.ts";
 import type { Pump } from "../serving/pump.ts";
 import { ServedLink } from "../serving/served-link.ts";
@@ -77,11 +78,16 @@ export class LinkTable {
 
   /** Serves a link once its source is open. */
   serve(message: ServeMessage, fds: readonly number[]): void {
-    const { link } = message;
+    const { link, offer } = message;
     let source: Source | Promise<Source>;
     try {
       if (fds.length !== linkFds(message))
         throw new Error(`${fds.length} descriptors came instead of ${linkFds(message)}`);
+      if (offer !== undefined && !takesOffer(fds[2] as number, offer)) {
+        // Another worker has the link by now. An answer would be taken for one to a later offer.
+        for (const fd of fds) close(fd);
+        return this.#events.removed();
+      }
       source = openSource(message.source, fds[1] as number);
     } catch (error) {
       return this.#refuse(link, fds, error);
@@ -173,7 +179,7 @@ export class LinkTable {
 
   #add(message: ServeMessage, fds: readonly number[], opened: Source): void {
     const [socketFd, , journalFd, readFd, writeFd] = fds as [number, number, number, number, number, number];
-    const { type: _, lease: leaseState, ...description } = message;
+    const { type: _, lease: leaseState, offer: __, ...description } = message;
     const { link } = description;
     let memory: ArrayBuffer | undefined;
     try {
@@ -262,6 +268,15 @@ export class LinkTable {
     close(kernelFd);
     // The loop may still be on the stack. It does not use the journal any more, but this must not depend on that.
     setImmediate(() => unmapShared(memory));
+  }
+}
+
+function takesOffer(journalFd: number, offer: number): boolean {
+  const memory = mapShared(journalFd, JOURNAL_BYTES);
+  try {
+    return takeOffer(memory, offer);
+  } finally {
+    unmapShared(memory);
   }
 }
 

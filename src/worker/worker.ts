@@ -55,7 +55,7 @@ export class Worker {
     this.#pump.yieldTo(reunionFd, EPOLLIN);
     if (isAwaited) warmUpLater(this.#pump);
     else warmUp(this.#pump);
-    this.#tell({ type: "ready", leases: true });
+    this.#tell({ type: "ready", leases: true, offers: true });
   }
 
   #open(fd: number): Channel<ToWorker, FromWorker> {
@@ -84,7 +84,7 @@ export class Worker {
     this.#links.forEachHeld((message, fds) => {
       this.#channel.send(message, fds).catch(() => {});
     });
-    this.#tell({ type: "ready", leases: true });
+    this.#tell({ type: "ready", leases: true, offers: true });
   }
 
   #handle(message: ToWorker, fds: readonly number[]): void {

@@ -20,6 +20,7 @@ import { CrashRecord } from "../policy/blame.ts";
 import type { WorkerProcess } from "../worker-process.ts";
 import type { LinkDescriptors } from "./link-descriptors.ts";
 import { LinkLease } from "./link-lease.ts";
+import { LinkOffer } from "./link-offer.ts";
 import { RequestAges } from "./request-ages.ts";
 
 /** Limit of a counter that a worker has written. The sum of many such counters still fits into a record. */
@@ -35,6 +36,7 @@ export class HeldLink {
   readonly kernelFd: number;
   readonly crashes: CrashRecord = new CrashRecord();
   readonly lease: LinkLease;
+  readonly offer: LinkOffer;
   readonly #journalPath: string;
   readonly #serverFd: number;
   readonly #journalFd: number;
@@ -77,6 +79,7 @@ export class HeldLink {
     this.#isConfirmed = isConfirmed;
     this.#memory = mapShared(this.#journalFd, JOURNAL_BYTES);
     this.#journal = new Journal(this.#memory);
+    this.offer = new LinkOffer(this.#memory);
   }
 
   /** The worker that serves the link, or is being asked to. */
@@ -260,6 +263,7 @@ export class HeldLink {
     this.addLatenciesTo(latencies);
     this.#last = { counters: this.counters, latencies };
     this.lease.drop();
+    this.offer.end();
     rmSync(this.#journalPath, { force: true });
     // A running `settle` still reads the mapping.
     if (this.#settling === 0) this.#release();

@@ -70,7 +70,7 @@ export type NextAttempt =
   | {
       readonly kind: "later";
       readonly delayMs: number;
-      readonly placement: "suspects-only";
+      readonly placement: "suspects-only" | "alone";
       /** For `status`. */
       readonly reason: string;
     };
@@ -80,6 +80,7 @@ export class CrashRecord {
   #strikes = 0;
   #unexplained = 0;
   #hangs = 0;
+  #mustBeAlone = false;
   #goodMs = 0;
   /** Answered requests at the last death, and at the last tick. */
   #answered = 0;
@@ -105,6 +106,15 @@ export class CrashRecord {
     return this.#hangs;
   }
 
+  /**
+   * Whether a worker was killed because it hung in this link's code. A crash costs the other links of a worker
+   * milliseconds, a hang costs them a patience each time, so such a link gets a worker for itself until it has served
+   * well.
+   */
+  get mustBeAlone(): boolean {
+    return this.#mustBeAlone;
+  }
+
   /** The link's worker has died. Call `nextAttempt` after it. */
   died(death: LinkDeath): void {
     const progressed = this.#answered !== death.answered;
@@ -120,7 +130,10 @@ export class CrashRecord {
     }
     if (death.role === "unexplained") this.#unexplained += 1;
     if (death.role !== "busy" && death.role !== "alone") return;
-    if (death.hung && !death.idle) this.#hangs += 1;
+    if (death.hung && !death.idle) {
+      this.#hangs += 1;
+      this.#mustBeAlone = true;
+    }
     this.#strikes += death.idle && death.role === "alone" ? IDLE_STRIKE : 1;
     if (this.#deaths === 0) this.#firstDeathMs = death.nowMs;
     this.#deaths += 1;
@@ -129,11 +142,12 @@ export class CrashRecord {
 
   /** When to try again. The time is drawn once per death; further calls return what is left of it. */
   nextAttempt(nowMs: number, random: () => number): NextAttempt {
-    if (this.#strikes <= BUDGET) return { kind: "at-once", placement: "any" };
+    if (this.#strikes <= BUDGET) return { kind: "at-once", placement: this.#mustBeAlone ? "alone" : "any" };
+    const placement = this.#mustBeAlone ? "alone" : "suspects-only";
     this.#attemptAtMs ??= nowMs + this.#drawDelayMs(random);
     const delayMs = this.#attemptAtMs - nowMs;
-    if (delayMs <= 0) return { kind: "at-once", placement: "suspects-only" };
-    return { kind: "later", delayMs, placement: "suspects-only", reason: this.#describe(nowMs, delayMs) };
+    if (delayMs <= 0) return { kind: "at-once", placement };
+    return { kind: "later", delayMs, placement, reason: this.#describe(nowMs, delayMs) };
   }
 
   /** Why the link waits; undefined while it does not. */
@@ -156,6 +170,7 @@ export class CrashRecord {
     if (this.#goodMs < PROBATION_MS) return;
     this.#strikes = 0;
     this.#unexplained = 0;
+    this.#mustBeAlone = false;
     this.#deaths = 0;
     this.#last = undefined;
   }

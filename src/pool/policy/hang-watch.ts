@@ -104,6 +104,11 @@ export class HangWatch {
     this.#heardAtMs = nowMs;
   }
 
+  /** How long ago the worker was last heard of, without time in which the manager did not run. */
+  get silentMs(): number {
+    return this.#ranMs - this.#heardAt;
+  }
+
   /** Undefined while the worker serves. The verdict is repeated at every tick until something changes. */
   tick({ nowMs, pongs, links }: HangTick): HangVerdict | undefined {
     const before = this.#ranMs;

@@ -4,28 +4,41 @@
  * A suspect is a link that may crash its worker (blame.ts), an innocent is any other. Pure functions, used by the pool.
  */
 
-/** Which workers are acceptable: any, or only those without innocent links. */
-export type PlacementPolicy = "any" | "suspects-only";
+/** Which workers are acceptable: any, only those without innocent links, or only those without any link. */
+export type PlacementPolicy = "any" | "suspects-only" | "alone";
 
 /** A worker that could take a link. */
 export interface Candidate {
   readonly links: number;
   readonly suspects: number;
   readonly innocents: number;
+  /** Links that must be served alone (CrashRecord). No other link is given to a worker that has one. */
+  readonly isolated?: number;
+  /** It does not answer now: it is inside the code of one of its links, or stopped. */
+  readonly isSilent?: boolean;
 }
+
+/** Workers beyond the set that are started for links that must be alone. Beyond that such links share workers. */
+export const MAX_ISOLATED = 4;
 
 /**
  * The best of the ready workers for a link. Suspects and innocents are kept apart if possible; beyond that the worker
- * with the fewest links is best. Undefined only with "suspects-only", when every worker has innocents: the link then
- * waits for a fresh worker rather than endanger them.
+ * with the fewest links is best. A link that hung gets a worker for itself. A worker that is silent is not asked.
+ * Undefined when no worker is acceptable: the link then waits for a fresh one rather than for a hang, or to endanger
+ * others.
  */
 export function place<T extends Candidate>(
   candidates: readonly T[],
   link: { readonly isSuspect: boolean; readonly placement: PlacementPolicy },
 ): T | undefined {
   const isMixing = ({ suspects, innocents }: T): boolean => (link.isSuspect ? innocents : suspects) > 0;
-  const allowed =
-    link.placement === "any" ? candidates : candidates.filter(({ innocents }) => innocents === 0);
+  const heard = candidates.filter(({ isSilent }) => isSilent !== true);
+  const isolating = candidates.filter(({ isolated = 0 }) => isolated > 0);
+  const isAllowed = ({ links, innocents, isolated = 0 }: T): boolean => {
+    if (link.placement !== "alone") return isolated === 0 && (link.placement === "any" || innocents === 0);
+    return isolating.length < MAX_ISOLATED ? links === 0 : isolated === links && links > 0;
+  };
+  const allowed = heard.filter(isAllowed);
   return [...allowed].sort((a, b) => Number(isMixing(a)) - Number(isMixing(b)) || a.links - b.links)[0];
 }
 

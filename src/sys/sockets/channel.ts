@@ -69,15 +69,27 @@ export class Channel<In, Out> {
 
   /**
    * Sends one message. The peer gets duplicates of the descriptors, which must stay open until the promise has settled.
-   * Rejects when the channel has ended.
+   * Rejects when the channel has ended, or when the signal aborts while the message waits for room.
    */
-  send(message: Out, fds: readonly number[] = []): Promise<void> {
+  send(message: Out, fds: readonly number[] = [], signal?: AbortSignal): Promise<void> {
     const body = new TextEncoder().encode(JSON.stringify(message));
     if (body.length > MAX_MESSAGE_BYTES || fds.length > MAX_FDS) {
       throw new RangeError(`cannot send a message of ${body.length} bytes and ${fds.length} descriptors`);
     }
     return new Promise((resolve, reject) => {
-      this.#queue.push({ body, fds, settle: (error) => (error === null ? resolve() : reject(error)) });
+      const outgoing: Outgoing = {
+        body,
+        fds,
+        settle: (error) => (error === null ? resolve() : reject(error)),
+      };
+      const takeBack = (): void => {
+        const at = this.#queue.indexOf(outgoing);
+        if (at < 0) return;
+        this.#queue.splice(at, 1);
+        outgoing.settle(new Error("cannot send a control message: it was taken back"));
+      };
+      signal?.addEventListener("abort", takeBack, { once: true });
+      this.#queue.push(outgoing);
       this.#flush();
     });
   }

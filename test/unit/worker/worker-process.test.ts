@@ -101,7 +101,7 @@ describe("a worker process", () => {
         counted: true,
       }),
       expect.objectContaining({ type: "held", link: 2, blockSizeBytes: 4096 }),
-      { type: "ready", leases: true },
+      { type: "ready", leases: true, offers: true },
     ]);
     expect(got).toHaveLength(12);
     for (const fd of got) close(fd);

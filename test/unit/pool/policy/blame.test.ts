@@ -251,6 +251,20 @@ describe("CrashRecord", () => {
     }
   });
 
+  test("a link in which a worker hung must be alone until it has served well; one beside it need not", () => {
+    const [life, beside] = [new Life(), new Life()];
+    life.die({ hung: true });
+    beside.die({ hung: true, role: "bystander" });
+    expect([life.crashes.mustBeAlone, beside.crashes.mustBeAlone]).toEqual([true, false]);
+    expect(life.move).toEqual({ kind: "at-once", placement: "alone" });
+    for (let death = 0; death < BUDGET; death++) life.die({ hung: true });
+    expect(life.move).toMatchObject({ kind: "later", placement: "alone" });
+    life.wait();
+    life.serve(PROBATION_MS + TICK_MS);
+    expect(life.crashes.mustBeAlone).toBe(false);
+    expect(life.move).toEqual(AT_ONCE);
+  });
+
   test("hangs add up until something is answered; an idle link's do not", () => {
     const life = new Life();
     life.die({ hung: true });

@@ -1,6 +1,6 @@
 /** policy/placement.ts: which worker takes a link, and which links move to another. */
 import { describe, expect, test } from "vitest";
-import { type Occupied, place, shouldMove } from "../../../../src/pool/policy/placement.ts";
+import { MAX_ISOLATED, type Occupied, place, shouldMove } from "../../../../src/pool/policy/placement.ts";
 
 describe("place", () => {
   const empty = { name: "empty", links: 0, suspects: 0, innocents: 0 };
@@ -11,6 +11,15 @@ describe("place", () => {
   const innocent = { isSuspect: false, placement: "any" } as const;
   const suspect = { isSuspect: true, placement: "any" } as const;
   const killer = { isSuspect: true, placement: "suspects-only" } as const;
+  const hanging = { isSuspect: true, placement: "alone" } as const;
+  const hung = { name: "hung", links: 1, suspects: 1, innocents: 0, isolated: 1 };
+  const silent = { name: "silent", links: 0, suspects: 0, innocents: 0, isSilent: true };
+  const isolating = Array.from({ length: MAX_ISOLATED }, (_, at) => ({
+    ...hung,
+    name: at === 2 ? "fewest" : "more",
+    links: at === 2 ? 1 : 2,
+    isolated: at === 2 ? 1 : 2,
+  }));
 
   test.each([
     ["an innocent takes the fewest links", innocent, [clean, cleaner], "cleaner"],
@@ -22,6 +31,14 @@ describe("place", () => {
     ["a killer never goes to innocents", killer, [clean, mixed, cleaner], undefined],
     ["a killer goes to its like", killer, [clean, dirty], "dirty"],
     ["nobody goes to no worker", innocent, [], undefined],
+    ["a link that hung goes to an empty worker", hanging, [clean, dirty, empty], "empty"],
+    ["a link that hung waits where there is none", hanging, [clean, dirty, hung], undefined],
+    ["links that hung share workers when there are many", hanging, [empty, ...isolating], "fewest"],
+    ["nobody goes to a link that hung", innocent, [hung, clean], "clean"],
+    ["nobody goes to a link that hung rather than nowhere", innocent, [hung], undefined],
+    ["a killer does not go to a link that hung", killer, [hung], undefined],
+    ["nobody asks a silent worker", innocent, [silent, dirty], "dirty"],
+    ["nobody asks a silent worker rather than none", innocent, [silent], undefined],
   ])("%s", (_, link, candidates, expected) => {
     expect(place(candidates, link)?.name).toBe(expected);
   });
