@@ -153,7 +153,10 @@ export function decodeAttributes(bytes: Uint8Array): DecodedAttribute[] {
   return attributes;
 }
 
-/** The attribute of that type, or undefined. If there are several, the last counts, as in the kernel (lib/nlattr.c, __nla_parse). */
+/**
+ * The attribute of that type, or undefined. If there are several, the last counts, as in the kernel (lib/nlattr.c,
+ * __nla_parse).
+ */
 export function findAttribute(
   attributes: readonly DecodedAttribute[],
   type: number,

@@ -15,7 +15,7 @@ import { getSystemErrorName } from "node:util";
  * | `ERR_NETLINK_REFUSED` | the kernel answered with an errno |
  * | `ERR_NETLINK_NO_FAMILY` | the kernel knows no generic netlink family of that name |
  * | `ERR_NETLINK_SYSCALL` | a system call failed; the request may not have reached the kernel |
- * | `ERR_NETLINK_ANSWER_LOST` | the request was carried out or refused, but the answer did not fit or was dropped (ENOBUFS) |
+ * | `ERR_NETLINK_ANSWER_LOST` | the request was handled, but the answer did not fit or was dropped (ENOBUFS) |
  * | `ERR_NETLINK_DECODE` | the kernel's answer could not be understood |
  * | `ERR_NETLINK_TIMEOUT` | the request was taken, no complete answer came in time |
  * | `ERR_NETLINK_DUMP_INTERRUPTED` | the listed objects kept changing while they were listed |

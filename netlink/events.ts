@@ -151,7 +151,10 @@ export class GroupSubscription {
     }
   }
 
-  /** ENOBUFS is reported once per overflow, and queued messages can still be read. Any other error ends the subscription. */
+  /**
+   * ENOBUFS is reported once per overflow, and queued messages can still be read. Any other error ends the
+   * subscription.
+   */
   #goOnAfter(error: unknown): boolean {
     const errno = error instanceof SyscallError ? error.errno : undefined;
     if (errno === constants.errno.EINTR) return true;

@@ -67,7 +67,10 @@ export class GenericNetlink {
     });
   }
 
-  /** The family of that name, remembered from an earlier look-up unless `fresh`. @throws NetlinkError ERR_NETLINK_NO_FAMILY */
+  /**
+   * The family of that name, remembered from an earlier look-up unless `fresh`.
+   * @throws NetlinkError ERR_NETLINK_NO_FAMILY
+   */
   async family(name: string, options: { readonly fresh?: boolean } = {}): Promise<GenericFamily> {
     const known = this.#families.get(name);
     if (known !== undefined && options.fresh !== true) return known;
@@ -84,7 +87,10 @@ export class GenericNetlink {
     return family;
   }
 
-  /** Every registered family, in the kernel's order. A list that changed meanwhile is requested again. @throws NetlinkError */
+  /**
+   * Every registered family, in the kernel's order. A list that changed meanwhile is requested again.
+   * @throws NetlinkError
+   */
   async families(): Promise<GenericFamily[]> {
     const label = controllerLabel("list the generic netlink families");
     const { messages } = await this.#ask(label, {
@@ -98,8 +104,9 @@ export class GenericNetlink {
   }
 
   /**
-   * Sends a request to a family and resolves with its answer. If the kernel does not know the id (any more), the family is
-   * looked up again, and the request is sent once more if its id has changed: it was not carried out before.
+   * Sends a request to a family and resolves with its answer. If the kernel does not know the id (any more), the
+   * family is looked up again, and the request is sent once more if its id has changed: it was not carried out
+   * before.
    *
    * @throws NetlinkError
    */

@@ -2,7 +2,8 @@
  * What to check next, by command and errno. The nbd driver almost never fills extended acknowledgements, so these lines
  * take their place; its own reason is in the kernel log.
  *
- * A table and one look-up, called when an error is built. Facts: drivers/block/nbd.c and net/netlink/genetlink.c, 6.1–7.2.
+ * A table and one look-up, called when an error is built. Facts: drivers/block/nbd.c and net/netlink/genetlink.c,
+ * 6.1–7.2.
  */
 import { constants } from "node:os";
 
@@ -42,13 +43,18 @@ export const HINTS: readonly Hint[] = [
     family: "nbd",
     command: "CONNECT",
     errno: E.EINVAL,
-    hint: "check the index (below 32768, unless the driver was loaded with max_part=0), the block size (a power of two from 512 up to the page size; up to 65536 on recent kernels), that every socket is a connected TCP or unix stream, and that several sockets come with CAN_MULTI_CONN; the kernel log has the reason",
+    hint:
+      "check the index (below 32768, unless the driver was loaded with max_part=0), the block size (a power of two " +
+      "from 512 up to the page size; up to 65536 on recent kernels), that every socket is a connected TCP or unix " +
+      "stream, and that several sockets come with CAN_MULTI_CONN; the kernel log has the reason",
   },
   {
     family: "nbd",
     command: "RECONFIGURE",
     errno: E.EINVAL,
-    hint: "check that the device exists, was connected through netlink and is still connected, and that the backend identifier is the one given at connect; the kernel log has the reason",
+    hint:
+      "check that the device exists, was connected through netlink and is still connected, and that the backend " +
+      "identifier is the one given at connect; the kernel log has the reason",
   },
   {
     family: "nbd",
@@ -72,7 +78,9 @@ export const HINTS: readonly Hint[] = [
     family: "nbd",
     command: "*",
     errno: E.EPERM,
-    hint: "run as root: CAP_SYS_ADMIN in the first user namespace is needed where the client is opened and where it is used",
+    hint:
+      "run as root: CAP_SYS_ADMIN in the first user namespace is needed where the client is opened and where it is " +
+      "used",
   },
   {
     family: "nbd",

@@ -1,7 +1,8 @@
 /**
  * Checks of the arguments of NbdNetlink, made before anything is sent. Pure; throws only TypeError and RangeError.
  *
- * Called by nbd.ts. The kernel's own rules that differ between versions (page size, highest index) are left to the kernel.
+ * Called by nbd.ts. The kernel's own rules that differ between versions (page size, highest index) are left to the
+ * kernel.
  */
 import type { NbdConnectOptions, NbdReconfigureOptions } from "./nbd.ts";
 

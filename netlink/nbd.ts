@@ -1,11 +1,11 @@
 /**
  * NbdNetlink: the kernel's nbd driver, command by command, in the kernel's words. The public face of the nbd family.
  *
- * Called by kernel/nbd-control.ts and by programs that embed this folder. Arguments are checked before anything is sent.
- * It does not own the sockets it is given, and never retries a command that changes something.
+ * Called by kernel/nbd-control.ts and by programs that embed this folder. Arguments are checked before anything is
+ * sent. It does not own the sockets it is given, and never retries a command that changes something.
  *
- * Facts (drivers/block/nbd.c, 6.1–7.2): all commands of all processes run one after the other under one kernel lock; the
- * thread id in /sys/block/nbdN/pid is that of a pool thread; a process exit waits for a command that is stuck.
+ * Facts (drivers/block/nbd.c, 6.1–7.2): all commands of all processes run one after the other under one kernel lock;
+ * the thread id in /sys/block/nbdN/pid is that of a pool thread; a process exit waits for a command that is stuck.
  */
 import {
   type Attribute,
@@ -45,8 +45,8 @@ export interface NbdConnectOptions {
   /** NBD_CFLAG_* */
   readonly clientFlags: number;
   /**
-   * Connected TCP or unix stream sockets, open in this process; at least one. The kernel takes references of its own; the
-   * caller keeps and closes the descriptors. After a failed CONNECT they are shut down and useless.
+   * Connected TCP or unix stream sockets, open in this process; at least one. The kernel takes references of its own;
+   * the caller keeps and closes the descriptors. After a failed CONNECT they are shut down and useless.
    */
   readonly sockets: readonly number[];
   /** Free text, 1 to 255 bytes in one line; every RECONFIGURE has to repeat it. */
@@ -180,7 +180,8 @@ export class NbdNetlink {
    * Configures a device and returns its index.
    *
    * @throws TypeError, RangeError before anything happens
-   * @throws NetlinkError EBUSY: that index is in use · EINVAL · EPERM · EBADF, ENOTSOCK · ERR_NETLINK_NO_FAMILY: no driver
+   * @throws NetlinkError EBUSY: that index is in use · EINVAL · EPERM · EBADF, ENOTSOCK · ERR_NETLINK_NO_FAMILY: no
+   * driver
    */
   async connect(options: NbdConnectOptions): Promise<{ index: number }> {
     const purpose = options.index === undefined ? "connect an nbd device" : `connect nbd${options.index}`;
@@ -220,7 +221,10 @@ export class NbdNetlink {
     });
   }
 
-  /** All devices, or the one of that index (an empty list when there is none). Needs no privilege. @throws NetlinkError */
+  /**
+   * All devices, or the one of that index (an empty list when there is none). Needs no privilege.
+   * @throws NetlinkError
+   */
   async status(index?: number): Promise<NbdDeviceStatus[]> {
     if (index !== undefined) checkIndex(index);
     const purpose = index === undefined ? "ask for the nbd devices" : `ask for nbd${index}`;
@@ -230,8 +234,8 @@ export class NbdNetlink {
   }
 
   /**
-   * Listens for dead sockets. One event per socket; it may come late, twice or, after a `resync`, not at all. The kernel
-   * sends them to the initial network namespace only. Needs no privilege.
+   * Listens for dead sockets. One event per socket; it may come late, twice or, after a `resync`, not at all. The
+   * kernel sends them to the initial network namespace only. Needs no privilege.
    *
    * @throws NetlinkError ERR_NETLINK_NO_FAMILY: no driver
    */

@@ -39,7 +39,9 @@ export function requestError(label: RequestLabel, failure: Failure): NetlinkErro
   });
 }
 
-/** The kernel's refusal, with the name of the attribute it rejected. `requestBytes` is the whole message that was sent. */
+/**
+ * The kernel's refusal, with the name of the attribute it rejected. `requestBytes` is the whole message that was sent.
+ */
 export function refusal(
   label: RequestLabel,
   verdict: Verdict,

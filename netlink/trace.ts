@@ -143,7 +143,8 @@ export function formatMessage(message: NetlinkMessage, schema?: FamilySchema): s
     return isVerdict ? formatVerdict(message) : formatGeneric(message, schema);
   } catch {
     // See formatAttribute.
-    return `undecodable type=${message.type} seq=${message.sequence} flags=0x${message.flags.toString(16)} ${hex(message.payload)}`;
+    const { type, sequence, flags, payload } = message;
+    return `undecodable type=${type} seq=${sequence} flags=0x${flags.toString(16)} ${hex(payload)}`;
   }
 }
 

@@ -31,7 +31,10 @@ export interface NetlinkTransport {
    * @throws SyscallError
    */
   send(datagram: Uint8Array): Promise<void>;
-  /** The next datagram, or undefined when none is there. Never waits. @throws SyscallError (ENOBUFS: some were dropped) */
+  /**
+   * The next datagram, or undefined when none is there. Never waits.
+   * @throws SyscallError (ENOBUFS: some were dropped)
+   */
   receive(): ReceivedDatagram | undefined;
   /** The same without blocking the event loop: receiving during a dump runs the family's dump handler. */
   receiveOffLoop(): Promise<ReceivedDatagram | undefined>;

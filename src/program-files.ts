@@ -1,8 +1,8 @@
 /**
  * Paths of this installation's own programs, for those that start or load them.
  *
- * The compiler's files keep the folders of src/. A bundle is one file for many, but each bundle is in a folder right below
- * the root as well (tools/programs.mjs), and the build says so.
+ * The compiler's files keep the folders of src/. A bundle is one file for many, but each bundle is in a folder right
+ * below the root as well (tools/programs.mjs), and the build says so.
  */
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";

@@ -175,10 +175,12 @@ class ChaosEngine {
     await this.#watch
       .until(isServing, "the device was served again", LEAVE_DEADLINE_MS, patient)
       .catch((error: unknown) => this.#noteEnd(error));
-    if (!(await this.#reader.stop(LEAVE_DEADLINE_MS)))
-      this.#trouble(
-        `${readsInFlight(this.#index)} read(s) of ${devicePath(this.#index)} did not come back: reader ${this.#reader.pid} ends with them`,
-      );
+    if (!(await this.#reader.stop(LEAVE_DEADLINE_MS))) this.#reportLostReads(readsInFlight(this.#index));
+  }
+
+  #reportLostReads(count: number): void {
+    const reads = `${count} read(s) of ${devicePath(this.#index)}`;
+    this.#trouble(`${reads} did not come back: reader ${this.#reader.pid} ends with them`);
   }
 
   #readerStart(): ReaderStart {
@@ -202,7 +204,8 @@ class ChaosEngine {
   #describeNow(): string {
     const { faults, timeline } = this.#log;
     const { p50Ms, p99Ms, longestMs } = timeline.totalFigures();
-    const figures = `${timeline.reads} reads, p50 ${formatMs(p50Ms)}, p99 ${formatMs(p99Ms)}, longest ${formatMs(longestMs)}`;
+    const times = `p50 ${formatMs(p50Ms)}, p99 ${formatMs(p99Ms)}, longest ${formatMs(longestMs)}`;
+    const figures = `${timeline.reads} reads, ${times}`;
     const seconds = Math.floor((monotonicMs() - this.#beginMs) / 1000);
     return `${seconds} s  ${faults.length}/${this.#options.kills} faults  ${figures}  ${this.#phase}`;
   }

@@ -46,7 +46,8 @@ export function formatSummary(run: ChaosRun, isInterrupted: boolean): string {
 
 /** The command that makes the same plan. */
 export function repeatCommand(run: ChaosRun): string {
-  return `erofs-nbd chaos ${run.device} --what ${run.what.join(",")} --interval ${run.intervalMs} --depth ${run.depth} --seed ${run.seed}`;
+  const { device, what, intervalMs, depth, seed } = run;
+  return `erofs-nbd chaos ${device} --what ${what.join(",")} --interval ${intervalMs} --depth ${depth} --seed ${seed}`;
 }
 
 function formatVerdict(run: ChaosRun, isInterrupted: boolean): string {

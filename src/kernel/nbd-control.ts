@@ -130,7 +130,9 @@ function explainMissingFamily(error: unknown): unknown {
     "ERR_NO_NETLINK",
     "cannot attach: the nbd driver cannot be reached through netlink",
     {
-      hint: "before Linux 6.4 only the initial network namespace sees it; kernels without it take --ioctl, which cannot reconnect",
+      hint:
+        "before Linux 6.4 only the initial network namespace sees it; kernels without it take --ioctl, which cannot " +
+        "reconnect",
       cause: error,
     },
   );

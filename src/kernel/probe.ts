@@ -22,8 +22,9 @@ const IDLE_MS = 3000;
 const NOT_FOUND = "127";
 
 /**
- * An order is `NUMBER PATH`, an answer `NUMBER STATUS FIRST-LINE-OF-STDERR`; answers come in any order, as each reader is
- * a process of its own. It is not a child of this shell, which would reap it only when it starts the next one.
+ * An order is `NUMBER PATH`, an answer `NUMBER STATUS FIRST-LINE-OF-STDERR`; answers come in any order, as each
+ * reader is a process of its own. It is not a child of this shell, which would reap it only when it starts the next
+ * one.
  */
 const SCRIPT = `
 newline='

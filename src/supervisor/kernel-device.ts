@@ -96,7 +96,10 @@ export class KernelDevice {
     }
   }
 
-  /** DISCONNECT, unless the index is another device's: the kernel does not compare the identifier. @throws NetlinkError */
+  /**
+   * DISCONNECT, unless the index is another device's: the kernel does not compare the identifier.
+   * @throws NetlinkError
+   */
   async disconnect(): Promise<void> {
     const index = this.#connected;
     if (!this.isOurs) return;

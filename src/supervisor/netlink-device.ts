@@ -169,7 +169,9 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
     void this.#finishIoTimeout().catch((error: unknown) => this.emit("timerFailed", String(error)));
   }
 
-  /** The former manager may have died before it set the block layer's timer, which now has to wait for an idle moment. */
+  /**
+   * The former manager may have died before it set the block layer's timer, which now has to wait for an idle moment.
+   */
   async #finishIoTimeout(): Promise<void> {
     while (!this.#life.signal.aborted && !this.#life.kernel.hasIoTimeout) {
       if (this.state === "serving" && this.#life.links.areQuiet && this.#life.kernel.readsInFlight === 0)
@@ -210,7 +212,10 @@ export class NetlinkDevice extends EventEmitter<DeviceEvents> implements Managed
     }
   }
 
-  /** Ends the device; the caller has checked that it is not in use. Resolves when the kernel has let it go. @throws NetlinkError */
+  /**
+   * Ends the device; the caller has checked that it is not in use. Resolves when the kernel has let it go.
+   * @throws NetlinkError
+   */
   async detach(): Promise<void> {
     if (this.state === "detached") return;
     if (this.state === "attaching") {

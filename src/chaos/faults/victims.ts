@@ -18,7 +18,10 @@ export function identify(pid: number, role: string): ProcessIdentity {
   throw new ErofsNbdError("ERR_NOT_ATTACHED", `cannot signal ${role} ${pid}: it has ended`);
 }
 
-/** The worker behind one of the device's live links, and how many of them it serves; `pick` (0 to 1) chooses among several. */
+/**
+ * The worker behind one of the device's live links, and how many of them it serves; `pick` (0 to 1) chooses among
+ * several.
+ */
 export function chooseWorker(
   device: DeviceStatus,
   pick: number,

@@ -1,8 +1,8 @@
 /**
  * Which range of the device the reader reads next: small reads anywhere, large ones from the beginning to the end.
  *
- * Each of the reader's slots keeps to one of the two. The large ones share one position, so that together they pass over
- * every byte of the device, again and again. Ranges are whole units, as O_DIRECT wants them. Pure.
+ * Each of the reader's slots keeps to one of the two. The large ones share one position, so that together they pass
+ * over every byte of the device, again and again. Ranges are whole units, as O_DIRECT wants them. Pure.
  */
 
 export interface Range {

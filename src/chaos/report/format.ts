@@ -73,7 +73,10 @@ export function jsonForScript(value: unknown): string {
   return JSON.stringify(value).replace(/</g, "\\u003c");
 }
 
-/** Our own or a library's code inside a script element; a backslash before the slash changes no string and no expression. */
+/**
+ * Our own or a library's code inside a script element; a backslash before the slash changes no string and no
+ * expression.
+ */
 export function codeForScript(code: string): string {
   return code.replace(/<(?=\/script)/gi, "<\\").replace(/<!--/g, "<\\!--");
 }

@@ -1,6 +1,6 @@
 /**
- * Reading the charts by mouse, finger and keyboard: which fault lies under the pointer, the readout that tells about it,
- * zooming with two fingers.
+ * Reading the charts by mouse, finger and keyboard: which fault lies under the pointer, the readout that tells about
+ * it, zooming with two fingers.
  *
  * Runs in the reader's browser only, see report-page-marks.ts; `drawing` brings that file's functions. uPlot itself
  * does the mouse's cursor and its zoom (drag to zoom, double click for the whole run). All text goes in as text.

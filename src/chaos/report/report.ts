@@ -53,7 +53,8 @@ ${stalls(run)}
 ${reads(run)}
 ${facts(run)}
 ${faults(run)}
-<footer>Written by erofs-nbd ${escapeHtml(run.version)}. The charts are drawn by uPlot, which is inside this page; nothing is loaded from anywhere.</footer>
+<footer>Written by erofs-nbd ${escapeHtml(run.version)}. The charts are drawn by uPlot, which is inside this page; \
+nothing is loaded from anywhere.</footer>
 <script type="application/json" id="run">${pageData(run)}</script>
 <script>${library.code}</script>
 <script>${script}</script>
@@ -65,7 +66,8 @@ ${faults(run)}
 /** Nothing may be loaded, and no script may run but the two that were put here. */
 function policy(scripts: readonly string[]): string {
   const hashes = scripts.map((code) => `'sha256-${createHash("sha256").update(code).digest("base64")}'`);
-  return `default-src 'none'; script-src ${hashes.join(" ")}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'`;
+  const script = `script-src ${hashes.join(" ")}`;
+  return `default-src 'none'; ${script}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'`;
 }
 
 function header(run: ChaosRun): string {
@@ -76,7 +78,8 @@ function header(run: ChaosRun): string {
   return `<header>
 <p>Chaos on ${escapeHtml(run.device)}, ${escapeHtml(day)}, ${formatSpan(run.durationMs)}</p>
 <h1>${verdict(run)}</h1>
-<p class="note">Linux ${escapeHtml(run.kernel)} · ${escapeHtml(baseName(run.image))}, ${formatBytes(run.imageBytes)} · ${formatBytes(run.totals.bytes)} read and compared · seed ${run.seed}</p>
+<p class="note">Linux ${escapeHtml(run.kernel)} · ${escapeHtml(baseName(run.image))}, ${formatBytes(run.imageBytes)} · \
+${formatBytes(run.totals.bytes)} read and compared · seed ${run.seed}</p>
 </header>`;
 }
 
@@ -129,21 +132,24 @@ function charts(run: ChaosRun): string {
 <span>${round(' class="open"')} reconnect, or no failover needed</span></p>`;
   const hint = "Touch or hover to read a moment; pinch or drag to zoom; arrow keys go from fault to fault.";
   return `<noscript><p class="note">The charts need JavaScript. The tables hold every number.</p></noscript>
-<figure id="figure" hidden tabindex="0" aria-label="Latency and throughput over time, with each fault marked; the tables below hold the same numbers">
+<figure id="figure" hidden tabindex="0" aria-label="Latency and throughput over time, with each fault marked; \
+the tables below hold the same numbers">
 <figcaption><h2>How long reads took</h2><button id="whole" type="button" hidden>whole run</button>
 <p>${lines.map((line) => `<span>${line}</span>`).join(" ")}</p>
 ${run.faults.length > 0 ? marks : ""}</figcaption>
 <div id="latency"></div>
 <p class="label">Throughput, MiB/s</p>
 <div id="rate"></div>
-<div id="readout" data-idle="yes" data-side="right" data-hint="${hint}" aria-live="polite"><p class="hint">${hint}</p></div>
+<div id="readout" data-idle="yes" data-side="right" data-hint="${hint}" aria-live="polite">\
+<p class="hint">${hint}</p></div>
 </figure>`;
 }
 
 function stalls(run: ChaosRun): string {
   if (run.faults.length === 0) return "";
   return `<section><h2>Stalls by kind of fault</h2>
-<p class="note">The longest read after each fault. In the strips the thick stroke is the median and the thin one the 99th percentile. Choose a kind to see it alone, here and in the chart.</p>
+<p class="note">The longest read after each fault. In the strips the thick stroke is the median and the thin one \
+the 99th percentile. Choose a kind to see it alone, here and in the chart.</p>
 ${kindsTable(run)}</section>`;
 }
 
@@ -161,9 +167,11 @@ function reads(run: ChaosRun): string {
   const count = (number: number, one: string, many: string) =>
     `<span${number === 0 ? "" : ' class="bad"'}>${number === 0 ? `no ${one}` : plural(number, one, many)}</span>`;
   return `<section><h2>All reads</h2>
-<table class="reads"><thead><tr><th></th><th>reads</th><th>median, ms</th><th>p99, ms</th><th>p99.9, ms</th><th>longest, ms</th></tr></thead>
+<table class="reads"><thead><tr><th></th><th>reads</th><th>median, ms</th><th>p99, ms</th>\
+<th>p99.9, ms</th><th>longest, ms</th></tr></thead>
 <tbody>${row("before the first fault", run.baseline)}${row("whole run", run.totals)}</tbody></table>
-<p class="note">Every read was compared with the image: ${count(wrong, "wrong read", "wrong reads")}, ${count(errors, "I/O error", "I/O errors")}, ${count(uncounted, "uncounted failover", "uncounted failovers")}.</p>
+<p class="note">Every read was compared with the image: ${count(wrong, "wrong read", "wrong reads")}, \
+${count(errors, "I/O error", "I/O errors")}, ${count(uncounted, "uncounted failover", "uncounted failovers")}.</p>
 </section>`;
 }
 
@@ -208,7 +216,8 @@ function command(run: ChaosRun): string {
 
 function faults(run: ChaosRun): string {
   if (run.faults.length === 0) return "";
-  return `<section><h2>Every fault</h2><details><summary>${plural(run.faults.length, "fault")}, by time; a time leads to the chart</summary>
+  const summary = `${plural(run.faults.length, "fault")}, by time; a time leads to the chart`;
+  return `<section><h2>Every fault</h2><details><summary>${summary}</summary>
 ${faultTable(run)}</details></section>`;
 }
 

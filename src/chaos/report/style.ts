@@ -7,19 +7,23 @@
 import { KIND_LOOKS, kindColours } from "./kinds.ts";
 
 const LIGHT = `--paper:#fffefa;--ink:#1d1c1a;--muted:#67635c;--faint:#b9b4aa;--rule:#e9e5db;--soft:#8d887e;\
---slowest:#ddd7ca;--most:#b8b0a0;--bad:#c4102e;--good:#14704f;--panel:#fffefaf2;${kindColours("light")};color-scheme:light`;
+--slowest:#ddd7ca;--most:#b8b0a0;--bad:#c4102e;--good:#14704f;--panel:#fffefaf2;\
+${kindColours("light")};color-scheme:light`;
 const DARK = `--paper:#151517;--ink:#e9e6df;--muted:#a19c92;--faint:#5a5751;--rule:#2b2a2b;--soft:#8b877f;\
---slowest:#3a393d;--most:#615f63;--bad:#ff6374;--good:#5fcf9f;--panel:#151517f2;${kindColours("dark")};color-scheme:dark`;
+--slowest:#3a393d;--most:#615f63;--bad:#ff6374;--good:#5fcf9f;--panel:#151517f2;\
+${kindColours("dark")};color-scheme:dark`;
 
 const TEXT = `
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%;background:var(--paper)}
 body{margin:0 auto;max-width:68rem;padding:2.2rem max(1.1rem,env(safe-area-inset-left)) 3rem;color:var(--ink);
-font:1.0625rem/1.5 "Iowan Old Style","Palatino Linotype",Palatino,Charter,"Bitstream Charter",Georgia,"Liberation Serif",serif;
+font:1.0625rem/1.5 "Iowan Old Style","Palatino Linotype",Palatino,Charter,"Bitstream Charter",Georgia,
+"Liberation Serif",serif;
 font-variant-numeric:oldstyle-nums proportional-nums}
 header>p{max-width:none}
 header>p:first-child{margin:0;color:var(--muted);font-style:italic}
-h1{overflow-wrap:anywhere;margin:.15em 0 .4em;font-size:clamp(1.45rem,1rem + 2.2vw,2.3rem);line-height:1.18;font-weight:400;text-wrap:balance}
+h1{overflow-wrap:anywhere;margin:.15em 0 .4em;font-size:clamp(1.45rem,1rem + 2.2vw,2.3rem);line-height:1.18;
+font-weight:400;text-wrap:balance}
 h1 b{font-weight:600}
 h1 b.good{color:var(--good)}
 h1 b.bad,.bad{color:var(--bad)}
@@ -32,17 +36,20 @@ p{margin:.3rem 0;max-width:42rem;overflow-wrap:anywhere}
 code{font:.88em/1.5 ui-monospace,"SF Mono","DejaVu Sans Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
 code.command span{white-space:nowrap}
 code.command span.long{white-space:normal}
-code.command{display:block;margin:.3rem 0;padding:.5rem .7rem;border:1px solid var(--rule);border-radius:3px;user-select:all;-webkit-user-select:all}
+code.command{display:block;margin:.3rem 0;padding:.5rem .7rem;border:1px solid var(--rule);border-radius:3px;
+user-select:all;-webkit-user-select:all}
 footer{margin-top:3rem;padding-top:.6rem;border-top:1px solid var(--rule);color:var(--muted);font-size:.88rem}
 a{color:inherit;text-decoration-color:var(--faint);text-underline-offset:.18em}
 :focus-visible{outline:2px solid var(--worker);outline-offset:2px}
 .defs{position:absolute}
-.shape{width:1em;height:1em;vertical-align:-.13em;overflow:visible;fill:currentColor;stroke:currentColor;stroke-width:1.4}
+.shape{width:1em;height:1em;vertical-align:-.13em;overflow:visible;fill:currentColor;stroke:currentColor;
+stroke-width:1.4}
 .open{fill:var(--paper)}
 `;
 
 const CHARTS = `
-figure{position:relative;margin:1.6rem 0 0;scroll-margin-top:.5rem;touch-action:pan-y;-webkit-tap-highlight-color:transparent}
+figure{position:relative;margin:1.6rem 0 0;scroll-margin-top:.5rem;touch-action:pan-y;
+-webkit-tap-highlight-color:transparent}
 figure[hidden]{display:none}
 figcaption{display:flex;flex-wrap:wrap;align-items:baseline;margin:0 0 .35rem;font-size:.94rem;color:var(--muted)}
 figcaption p{flex-basis:100%;max-width:none;margin:0}
@@ -61,8 +68,8 @@ text-decoration-color:var(--faint);text-underline-offset:.18em}
 #readout .reads,#readout .cause,#readout .hint{color:var(--muted)}
 #readout .what{font-weight:600}
 @media (min-width:44rem){
-#readout{position:absolute;z-index:200;top:9.4rem;width:21rem;padding:.5rem .7rem;background:var(--panel);border:1px solid var(--rule);
-border-radius:3px;pointer-events:none}
+#readout{position:absolute;z-index:200;top:9.4rem;width:21rem;padding:.5rem .7rem;background:var(--panel);
+border:1px solid var(--rule);border-radius:3px;pointer-events:none}
 #readout[data-side=left]{left:5rem}#readout[data-side=right]{right:1rem}
 #readout[data-idle=yes]{display:none}
 }
@@ -110,10 +117,12 @@ body{padding-top:1.2rem}
 .kinds .strip{grid-column:1/-1;width:auto;padding:0 .3rem}
 .kinds tbody .strip svg{height:1.8rem}
 dl{gap:.1rem .8rem;font-size:.95rem}
-.reads{width:100%;font-size:.86rem}.reads th{white-space:normal;font-size:.78rem}.reads th,.reads td{padding-right:.1rem;padding-left:.4rem}
+.reads{width:100%;font-size:.86rem}
+.reads th{white-space:normal;font-size:.78rem}.reads th,.reads td{padding-right:.1rem;padding-left:.4rem}
 .reads th:first-child,.reads td:first-child{padding-left:0}
 .faults thead{display:none}.faults,.faults tbody{display:block}
-.faults tr{display:flex;flex-wrap:wrap;gap:0 .9rem;position:relative;padding:.3rem 0 .3rem 4.4rem;border-bottom:1px solid var(--rule)}
+.faults tr{display:flex;flex-wrap:wrap;gap:0 .9rem;position:relative;padding:.3rem 0 .3rem 4.4rem;
+border-bottom:1px solid var(--rule)}
 .faults tr[hidden]{display:none}
 .faults td{border:0;padding:0;min-width:0}.faults td:first-child{position:absolute;left:0}
 .faults td:nth-child(2),.faults td.cause{flex-basis:100%}

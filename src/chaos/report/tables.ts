@@ -23,7 +23,9 @@ export function kindsTable(run: ChaosRun): string {
   const rows = kinds.map((look) => {
     const faults = run.faults.filter((fault) => fault.kind === look.kind);
     const summary = run.kinds.find((each) => each.kind === look.kind);
-    const name = `<button class="kind ${look.kind}" data-kind="${look.kind}" aria-pressed="false" title="${look.deed}">${shapeInText(look.kind)} ${look.kind}</button>`;
+    const { kind, deed } = look;
+    const name = `<button class="kind ${kind}" data-kind="${kind}" aria-pressed="false" title="${deed}">\
+${shapeInText(kind)} ${kind}</button>`;
     return kindRow(name, summary, faultStrip(faults, summary, scale));
   });
   const none = run.kinds.find((each) => each.kind === "none");
@@ -51,7 +53,10 @@ function countCell(count: number): string {
   return count === 0 ? '<td class="nothing">0</td>' : `<td>${formatCount(count)}</td>`;
 }
 
-/** Each fault's longest read; spread over the strip's height by a fixed rule, so that equal ones do not hide one another. */
+/**
+ * Each fault's longest read; spread over the strip's height by a fixed rule, so that equal ones do not hide one
+ * another.
+ */
 function faultStrip(faults: readonly Fault[], summary: KindSummary | undefined, scale: Scale): string {
   const size = faults.length > 40 ? "s" : "k";
   const marks = faults.map((fault, index) => {
@@ -140,6 +145,7 @@ function faultRow(fault: Fault, index: number): string {
   const shape = shapeInText(kind, outcome?.level === "takeover" ? "" : "open");
   return `<tr data-row="${kind}"><td><a href="#figure" data-fault="${index}">${formatClock(fault.atMs, 1)}</a></td>\
 <td>${shape} ${escapeHtml(fault.label)}</td><td${isBad(fault) ? ' class="bad"' : ""}>${answer}</td>\
-<td class="number" data-name="stall">${stall}</td><td class="number" data-name="longest read">${formatMs(fault.longestReadMs)}</td>\
+<td class="number" data-name="stall">${stall}</td>\
+<td class="number" data-name="longest read">${formatMs(fault.longestReadMs)}</td>\
 <td class="cause">${escapeHtml(outcome?.cause ?? "")}</td></tr>`;
 }

@@ -33,9 +33,9 @@ Example:
 
 The log goes to stderr: JSON lines, text with priorities for journald, or text on a terminal. Similar messages are
 limited to ten per ten seconds; the next line then says how many were suppressed. A manager started by a command logs
-to manager.log in the run directory; at 1 MiB it is renamed to manager.log.1. SIGTERM or Ctrl-C ends the manager; devices
-stay attached and are served without it. As a systemd service (see install-units) it reports readiness and status, and
-feeds the watchdog; SIGHUP then replaces its workers, as upgrade --workers-only does.
+to manager.log in the run directory; at 1 MiB it is renamed to manager.log.1. SIGTERM or Ctrl-C ends the manager;
+devices stay attached and are served without it. As a systemd service (see install-units) it reports readiness and
+status, and feeds the watchdog; SIGHUP then replaces its workers, as upgrade --workers-only does.
 
 Metrics for Prometheus are served on metrics.sock in the run directory, and with --metrics-listen at a loopback address:
   curl --unix-socket /run/erofs-nbd/metrics.sock http://localhost/metrics`;

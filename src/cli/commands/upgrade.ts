@@ -58,11 +58,11 @@ async function run(context: CliContext, options: Options): Promise<void> {
   requireRoot();
   const done = await upgrade(context, options.workersOnly === true);
   if (options.json) return context.print(formatJson(done));
-  const manager = done.managerReplaced ? "manager and " : "";
+  const replaced = `${done.managerReplaced ? "manager and " : ""}${done.workers} workers`;
   const links = plural(done.links, "link");
   const stall = formatDuration(done.longestStallMs);
   await context.print(
-    `replaced ${manager}${done.workers} workers by version ${done.version}: ${links} handed over, the longest in ${stall}`,
+    `replaced ${replaced} by version ${done.version}: ${links} handed over, the longest in ${stall}`,
   );
 }
 

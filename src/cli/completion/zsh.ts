@@ -92,7 +92,8 @@ function sharedSpecs(command: CommandShape, shared: readonly OptionShape[]): str
 /** '(-o --options)'{-o,--options}'[summary]:OPTIONS:action' */
 function optionSpec(option: OptionShape, command?: CommandShape): string {
   const { names, summary, value } = option;
-  const rest = `[${escaped(summary)}]${value === undefined ? "" : `:${escaped(value)}:${action(kindOf(option, command))}`}`;
+  const completed = value === undefined ? "" : `:${escaped(value)}:${action(kindOf(option, command))}`;
+  const rest = `[${escaped(summary)}]${completed}`;
   if (names.length === 1) return quote(`${names[0]}${value === undefined ? "" : "="}${rest}`);
   const spelled = names.map((name) => (value !== undefined && name.startsWith("--") ? `${name}=` : name));
   return `${quote(`(${names.join(" ")})`)}{${spelled.join(",")}}${quote(rest)}`;

@@ -42,6 +42,7 @@ const SURVIVES_FINAL_KILL = 255;
 /** All of them. */
 export function serviceFiles(installation: Installation): SystemFile[] {
   const { nodePath, programDirectory } = installation;
+  const helper = `${programDirectory}/mount-helper.cjs`;
   const marked = (text: string): string => `${header(installation)}${text}`;
   const unit = (name: string, text: string): SystemFile => ({
     path: `${UNIT_DIRECTORY}/${name}`,
@@ -59,7 +60,7 @@ export function serviceFiles(installation: Installation): SystemFile[] {
       path: MOUNT_HELPER,
       mode: 0o755,
       // A script instead of a link, because it names the Node.js to use: mount(8) runs helpers without PATH.
-      text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(`${programDirectory}/mount-helper.cjs`)} "$@"\n`,
+      text: `#!/bin/sh\n# ${MARK}\nexec ${shellWord(nodePath)} ${shellWord(helper)} "$@"\n`,
     },
   ];
 }
@@ -76,16 +77,18 @@ function managerUnit({ nodePath, programDirectory, systemdVersion }: Installatio
   const program = `${unitWord(nodePath)} ${unitWord(`${programDirectory}/main.cjs`)}`;
   const survival =
     systemdVersion >= SURVIVES_FINAL_KILL
-      ? "# Workers survive the final SIGKILL of a shutdown: file systems that are still mounted may read.\nSurviveFinalKillSignal=yes\n"
+      ? `# Workers survive the final SIGKILL of a shutdown: file systems that are still mounted may read.
+SurviveFinalKillSignal=yes
+`
       : "";
   return `# Change it with: systemctl edit ${SERVICE}
 
 [Unit]
 Description=erofs-nbd: keeps EROFS images attached to /dev/nbdN readable
 Documentation=man:erofs-nbd(8)
-# Start as early as other storage services, before all mounts; at shutdown mounts are then unmounted first. systemd treats
-# a mounted image as a local file system, with or without _netdev. If Node.js is on a separate file system, restarts
-# wait for it.
+# Start as early as other storage services, before all mounts; at shutdown mounts are then unmounted first. systemd
+# treats a mounted image as a local file system, with or without _netdev. If Node.js is on a separate file system,
+# restarts wait for it.
 DefaultDependencies=no
 Conflicts=shutdown.target
 Wants=modprobe@nbd.service local-fs-pre.target remote-fs-pre.target
@@ -125,7 +128,8 @@ UMask=0077
 # No mount namespace (ProtectSystem=, PrivateTmp=, PrivateDevices=, ...): workers would keep a copy of every mount,
 # images in /tmp would not be found, and the mounts of a device could not be listed. No network namespace: the kernel
 # sends nbd events to the initial one only. No MemoryDenyWriteExecute=: Node.js compiles to machine code.
-CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL CAP_SETUID CAP_SETGID CAP_SETPCAP
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_IPC_LOCK CAP_SYS_NICE CAP_SYS_RESOURCE CAP_LEASE
 NoNewPrivileges=yes
 DevicePolicy=closed

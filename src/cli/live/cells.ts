@@ -15,11 +15,28 @@ export function paint(text: string, isColoured: boolean, ...styles: readonly Sty
 }
 
 /** Blocks of wide characters: CJK, Hangul, full-width forms, emoji. Sufficient for file names. */
-const WIDE =
-  /[\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1f64f}\u{1f680}-\u{1f6ff}\u{1f900}-\u{1faff}\u{20000}-\u{3fffd}]/u;
+const FIRST_WIDE = 0x1100;
+const WIDE_BLOCKS: ReadonlyArray<readonly [first: number, last: number]> = [
+  [FIRST_WIDE, 0x115f],
+  [0x2e80, 0xa4cf],
+  [0xa960, 0xa97f],
+  [0xac00, 0xd7a3],
+  [0xf900, 0xfaff],
+  [0xfe30, 0xfe6f],
+  [0xff00, 0xff60],
+  [0xffe0, 0xffe6],
+  [0x1f300, 0x1f64f],
+  [0x1f680, 0x1f6ff],
+  [0x1f900, 0x1faff],
+  [0x20000, 0x3fffd],
+];
 const ZERO = /[\p{M}\p{Cf}]/u;
 
-const widthOf = (character: string): number => (ZERO.test(character) ? 0 : WIDE.test(character) ? 2 : 1);
+function widthOf(character: string): number {
+  if (ZERO.test(character)) return 0;
+  const code = character.codePointAt(0) ?? 0;
+  return code >= FIRST_WIDE && WIDE_BLOCKS.some(([first, last]) => first <= code && code <= last) ? 2 : 1;
+}
 
 /** The width of a text in terminal columns. */
 export function width(text: string): number {

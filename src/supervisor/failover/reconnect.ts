@@ -52,7 +52,9 @@ export async function replaceDeadLinks(parts: FailoverParts, signal: AbortSignal
   }
 }
 
-/** Makes the sockets of dead links surely dead, and waits until they are left. Returns all links that died meanwhile. */
+/**
+ * Makes the sockets of dead links surely dead, and waits until they are left. Returns all links that died meanwhile.
+ */
 async function settleDead(links: LinkSet, signal: AbortSignal): Promise<number[]> {
   // The links of one worker die one after the other in the same turn.
   await nextTurn(undefined, { signal });
@@ -124,7 +126,9 @@ async function prove(
 const deviceEnded = ({ index }: KernelDevice): AbortError =>
   new AbortError(new DeviceEndedError(`nbd${index} was disconnected by the kernel or by another program`));
 
-/** EINVAL for a well-formed RECONFIGURE of an existing device: it was disconnected, or its index is another's by now. */
+/**
+ * EINVAL for a well-formed RECONFIGURE of an existing device: it was disconnected, or its index is another's by now.
+ */
 function isRefusedForGood(error: unknown): boolean {
   return error instanceof NetlinkError && error.origin === "ack" && error.errno === constants.errno.EINVAL;
 }

@@ -1,10 +1,10 @@
 /**
  * How long reads stood still in a failover, measured by the kernel's count of reads in flight.
  *
- * New reads are answered as soon as a fresh link is up, but reads that were sent on the dead one come back only when the
- * block layer's timer requeues them. Their number is known at the moment of death, because no read is answered then.
- * The count can only fall below it when they have been sent again, so the meter watches the smallest count seen. Under
- * an unbroken load the count never reaches zero; then the last fall is the end.
+ * New reads are answered as soon as a fresh link is up, but reads that were sent on the dead one come back only when
+ * the block layer's timer requeues them. Their number is known at the moment of death, because no read is answered
+ * then. The count can only fall below it when they have been sent again, so the meter watches the smallest count
+ * seen. Under an unbroken load the count never reaches zero; then the last fall is the end.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 

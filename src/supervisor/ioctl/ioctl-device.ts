@@ -251,7 +251,9 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
     );
   }
 
-  /** Ends the device by DISCONNECT; closes the link if that did not work, and kills the process if that did not either. */
+  /**
+   * Ends the device by DISCONNECT; closes the link if that did not work, and kills the process if that did not either.
+   */
   async #end(): Promise<void> {
     const index = this.#index;
     if (index !== undefined && this.#client.isRunning) {
