@@ -9,6 +9,7 @@ import type { Log } from "../log/log.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import { NetlinkDevice } from "../supervisor/netlink-device.ts";
 import { close } from "../sys/libc/files.ts";
+import type { LeftoverDevice } from "./adoption/leftover-device.ts";
 import { eventOf, nameOf, reportEvents } from "./device-events.ts";
 import type { Loans } from "./loans.ts";
 import type { Observatory } from "./metrics/observatory.ts";
@@ -70,6 +71,14 @@ export class Devices {
       const removed = this.#release(device, why).finally(() => this.#releasing.delete(identifier));
       this.#releasing.set(identifier, removed);
     });
+  }
+
+  /** Drops a leftover device that another object is to continue. False if it is ending, or has ended. */
+  takeBack(device: LeftoverDevice): boolean {
+    if (this.get(device.settings.identifier) !== device || device.state === "detaching") return false;
+    device.leave();
+    this.forget(device);
+    return true;
   }
 
   /** Drops a device and closes its image. The record stays: the device itself may not have ended. */

@@ -28,10 +28,21 @@ const LASTING_STATES: readonly string[] = ["serving", "failed", "stalled"];
 
 export class Leaving {
   readonly #context: LeavingContext;
+  readonly #work: (() => void)[] = [];
   #hasBegun = false;
 
   constructor(context: LeavingContext) {
     this.#context = context;
+  }
+
+  /** Calls `work` when this manager leaves, before its workers are let go. */
+  before(work: () => void): void {
+    this.#work.push(work);
+  }
+
+  #begin(): void {
+    this.#hasBegun = true;
+    for (const work of this.#work.splice(0)) work();
   }
 
   /** From then on this manager begins nothing new: it is left to the next one. */
@@ -45,7 +56,7 @@ export class Leaving {
    */
   async stepDown(): Promise<void> {
     await this.#settled();
-    this.#hasBegun = true;
+    this.#begin();
     this.#context.pool.leave();
     await this.#finishRecords();
     await this.#context.kernel.close();
@@ -53,7 +64,7 @@ export class Leaving {
 
   /** Ends at once, as a killed manager would: for a start that has failed. Records are left as they are. */
   async abandon(): Promise<void> {
-    this.#hasBegun = true;
+    this.#begin();
     this.#context.observatory.close();
     this.#context.pool.leave();
     await this.#context.kernel.close();
@@ -61,7 +72,7 @@ export class Leaving {
 
   /** Lets go of workers and netlink. */
   async stop(): Promise<void> {
-    this.#hasBegun = true;
+    this.#begin();
     this.#context.observatory.close();
     this.#context.pool.stop();
     await this.#finishRecords();

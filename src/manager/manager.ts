@@ -14,14 +14,12 @@ import { ErofsNbdError } from "../errors.ts";
 import { NbdControl } from "../kernel/nbd-control.ts";
 import { readMounts } from "../kernel/sysfs.ts";
 import type { Log } from "../log/log.ts";
-import { reattachWorkers } from "../pool/reattach.ts";
 import { type PoolOptions, type Renewal, WorkerPool } from "../pool/worker-pool.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
 import { NetlinkDevice } from "../supervisor/netlink-device.ts";
-import { adoptDevices } from "./adoption/adoption.ts";
-import { type ContinuationContext, continueDevice, returnImage } from "./adoption/continue-device.ts";
-import { removeUnusedJournals } from "./adoption/unclaimed-links.ts";
+import { type ContinuationContext, returnImage } from "./adoption/continue-device.ts";
+import { adoptAtStart } from "./adoption/start-adoption.ts";
 import { type Attached, Attacher } from "./attach.ts";
 import { DeviceFactory } from "./create-device.ts";
 import { detachAll, detachTargets } from "./detach.ts";
@@ -67,7 +65,6 @@ export interface DeviceOverview {
 }
 
 export class Manager extends EventEmitter<ManagerEvents> {
-  readonly #log: Log;
   readonly #runDir: RunDir;
   readonly #isForAttach: boolean;
   readonly #workers: PoolOptions;
@@ -89,7 +86,6 @@ export class Manager extends EventEmitter<ManagerEvents> {
     super();
     const { log, runDir } = options;
     const tell = (event: DeviceEvent): void => void this.emit("event", event);
-    this.#log = log;
     this.#runDir = runDir;
     this.#isForAttach = options.isForAttach === true;
     this.#workers = {
@@ -174,19 +170,14 @@ export class Manager extends EventEmitter<ManagerEvents> {
 
   /** Reattaches the workers of a former manager, starts missing ones, and goes on with the devices that it left. */
   async start(): Promise<void> {
-    const { workers, journals } = this.#runDir;
-    const { reattached, silent } = await reattachWorkers(workers, journals);
-    const links = reattached.flatMap((worker) => this.#pool.adopt(worker));
-    this.#startWorkers();
-    removeUnusedJournals(journals, links);
-    this.#notes = await adoptDevices(this.#records, {
-      log: this.#log,
-      nbd: this.#kernel,
-      links,
-      reattachedPids: reattached.map(({ pid }) => pid),
-      silent,
-      adopt: (record, image, index, found) => continueDevice(this.#continuation, record, image, index, found),
-      keep: (device) => this.#devices.add(device),
+    this.#notes = await adoptAtStart({
+      ...this.#continuation,
+      runDir: this.#runDir,
+      kernel: this.#kernel,
+      pool: this.#pool,
+      records: this.#records,
+      leaving: this.#leaving,
+      startWorkers: () => this.#startWorkers(),
     });
   }
 

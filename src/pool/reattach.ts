@@ -35,8 +35,8 @@ export interface ReconnectedWorker {
   readonly links: readonly LinkReport[];
 }
 
-/** Timeout for a worker's report. A worker in the middle of a long read answers after it. */
-const REPORT_TIMEOUT_MS = 3000;
+/** A worker that does not report within this time is inside a read, or hangs: `awaitWorker` tells which. */
+const REPORT_TIMEOUT_MS = 1000;
 const STEP_MS = 100;
 /** The smallest page size there is. A file of this many pages fills as many larger ones. */
 const PAGE_BYTES = 4096;
@@ -62,8 +62,35 @@ export async function reattachWorkers(directory: string, journals: string): Prom
   const silent = names
     .filter((name) => !answered.has(name))
     .map(identityIn)
-    .filter((one) => one !== undefined && isAlive(one)) as ProcessIdentity[];
+    .filter((one) => one !== undefined && holdsLinks(directory, one)) as ProcessIdentity[];
   return { reattached, silent };
+}
+
+/** Waits longer for one worker. Undefined when it does not report in time, has ended, or the signal aborts. */
+export function awaitWorker(
+  directory: string,
+  journals: string,
+  worker: ProcessIdentity,
+  patienceMs: number,
+  signal: AbortSignal,
+): Promise<ReconnectedWorker | undefined> {
+  return reattach(join(directory, workerSocketName(worker)), realpathSync(journals), patienceMs, signal);
+}
+
+/**
+ * Whether a process has a worker's sockets. The socket that it listens on tells: a process that was killed is a zombie
+ * by its first thread while another thread, stuck in the kernel, keeps them all.
+ */
+export function holdsLinks(directory: string, worker: ProcessIdentity): boolean {
+  try {
+    close(connectMessages(join(directory, workerSocketName(worker))));
+    return true;
+  } catch (error) {
+    if (!(error instanceof SystemError)) throw error;
+    if (error.errno === ERRNO.ECONNREFUSED) return false;
+    // Its socket has another name, or was removed; or there is no descriptor to ask with.
+    return isAlive(worker);
+  }
 }
 
 function identityIn(socketName: string): ProcessIdentity | undefined {
@@ -71,7 +98,12 @@ function identityIn(socketName: string): ProcessIdentity | undefined {
   return pid === undefined || startTime === undefined ? undefined : { pid: Number(pid), startTime };
 }
 
-async function reattach(socketPath: string, journals: string): Promise<ReconnectedWorker | undefined> {
+async function reattach(
+  socketPath: string,
+  journals: string,
+  patienceMs = REPORT_TIMEOUT_MS,
+  signal?: AbortSignal,
+): Promise<ReconnectedWorker | undefined> {
   let fd: number;
   try {
     fd = connectMessages(socketPath);
@@ -100,10 +132,10 @@ async function reattach(socketPath: string, journals: string): Promise<Reconnect
     // In short steps: messages that arrived while this process did not run are handled before the next step.
     let timer: NodeJS.Timeout;
     const wait = (leftMs: number): void => {
-      if (leftMs <= 0) return finish(false);
+      if (leftMs <= 0 || signal?.aborted === true) return finish(false);
       timer = setTimeout(() => wait(leftMs - STEP_MS), STEP_MS);
     };
-    wait(REPORT_TIMEOUT_MS);
+    wait(patienceMs);
     const channel = new Channel<FromWorker, ToWorker>(fd, {
       message: (message, fds, senderPid) => {
         const link = isFromWorker(message) ? linkReport(message, fds, journals) : undefined;

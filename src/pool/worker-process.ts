@@ -136,9 +136,10 @@ export class WorkerProcess {
     return this.#isSilent || this.#overdueAtPongs === this.#pongs;
   }
 
-  /** As the hang watch sees it, at every tick. */
+  /** As the hang watch sees it, at every tick. If its first thread has ended, it was killed from outside. */
   noteSilence(isSilent: boolean): void {
     this.#isSilent = isSilent;
+    if (isSilent && processStat(this.pid)?.state === "Z") this.kill();
   }
 
   /** It has left an offer unanswered: it is silent until it answers a ping. */
@@ -269,10 +270,10 @@ export class WorkerProcess {
     }
   }
 
-  /** A process in an uninterruptible wait does not die of SIGKILL until the wait ends, but never runs code again. */
+  /** A process with a thread in an uninterruptible wait does not die until that ends, but never runs code again. */
   #checkStuck(): void {
     if (!this.#isAlive) return;
-    if (processStat(this.pid)?.state === "D")
+    if (["D", "Z"].includes(processStat(this.pid)?.state ?? ""))
       this.#exited(`worker ${this.pid} was killed, but is stuck in a read in the kernel`);
     else setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
   }

@@ -8,6 +8,7 @@ import type { ManagedDevice } from "../../supervisor/managed-device.ts";
 import type { Image, NbdCommands } from "../../supervisor/ports.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
 import type { DeviceRecord } from "../records/record.ts";
+import type { SilentWorkers } from "./silent-workers.ts";
 
 /** The part of a DeviceView that adoption uses. */
 export type AdoptionView = Pick<
@@ -33,6 +34,13 @@ export interface AdoptionContext {
   ) => Promise<void>;
   /** Keeps a device that can only be shown and detached. */
   readonly keep: (device: ManagedDevice) => void;
+  /**
+   * Keeps devices whose links a silent worker may have, until it answers. Without this, silent workers are killed where
+   * a device needs another.
+   */
+  readonly awaitWorkers?: Pick<SilentWorkers, "keep" | "isAwaited" | "start">;
+  /** Whether a process still has the sockets of a worker's links; by default, whether it is alive. */
+  readonly isHeld?: (worker: ProcessIdentity) => boolean;
   /** What the kernel shows; sysfs by default. */
   readonly view?: AdoptionView;
 }

@@ -27,6 +27,15 @@ export async function adoptDevices(records: RecordStore, context: AdoptionContex
   return adoption.notes;
 }
 
+/** The same for these records alone, after their workers have answered or were found to hang. */
+export async function adoptRecords(
+  store: RecordStore,
+  records: readonly DeviceRecord[],
+  context: AdoptionContext,
+): Promise<void> {
+  await new Adoption(store, context).take(records, false);
+}
+
 class Adoption {
   readonly notes: string[] = [];
   readonly #records: RecordStore;
@@ -49,14 +58,23 @@ class Adoption {
     const { records, stale, unreadable } = this.#records.load();
     for (const path of unreadable) this.#note(`${path} is not a record of a known version: left alone`);
     for (const record of stale) await this.#drop(record, "was attached before the last boot");
+    await this.take(records, unreadable.length > 0);
+  }
+
+  async take(records: readonly DeviceRecord[], hasUnreadable: boolean): Promise<void> {
     for (const record of records) {
       if (record.interface === "ioctl") await this.#takeIoctl(record);
       else await this.#takeNetlink(record);
     }
-    const hasUnreadable = unreadable.length > 0;
     for (const link of this.#unclaimed)
       releaseUnclaimed(link, hasUnreadable, this.#view, (message) => this.#note(message));
-    await takeOverUnserved(this.#unserved, this.#needed, this.#context, (message) => this.#note(message));
+    const { awaitWorkers, silent } = this.#context;
+    const context = {
+      ...this.#context,
+      silent: silent.filter((worker) => awaitWorkers?.isAwaited(worker) !== true),
+    };
+    await takeOverUnserved(this.#unserved, this.#needed, context, (message) => this.#note(message));
+    awaitWorkers?.start(silent);
   }
 
   #note(message: string): void {
@@ -73,6 +91,7 @@ class Adoption {
     const index = indexOf(record, this.#view);
     if (index === undefined) return this.#drop(record, "is no longer attached");
     const links = this.#claimLinks(record);
+    if (this.#isLeftToSilent(record, index, links)) return;
     if (links.length === 0) this.#unserved.push({ record, index });
     else {
       // A failure with one device must not keep the manager from the others.
@@ -80,6 +99,21 @@ class Adoption {
         this.#note(cannotContinue(record, index, error)),
       );
     }
+  }
+
+  /** Whether the device waits for a worker that has not answered and may have the rest of its links. */
+  #isLeftToSilent(record: DeviceRecord, index: number, links: readonly FoundLink[]): boolean {
+    const { awaitWorkers, silent } = this.#context;
+    if (awaitWorkers === undefined || links.length >= record.connections) return false;
+    const servers = silent.filter(({ pid, startTime }) =>
+      record.workers.some((worker) => worker.pid === pid && worker.startTime === startTime),
+    );
+    if (servers.length === 0) return false;
+    this.#note(
+      `nbd${index} (${record.image.path}) is served by worker ${servers[0]?.pid}, which does not answer yet`,
+    );
+    awaitWorkers.keep(record, index, links, servers);
+    return true;
   }
 
   /** The links of a record's device. Those that serve another file than the record's image are closed. */

@@ -42,7 +42,7 @@ export async function takeOverUnserved(
   const silent = [...mendable.flatMap(({ record }) => record.workers), ...context.silent].filter(
     ({ pid }) => !context.reattachedPids.includes(pid) && !spared.has(pid),
   );
-  if (silent.length > 0 && !(await endWorkers(silent)))
+  if (silent.length > 0 && !(await endWorkers(silent, context.isHeld ?? isAlive)))
     note("an old worker could not be killed: reads of its devices wait until it has ended");
 
   // Devices with waiting reads come first: there may be hundreds of others.
@@ -93,8 +93,14 @@ function chooseMendable(
   }
 }
 
-/** Kills the processes and waits until their sockets are closed. Returns false if one has not ended in time. */
-async function endWorkers(workers: readonly ProcessIdentity[]): Promise<boolean> {
+/**
+ * Kills the processes and waits until their sockets are closed. Returns false if one is not closed in time. A zombie may
+ * still have them: only its first thread has ended for sure.
+ */
+async function endWorkers(
+  workers: readonly ProcessIdentity[],
+  isHeld: (worker: ProcessIdentity) => boolean,
+): Promise<boolean> {
   for (const worker of workers.filter(isAlive)) {
     try {
       process.kill(worker.pid, "SIGKILL");
@@ -103,9 +109,9 @@ async function endWorkers(workers: readonly ProcessIdentity[]): Promise<boolean>
     }
   }
   const end = performance.now() + KILL_PATIENCE_MS;
-  while (workers.some(isAlive) && performance.now() < end) await sleep(5);
+  while (workers.some(isHeld) && performance.now() < end) await sleep(5);
   await sleep(SETTLE_MS);
-  return !workers.some(isAlive);
+  return !workers.some(isHeld);
 }
 
 /** Keeps a device whose workers cannot be replaced. */

@@ -3,6 +3,8 @@ import { expect, test } from "vitest";
 import { WorkerProcess } from "../../../src/pool/worker-process.ts";
 import { close } from "../../../src/sys/libc/files.ts";
 import { SOCK_SEQPACKET, send, socketPair } from "../../../src/sys/libc/sockets.ts";
+import { makeZombie } from "../../helpers/processes/zombie.ts";
+import { until } from "../../helpers/until.ts";
 
 const say = (fd: number, message: object): void => {
   const body = Buffer.from(JSON.stringify(message));
@@ -33,4 +35,25 @@ test("messages that wait in the channel when the exit is reported are not lost",
   expect(worker.pongs).toBe(2);
   expect(heard).toEqual(["ready", "exited with status 0"]);
   close(theirs);
+});
+
+test("a worker that was killed and is a zombie, while another thread keeps it, is lost without an exit", async () => {
+  const { pid, end } = await makeZombie();
+  const [ours, theirs] = socketPair(SOCK_SEQPACKET);
+  const heard: string[] = [];
+  const worker = new WorkerProcess(
+    () => ({
+      process: { pid, kill: () => heard.push("kill"), unref: () => {} },
+      channelFd: ours,
+      socketPath: "/nonexistent/worker",
+    }),
+    { stderr: "ignore", directory: "/nonexistent" },
+    { ready: () => {}, exited: (how) => heard.push(how) },
+  );
+  // Nothing but its silence tells that it was killed.
+  worker.noteSilence(true);
+  await until("it is lost", () => heard.length > 1);
+  expect(heard).toEqual(["kill", `worker ${pid} was killed, but is stuck in a read in the kernel`]);
+  close(theirs);
+  await end();
 });

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach } from "vitest";
 import { adoptDevices } from "../../../../src/manager/adoption/adoption.ts";
+import type { AdoptionContext } from "../../../../src/manager/adoption/adoption-context.ts";
 import type { DeviceRecord, NewRecord } from "../../../../src/manager/records/record.ts";
 import { RecordStore } from "../../../../src/manager/records/record-store.ts";
 import type { FoundLink } from "../../../../src/pool/links/found-link.ts";
@@ -18,7 +19,7 @@ import { identifyProcess, type ProcessIdentity } from "../../../../src/sys/proce
 import { newRecord } from "../../../helpers/new-record.ts";
 
 export let directory: string;
-let store: RecordStore;
+export let store: RecordStore;
 const children: ChildProcess[] = [];
 export const kept: ManagedDevice[] = [];
 /** The state of the fake kernel: index by identifier, and the configuring thread by index. */
@@ -84,13 +85,9 @@ export async function leave(
   return path;
 }
 
-/** Adopts with the links and pids of reattached workers, and with silent workers. */
-export function adopt(
-  links: readonly FoundLink[] = [],
-  reattachedPids: readonly number[] = [],
-  silent: readonly ProcessIdentity[] = [],
-): Promise<string[]> {
-  return adoptDevices(store, {
+/** What adoption works with, but for what it finds: the fake kernel, and lists of what becomes of devices. */
+export function surroundings(): Omit<AdoptionContext, "links" | "reattachedPids" | "silent"> {
+  return {
     log: { info: () => {}, warn: () => {}, error: () => {} },
     nbd: {
       disconnect: async ({ index }) => {
@@ -98,9 +95,6 @@ export function adopt(
         for (const [name, at] of kernel.devices) if (at === index) kernel.devices.delete(name);
       },
     },
-    links,
-    reattachedPids,
-    silent,
     adopt: async (record, image, index, found) => {
       adopted.push({ record, fd: image.fd, index, links: found });
     },
@@ -111,7 +105,17 @@ export function adopt(
       configuringThread: (index) => kernel.threads.get(index),
       readsInFlight: (index) => kernel.waiting.get(index) ?? 0,
     },
-  });
+  };
+}
+
+/** Adopts with the links and pids of reattached workers, and with silent workers. */
+export function adopt(
+  links: readonly FoundLink[] = [],
+  reattachedPids: readonly number[] = [],
+  silent: readonly ProcessIdentity[] = [],
+  changes: Partial<AdoptionContext> = {},
+): Promise<string[]> {
+  return adoptDevices(store, { ...surroundings(), links, reattachedPids, silent, ...changes });
 }
 
 export const records = (): string[] => readdirSync(directory).filter((name) => name.endsWith(".json"));

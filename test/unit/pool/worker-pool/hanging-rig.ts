@@ -129,6 +129,11 @@ export class HangingRig {
     });
   }
 
+  /** A worker that the pool has left. */
+  endLater(worker: ProcessIdentity): void {
+    this.#processes.push(worker);
+  }
+
   image(name: string): HangingImage {
     const path = join(this.directory, name);
     writeFileSync(path, CONTENT);
