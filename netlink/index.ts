@@ -10,7 +10,62 @@
  * console.log(await nbd.status());
  * await nbd.close();
  */
-export { decodeVerdict, type Verdict } from "./ack.ts";
+
+export type { GroupSubscription, ResyncReason, SubscriptionOptions } from "./client/events.ts";
+export {
+  type GenericAnswer,
+  GenericNetlink,
+  type GenericNetlinkOptions,
+  type GenericRequest,
+} from "./client/generic.ts";
+export { HINTS, type Hint, hintFor } from "./client/hints.ts";
+export {
+  decodeIndex,
+  decodeStatus,
+  encodeConnect,
+  encodeReconfigure,
+  type NbdConnectOptions,
+  type NbdDeviceStatus,
+  type NbdEvent,
+  type NbdEventOptions,
+  type NbdEventSubscription,
+  NbdNetlink,
+  type NbdNetlinkOptions,
+  type NbdReconfigureOptions,
+} from "./client/nbd.ts";
+export type { RequestLabel } from "./client/request.ts";
+export {
+  type NetlinkAnswer,
+  type NetlinkRequest,
+  NetlinkSocket,
+  type NetlinkSocketOptions,
+  type StuckReport,
+} from "./client/socket.ts";
+export * from "./constants.ts";
+export {
+  DecodeError,
+  errnoName,
+  NetlinkError,
+  type NetlinkErrorCode,
+  type NetlinkErrorDetails,
+  type NetlinkErrorOrigin,
+  SyscallError,
+} from "./errors.ts";
+export {
+  createFakeTransport,
+  type FakeHandler,
+  type FakeKernel,
+  type FakeTransport,
+} from "./transport/fake-transport.ts";
+export { openKernelTransport } from "./transport/kernel-transport.ts";
+export type {
+  NetlinkTransport,
+  OpenTransport,
+  ReadWatch,
+  ReceivedDatagram,
+  TransportOptions,
+} from "./transport/transport.ts";
+export { decodeVerdict, type Verdict } from "./wire/ack.ts";
 export {
   type Attribute,
   align4,
@@ -30,39 +85,14 @@ export {
   u16,
   u32,
   u64,
-} from "./attributes.ts";
-export * from "./constants.ts";
-export {
-  DecodeError,
-  errnoName,
-  NetlinkError,
-  type NetlinkErrorCode,
-  type NetlinkErrorDetails,
-  type NetlinkErrorOrigin,
-  SyscallError,
-} from "./errors.ts";
-export type { GroupSubscription, ResyncReason, SubscriptionOptions } from "./events.ts";
-export {
-  createFakeTransport,
-  type FakeHandler,
-  type FakeKernel,
-  type FakeTransport,
-} from "./fake-transport.ts";
+} from "./wire/attributes.ts";
 export {
   decodeFamily,
   decodeGenericMessage,
   type FamilyGroup,
   type GenericFamily,
   type GenericMessage,
-} from "./family.ts";
-export {
-  type GenericAnswer,
-  GenericNetlink,
-  type GenericNetlinkOptions,
-  type GenericRequest,
-} from "./generic.ts";
-export { HINTS, type Hint, hintFor } from "./hints.ts";
-export { openKernelTransport } from "./kernel-transport.ts";
+} from "./wire/family.ts";
 export {
   decodeGenericPayload,
   decodeMessages,
@@ -70,22 +100,7 @@ export {
   encodeMessage,
   type GenericPayload,
   type NetlinkMessage,
-} from "./message.ts";
-export {
-  decodeIndex,
-  decodeStatus,
-  encodeConnect,
-  encodeReconfigure,
-  type NbdConnectOptions,
-  type NbdDeviceStatus,
-  type NbdEvent,
-  type NbdEventOptions,
-  type NbdEventSubscription,
-  NbdNetlink,
-  type NbdNetlinkOptions,
-  type NbdReconfigureOptions,
-} from "./nbd.ts";
-export type { RequestLabel } from "./request.ts";
+} from "./wire/message.ts";
 export {
   type AttributeKind,
   type AttributeShape,
@@ -94,19 +109,5 @@ export {
   type FamilySchema,
   NBD_SCHEMA,
   nameOfCommand,
-} from "./schema.ts";
-export {
-  type NetlinkAnswer,
-  type NetlinkRequest,
-  NetlinkSocket,
-  type NetlinkSocketOptions,
-  type StuckReport,
-} from "./socket.ts";
-export { formatMessage, type TraceSink, traceSinkFromEnvironment } from "./trace.ts";
-export type {
-  NetlinkTransport,
-  OpenTransport,
-  ReadWatch,
-  ReceivedDatagram,
-  TransportOptions,
-} from "./transport.ts";
+} from "./wire/schema.ts";
+export { formatMessage, type TraceSink, traceSinkFromEnvironment } from "./wire/trace.ts";

@@ -10,5 +10,15 @@ export interface RoomRule {
 
 export declare const ROOMS: readonly RoomRule[];
 
+/** A folder of netlink/ and what it may import of the others. */
+export interface NetlinkRoomRule {
+  readonly room: string;
+  readonly rooms: readonly string[];
+  /** Its files that use koffi. */
+  readonly koffi?: readonly string[];
+}
+
+export declare const NETLINK_ROOMS: readonly NetlinkRoomRule[];
+
 /** The contents of biome.json with the table's rules in the place of its own. */
 export declare function withRules(text: string): unknown;

@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * Which folder of src/ may import from which: the table, and the rules of biome.json made from it.
+ * Which folder of src/ and netlink/ may import from which: the tables, and the rules of biome.json made from them.
  *
  * `node tools/import-rules.mjs --write` writes biome.json anew; `npm test` fails where the two differ. A folder that
- * the table does not name cannot be imported.
+ * the tables do not name cannot be imported.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -50,6 +50,17 @@ export const ROOMS = [
   },
 ];
 
+/**
+ * A room below netlink/, what it may import of the others, and its files that use koffi. All may import the errors and
+ * constants at the root, and nothing of src/.
+ * @type {readonly { room: string, rooms: readonly string[], koffi?: readonly string[] }[]}
+ */
+export const NETLINK_ROOMS = [
+  { room: "wire", rooms: [] },
+  { room: "transport", rooms: ["wire"], koffi: ["libc.ts", "kernel-transport.ts"] },
+  { room: "client", rooms: ["wire", "transport"] },
+];
+
 const NAMES = [...ROOMS.map(({ room }) => room), "netlink"];
 
 /** Why a room may not import what it tried to. @param {(typeof ROOMS)[number]} rule */
@@ -67,18 +78,55 @@ function overrideOf(rule) {
     "**/../index.ts",
     ...files.map((name) => `!**/${name}`),
   ];
-  const options = { patterns: [{ group, message: messageOf(rule) }] };
-  const noRestrictedImports = { level: "error", options };
-  return { includes: [`src/${room}/**`], linter: { rules: { style: { noRestrictedImports } } } };
+  return restriction([`src/${room}/**`], group, messageOf(rule));
 }
+
+/** @param {readonly string[]} includes @param {readonly string[]} group @param {string} message */
+function restriction(includes, group, message) {
+  const noRestrictedImports = { level: "error", options: { patterns: [{ group, message }] } };
+  return { includes, linter: { rules: { style: { noRestrictedImports } } } };
+}
+
+/** The rule of a room below netlink/, and that of its files that use koffi. @param {(typeof NETLINK_ROOMS)[number]} rule */
+function netlinkOverridesOf({ room, rooms, koffi = [] }) {
+  const message = `netlink/${room} may import: ${["errors.ts", "constants.ts", ...rooms].join(", ")} (see tools/import-rules.mjs)`;
+  const forbidden = NETLINK_ROOMS.filter(({ room: name }) => name !== room && !rooms.includes(name));
+  const group = [...forbidden.map(({ room: name }) => `**/${name}/**`), "**/../index.ts", "**/../../**"];
+  const all = restriction([`netlink/${room}/**`], ["koffi", ...group], message);
+  if (koffi.length === 0) return [all];
+  return [
+    all,
+    restriction(
+      koffi.map((file) => `netlink/${room}/${file}`),
+      group,
+      message,
+    ),
+  ];
+}
+
+/** Of the files at the root, only index.ts imports from the rooms. */
+const NETLINK_ROOT = [
+  restriction(
+    ["netlink/*.ts"],
+    ["koffi", "**/../**"],
+    "netlink/ is usable alone: it imports koffi and node: only",
+  ),
+  restriction(
+    ["netlink/*.ts", "!netlink/index.ts"],
+    ["koffi", "**/../**", ...NETLINK_ROOMS.map(({ room }) => `**/${room}/**`)],
+    "errors.ts and constants.ts of netlink/ are leaves: the rooms import them (see tools/import-rules.mjs)",
+  ),
+];
 
 /** biome.json with the rules of the table in the place of those that it has. @param {string} text */
 export function withRules(text) {
   const rules = JSON.parse(text);
   const others = rules.overrides.filter(
-    (/** @type {{ includes: string[] }} */ { includes }) => !includes.some((one) => one.startsWith("src/")),
+    (/** @type {{ includes: string[] }} */ { includes }) =>
+      !includes.some((one) => /^(src|netlink)\//.test(one)),
   );
-  return { ...rules, overrides: [...ROOMS.map(overrideOf), ...others] };
+  const netlink = [...NETLINK_ROOT, ...NETLINK_ROOMS.flatMap(netlinkOverridesOf)];
+  return { ...rules, overrides: [...ROOMS.map(overrideOf), ...netlink, ...others] };
 }
 
 if (process.argv[2] === "--write") {

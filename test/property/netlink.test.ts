@@ -33,7 +33,7 @@ import {
   u32,
   u64,
 } from "../../netlink/index.ts";
-import { attributeNameAt } from "../../netlink/schema.ts";
+import { attributeNameAt } from "../../netlink/wire/schema.ts";
 
 const bytes = (maxLength: number): fc.Arbitrary<Uint8Array> => fc.uint8Array({ maxLength });
 

@@ -8,12 +8,24 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ROOMS, withRules } from "../../tools/import-rules.mjs";
+import { NETLINK_ROOMS, ROOMS, withRules } from "../../tools/import-rules.mjs";
 
 /** Written down here as well as in the table, so that a slip in the table shows. */
 const FORBIDDEN = [
   ["netlink", "../src/errors.ts"],
   ["netlink", "koffi"],
+  ["netlink", "./wire/message.ts"],
+  ["netlink/wire", "../../src/errors.ts"],
+  ["netlink/wire", "../client/nbd.ts"],
+  ["netlink/wire", "../transport/transport.ts"],
+  ["netlink/wire", "../index.ts"],
+  ["netlink/wire", "koffi"],
+  ["netlink/transport", "../../src/errors.ts"],
+  ["netlink/transport", "../client/socket.ts"],
+  ["netlink/transport", "koffi"],
+  ["netlink/client", "../../src/errors.ts"],
+  ["netlink/client", "../index.ts"],
+  ["netlink/client", "koffi"],
   ["src/text", "../sys/libc/files.ts"],
   ["src/text", "../errors.ts"],
   ["src/log", "../control/client.ts"],
@@ -22,7 +34,7 @@ const FORBIDDEN = [
   ["src/sys", "../errors.ts"],
   ["src/sys/sockets", "../../errors.ts"],
   ["src/kernel", "../supervisor/ports.ts"],
-  ["src/kernel", "../../netlink/socket.ts"],
+  ["src/kernel", "../../netlink/client/socket.ts"],
   ["src/nbd", "../sys/libc/files.ts"],
   ["src/nbd", "../errors.ts"],
   ["src/nbd", "../text/printable.ts"],
@@ -45,7 +57,7 @@ const FORBIDDEN = [
   ["src/supervisor", "../pool/worker-pool.ts"],
   ["src/supervisor", "../serving/pump.ts"],
   ["src/supervisor", "../journal/journal.ts"],
-  ["src/supervisor", "../../netlink/socket.ts"],
+  ["src/supervisor", "../../netlink/client/socket.ts"],
   ["src/supervisor/failover", "../../pool/worker-pool.ts"],
   ["src/pool", "../manager/manager.ts"],
   ["src/pool", "../serving/pump.ts"],
@@ -74,6 +86,10 @@ const FORBIDDEN = [
 ] as const;
 
 const ALLOWED = [
+  ["netlink/wire", "../errors.ts"],
+  ["netlink/transport", "../wire/attributes.ts"],
+  ["netlink/client", "../transport/transport.ts"],
+  ["netlink/client", "../constants.ts"],
   ["src/kernel", "../../netlink/index.ts"],
   ["src/source", "../sys/libc/files.ts"],
   ["src/serving", "../source/source.ts"],
@@ -156,7 +172,10 @@ test("biome.json has the rules of the table (else: node tools/import-rules.mjs -
   expect(JSON.parse(text)).toEqual(withRules(text));
 });
 
-test("the table has each folder of src/", () => {
-  const folders = readdirSync("src", { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  expect(ROOMS.map(({ room }) => room).sort()).toEqual(folders.map(({ name }) => name).sort());
+test.each([
+  ["src", ROOMS],
+  ["netlink", NETLINK_ROOMS],
+])("the table has each folder of %s/", (top, rooms) => {
+  const folders = readdirSync(top, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  expect(rooms.map(({ room }) => room).sort()).toEqual(folders.map(({ name }) => name).sort());
 });

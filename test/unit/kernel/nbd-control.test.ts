@@ -2,13 +2,13 @@
 import { constants } from "node:os";
 import { expect, test } from "vitest";
 import { NbdControl } from "../../../src/kernel/nbd-control.ts";
+import { ack, attribute, generic, uint } from "../netlink/encode.ts";
 import {
   acknowledge,
   createFakeFamilies,
   type FakeFamilies,
   type Handler,
 } from "../netlink/fake-families.ts";
-import { ack, attribute, generic, uint } from "../netlink/wire.ts";
 
 interface Rig {
   readonly fake: FakeFamilies;

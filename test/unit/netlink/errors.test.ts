@@ -1,7 +1,7 @@
 /** errors.ts and request.ts: names of errnos, the sentences people read, the fields programs read. */
 import { describe, expect, test } from "vitest";
+import { wrapFailure } from "../../../netlink/client/request.ts";
 import { DecodeError, errnoName, NetlinkError, SyscallError } from "../../../netlink/errors.ts";
-import { wrapFailure } from "../../../netlink/request.ts";
 
 describe("errnoName", () => {
   test.each([

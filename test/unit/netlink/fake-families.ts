@@ -4,7 +4,7 @@
  * The registry can be changed during a test, as a module reload changes the kernel's. Used by the unit tests of the clients.
  */
 import { createFakeTransport, type FakeKernel, type FakeTransport } from "../../../netlink/index.ts";
-import { ack, done, familyAttributes, generic, message, readRequest } from "./wire.ts";
+import { ack, done, familyAttributes, generic, message, readRequest } from "./encode.ts";
 
 export interface FakeFamily {
   id: number;

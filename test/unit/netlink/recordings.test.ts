@@ -4,6 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { refusal } from "../../../netlink/client/request.ts";
 import {
   type Attribute,
   createFakeTransport,
@@ -21,8 +22,7 @@ import {
   u32,
   u64,
 } from "../../../netlink/index.ts";
-import { refusal } from "../../../netlink/request.ts";
-import { sequenceOf } from "./wire.ts";
+import { sequenceOf } from "./encode.ts";
 
 interface Recording {
   readonly kernel: string;
