@@ -86,7 +86,7 @@ export const HINTS: readonly Hint[] = [
     family: "nbd",
     command: "*",
     errno: E.ERANGE,
-    hint: "report this with EROFS_NBD_DEBUG=netlink: an attribute is shorter than this kernel wants",
+    hint: "report this with EROFS_NBD_DEBUG=netlink: an attribute is shorter than this kernel expects",
   },
   {
     family: "nbd",

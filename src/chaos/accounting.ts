@@ -35,7 +35,7 @@ export function expectationOf(kind: FaultKind, links: number): Expectation {
     // Whoever served is dead, or is killed for being silent.
     case "worker":
     case "hang":
-    // Nobody is left who holds the links; the next manager finds the device without.
+    // No process is left that holds the links; the next manager finds the device without them.
     case "both":
       return { min: 1, max: links, levels: "any", handovers: 0 };
     // The socket itself is gone: nothing is left to be taken over.
@@ -91,7 +91,7 @@ export interface Told {
 
 /**
  * Everything about a fault's account that is not as it must be, each in one line; none: it adds up. `told` are the
- * events since the fault, or undefined where another manager may have told of some before anybody listened.
+ * events since the fault, or undefined where another manager may have sent some before there was a connection.
  */
 export function judge(
   subject: string,

@@ -44,7 +44,7 @@ export async function renewWorkers(workers: WorkerSet): Promise<Renewal> {
   return { workers: fresh.length, links, longestStallMs };
 }
 
-/** Starts the handovers that part suspects from innocents; `failed` is told if one fails. */
+/** Starts the handovers that part suspects from innocents; `failed` is called if one fails. */
 export function separateSuspects(ready: readonly WorkerProcess[], failed: (error: unknown) => void): void {
   // Nothing is asked of a worker that is inside a link's code. Links that must be alone are apart already.
   const taking = ready.filter(

@@ -17,7 +17,7 @@ export const REUNION_FD = 4;
 /** The argument of a worker that an attach waits for. */
 export const AWAITED = "awaited";
 
-/** What a worker is told of a link, and reports to the next manager. */
+/** What a worker receives about a link, and reports to the next manager. */
 export interface ServedLinkDescription {
   readonly link: number;
   /** The device's identifier, and the link's index, by its name in the protocol. The worker only stores them. */

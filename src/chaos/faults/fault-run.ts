@@ -186,7 +186,7 @@ function outcomeOf(
   told: readonly FailoverEvent[],
   after: DeviceStatus,
 ): FaultOutcome {
-  // A manager that has just begun may have told of it before anybody listened: its status remembers the last.
+  // A manager may have reported it before this connection subscribed: its status keeps the last one.
   const outcomes = told.length > 0 ? told : [after.lastFailover].filter((one) => one !== null);
   const last = outcomes.at(-1);
   if (failoversIn(counted) === 0 || last === undefined) {

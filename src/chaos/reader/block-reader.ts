@@ -174,7 +174,7 @@ function inWords({ offsetBytes, wrongBytes, wanted, got }: Difference): string {
   return `${wrongBytes} differ from the image, the first at ${offsetBytes} (${hex(got)} instead of ${hex(wanted)})`;
 }
 
-/** O_DIRECT wants memory that begins at a multiple of the device's blocks. */
+/** O_DIRECT requires memory that begins at a multiple of the device's blocks. */
 function alignedBuffer(sizeBytes: number, alignment: number): Uint8Array {
   const space = new Uint8Array(sizeBytes + alignment);
   const past = Number(addressOf(space) % BigInt(alignment));

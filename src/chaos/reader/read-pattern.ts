@@ -2,7 +2,7 @@
  * Which range of the device the reader reads next: small reads anywhere, large ones from the beginning to the end.
  *
  * Each of the reader's slots keeps to one of the two. The large ones share one position, so that together they pass
- * over every byte of the device, again and again. Ranges are whole units, as O_DIRECT wants them. Pure.
+ * over every byte of the device, again and again. Ranges are whole units, as O_DIRECT requires. Pure.
  */
 
 export interface Range {

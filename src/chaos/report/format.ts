@@ -74,7 +74,7 @@ export function jsonForScript(value: unknown): string {
 }
 
 /**
- * Our own or a library's code inside a script element; a backslash before the slash changes no string and no
+ * Code of the report or of a library, for a script element; a backslash before the slash changes no string and no
  * expression.
  */
 export function codeForScript(code: string): string {

@@ -28,7 +28,7 @@ const DEFAULT_ROWS = 24;
 export interface ScreenListener {
   /** The frame must be drawn again. */
   redraw(): void;
-  /** The user wants to end the program. */
+  /** The user ends the program. */
   quit(): void;
 }
 

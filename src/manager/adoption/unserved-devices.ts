@@ -94,8 +94,8 @@ function chooseMendable(
 }
 
 /**
- * Kills the processes and waits until their sockets are closed. Returns false if one is not closed in time. A zombie may
- * still have them: only its first thread has ended for sure.
+ * Kills the processes and waits until their sockets are closed. Returns false if one is not closed in time. A zombie
+ * may still have them: only its first thread has ended for sure.
  */
 async function endWorkers(
   workers: readonly ProcessIdentity[],
