@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * Every bound of the test run, in one place, from the innermost to the outermost: each is larger than the one inside it, so that what ends
- * first is what hangs and not what waits for it. test/unit/limits.test.ts holds the order.
+ * Every bound of the test run, in one place, from the innermost to the outermost: each is larger than the one inside
+ * it, so that what ends first is what hangs and not what waits for it. test/unit/limits.test.ts holds the order.
  *
  * All are generous. Nothing waits for one of them as long as something goes on: waits end at states. In milliseconds.
  */
@@ -20,7 +20,10 @@ const ORDINARY = {
   testMs: 240_000,
   /** The most that a test may ask for. */
   longTestMs: 480_000,
-  /** After a test's own limit: for its hooks, before and behind it, and for vitest to say so. Then the test process is stuck. */
+  /**
+   * After a test's own limit: for its hooks, before and behind it, and for vitest to say so. Then the test process is
+   * stuck.
+   */
   lateMs: 330_000,
   /** Nothing was heard from the test process, whatever it does. */
   silenceMs: 900_000,

@@ -1,6 +1,6 @@
 /**
- * The order in which test files begin: the guests first, the longest of them before the others, so that none is left to run alone when
- * everything else is over. The unit tests take the places that guests leave.
+ * The order in which test files begin: the guests first, the longest of them before the others, so that none is left to
+ * run alone when everything else is over. The unit tests take the places that guests leave.
  */
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 

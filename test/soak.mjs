@@ -1,10 +1,10 @@
 // @ts-check
 /**
- * `npm run soak`: the kernel tests with larger counts, and again and again: for hours and thousands of faults, which `npm test` has no
- * time for.
+ * `npm run soak`: the kernel tests with larger counts, and again and again: for hours and thousands of faults, which
+ * `npm test` has no time for.
  *
- * The tests are the same. Those that repeat something (kills, cuts, faults of every kind) do it EROFS_NBD_SOAK times as often
- * (test/kernel/guest/soak.ts), and their limits grow with it (test/kernel/limits.mjs).
+ * The tests are the same. Those that repeat something (kills, cuts, faults of every kind) do it EROFS_NBD_SOAK times as
+ * often (test/kernel/guest/soak.ts), and their limits grow with it (test/kernel/limits.mjs).
  */
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";

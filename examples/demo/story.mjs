@@ -52,7 +52,8 @@ async function tell() {
   cli("mount", image, mountPoint);
   const [device] = statuses();
   line(
-    `mounted ${bold(device.device)} at ${mountPoint}; manager ${device.managerPid}, served by worker ${device.links[0].workerPid}`,
+    `mounted ${bold(device.device)} at ${mountPoint}; ` +
+      `manager ${device.managerPid}, served by worker ${device.links[0].workerPid}`,
   );
 
   const watcher = start(CLI, ["status", "--watch", "--json"]);
@@ -84,7 +85,8 @@ async function tell() {
     const outcome = outcomes[kill - 1];
     const [{ links: now }] = statuses();
     line(
-      `${green(outcome?.result ?? "?")}: worker ${now[0].workerPid} goes on with the same socket; reads waited ${yellow(`${(outcome?.stallMs ?? 0).toFixed(0)} ms`)} (${outcome?.level})`,
+      `${green(outcome?.result ?? "?")}: worker ${now[0].workerPid} goes on with the same socket; ` +
+        `reads waited ${yellow(`${(outcome?.stallMs ?? 0).toFixed(0)} ms`)} (${outcome?.level})`,
     );
     // A slow machine takes a moment to have another worker ready.
     await sleep(2500);
@@ -102,13 +104,15 @@ async function tell() {
 async function sumUp(blocks, tree, device) {
   const { counters } = device;
   line(
-    `blocks: ${blocks.reads} reads, ${blocks.errors} errors, ${blocks.mismatches} wrong; longest ${(blocks.longestMs / 1000).toFixed(2)} s, median ${blocks.p50Ms} ms`,
+    `blocks: ${blocks.reads} reads, ${blocks.errors} errors, ${blocks.mismatches} wrong; ` +
+      `longest ${(blocks.longestMs / 1000).toFixed(2)} s, median ${blocks.p50Ms} ms`,
   );
   line(
     `tree:   ${tree.files} files read (${tree.passes} times over), ${tree.errors} errors, ${tree.mismatches} wrong`,
   );
   line(
-    `failovers counted: ${counters.takeovers} taken over, ${counters.reconnects} reconnected, ${counters.failedFailovers} failed, of ${KILLS} kills`,
+    `failovers counted: ${counters.takeovers} taken over, ${counters.reconnects} reconnected, ` +
+      `${counters.failedFailovers} failed, of ${KILLS} kills`,
   );
   expect(
     blocks.errors === 0 && blocks.mismatches === 0 && blocks.reads > 0,
@@ -134,7 +138,9 @@ async function sumUp(blocks, tree, device) {
   const good = complaints.length === 0;
   if (!good) showLog();
   process.stdout.write(
-    `\n${good ? green("✔ every byte matched, every failover was counted, no read was lost") : red("✘ the demo failed")}\n`,
+    good
+      ? `\n${green("✔ every byte matched, every failover was counted, no read was lost")}\n`
+      : `\n${red("✘ the demo failed")}\n`,
   );
   return good ? 0 : 1;
 }

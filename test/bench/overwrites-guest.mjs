@@ -5,9 +5,9 @@
  *
  *   node overwrites-guest.mjs [--kernel 6.12] [--count N] [--bytes N] [--seconds N] [--timeout N] [--on LIST]
  *
- * `--seconds` limits each file system, `--timeout` the guest. Each file system of a disk is made on a loop device, so this
- * machine needs its mkfs; fuse needs bindfs. What the kernel or the machine does not have is named and left out. Prints one
- * JSON line for each. Needs a build.
+ * `--seconds` limits each file system, `--timeout` the guest. Each file system of a disk is made on a loop device, so
+ * this machine needs its mkfs; fuse needs bindfs. What the kernel or the machine does not have is named and left out.
+ * Prints one JSON line for each. Needs a build.
  */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, truncateSync, writeFileSync } from "node:fs";

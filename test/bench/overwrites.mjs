@@ -4,12 +4,12 @@
  *
  *   node overwrites.mjs link|serve|device IMAGE [COUNT] [READ_BYTES] [SECONDS]
  *
- * `link`: a device's link, served by a worker of a pool; the program plays the kernel and takes its time before it reads a
- * reply. `serve`: a client of `erofs-nbd serve`. `device`: reads of /dev/nbdN past the page cache, where the kernel has
- * nbd (overwrites-guest.mjs boots one that has). IMAGE is made anew, on the file system that is to be looked at. Each
- * round overwrites all of it from another process and then puts bytes and times back. Every reply must be an error or
- * the bytes of the attach. Prints one JSON line. Needs a build.
- * After SECONDS no further round begins; the line says how many there were.
+ * `link`: a device's link, served by a worker of a pool; the program plays the kernel and takes its time before it
+ * reads a reply. `serve`: a client of `erofs-nbd serve`. `device`: reads of /dev/nbdN past the page cache, where the
+ * kernel has nbd (overwrites-guest.mjs boots one that has). IMAGE is made anew, on the file system that is to be looked
+ * at. Each round overwrites all of it from another process and then puts bytes and times back. Every reply must be an
+ * error or the bytes of the attach. Prints one JSON line. Needs a build. After SECONDS no further round begins; the
+ * line says how many there were.
  */
 import { execFileSync, spawn } from "node:child_process";
 import {
@@ -288,6 +288,5 @@ const sorted = waits.sort((a, b) => a - b);
 const [medianMs, longestMs] = [0.5, 1].map(
   (share) => Math.round((sorted[Math.ceil(share * sorted.length) - 1] ?? 0) * 10) / 10,
 );
-process.stdout.write(
-  `${JSON.stringify({ path, readBytes, overwrites: rounds, leasedRounds, wrong, errors, right, writerWaits: { medianMs, longestMs } })}\n`,
-);
+const counts = { path, readBytes, overwrites: rounds, leasedRounds, wrong, errors, right };
+process.stdout.write(`${JSON.stringify({ ...counts, writerWaits: { medianMs, longestMs } })}\n`);

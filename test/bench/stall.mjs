@@ -4,9 +4,9 @@
  *
  *   npm run bench:stall -- [--kernel 6.1|6.12|6.12-smp|7.2] [--io-timeout MS] [CHAOS OPTIONS]
  *
- * Attaches an image of random bytes in that kernel and lets `erofs-nbd chaos` loose on it: its options (--kills, --what,
- * --interval, --seed, --depth, --large, …) and its exit code are this program's. Prints the summary and one JSON line.
- * In a slow kernel leave a worker's successor the time to start: --interval 4000.
+ * Attaches an image of random bytes in that kernel and lets `erofs-nbd chaos` loose on it: its options (--kills,
+ * --what, --interval, --seed, --depth, --large, …) and its exit code are this program's. Prints the summary and one
+ * JSON line. In a slow kernel leave a worker's successor the time to start: --interval 4000.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -54,7 +54,16 @@ function measure() {
   );
   const causes = fellBack.map((/** @type {any} */ { outcome }) => outcome.cause);
   process.stdout.write(
-    `${JSON.stringify({ kernel: process.env["EROFS_NBD_LAB_KERNEL"], args, verdict, problems, baseline, totals, kinds, fellBack: causes })}\n`,
+    `${JSON.stringify({
+      kernel: process.env["EROFS_NBD_LAB_KERNEL"],
+      args,
+      verdict,
+      problems,
+      baseline,
+      totals,
+      kinds,
+      fellBack: causes,
+    })}\n`,
   );
   run(["detach", device], "inherit");
   rmSync(directory, { recursive: true });

@@ -2,8 +2,8 @@
  * Reads Prometheus' text format as strictly as a scraper and `promtool check metrics` do together, for tests. It shares
  * nothing with the code that writes it.
  *
- * Refused: a line that is neither comment nor sample, HELP or TYPE twice or late, a family in two places, a sample twice,
- * names and labels out of the grammar, counters without `_total`, histograms whose buckets fall or miss +Inf.
+ * Refused: a line that is neither comment nor sample, HELP or TYPE twice or late, a family in two places, a sample
+ * twice, names and labels out of the grammar, counters without `_total`, histograms whose buckets fall or miss +Inf.
  */
 
 export interface Sample {

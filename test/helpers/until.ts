@@ -9,11 +9,12 @@ export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
   deadlineMs: number = LIMITS.unitStepMs,
+  pauseMs: number = LOOK_AGAIN_MS,
 ): Promise<void> {
   const end = performance.now() + deadlineMs;
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(`timed out after ${deadlineMs} ms waiting for: ${what}`);
-    await delay(LOOK_AGAIN_MS);
+    await delay(pauseMs);
   }
 }
 

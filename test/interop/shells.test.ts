@@ -1,6 +1,6 @@
 /**
- * What is made for other programs, judged by them: completion scripts by zsh and fish, manual pages by groff. fish is asked
- * for completions as well.
+ * What is made for other programs, judged by them: completion scripts by zsh and fish, manual pages by groff. fish is
+ * asked for completions as well.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -2,9 +2,9 @@
  * Runs the guest suite once on one kernel and declares each of its tests as a test of this run, under the kernel's
  * name. Each linux-*.test.ts calls `declareKernel` at its top level: the guest runs while that file is collected.
  *
- * A test that did not report is a failure, never missing. One that hangs, or takes the kernel down, costs itself: the kernel is booted again
- * for the tests that are left. Where kernels can't be booted at all the suite is skipped
- * with the reason, but fails under CI.
+ * A test that did not report is a failure, never missing. One that hangs, or takes the kernel down, costs itself: the
+ * kernel is booted again for the tests that are left. Where kernels can't be booted at all the suite is skipped with
+ * the reason, but fails under CI.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

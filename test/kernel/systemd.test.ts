@@ -1,9 +1,9 @@
 /**
  * erofs-nbd as a service of systemd, on Linux 6.12 with systemd as process 1: boot, restarts, watchdog, shutdown.
  *
- * The guest boots once, while this file is collected; systemd/story.mjs tells step by step what happened there, and each
- * step is a test here. What comes after the story, the shutdown, is judged by the kernel log, into which systemd writes,
- * and by what its last hook saw.
+ * The guest boots once, while this file is collected; systemd/story.mjs tells step by step what happened there, and
+ * each step is a test here. What comes after the story, the shutdown, is judged by the kernel log, into which systemd
+ * writes, and by what its last hook saw.
  */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";

@@ -1,6 +1,6 @@
 /**
- * Interrupted runs leave nothing: `npm run lab` and `npm test` with a guest are started, interrupted at several moments and
- * in several ways, and then /proc, the mounts and the directories are looked at.
+ * Interrupted runs leave nothing: `npm run lab` and `npm test` with a guest are started, interrupted at several moments
+ * and in several ways, and then /proc, the mounts and the directories are looked at.
  *
  * Each run gets a temporary directory of its own, whose name its processes carry in their environment. That is how even
  * those are found that left their parent, group and session.

@@ -1,6 +1,6 @@
 /**
- * Runs smoke.ts, and some of the unit tests, with another Node.js and declares each result as a test of this run, under that
- * version's name. Each node-*.test.ts calls one of the two functions at its top level.
+ * Runs smoke.ts, and some of the unit tests, with another Node.js and declares each result as a test of this run, under
+ * that version's name. Each node-*.test.ts calls one of the two functions at its top level.
  */
 import { type ExecFileException, execFile } from "node:child_process";
 import { copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
@@ -11,7 +11,10 @@ import { describe, test } from "vitest";
 import { PROJECT_DIR } from "../kernel/lab/boot.mjs";
 import { prepareArm64, prepareDependencies, prepareNode } from "./node-packages.mjs";
 
-/** Unit tests of all that touches the system or Node's own classes, and that are quick: files by the beginning of their paths. */
+/**
+ * Unit tests of all that touches the system or Node's own classes, and that are quick: files by the beginning of their
+ * paths.
+ */
 const PORTABLE = [
   "test/unit/netlink/",
   "test/unit/sys/",

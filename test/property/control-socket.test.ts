@@ -38,7 +38,9 @@ afterAll(() => {
 
 const SENTINEL = 1_000_000;
 
-/** Sends lines, then a valid request. Returns the answers to the lines, and whether the connection was cut before it. */
+/**
+ * Sends lines, then a valid request. Returns the answers to the lines, and whether the connection was cut before it.
+ */
 async function exchange(text: string): Promise<{ answers: RawPeer["answers"]; cut: boolean }> {
   const peer = await RawPeer.connect(path);
   try {

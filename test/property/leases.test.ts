@@ -1,5 +1,6 @@
 /**
- * Writers, touches, workers that die and a kernel that reads when it likes, in any order: no reply has a byte of what was written.
+ * Writers, touches, workers that die and a kernel that reads when it likes, in any order: no reply has a byte of what
+ * was written.
  *
  * Real workers, a file on tmpfs. A few orders here; ORDERS=200 makes it a long run, SEED=n repeats one.
  */

@@ -1,6 +1,6 @@
 /**
- * An NBD server of the build as a process, and clients that send anything: it lives, serves others on, and takes no more
- * memory than it may. Bytes go over a real socket, in any pieces.
+ * An NBD server of the build as a process, and clients that send anything: it lives, serves others on, and takes no
+ * more memory than it may. Bytes go over a real socket, in any pieces.
  */
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
@@ -65,7 +65,9 @@ function memoryBytes(): number {
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))?.[1]) * 1024;
 }
 
-/** A client that sends bytes in pieces and then goes, half or whole; resolves when the server has cut it or taken all. */
+/**
+ * A client that sends bytes in pieces and then goes, half or whole; resolves when the server has cut it or taken all.
+ */
 async function attack(pieces: readonly Uint8Array[], reads = true): Promise<void> {
   const socket = connect(path);
   sockets.add(socket);
@@ -81,7 +83,9 @@ async function attack(pieces: readonly Uint8Array[], reads = true): Promise<void
   sockets.delete(socket);
 }
 
-/** A client that sends bytes and stays; resolves with what it was told when the server has cut it. Nothing else ends it. */
+/**
+ * A client that sends bytes and stays; resolves with what it was told when the server has cut it. Nothing else ends it.
+ */
 async function outstay(pieces: readonly Uint8Array[], reads = true): Promise<{ toldBytes: number }> {
   const socket = connect(path);
   sockets.add(socket);
@@ -214,7 +218,7 @@ describe("the server outlives, and its other client does not notice,", () => {
     await attack([ENTER, requestHeader(1, 0, 1n, 0n, MIB), Buffer.alloc(1000)]);
   });
 
-  test("more clients than it takes: those beyond are turned away, and there is room again when some have left", async () => {
+  test("clients beyond the limit are refused, and accepted again when others have left", async () => {
     const open = await Promise.all(Array.from({ length: 39 }, () => MiniNbdClient.open({ path })));
     await expect(MiniNbdClient.open({ path })).rejects.toThrow();
     expect(openSockets()).toBe(usual + 39);

@@ -1,4 +1,6 @@
-/** netlink/ under random input: round trips, hostile bytes, hostile answers. The codec throws DecodeError or nothing. */
+/**
+ * netlink/ under random input: round trips, hostile bytes, hostile answers. The codec throws DecodeError or nothing.
+ */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {

@@ -21,6 +21,7 @@ import { type OpenImage, openImage } from "../../src/source/open-image.ts";
 import { close } from "../../src/sys/libc/files.ts";
 import { SO_SNDBUF, SOL_SOCKET, setSocketOption } from "../../src/sys/libc/sockets.ts";
 import { KernelSide, type LinkHabits } from "../helpers/nbd/kernel-side.ts";
+import { HABITS } from "../helpers/nbd/link-habits.ts";
 import { until } from "../helpers/until.ts";
 
 const WORKER_PATH = fileURLToPath(new URL("../helpers/processes/step-worker.mjs", import.meta.url));
@@ -28,55 +29,14 @@ const KILLS = Number(process.env["KILLS"] ?? 12);
 const SEED = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const IMAGE_BYTES = 8 << 20;
 const K = 1024;
-/** The kernel doubles it, and cuts what is sent at half of that: less would break what a worker relies on (ATOMIC_BYTES). */
+/**
+ * The kernel doubles it, and cuts what is sent at half of that: less would break what a worker relies on
+ * (ATOMIC_BYTES).
+ */
 const TIGHT_BYTES = 40 * K;
 
 /** A request that was lost is never answered, however long one waits. */
 const DRAIN_MS = 20_000;
-
-const SMALL: LinkHabits = {
-  depth: 32,
-  lengths: [4 * K, 4 * K, 512, 8 * K],
-  refusedEvery: 13,
-  gulpBytes: 256 * K,
-  completionTurns: 0,
-};
-
-/** The kinds of links; each comes counted and not. */
-const HABITS: Record<string, LinkHabits & { readonly tightSocket?: true }> = {
-  small: SMALL,
-  "small too": { ...SMALL, depth: 5, gulpBytes: 20 * K, completionTurns: 1 },
-  "small, a slow reader": {
-    depth: 16,
-    lengths: [4 * K, 1 * K],
-    refusedEvery: 7,
-    gulpBytes: 3000,
-    completionTurns: 3,
-  },
-  large: { depth: 4, lengths: [1024 * K, 64 * K], refusedEvery: 9, gulpBytes: 512 * K, completionTurns: 1 },
-  "beyond the pipe": {
-    depth: 3,
-    lengths: [5120 * K, 4 * K],
-    refusedEvery: 10,
-    gulpBytes: 300 * K,
-    completionTurns: 0,
-  },
-  mixed: {
-    depth: 12,
-    lengths: [4 * K, 128 * K, 4 * K, 4 * K, 3072 * K, 31 * K, 33 * K],
-    refusedEvery: 11,
-    gulpBytes: 100 * K,
-    completionTurns: 2,
-  },
-  "mixed, hardly any room in the socket": {
-    depth: 8,
-    lengths: [4 * K, 100 * K, 4 * K, 32 * K, 300 * K],
-    refusedEvery: 11,
-    gulpBytes: 40 * K,
-    completionTurns: 1,
-    tightSocket: true,
-  },
-};
 
 interface Played {
   readonly name: string;

@@ -1,9 +1,9 @@
 /**
- * The documents of the repository: every file they name exists, the README stays one page, and lines and quotes keep to the
- * rules of the house.
+ * The documents of the repository: every file they name exists, the README stays one page, and lines and quotes keep to
+ * the rules of the house.
  *
- * A path in backticks is a whole path, or the end of one: `serve-loop.ts`, `serving/serve-loop.ts`. Globs match at least one
- * file. Paths of built files (dist/, .js, .cjs) and of the machine (/run, ./x) are not looked at.
+ * A path in backticks is a whole path, or the end of one: `serve-loop.ts`, `serving/serve-loop.ts`. Globs match at
+ * least one file. Paths of built files (dist/, .js, .cjs) and of the machine (/run, ./x) are not looked at.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -5,11 +5,11 @@
  *   UV_THREADPOOL_SIZE=DEPTH node direct-reader.mjs DEVICE IMAGE DEPTH BLOCK_BYTES[-MAX_BYTES]
  *     [BUCKET_MS [random|sequential [PAUSE_MS]]]
  *
- * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length;
- * with PAUSE_MS, each slot rests between two reads.
- * Prints `reading` once reads are in flight, reads until its stdin ends, then prints one JSON line: how many reads,
- * errors, reads that were cut short or wrong, and wrong ones among them, and how long the slowest took. A process of its own, because its reads may wait in the
- * kernel where no signal reaches them.
+ * Random blocks, or the whole device from start to end over and over; with MAX_BYTES, each read of another length; with
+ * PAUSE_MS, each slot rests between two reads. Prints `reading` once reads are in flight, reads until its stdin ends,
+ * then prints one JSON line: how many reads, errors, reads that were cut short or wrong, and wrong ones among them, and
+ * how long the slowest took. A process of its own, because its reads may wait in the kernel where no signal reaches
+ * them.
  */
 import { closeSync, constants, openSync, read, readFileSync } from "node:fs";
 import koffi from "koffi";

@@ -1,5 +1,6 @@
 /**
- * Lets the two handshakes talk to each other, or one of them listen to a script, with every message cut as a test wants.
+ * Lets the two handshakes talk to each other, or one of them listen to a script, with every message cut as a test
+ * wants.
  */
 
 import type { ServerHandshake } from "../../../src/nbd/handshake/server.ts";

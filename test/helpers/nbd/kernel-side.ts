@@ -1,9 +1,9 @@
 /**
  * The kernel's side of one link, played by a test: asks without end, takes replies at its own pace, keeps its books.
  *
- * A request counts as in flight from before it can be seen in the socket until some time after its reply was read whole,
- * as in the nbd driver. It throws at a second answer, at wrong bytes, and at an error that was not due. It shares no code
- * with what it checks but the system calls.
+ * A request counts as in flight from before it can be seen in the socket until some time after its reply was read
+ * whole, as in the nbd driver. It throws at a second answer, at wrong bytes, and at an error that was not due. It
+ * shares no code with what it checks but the system calls.
  */
 import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc/sockets.ts";
 
@@ -58,7 +58,10 @@ export class KernelSide {
     return this.#asked.size + this.#completing.length;
   }
 
-  /** One turn: ends what was read long enough ago, asks for more, takes a gulp. @throws Error on anything that must not be */
+  /**
+   * One turn: ends what was read long enough ago, asks for more, takes a gulp.
+   * @throws Error on anything that must not be
+   */
   turn(): void {
     this.#completing = this.#completing.map((left) => left - 1).filter((left) => left > 0);
     while (this.asks && this.inFlight < this.#habits.depth) this.#ask();

@@ -1,6 +1,6 @@
 /**
- * The kernel's side of a link whose image is all one byte, for tests that overwrite it with another: it reads replies when the test says so,
- * and tells right ones from wrong ones and errors.
+ * The kernel's side of a link whose image is all one byte, for tests that overwrite it with another: it reads replies
+ * when the test says so, and tells right ones from wrong ones and errors.
  */
 import type { OpenLink } from "../../../src/supervisor/ports.ts";
 import { MSG_DONTWAIT, MSG_NOSIGNAL, recv, send } from "../../../src/sys/libc/sockets.ts";

@@ -2,9 +2,10 @@
 /**
  * Loaded into a manager and its workers with NODE_OPTIONS=--import: images whose reads kill or block the worker.
  *
- * While DEADLY_IMAGES/INODE.kills exists a worker aborts whenever it is about to answer a read of the image with that inode, and while
- * there is an INODE.loops it never comes back from there: as with a bug in the reading of that image. Nothing else is changed, and nothing
- * in other processes. By inode, and in a place that anybody may look into: a worker may not follow the paths of its images.
+ * While DEADLY_IMAGES/INODE.kills exists a worker aborts whenever it is about to answer a read of the image with that
+ * inode, and while there is an INODE.loops it never comes back from there: as with a bug in the reading of that image.
+ * Nothing else is changed, and nothing in other processes. By inode, and in a place that anybody may look into: a
+ * worker may not follow the paths of its images.
  */
 import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";

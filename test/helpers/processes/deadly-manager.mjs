@@ -1,12 +1,13 @@
 // @ts-check
 /**
- * Loaded into a manager with NODE_OPTIONS=--import: a manager that is killed at the first step where none was killed yet.
+ * Loaded into a manager with NODE_OPTIONS=--import: a manager that is killed at the first step where none was killed
+ * yet.
  *
- * A step is an instant between two things that outlive a manager: a record written, a link given to a worker or taken from it,
- * a dead worker's journal settled, a command given to the kernel (before it, and after it has
- * been carried out but not answered).
- * The file DEADLY_STEPS holds the round's number and the steps that are to be survived; without the file nothing happens. The manager
- * that dies removes it and leaves the step's name in its place, with `.died` appended: its successor survives.
+ * A step is an instant between two things that outlive a manager: a record written, a link given to a worker or taken
+ * from it, a dead worker's journal settled, a command given to the kernel (before it, and after it has been carried out
+ * but not answered). The file DEADLY_STEPS holds the round's number and the steps that are to be survived; without the
+ * file nothing happens. The manager that dies removes it and leaves the step's name in its place, with `.died`
+ * appended: its successor survives.
  *
  * By name and not by number, because what goes on at the same time does so in another order each time.
  */

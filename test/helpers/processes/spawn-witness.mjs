@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * Loaded into a program with NODE_OPTIONS=--import: writes each process that it starts, as it is started, into the file SPAWN_WITNESS, one
- * JSON line each. For processes that live too briefly to be found in /proc for sure.
+ * Loaded into a program with NODE_OPTIONS=--import: writes each process that it starts, as it is started, into the file
+ * SPAWN_WITNESS, one JSON line each. For processes that live too briefly to be found in /proc for sure.
  */
 import childProcess from "node:child_process";
 import { appendFileSync } from "node:fs";

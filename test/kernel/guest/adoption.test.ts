@@ -1,18 +1,27 @@
 /**
- * A manager that is killed at every step of what it does: nothing is lost, nothing is left behind, nobody has to type anything.
+ * A manager that is killed at every step of what it does: no read is lost, nothing is left behind, no command is
+ * needed.
  *
- * The steps are deadly-manager.mjs's: records, commands to the kernel, links on their way from worker to worker. Each round kills the
- * manager at the first one where none has died yet, until it gets through. What comes after it was started by the guardian that it left.
+ * Each round kills the manager at the first step where none has died yet, until it gets through. The guardian that it
+ * leaves starts the next one.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { ControlClient } from "../../../src/control/client.ts";
-import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { LIMITS } from "../../limits.mjs";
+import {
+  arm,
+  atEveryStep,
+  attachHere,
+  disarm,
+  expectDeaths,
+  MOST_STEPS,
+  records,
+  useDeadlyManager,
+} from "./deadly-manager.ts";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {
   allWorkers,
@@ -27,7 +36,6 @@ import {
   killTogether,
   managerPids,
   reach,
-  readsInFlight,
   run,
   startReader,
   status,
@@ -38,107 +46,16 @@ import {
   untilAsync,
   workerOf,
 } from "./product.ts";
-import { attachOver, journalFiles, useImage } from "./takeover-rig.ts";
+import { journalFiles, useImage } from "./takeover-rig.ts";
 
-const DEADLY = fileURLToPath(new URL("../../helpers/processes/deadly-manager.mjs", import.meta.url));
-const STEPS = "/run/deadly-steps";
-const DIED = `${STEPS}.died`;
-/** More than any of these takes: an end to the rounds when something never gets through. */
-const MOST_STEPS = 30;
-let round = 0;
-const RECORDS = "/run/erofs-nbd/devices";
+useDeadlyManager();
 const { directory, image } = useImage("adoption", 8 << 20);
-
-beforeAll(() => {
-  process.env["NODE_OPTIONS"] = `--import ${DEADLY}`;
-  process.env["DEADLY_STEPS"] = STEPS;
-});
-afterAll(() => {
-  delete process.env["NODE_OPTIONS"];
-  delete process.env["DEADLY_STEPS"];
-});
-
-/** From now on the manager dies at the first step that is not among these. */
-function arm(survived: readonly string[]): void {
-  rmSync(DIED, { force: true });
-  round += 1;
-  writeFileSync(`${STEPS}.new`, JSON.stringify({ round, survived }));
-  renameSync(`${STEPS}.new`, STEPS);
-}
-
-/** Where it died; undefined: it got through. */
-function disarm(): string | undefined {
-  rmSync(STEPS, { force: true });
-  return existsSync(DIED) ? readFileSync(DIED, "utf8") : undefined;
-}
-
-/** Whole ones: one that is just being written has another name until then. */
-const records = (): string[] =>
-  existsSync(RECORDS) ? readdirSync(RECORDS).filter((name) => name.endsWith(".json")) : [];
-
-/** Does something again and again while readers read, and kills the manager at another step each time. Returns where it died. */
-async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promise<string[]> {
-  const deaths: string[] = [];
-  const first = await attach(image);
-  const node = first.device ?? "";
-  const reader = await startReader(node, image, 4);
-  for (;;) {
-    expect(deaths.length).toBeLessThan(MOST_STEPS);
-    const device = await status(node);
-    // Some of them another manager has started.
-    await until("a warm spare", () => allWorkers().length >= 2);
-    await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
-    arm(deaths);
-    await act(device).catch(() => {});
-    // The step may come after the act has been answered: nothing is under way any more once the device serves again.
-    await untilAsync("the end of it", async () => existsSync(DIED) || (await isServing(node)));
-    const death = disarm();
-    if (death === undefined) break;
-    deaths.push(death);
-    await successorOf(device.managerPid);
-    await untilAsync("the device", () => isServing(node));
-    // For whoever wants to know what each death cost.
-    const { counters, lastFailover } = await status(node);
-    const found =
-      counters.reconnects > device.counters.reconnects ? "reconnected" : "served on, or taken over";
-    process.stderr.write(`${death}: ${found}, last stall ${lastFailover?.stallMs ?? 0} ms\n`);
-  }
-  expectFlawless(await reader.stop());
-  const after = await status(node);
-  expect(after).toMatchObject({
-    identifier: first.identifier,
-    counters: { failedFailovers: 0, readErrors: 0 },
-  });
-  await detachAll();
-  expect(records()).toEqual([]);
-  expect(journalFiles()).toEqual([]);
-  return deaths;
-}
-
-const isServing = async (node: string): Promise<boolean> =>
-  (await statuses().catch(() => [])).some(({ device, state }) => device === node && state === "serving");
-
-/** It died at these instants, among others. */
-function expectDeaths(deaths: readonly string[], ...names: readonly string[]): void {
-  const all = deaths.join("; ");
-  for (const name of names) expect(all).toContain(name);
-}
-
-/** An attach without a command's start, which would be most of the time here. Starts the manager if need be. */
-async function attachHere(path: string): Promise<DeviceStatus> {
-  const client = await reach();
-  try {
-    return await attachOver(client, path);
-  } finally {
-    client.close();
-  }
-}
 
 describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs }, () => {
   const guard = guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("of an attach: the next command finds all of it, or nothing is there", async () => {
+  test("of an attach: the next command finds a whole device or none", async () => {
     // The kernel is still looking for partitions when its device goes again.
     guard.expectKernelLog(...READ_FAILURE_LINES, /unable to read (RDB block|partition table)/);
     const deaths: string[] = [];
@@ -175,7 +92,7 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
   });
 
   test("of a takeover: reads wait for its successor, and none is lost", async () => {
-    const deaths = await atEveryStep(async (device) => {
+    const deaths = await atEveryStep(image, async (device) => {
       process.kill(workerOf(device), "SIGKILL");
       await untilAsync(
         "the takeover",
@@ -185,8 +102,8 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
     expectDeaths(deaths, "before settling a journal", "before giving a link to a worker");
   });
 
-  test("of a reconnect: the same", async () => {
-    const deaths = await atEveryStep(async (device) => {
+  test("of a reconnect: reads wait for its successor, and none is lost", async () => {
+    const deaths = await atEveryStep(image, async (device) => {
       const { index, links } = device;
       await ask("cutLinks", { index: index ?? -1 });
       await untilAsync(
@@ -197,12 +114,12 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
     expectDeaths(deaths, "before RECONFIGURE", "after RECONFIGURE");
   });
 
-  test("of an upgrade of its workers: the same", async () => {
-    const deaths = await atEveryStep(async () => void (await ask("renew", {})));
+  test("of an upgrade of its workers: reads wait for its successor, and none is lost", async () => {
+    const deaths = await atEveryStep(image, async () => void (await ask("renew", {})));
     expectDeaths(deaths, "after taking a link from a worker", "before giving a link to a worker");
   });
 
-  test("of a detach: the device goes, and so do its record and its journal", async () => {
+  test("of a detach: the device, its record and its journal are removed", async () => {
     const deaths: string[] = [];
     // As above.
     let next: ControlClient | undefined;
@@ -226,7 +143,7 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
     expectDeaths(deaths, "before DISCONNECT", "after DISCONNECT");
   });
 
-  test("together with its guardian: the next command finds the device", async () => {
+  test("together with its guardian: the next command adopts the device", async () => {
     const device = await attach(join(directory, "image.erofs"));
     const reader = await startReader(device.device ?? "", image, 4);
     let guardians: number[] = [];
@@ -253,8 +170,8 @@ describe("a manager that is killed while a mount is made", () => {
   function slowMount(): ChildProcess {
     for (const path of [begun, go]) rmSync(path, { force: true });
     for (const path of [place, bin]) mkdirSync(path, { recursive: true });
-    const script = `#!/bin/sh\n: > ${begun}\nwhile [ ! -e ${go} ]; do sleep 0.1; done\nPATH=$REAL_PATH exec mount "$@"\n`;
-    writeFileSync(join(bin, "mount"), script, { mode: 0o755 });
+    const waiting = `: > ${begun}\nwhile [ ! -e ${go} ]; do sleep 0.1; done\nPATH=$REAL_PATH exec mount "$@"\n`;
+    writeFileSync(join(bin, "mount"), `#!/bin/sh\n${waiting}`, { mode: 0o755 });
     const env = { ...process.env, REAL_PATH: process.env["PATH"], PATH: `${bin}:${process.env["PATH"]}` };
     return spawn(process.execPath, [CLI, "mount", image, place], {
       stdio: ["ignore", "ignore", "inherit"],
@@ -262,7 +179,7 @@ describe("a manager that is killed while a mount is made", () => {
     });
   }
 
-  test("the command goes on with its successor, and umount ends the device", async () => {
+  test("lets the command go on with its successor, and umount ends the device", async () => {
     const mounting = slowMount();
     const ended = once(mounting, "exit");
     await until("mount(8)", () => existsSync(begun));
@@ -277,7 +194,7 @@ describe("a manager that is killed while a mount is made", () => {
     expect(records()).toEqual([]);
   });
 
-  test("together with the command: its successor sees that nobody mounts it any more, and detaches", async () => {
+  test("together with the command, has a successor that detaches the device", async () => {
     // mount(8) outlives them, and tries in the end.
     guard.expectKernelLog(/cannot find valid erofs superblock/);
     const mounting = slowMount();
@@ -307,7 +224,7 @@ describe("managers that are killed one after the other", () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("the second as soon as it has the run directory: a third one comes, without a command", async () => {
+  test("the second as soon as it has the run directory, are followed by a third one without a command", async () => {
     const device = await attach(image);
     const reader = await startReader(device.device ?? "", image, 4);
     await until("the guardian", () => guardiansOf(device.managerPid).length === 1);
@@ -329,7 +246,7 @@ describe("everything that is killed at once", () => {
   guarded([...LINK_DEATH_LINES, ...READ_FAILURE_LINES]);
   cleanUpAfterFailure();
 
-  test("for longer than reads are held: they fail, and the next command revives the device", async () => {
+  test("for longer than reads are held fails the reads, and the next command revives the device", async () => {
     const device = await attach("--dead-timeout", "2", image);
     const node = device.device ?? "";
     await until("the guardian", () => guardiansOf(device.managerPid).length === 1);

@@ -1,8 +1,8 @@
 /**
- * `erofs-nbd chaos` as its user runs it: faults of every kind on a real kernel, and what it must not let pass.
+ * `erofs-nbd chaos` as its user runs it: faults of every kind on a real kernel, and what it must report.
  *
- * The command checks every byte and every account itself; here it is checked that it does, by an image that is not the
- * one that was attached, and by an interruption in the middle.
+ * The command checks every byte and every account itself. Two tests check that it does: with an image that is not the
+ * attached one, and with an interruption.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -45,7 +45,7 @@ describe("chaos", { timeout: LIMITS.longTestMs }, () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("faults of every kind: no wrong byte, no error, every account adds up, and a report", async () => {
+  test("runs faults of every kind: no wrong byte, no error, every account adds up, and a report", async () => {
     const device = await attach(image);
     const report = join(directory, "report.html");
     const kills = `${FAULTS_OF_EACH * KINDS.length}`;
@@ -81,7 +81,7 @@ describe("chaos", { timeout: LIMITS.longTestMs }, () => {
     await detachAll();
   });
 
-  test("an image that differs from the attached one by a byte: exit code 2, and the place", async () => {
+  test("finds an image that differs from the attached one by a byte: exit code 2, and the place", async () => {
     const copy = join(directory, "copy.erofs");
     copyFileSync(image, copy);
     const device = await attach(copy);
@@ -100,7 +100,7 @@ describe("chaos", { timeout: LIMITS.longTestMs }, () => {
     await detachAll();
   });
 
-  test("interrupted in the middle: exit code 8, a summary, and nothing left behind", async () => {
+  test("ends an interrupted run with exit code 8, a summary, and nothing left behind", async () => {
     const device = await attach(image);
     const words = [CLI, "chaos", device.device ?? "", "--what", "hang", "--kills", "50", "--interval", "50"];
     const child = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "pipe"] });

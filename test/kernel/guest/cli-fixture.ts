@@ -75,8 +75,8 @@ export function expectRefusal(result: CommandResult, code: number, message: RegE
 const records = (): string[] => (existsSync(`${RUN_DIR}/devices`) ? readdirSync(`${RUN_DIR}/devices`) : []);
 
 /**
- * No record of a device, and no manager. Both may take a moment: after a plain umount, a refusal or a kill nobody waits
- * for the manager, and an automatic one leaves when it has had nothing to do for a while.
+ * No record of a device, and no manager. Both may take a moment: after a plain umount, a refusal or a kill the command
+ * does not wait for the manager, and an automatic one leaves when it has had nothing to do for a while.
  */
 export async function expectNothingAttached(): Promise<void> {
   await until("the end of every record", () => records().length === 0);

@@ -29,7 +29,7 @@ describe("mount and umount", () => {
     await expectNothingAttached();
   });
 
-  test("umount returns when everything is gone; a busy one fails with umount's words", async () => {
+  test("umount returns when everything is gone; a busy mount fails with the error of umount(8)", async () => {
     await erofsNbdOk("mount", "-o", "noatime", files.image, files.mountPoint);
     const busy = openSync(join(files.mountPoint, readdirSync(files.mountPoint)[0] ?? ""), "r");
     try {
@@ -59,7 +59,7 @@ describe("mount and umount", () => {
     await expectNothingAttached();
   });
 
-  test("mount options that the kernel refuses end with 32 and mount's words", async () => {
+  test("mount options that the kernel refuses end with 32 and the error of mount(8)", async () => {
     guard.expectKernelLog(/erofs/);
     expectRefusal(
       await erofsNbd("mount", "-o", "no-such-option", files.image, files.mountPoint),
@@ -89,10 +89,10 @@ describe("mount and umount", () => {
   });
 });
 
-describe("in the foreground", () => {
+describe("attach --foreground", () => {
   guarded();
 
-  test("a signal detaches and ends with 0; while mounted it is refused", async () => {
+  test("detaches at a signal and ends with 0; while mounted it refuses", async () => {
     const command = start(["attach", "--foreground", files.image]);
     const node = await command.next("stdout");
     expect(node).toMatch(/^\/dev\/nbd\d+$/);
@@ -107,7 +107,7 @@ describe("in the foreground", () => {
     await expectNothingAttached();
   });
 
-  test("its workers can gain no rights, on any thread", async () => {
+  test("starts workers that can gain no rights, on any thread", async () => {
     const command = start(["attach", "--foreground", files.image]);
     const node = await command.next("stdout");
     const { managerPid } = await status(node);
@@ -122,7 +122,7 @@ describe("in the foreground", () => {
     await expectNothingAttached();
   });
 
-  test("a detach from elsewhere ends it, too", async () => {
+  test("ends at a detach from elsewhere, too", async () => {
     const command = start(["attach", "--foreground", files.image]);
     const node = await command.next("stdout");
     await erofsNbdOk("detach", node);
@@ -130,7 +130,7 @@ describe("in the foreground", () => {
     await expectNothingAttached();
   });
 
-  test("an interrupted attach leaves nothing", async () => {
+  test("leaves nothing when it is interrupted", async () => {
     const command = start(["attach", files.image]);
     await command.hasBegun();
     command.kill("SIGTERM");

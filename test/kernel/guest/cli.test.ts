@@ -43,14 +43,14 @@ describe("refused before a manager is started", () => {
     await expectNothingAttached();
   });
 
-  test("a mount point that is not there, and one that is a file", async () => {
+  test("a mount point that does not exist, and one that is a file", async () => {
     expectRefusal(await erofsNbd("mount", files.image, files.at("nowhere")), 1, /there is no directory/);
     expectRefusal(await erofsNbd("mount", files.image, files.image), 1, /is not a directory/);
     await expectNothingAttached();
   });
 
-  test("somebody who is not root", async () => {
-    // In a user namespace that maps nobody: no privilege, and files stay as readable as they are.
+  test("a user who is not root", async () => {
+    // In a user namespace that maps no user: no privilege, and files stay as readable as they are.
     expectRefusal(
       await start(["attach", files.image], ["unshare", "--user"]).ended,
       1,
@@ -125,7 +125,7 @@ describe("refused by the manager or the kernel", () => {
     await detachAll();
   });
 
-  test("an index beyond the kernel's, and a device that somebody holds open", async () => {
+  test("an index beyond the kernel's, and a device that a process holds open", async () => {
     guard.expectKernelLog(/^nbd: (illegal input index \d+|nbd9 already in use)$/);
     const maxPart = Number(readFileSync("/sys/module/nbd/parameters/max_part", "utf8"));
     const beyond = 2 ** (20 - Math.ceil(Math.log2(maxPart + 1)));
@@ -143,7 +143,7 @@ describe("refused by the manager or the kernel", () => {
     await expectNothingAttached();
   });
 
-  test("a device in use, the device itself as the image; one image twice is allowed", async () => {
+  test("a device in use, and the device itself as the image; one image twice is allowed", async () => {
     const first = await attach("--device", "nbd3", files.image);
     expect(first).toMatchObject({ device: "/dev/nbd3", index: 3, blockSizeBytes: 4096, state: "serving" });
     expectRefusal(
@@ -179,7 +179,7 @@ describe("refused by the manager or the kernel", () => {
     await detachAll();
   });
 
-  test("detach while mounted is refused with the mount point, --force does it", async () => {
+  test("a detach while mounted, with the mount point; --force does it", async () => {
     guard.expectKernelLog(/I\/O error/, /erofs/);
     const device = await attach(files.image);
     execFileSync("mount", ["-t", "erofs", "-o", "ro", `${device.device}`, files.mountPoint]);
@@ -207,7 +207,7 @@ describe("refused by the manager or the kernel", () => {
 describe("interrupted", () => {
   guarded();
 
-  test("while the manager is being started for it: no manager and no device stay", async () => {
+  test("while the manager is being started: no manager and no device stay", async () => {
     const command = start(["attach", files.image]);
     await until("the manager's start", () => managerPids().length > 0);
     command.kill("SIGINT");

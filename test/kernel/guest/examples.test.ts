@@ -32,7 +32,7 @@ const LIBRARY = new URL("../../../dist/src/index.js", import.meta.url).href;
 let directory: string;
 let image: string;
 let parts: string[];
-/** A copy where workers may read it, which run as nobody: the project may lie where only root may. */
+/** A copy where workers may read it, which run as an ordinary user: the project may be where only root can read. */
 let source: string;
 
 beforeAll(async () => {
@@ -78,7 +78,7 @@ describe("examples", () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("netlink-family: what the kernel says of nbd, and a hint for a family that is none", async () => {
+  test("netlink-family shows what the kernel reports of nbd, and a hint for an unknown family", async () => {
     const found = await run(process.execPath, [example("netlink-family.mjs")]);
     expect(found).toMatchObject({ code: 0, stderr: "" });
     expect(found.stdout).toMatch(/^nbd: id \d+, version 1\n {2}group nbd_mc_group: id \d+\n$/);
@@ -87,7 +87,7 @@ describe("examples", () => {
     expect(none.stderr).toContain("no_such_family");
   });
 
-  test("attach: the device, a failover as it happens, and its end at Ctrl-C", async () => {
+  test("attach shows the device, a failover as it happens, and the end at Ctrl-C", async () => {
     const { child, said } = start(example("attach.mjs"), image);
     const ended = once(child, "exit");
     await until("it is attached", () => /, serving, worker \d+\n/.test(said()));
@@ -102,7 +102,7 @@ describe("examples", () => {
     await allGone([managerPid]);
   });
 
-  test("failover-drill: a manager inside the program, every kill a counted failover", async () => {
+  test("failover-drill runs a manager inside the program, and counts every kill as a failover", async () => {
     const drill = await run(process.execPath, [example("failover-drill.mjs"), image, "2"]);
     expect(drill, drill.stdout + drill.stderr).toMatchObject({ code: 0 });
     expect(drill.stdout.match(/^kill -9 \d+ \(the serving worker\), \d+ reads so far$/gm)).toHaveLength(2);
@@ -112,7 +112,7 @@ describe("examples", () => {
     expect(drill.stdout).toMatch(/^\d+ reads, none failed; 2 takeovers, 0 reconnects$/m);
   });
 
-  test("attach-split-image: a source of one's own, served byte for byte", async () => {
+  test("attach-split-image serves a source module byte for byte", async () => {
     const managers = managerPids();
     const result = await run(process.execPath, [join(directory, "attach-split-image.mjs"), ...parts]);
     expect(result, result.stdout + result.stderr).toMatchObject({ code: 0, stderr: "" });
@@ -121,7 +121,7 @@ describe("examples", () => {
     await until("the manager's end", () => managerPids().every((pid) => managers.includes(pid)));
   });
 
-  test("a source of one's own goes on where manager and worker die together, and the program is told", async () => {
+  test("a source module is served on when manager and worker die together, and the program is told", async () => {
     const { attach } = (await import(LIBRARY)) as typeof import("../../../src/index.ts");
     const device = await attach({ module: source, options: { parts } });
     const heard: string[] = [];

@@ -1,8 +1,8 @@
 /**
- * Level 2: a link that dies, with reads on the wire that only the kernel's timer sends again, on a real kernel.
+ * Reconnects on a real kernel: links die with reads on the wire, which only the kernel's timer sends again.
  *
- * Every test keeps reads on the wire at the cut, asserts that it did, counts the failovers, and compares every byte. Workers
- * that die under a link that lives are in takeover.test.ts, managers in manager.test.ts.
+ * Every test keeps reads on the wire at the cut, asserts that it did, counts the failovers, and compares every byte.
+ * Workers that die under a link that lives are in takeover.test.ts, managers in manager.test.ts.
  */
 import {
   closeSync,
@@ -62,7 +62,7 @@ describe("a link that dies", () => {
   const guard = guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("loses no read: cut with eight reads on the wire", async () => {
+  test("loses none of eight reads on the wire", async () => {
     const device = await attach(...CUTTABLE, image);
     expect(device.counters).toMatchObject({ reconnects: 0, takeovers: 0, failedFailovers: 0 });
     const reader = await startReader(device.device ?? "", image);
@@ -80,7 +80,7 @@ describe("a link that dies", () => {
     await detachAll();
   });
 
-  test("again and again: five cuts are five reconnects", async () => {
+  test("five times is reconnected five times", async () => {
     const device = await attach(...CUTTABLE, image);
     const reader = await startReader(device.device ?? "", image);
     let now = device;
@@ -94,7 +94,7 @@ describe("a link that dies", () => {
     await detachAll();
   });
 
-  test("loses every worker while it is being replaced", async () => {
+  test("is replaced although every new worker dies meanwhile", async () => {
     const device = await attach(...CUTTABLE, image);
     const reader = await startReader(device.device ?? "", image);
     const watcher = await watchEvents();
@@ -106,7 +106,7 @@ describe("a link that dies", () => {
     );
     await cutUnderLoad(device);
     await reconnecting;
-    // Whoever is to serve the fresh link dies before it can have proven itself.
+    // The worker of the fresh link dies before the link can have been proven.
     await killTogether(...victims);
     const after = await statusWhen(
       device.device ?? "",
@@ -120,7 +120,7 @@ describe("a link that dies", () => {
     await detachAll();
   });
 
-  test("is one of three, cut by the kernel: the device goes on, and its slot is filled again", async () => {
+  test("is one of three, cut by the kernel, is replaced while the device is read", async () => {
     const device = await attach(...CUTTABLE, "--connections", "3", image);
     expect(device.links).toHaveLength(3);
     const reader = await startReader(device.device ?? "", image);
@@ -145,7 +145,7 @@ describe("a link that dies", () => {
     await detachAll();
   });
 
-  test("together with its two neighbours: every slot is filled again", async () => {
+  test("together with its two neighbours is replaced, and so are they", async () => {
     const device = await attach(...CUTTABLE, "--connections", "3", image);
     const reader = await startReader(device.device ?? "", image);
     await cutUnderLoad(device);
@@ -158,7 +158,7 @@ describe("a link that dies", () => {
     await detachAll();
   });
 
-  test("is noticed where LINK_DEAD never arrives", async (context) => {
+  test("is noticed even if LINK_DEAD never arrives", async (context) => {
     // Events go to the first network namespace only; before 6.4 the family is not there at all outside of it.
     const [major = 0, minor = 0] = release().split(".").map(Number);
     if (major < 6 || (major === 6 && minor < 4))
@@ -182,7 +182,7 @@ describe("a link that dies", () => {
     await detachAll();
   });
 
-  test("over and over: many cuts in a row, no wrong byte, no kernel warning", async () => {
+  test("many times in a row causes no wrong byte and no kernel warning", async () => {
     const device = await attach(...CUTTABLE, "--io-timeout", "200", image);
     const reader = await startReader(device.device ?? "", image);
     let now = device;
@@ -215,7 +215,7 @@ describe("an image that changes under its device", () => {
     }
   }
 
-  test("truncated: reads get EIO and the log says why, never zeros", async () => {
+  test("by truncation fails reads with EIO, and the log has the reason", async () => {
     guard.expectKernelLog(/I\/O error,? (on )?dev nbd\d+/i, /Other side returned error/);
     const copy = join(directory, "truncated.erofs");
     copyFileSync(image, copy);
@@ -232,7 +232,7 @@ describe("an image that changes under its device", () => {
     await detachAll();
   });
 
-  test("replaced by another file of that name: reads go on from the file that was attached", async () => {
+  test("by another file of its name is read from the file that was attached", async () => {
     const copy = join(directory, "replaced.erofs");
     copyFileSync(image, copy);
     const device = await attach(copy);

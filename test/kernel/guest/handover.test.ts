@@ -1,32 +1,38 @@
 /**
- * Images that lie elsewhere for the manager than for the command: another mount namespace, another root, a path that leads
- * elsewhere by now, or no path at all. The device has the bytes of the image that the command has opened, or there is none.
+ * Images that are elsewhere for the manager than for the command: another mount namespace, another root, a path that
+ * leads elsewhere by now, or no path at all. The device has the bytes of the image that the command has opened, or
+ * there is none.
  *
  * Runs inside a guest (or with --host). The manager runs in the test's own namespace and was started there before.
  */
-import { execFileSync, spawn } from "node:child_process";
-import { once } from "node:events";
+import { execFileSync } from "node:child_process";
 import {
   closeSync,
   copyFileSync,
-  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { ControlClient } from "../../../src/control/client.ts";
-import type { DeviceStatus } from "../../../src/control/protocol.ts";
-import { processStat } from "../../../src/sys/process-stat.ts";
-import { makeImage } from "../../helpers/images/erofs-image.ts";
-import { cliFixture } from "./cli-fixture.ts";
+import {
+  attachIn,
+  expectBytes,
+  files,
+  LIBRARY,
+  loseEverything,
+  other,
+  PARTITION_LINES,
+  shell,
+  startReading,
+  useImages,
+} from "./handover-rig.ts";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
-  CLI,
+  bothWorkersOf,
   cleanUpAfterFailure,
   detachAll,
   erofsNbd,
@@ -38,63 +44,16 @@ import {
   status,
   statuses,
   statusWhen,
-  until,
-  untilAsync,
-  workersOf,
 } from "./product.ts";
 
-/** The package as it is installed. */
-const LIBRARY = new URL("../../../dist/src/index.js", import.meta.url).href;
-const files = cliFixture();
-/** Another image of the same size, which lies somewhere else. */
-const other = (): string => files.at("other.erofs");
-
-beforeAll(async () => {
-  mkdirSync(files.at("other-tree"));
-  writeFileSync(files.at("tree/which"), "first");
-  writeFileSync(files.at("other-tree/which"), "other");
-  await makeImage(files.image, files.at("tree"));
-  await makeImage(other(), files.at("other-tree"));
-  // A guest's own /dev may have neither.
-  for (const [path, target] of [
-    ["/dev/stdin", "/proc/self/fd/0"],
-    ["/dev/fd", "/proc/self/fd"],
-  ] as const)
-    if (!existsSync(path)) symlinkSync(target, path);
-});
-
-/** The words of the command line in a shell where `$CLI` is the program. */
-function shell(script: string, ...before: readonly string[]): ReturnType<typeof run> {
-  const [program = "", ...words] = [...before, "sh", "-ec", script];
-  return run(program, words, {
-    CLI: `${process.execPath} ${CLI}`,
-    IMAGE: files.image,
-    OTHER: other(),
-    MNT: files.mountPoint,
-  });
-}
-
-async function attachIn(script: string, ...before: readonly string[]): Promise<DeviceStatus> {
-  const { code, stdout, stderr } = await shell(script, ...before);
-  expect(code, stderr).toBe(0);
-  return JSON.parse(stdout) as DeviceStatus;
-}
-
-/** The device has this file's bytes, and nothing of another. */
-function expectBytes({ device, sizeBytes }: DeviceStatus, path: string): void {
-  const wanted = readFileSync(path);
-  const got = readFileSync(device ?? "");
-  expect(got.length).toBe(sizeBytes);
-  expect(got.subarray(0, wanted.length).equals(wanted)).toBe(true);
-}
+useImages();
 
 describe("the device has the bytes of the image that the command has open", () => {
   const guard = guarded();
   cleanUpAfterFailure();
   let manager: ControlClient;
   beforeEach(async () => {
-    // The partition scan takes the small image for a table.
-    guard.expectKernelLog(/^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/);
+    guard.expectKernelLog(PARTITION_LINES);
     manager = await reach();
   });
   afterEach(async () => {
@@ -102,7 +61,7 @@ describe("the device has the bytes of the image that the command has open", () =
     await detachAll();
   });
 
-  test("in another mount namespace, with another file at the path", async () => {
+  test("if it runs in another mount namespace, with another file at the path", async () => {
     const script = 'mount --bind "$OTHER" "$IMAGE"; exec $CLI attach --json "$IMAGE"';
     const device = await attachIn(script, "unshare", "-m");
     expectBytes(device, other());
@@ -121,13 +80,13 @@ describe("the device has the bytes of the image that the command has open", () =
     expect(JSON.parse(left.stdout)).toMatchObject({ identifier: again.identifier });
   });
 
-  test("a mount in another mount namespace", async () => {
+  test("if it mounts in another mount namespace", async () => {
     const script =
       'mount --bind "$OTHER" "$IMAGE"; $CLI mount "$IMAGE" "$MNT"; cat "$MNT/which"; $CLI umount "$MNT"';
     expect(await shell(script, "unshare", "-m")).toEqual({ code: 0, stdout: "other", stderr: "" });
   });
 
-  test("a mount where the device's node is another device's is refused", async () => {
+  test("and no mount is made where the device's node is another device's", async () => {
     await attachIn('exec $CLI attach --json --device 15 "$OTHER"');
     const script = 'mount --bind /dev/nbd15 /dev/nbd3; exec $CLI mount -o nbd.device=3 "$IMAGE" "$MNT"';
     const refused = await shell(script, "unshare", "-m");
@@ -138,7 +97,7 @@ describe("the device has the bytes of the image that the command has open", () =
     expect((await statuses()).map(({ index }) => index)).toEqual([15]);
   });
 
-  test("under another root", async () => {
+  test("if it runs under another root", async () => {
     const jail = files.at("jail");
     mkdirSync(jail);
     execFileSync("sh", [
@@ -159,13 +118,14 @@ describe("the device has the bytes of the image that the command has open", () =
     }
   });
 
-  test("a source module, which workers load by its path, is refused from there", async () => {
+  test("and a source module, which workers load by its path, is refused in another namespace", async () => {
     writeFileSync(
       files.at("module.mjs"),
       "export const open = () => ({ sizeBytes: 4096, read: (to) => void to.fill(7) });",
     );
+    const module = JSON.stringify(files.at("module.mjs"));
     const program = `const { attach } = await import(${JSON.stringify(LIBRARY)});
-      const device = await attach({ module: ${JSON.stringify(files.at("module.mjs"))} }).catch(({ message }) => message);
+      const device = await attach({ module: ${module} }).catch(({ message }) => message);
       console.log(device.device ?? device);
       await device.detach?.();`;
     const words = [process.execPath, "--input-type=module", "-e", program];
@@ -175,7 +135,7 @@ describe("the device has the bytes of the image that the command has open", () =
     expect((await run("env", words)).stdout).toMatch(/^\/dev\/nbd\d+$/m);
   });
 
-  test("/dev/stdin, and a descriptor by its number", async () => {
+  test("if the path is /dev/stdin, or a descriptor by its number", async () => {
     for (const script of [
       'exec $CLI attach --json /dev/stdin <"$OTHER"',
       'exec $CLI attach --json /proc/self/fd/7 7<"$OTHER"',
@@ -190,7 +150,7 @@ describe("the device has the bytes of the image that the command has open", () =
     expect(piped.stderr).toMatch(/\/dev\/stdin: it is neither a regular file nor a block device/);
   });
 
-  test("a number that names the manager's lock to the manager names the caller's file", async () => {
+  test("if the path is the number of a descriptor that the manager has, too", async () => {
     const { pid } = await manager.request("hello", {});
     const number = readdirSync(`/proc/${pid}/fd`).find((fd) =>
       readlinkSync(`/proc/${pid}/fd/${fd}`).endsWith("/manager.lock"),
@@ -202,7 +162,7 @@ describe("the device has the bytes of the image that the command has open", () =
     expect(device.source.uri).toBe(other());
   });
 
-  test("a file that has been deleted, and one that a mount covers", async () => {
+  test("if it has been deleted, or a mount covers it", async () => {
     copyFileSync(other(), files.at("copy"));
     const gone = await attachIn(
       'exec 7<"$0"; rm "$0"; exec $CLI attach --json /proc/self/fd/7'.replaceAll("$0", files.at("copy")),
@@ -229,7 +189,7 @@ describe("after everything has died, with another file at the path", () => {
   cleanUpAfterFailure();
   beforeEach(() => {
     guard.expectKernelLog(
-      /^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/,
+      PARTITION_LINES,
       /^(loop: module loaded|loop0: detected capacity change from \d+ to \d+|nbd: nbd5 already in use)$/,
     );
   });
@@ -237,30 +197,7 @@ describe("after everything has died, with another file at the path", () => {
     execFileSync("sh", ["-c", 'while umount "$0" 2>/dev/null; do :; done', files.image]);
   });
 
-  /** The whole device past the page cache: it waits for as long as nobody serves. */
-  async function startReading({ device }: DeviceStatus): Promise<() => Promise<Buffer>> {
-    const child = spawn("dd", [`if=${device}`, "bs=64k", "iflag=direct", "status=none"], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    const parts: Buffer[] = [];
-    child.stdout.on("data", (part: Buffer) => parts.push(part));
-    const read = once(child, "close").then(([code]) => {
-      expect(code).toBe(0);
-      return Buffer.concat(parts);
-    });
-    // The kernel counts no read in flight while it has no link for it.
-    await until("a read that waits", () => processStat(child.pid ?? 0)?.state === "D");
-    return () => read;
-  }
-
-  async function loseEverything({ managerPid, device }: DeviceStatus): Promise<DeviceStatus> {
-    await until("both workers", () => workersOf(managerPid).length === 2);
-    await killTogether(managerPid, ...workersOf(managerPid));
-    await untilAsync("a successor", async () => (await statuses().catch(() => [])).length > 0);
-    return statusWhen(device ?? "", "the end of its links", ({ links }) => links.length === 0);
-  }
-
-  test("the device waits, says why, and gives no byte of that file; an attach of its image makes it go on", async () => {
+  test("a device waits with the reason, returns no byte of that file, and goes on after an attach", async () => {
     const device = await attachIn('exec $CLI attach --json "$IMAGE"');
     const fd = openSync(files.image, "r");
     const image = readFileSync(fd);
@@ -297,18 +234,17 @@ describe("after everything has died, with another file at the path", () => {
     }
   });
 
-  test("what was handed in has to be handed in again, from wherever it can be opened", async () => {
+  test("an image that was handed in must be handed in again, by any process that can open it", async () => {
     const manager = await reach();
-    const device = await attachIn(
-      'mount --bind "$OTHER" "$IMAGE"; exec $CLI attach --json "$IMAGE"',
-      "unshare",
-      "-m",
-    );
+    const script = 'mount --bind "$OTHER" "$IMAGE"; exec $CLI attach --json "$IMAGE"';
+    const device = await attachIn(script, "unshare", "-m");
     manager.close();
     const lost = await loseEverything(device);
     expect(lost).toMatchObject({
       state: "stalled",
-      stalledReason: `descriptor:${files.image} was handed in as a descriptor: no path leads to it from here; hand the image in: erofs-nbd attach IMAGE`,
+      stalledReason:
+        `descriptor:${files.image} was handed in as a descriptor: ` +
+        "no path leads to it from here; hand the image in: erofs-nbd attach IMAGE",
     });
     const reading = await startReading(lost);
     // A mount wants a device of its own; the other one goes on all the same.
@@ -321,7 +257,7 @@ describe("after everything has died, with another file at the path", () => {
     await detachAll();
   });
 
-  test("a disk that was made anew, with the same number and size, is another one", async () => {
+  test("a disk that was created again, with the same number and size, is not taken for the same", async () => {
     execFileSync("modprobe", ["loop"]);
     copyFileSync(files.image, files.at("disk"));
     copyFileSync(files.image, files.at("next"));
@@ -330,9 +266,9 @@ describe("after everything has died, with another file at the path", () => {
     try {
       const device = await attachIn("exec $CLI attach --json /dev/loop0");
       const { managerPid } = device;
-      await until("both workers", () => workersOf(managerPid).length === 2);
-      // Without a guardian nobody begins before the disk is another one.
-      await killTogether(managerPid, ...workersOf(managerPid), ...guardiansOf(managerPid));
+      const workers = await bothWorkersOf(managerPid);
+      // Without a guardian no manager begins before the disk is another one.
+      await killTogether(managerPid, ...workers, ...guardiansOf(managerPid));
       execFileSync("losetup", ["-d", "/dev/loop0"]);
       execFileSync("losetup", ["/dev/loop0", files.at("next")]);
       await erofsNbdOk("status");
@@ -348,7 +284,7 @@ describe("after everything has died, with another file at the path", () => {
     }
   });
 
-  test("an index that another image has got shows nothing of the one before, nor while it was held open", async () => {
+  test("an index of another image shows no byte of the former one, even if it was held open", async () => {
     const first = await attachIn('exec $CLI attach --json --device 5 "$IMAGE"');
     const held = openSync("/dev/nbd5", "r");
     expectBytes(first, files.image);

@@ -1,6 +1,8 @@
 /**
- * nbd-client, which nobody here wrote, attaches a real kernel's device to `serve`: over both of its interfaces, through a
- * unix socket and TCP. The kernel driver's own requests reach our handshake and our loop, and every byte is compared.
+ * nbd-client attaches a real kernel's device to `serve`: over netlink and ioctl, through a unix socket and TCP.
+ *
+ * nbd-client is no part of this project. Its handshake and the kernel driver's own requests are served, and every byte
+ * is compared.
  */
 import { execFileSync } from "node:child_process";
 import {
@@ -106,7 +108,7 @@ describe("nbd-client", () => {
     }
   });
 
-  test("hears that a name is unknown, and leaves no device behind", async () => {
+  test("reports an unknown name, and leaves no device behind", async () => {
     const path = join(directory, "s");
     const server = await startServe("--socket", path, "--name", "right", image);
     expect(() => client("-unix", path, DEVICE, "-N", "wrong")).toThrow(/nbd-client .*wrong/);

@@ -1,5 +1,6 @@
 /**
- * The legacy path on a real kernel: it has one socket for its whole life, so a dead worker costs nothing and a dead link the device.
+ * The legacy path on a real kernel. A device has one socket for its whole life: the death of a worker costs nothing,
+ * and the death of the link costs the device.
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -90,12 +91,12 @@ describe("the end of a link attached by ioctl", () => {
     ...READ_FAILURE_LINES,
     // A reply that was on its way still comes through, after the kernel has failed its request.
     /^block nbd\d+: Unexpected reply \(\d+\)/,
-    // Whoever opens it then makes the kernel look for partitions.
+    // A process that opens it then makes the kernel look for partitions.
     /unable to read (RDB block|partition table)/,
   ]);
   cleanUpAfterFailure();
 
-  test("is the end of its device, where netlink loses nothing: reads fail, and status says so", async () => {
+  test("ends its device, where netlink would lose nothing: reads fail, and status reports it", async () => {
     const device = await attach("--ioctl", image);
     const reader = await startReader(device.device ?? "", image);
     await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
@@ -114,7 +115,7 @@ describe("the end of a link attached by ioctl", () => {
     );
   });
 
-  test("outlives its manager, and the upgrade of the next one: its worker is the only one who could serve it", async () => {
+  test("does not come with its manager, nor with an upgrade: only its worker can serve it", async () => {
     const device = await attach("--ioctl", image);
     const reader = await startReader(device.device ?? "", image);
     process.kill(device.managerPid, "SIGKILL");
@@ -128,7 +129,7 @@ describe("the end of a link attached by ioctl", () => {
     await detachAll();
   });
 
-  test("with manager and workers is the end of its device, and the next command says so", async () => {
+  test("with manager and workers ends its device, and the next command reports it", async () => {
     const device = await attach("--ioctl", image);
     const reader = await startReader(device.device ?? "", image);
     const workers = await bothWorkersOf(device.managerPid);
@@ -145,7 +146,7 @@ describe("the end of a link attached by ioctl", () => {
     expect(seen.stderr).toContain("no longer attached");
   });
 
-  test("cannot be asked for, because nothing would mend it", async () => {
+  test("cannot be requested, because nothing could reconnect it", async () => {
     const device = await attach("--ioctl", image);
     await expect(cutLinks(device.index ?? -1)).rejects.toThrow("it is attached by ioctl");
     await detachAll();

@@ -1,6 +1,6 @@
 /**
- * The lab itself, seen from inside: the kernel that was asked for, with nbd and erofs, over a host that can't be
- * written to; and the leftover check notices what it is there to notice.
+ * The lab itself, seen from inside: the requested kernel, with nbd and erofs, over a host that cannot be written to;
+ * and the leftover check finds what it is for.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -24,7 +24,7 @@ function run(command: string, ...args: string[]): string {
 describe("the kernel", () => {
   guarded();
 
-  test.runIf(inGuest)("is of the series that was asked for", () => {
+  test.runIf(inGuest)("is of the requested series", () => {
     expect(release().startsWith(`${series?.replace("-smp", "")}.`)).toBe(true);
   });
 
@@ -37,7 +37,7 @@ describe("the kernel", () => {
     expect(readFileSync("/proc/filesystems", "utf8")).toMatch(/^\s+erofs$/m);
   });
 
-  test("has nbd devices once the module is loaded, and the module goes and comes", () => {
+  test("has nbd devices once the module is loaded, and the module can be reloaded", () => {
     if (inGuest) {
       run("rmmod", "nbd");
       expect(existsSync("/dev/nbd0")).toBe(false);
@@ -62,7 +62,8 @@ describe.runIf(inGuest)("the host's files", () => {
 
   test("take writes that only the guest sees", () => {
     const path = new URL("written-by-a-guest.tmp", import.meta.url);
-    expect(existsSync(path)).toBe(false); // each kernel starts afresh: one guest's file reached neither host nor next guest
+    // Each kernel starts afresh: a guest's file reaches neither the host nor the next guest.
+    expect(existsSync(path)).toBe(false);
     writeFileSync(path, "x");
     expect(existsSync(path)).toBe(true);
   });

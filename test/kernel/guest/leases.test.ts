@@ -1,7 +1,8 @@
 /**
- * Images that others open for writing, overwrite and touch under a device that is read: the bytes of the attach, or EIO.
+ * Images that other processes open for writing, overwrite and touch while their device is read: reads return the bytes
+ * of the attach, or EIO.
  *
- * Runs inside a guest (or with --host). The image lies on a tmpfs of its own, whose leases count.
+ * Runs inside a guest (or with --host). The image is on a tmpfs of its own, where leases are exact.
  */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -50,7 +51,7 @@ async function overwrite(name: "good" | "bad"): Promise<void> {
   expect(code).toBe(0);
 }
 
-/** Opens the image for writing and writes nothing: whoever does so breaks the lease, and waits. */
+/** Opens the image for writing and writes nothing: that breaks the lease, and waits. */
 async function openForWriting(): Promise<void> {
   const words = ["if=/dev/null", `of=${image}`, "conv=notrunc", "status=none"];
   const [code] = await once(spawn("dd", words, { stdio: ["ignore", "ignore", "inherit"] }), "close");
@@ -82,7 +83,7 @@ describe("an image on tmpfs", () => {
     await detachAll();
   });
 
-  test("is opened for writing again and again while large reads are on the wire: writers wait, and no read fails", async () => {
+  test("can be opened for writing while large reads are on the wire: writers wait, and no read fails", async () => {
     const reader = await startReader(node, join(directory, "files", "good"), 4, MIB);
     for (let round = 0; round < ROUNDS; round += 1) {
       await openForWriting();
@@ -91,7 +92,7 @@ describe("an image on tmpfs", () => {
     expectFlawless(await reader.stop());
   });
 
-  test("is overwritten and put back with its time while large reads are on the wire: no wrong byte", async () => {
+  test("returns no wrong byte when it is overwritten and restored while large reads are on the wire", async () => {
     const reader = await startReader(node, join(directory, "files", "good"), 4, MIB);
     for (let round = 0; round < OVERWRITES; round += 1) {
       await overwrite("bad");
@@ -105,7 +106,7 @@ describe("an image on tmpfs", () => {
     expect(report.reads).toBeGreaterThan(0);
   });
 
-  test("is overwritten and put back: the log says it once each time, and reads fail in between", async () => {
+  test("is logged once each time it is overwritten and restored, and reads fail in between", async () => {
     const told = (): number =>
       readFileSync("/run/erofs-nbd/manager.log", "utf8").split("has changed: it was modified").length;
     const toldBefore = told();
@@ -120,13 +121,13 @@ describe("an image on tmpfs", () => {
     expect(readFileSync(node).equals(good)).toBe(true);
   });
 
-  test("says in the table what has happened to it", async () => {
+  test("is shown with its change in the table", async () => {
     await overwrite("bad");
     await statusWhen(node, "the change", ({ imageChange }) => imageChange !== null);
     expect(await erofsNbdOk("status")).toContain("\n    reads fail: the image has changed: it was modified");
   });
 
-  test("is given another time while it is read, and its worker is killed: no read fails", async () => {
+  test("fails no read when it gets another time while it is read, and its worker is killed", async () => {
     const reader = await startReader(node, join(directory, "files", "good"), 4, MIB);
     utimesSync(image, 5, 5);
     await killUnderLoad(device);

@@ -2,7 +2,7 @@
  * The check that a kernel test leaves the machine as it found it: no configured device, no mount, no process, no open
  * descriptor, nothing in the kernel log that was not expected. Every guest test file calls `guarded()` once.
  *
- * It only looks; it never cleans up, for a cleaned-up leftover is a hidden bug.
+ * It only looks. It never cleans up, because that would hide the bug.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
@@ -38,7 +38,7 @@ export const ORDINARY_LINES: readonly RegExp[] = [
   // More of the same within seconds. The lines that were let through before it are judged as any other.
   /^\w+: \d+ callbacks suppressed$/,
   /^nbd: registered device at major \d+$/,
-  // A machine that is short of processors, nothing of ours.
+  // The machine is short of processors.
   /^hrtimer: interrupt took \d+ ns$/,
   /^erofs: (\(device nbd\d+\): )?(mounted|unmounted|initialized)/,
   /^erofs \(device nbd\d+\): (mounted|unmounted)/,
@@ -48,7 +48,8 @@ export const ORDINARY_LINES: readonly RegExp[] = [
 export const LINK_DEATH_LINES: readonly RegExp[] = [
   /^block nbd\d+: (Receive control failed|Send control failed|Receive data failed|Send data failed) \(result -?\d+\)$/,
   /^block nbd\d+: (Dead connection, failed to find a fallback|Other side returned error|reconnected socket)/,
-  /^block nbd\d+: (Connection timed out|Possible stuck request|Send disconnect failed -32|Request send failed, requeueing)/,
+  /^block nbd\d+: (Connection timed out|Possible stuck request|Send disconnect failed -32)/,
+  /^block nbd\d+: Request send failed, requeueing/,
 ];
 
 /** What it logs beside when reads fail that were bound to: for tests of ends that nothing can mend. */
@@ -57,11 +58,14 @@ export const READ_FAILURE_LINES: readonly RegExp[] = [
   /^block nbd\d+: Attempted send on invalid socket$/,
 ];
 
-/** Records at or above this severity must be expected (4 is KERN_WARNING)… */
+/** Records at or above this severity must be expected (4 is KERN_WARNING) ... */
 const SUSPICIOUS_LEVEL = 4;
-/** …and these whatever their level. */
-const ALARMS =
-  /\b(BUG|Oops|WARNING|Call Trace|hung task|blocked for more than|I\/O error|use-after-free|refcount_t)\b|general protection|stuck for/i;
+/** ... and these at any level. */
+const ALARMS = new RegExp(
+  "\\b(BUG|Oops|WARNING|Call Trace|hung task|blocked for more than|I/O error|use-after-free|refcount_t)\\b" +
+    "|general protection|stuck for",
+  "i",
+);
 /** Closing, reaping and disconnecting take a moment after the test's last await. */
 const GRACE_MS: number = LIMITS.graceMs;
 const LOOK_AGAIN_MS = 50;
@@ -200,7 +204,7 @@ function processes(): Map<string, string> {
 }
 
 /**
- * Descriptors that somebody opened on purpose. Node's own (event loop, pipes to children that just ended, standard
+ * Descriptors that were opened on purpose. Node's own (event loop, pipes to children that just ended, standard
  * devices) come and go as it likes.
  */
 function descriptors(): Map<string, string> {

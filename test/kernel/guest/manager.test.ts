@@ -1,6 +1,4 @@
-/**
- * A manager that dies: reads go on without it, the next one finds what it left, and nobody is locked out.
- */
+/** A manager that dies: reads go on without it, the next one adopts what it left, and commands work at once. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
@@ -69,7 +67,7 @@ describe("workers", () => {
   guarded();
   cleanUpAfterFailure();
 
-  test("have no user, group or capability of root, can gain none, and nobody may look inside", async () => {
+  test("have no user, group or capability of root, can gain none, and cannot be inspected by others", async () => {
     const device = await attach(image);
     await warm(device.managerPid);
     const workers = workersOf(device.managerPid);
@@ -102,7 +100,7 @@ describe("a manager that dies", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("leaves its workers serving; the next command starts another, and no read notices either", async () => {
+  test("leaves its workers serving; the next command starts another, and no read fails or waits", async () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
@@ -124,7 +122,7 @@ describe("a manager that dies", () => {
     expect(records()).toEqual([]);
   });
 
-  test("is succeeded by one that keeps its devices as well: the old workers die, and are taken over", async () => {
+  test("is succeeded by one that keeps its devices: when the old workers die, their links are taken over", async () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
@@ -144,7 +142,7 @@ describe("a manager that dies", () => {
     await detachAll();
   });
 
-  test("three times in a row, under load", async () => {
+  test("three times in a row, under load, loses no read", async () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
@@ -162,7 +160,7 @@ describe("a manager that dies", () => {
     await detachAll();
   });
 
-  test("and whose image was replaced meanwhile: its successor goes on with the one that was attached", async () => {
+  test("and whose image was replaced has a successor that serves the attached one", async () => {
     const copy = join(directory, "copy.erofs");
     writeFileSync(copy, readFileSync(image));
     const device = await attach(...PATIENT, copy);
@@ -182,11 +180,11 @@ describe("a manager that dies with what it needs", () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("all its workers: reads wait, and go on when the next manager has come", async () => {
+  test("all its workers, makes reads wait for the next manager", async () => {
     const device = await attach(image);
     const reader = await startReader(device.device ?? "", image);
     const victims = await bothWorkersOf(device.managerPid);
-    // The manager dies before it can mend what is being broken, and while its workers cannot see that: the spare would leave.
+    // The manager dies before it can reconnect, and while its workers cannot see that: the spare would exit.
     for (const pid of victims) process.kill(pid, "SIGSTOP");
     process.kill(device.managerPid, "SIGKILL");
     await killUnderLoad(device, victims);
@@ -198,7 +196,7 @@ describe("a manager that dies with what it needs", () => {
     await detachAll();
   });
 
-  test("the worker that served: the spare cannot help without its socket, the next manager can", async () => {
+  test("the serving worker, makes reads wait for the next manager: the spare has no socket", async () => {
     const device = await attach(image);
     await warm(device.managerPid);
     const reader = await startReader(device.device ?? "", image);
@@ -213,7 +211,7 @@ describe("a manager that dies with what it needs", () => {
     await detachAll();
   });
 
-  test("its workers and its image: the device is kept, and can be detached", async () => {
+  test("its workers and its image, leaves a device that can be detached", async () => {
     const copy = join(directory, "gone.erofs");
     writeFileSync(copy, readFileSync(image));
     const device = await attach(copy);
@@ -231,7 +229,7 @@ describe("a manager that died", () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("does not lock its user out: attach and detach work at once, and touch only what is ours", async () => {
+  test("does not block commands: attach and detach work at once, and touch only devices of erofs-nbd", async () => {
     const first = await attach(image);
     await killTogether(first.managerPid);
     const second = await attach(image);
@@ -244,7 +242,7 @@ describe("a manager that died", () => {
     expect(await erofsNbd("detach", first.device ?? "")).toMatchObject({ code: 3 });
   });
 
-  test("leaves a record of an earlier boot: it is cleared, and said", async () => {
+  test("leaves a record of an earlier boot, which is removed with a note", async () => {
     const device = await attach(image);
     const path = join(RUN_DIR, "devices", records()[0] ?? "");
     const record = readFileSync(path, "utf8");
@@ -260,7 +258,7 @@ describe("a manager that died", () => {
     expect(device.identifier).toHaveLength(36);
   });
 
-  test("at any instant of an attach: nothing stays that the next command does not find", async () => {
+  test("at any instant of an attach leaves nothing that the next command does not find", async () => {
     for (const waitMs of [0, 300, 600, 900, 1200, 1500]) {
       const child = spawn(process.execPath, [CLI, "attach", image], { stdio: "ignore" });
       const closed = once(child, "close");

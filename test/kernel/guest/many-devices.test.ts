@@ -1,8 +1,8 @@
 /**
- * Hundreds of devices on one manager and two workers: attached, read, moved when a worker dies, found again by the next manager,
- * reconnected when all die together, detached.
+ * Hundreds of devices on one manager and two workers: attached, read, moved when a worker dies, adopted by the next
+ * manager, reconnected when all die together, detached.
  *
- * Prints what it took. Times are not asserted, because this machine's kernel is slow by an unknown factor; memory is.
+ * Prints what it took. Times are not asserted, because a guest's kernel is slow by an unknown factor; memory is.
  */
 import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
@@ -32,7 +32,7 @@ import { SOAK } from "./soak.ts";
 import { attachOver, useImage, warm } from "./takeover-rig.ts";
 
 const DEVICES = SOAK === 1 ? 300 : 500;
-/** By then the heaps of manager and workers have grown to what hundreds of devices need, and what each one adds can be seen. */
+/** By then the heaps of manager and workers have grown to what hundreds of devices need, and each one adds its own. */
 const FIRST = 150;
 /** As many attaches at once as an orchestrator might do. */
 const AT_ONCE = 8;
@@ -84,7 +84,7 @@ describe(`${DEVICES} devices`, { timeout: LIMITS.longTestMs }, () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("on two workers: each reads its own image, outlives worker and manager, alone and together, and can be detached", async () => {
+  test("on two workers read their own images, outlive worker and manager, and can be detached", async () => {
     const said: string[] = [];
     for (const number of range(0, DEVICES)) copyFileSync(image, pathOf(number));
     const client = await reach();
@@ -92,7 +92,8 @@ describe(`${DEVICES} devices`, { timeout: LIMITS.longTestMs }, () => {
     const devices = new Map<number, DeviceStatus>();
     const attach = async (number: number): Promise<void> => {
       const device = await attachOver(client, pathOf(number), {
-        // The last one is read all the time, and its reads are to come back soon; others would only log that this is a slow machine.
+        // The last one is read all the time, and its reads must be sent again soon. The others would only log that the
+        // machine is slow.
         ioTimeoutMs: number === DEVICES - 1 ? 1000 : 30_000,
         hangTimeoutMs: 60_000,
       });

@@ -1,6 +1,6 @@
 /**
- * mount.erofs.nbd behind the real mount(8), umount(8), findmnt and fstab: what is mounted how, what a second mount and a
- * remount do, exit codes, another namespace, and that a plain umount ends everything.
+ * mount.erofs.nbd behind the real mount(8), umount(8), findmnt and fstab: what is mounted how, what a second mount and
+ * a remount do, exit codes, another namespace, and that a plain umount ends everything.
  *
  * Runs inside a guest (or with --host). mount(8) finds helpers in /sbin alone, so a link is put there.
  */
@@ -48,9 +48,10 @@ beforeAll(() => {
   }
   mkdirSync(place());
   symlinkSync(files.image, image());
+  const options = "_netdev,nofail,x-systemd.requires=a.service,nbd.dead-timeout=60,noatime";
   writeFileSync(
     files.at("fstab"),
-    `${encoded(image())} ${encoded(place())} erofs.nbd _netdev,nofail,x-systemd.requires=a.service,nbd.dead-timeout=60,noatime 0 0
+    `${encoded(image())} ${encoded(place())} erofs.nbd ${options} 0 0
 ${files.at("gone")} ${files.mountPoint} erofs.nbd nofail 0 0
 `,
   );
@@ -63,11 +64,11 @@ const withFstab = (program: string, ...words: string[]): Promise<CommandResult> 
   run(program, words, { LIBMOUNT_FSTAB: files.at("fstab") });
 
 describe("mount(8)", () => {
-  // A last close that meets another one just behind it: the kernel says goodbye twice, to a socket that has heard it.
+  // Two last closes at the same time: the kernel sends a disconnect twice, the second to a closed socket.
   const guard = guarded([/^block nbd\d+: Send disconnect failed -32$/]);
   cleanUpAfterFailure();
 
-  test("mounts with our options and the kernel's, findmnt finds it, a plain umount ends everything", async () => {
+  test("mounts with options of erofs-nbd and of the kernel; findmnt shows it, and umount ends everything", async () => {
     const options = "nbd.connections=2,noatime,nosuid,user_xattr";
     const words = ["-t", "erofs.nbd", "-o", options, image(), place()];
     expect(await run("mount", words)).toEqual(SILENT);
@@ -92,7 +93,7 @@ describe("mount(8)", () => {
     await expectNothingAttached();
   });
 
-  test("fstab: mount -a mounts once, however often and two at a time, and remount changes what is there", async () => {
+  test("mounts an fstab line once, however often mount -a runs, and remount changes its options", async () => {
     const both = await Promise.all([withFstab("mount", "-a"), withFstab("mount", "-a")]);
     expect(both).toEqual([SILENT, SILENT]);
     expect(onTop()).toBe(1);
@@ -110,7 +111,7 @@ describe("mount(8)", () => {
     await expectNothingAttached();
   });
 
-  test("what cannot be mounted: exit codes pass through, and nothing is left", async () => {
+  test("passes exit codes on, and leaves nothing of what cannot be mounted", async () => {
     guard.expectKernelLog(/erofs/);
     const mount = (...words: string[]) => run("mount", ["-t", "erofs.nbd", ...words]);
     expect(await mount(files.at("gone"), place())).toMatchObject({ code: 32, stdout: "" });
@@ -123,7 +124,7 @@ describe("mount(8)", () => {
     await expectNothingAttached();
   });
 
-  test("-N mounts in another namespace alone, and the device ends with it", async () => {
+  test("mounts with -N in another namespace alone, and the device ends with it", async () => {
     const other = spawn("unshare", ["--mount", "sh", "-c", "echo in; exec sleep 600"], {
       stdio: ["ignore", "pipe", "inherit"],
     });

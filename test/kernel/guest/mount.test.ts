@@ -91,7 +91,7 @@ describe("a mount", () => {
     expect(existsSync(`/sys/block/nbd${device.index}/pid`)).toBe(false);
   });
 
-  test("can be unmounted while nobody serves it, and ends all the same", async () => {
+  test("can be unmounted while no worker serves it, and its device ends", async () => {
     await erofsNbdOk("mount", image, mountPoint);
     const [device] = await statuses();
     if (device === undefined) throw new Error("nothing is attached");
@@ -116,7 +116,7 @@ describe("a mount", () => {
     await allGone([device?.managerPid ?? 1]);
   });
 
-  test("that is interrupted at any moment leaves a whole mount or nothing", async () => {
+  test("that is interrupted at any moment is whole or leaves nothing", async () => {
     for (const waitMs of [400, 800, 1200, 1600, 2000, 2400]) {
       const child = spawn(process.execPath, [CLI, "mount", image, mountPoint], { stdio: "ignore" });
       const closed = once(child, "close");
@@ -134,7 +134,7 @@ describe("a mount", () => {
     await until("the end of every manager", () => managerPids().length === 0);
   });
 
-  test("is not detached by accident: refused with the mount points, done with --force", async () => {
+  test("is not detached without --force: the refusal names the mount points", async () => {
     await erofsNbdOk("mount", image, mountPoint);
     const refused = await erofsNbd("detach", image);
     expect(refused).toMatchObject({ code: 2 });

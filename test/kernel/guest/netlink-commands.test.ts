@@ -58,7 +58,7 @@ describe("connect", () => {
     expect((await readBlock(index, 77)).equals(Buffer.alloc(BLOCK_BYTES, 0xab))).toBe(true);
   });
 
-  test("a busy index: EBUSY with a hint", async () => {
+  test("rejects a busy index with EBUSY and a hint", async () => {
     guard.expectKernelLog(/^nbd: nbd\d+ already in use$/);
     const nbd = open();
     const { index } = await connect(nbd, [openLink()]);
@@ -72,7 +72,7 @@ describe("connect", () => {
     });
   });
 
-  test("several sockets without CAN_MULTI_CONN: EINVAL with a hint", async () => {
+  test("rejects several sockets without CAN_MULTI_CONN with EINVAL and a hint", async () => {
     guard.expectKernelLog(/server does not support multiple connections per device/);
     const nbd = open();
     const sockets = [openLink().kernelFd, openLink().kernelFd];
@@ -83,7 +83,7 @@ describe("connect", () => {
     });
   });
 
-  test("a descriptor that is closed, and one that is no socket", async () => {
+  test("rejects a descriptor that is closed, and one that is no socket", async () => {
     const nbd = open();
     const closed = nbd.connect({ ...settings(), sockets: [9999] });
     await expect(closed).rejects.toMatchObject({
@@ -99,7 +99,7 @@ describe("connect", () => {
     });
   });
 
-  test("a missing attribute: EINVAL, by name from Linux 6.4 on", async () => {
+  test("rejects a missing attribute with EINVAL, by name from Linux 6.4 on", async () => {
     guard.expectKernelLog(
       /nbd: must specify (at least one socket|a size in bytes for the device|an index to disconnect)/,
     );
@@ -123,7 +123,7 @@ describe("connect", () => {
 });
 
 describe("status", () => {
-  test("of one, of all, of none", async () => {
+  test("reports one device, all, or none", async () => {
     const nbd = open();
     const { index } = await connect(nbd, [openLink()]);
     expect(await nbd.status(index)).toEqual([{ index, connected: true }]);
@@ -143,7 +143,7 @@ describe("disconnect", () => {
     expect(await nbd.status(index)).toEqual([{ index, connected: false }]);
   });
 
-  test("of an unknown index: EINVAL with a hint", async () => {
+  test("rejects an unknown index with EINVAL and a hint", async () => {
     guard.expectKernelLog(/nbd: couldn't find device at index 30000/);
     await expect(open().disconnect(30_000)).rejects.toMatchObject({
       errnoName: "EINVAL",
@@ -154,7 +154,7 @@ describe("disconnect", () => {
 });
 
 describe("missing rights", () => {
-  test("a client opened without CAP_SYS_ADMIN: EPERM with a hint; status and events work", async () => {
+  test("a client opened without CAP_SYS_ADMIN gets EPERM with a hint; status and events work", async () => {
     const nbd = withoutSysAdmin(() => open());
     const attempt = nbd.connect({ ...settings(), sockets: [openLink().kernelFd] });
     await expect(attempt).rejects.toMatchObject({

@@ -1,6 +1,6 @@
 /**
- * netlink/ on the real driver: dead links and fresh sockets, a module reload, an overflowing receive buffer, and a command
- * that stays inside the kernel.
+ * netlink/ on the real driver: dead links and fresh sockets, a module reload, an overflowing receive buffer, and a
+ * command that stays inside the kernel.
  *
  * Runs inside a kernel of the lab, or on a host with nbd (the module is reloaded in the lab only).
  */
@@ -41,7 +41,7 @@ describe("link-dead events and reconfigure", () => {
     expect((await readBlock(index, 77)).equals(Buffer.alloc(BLOCK_BYTES, 0x5a))).toBe(true);
   });
 
-  test("one event for each of several sockets", async () => {
+  test("each of several sockets has one event", async () => {
     guard.expectKernelLog(...LINK_DEATH_LINES);
     const nbd = open();
     const events = await listen(nbd);
@@ -51,11 +51,11 @@ describe("link-dead events and reconfigure", () => {
     for (const _link of links) expect(await events.next()).toEqual({ type: "link-dead", index });
   });
 
-  test("another identifier: EINVAL with a hint, and the device stays as it was", async () => {
+  test("another identifier is refused with EINVAL and a hint, and the device stays as it was", async () => {
     guard.expectKernelLog(/backend image doesn't match/);
     const nbd = open();
     const { index, identifier } = await connect(nbd, [openLink()]);
-    await expect(nbd.reconfigure({ index, backendIdentifier: "somebody else's" })).rejects.toMatchObject({
+    await expect(nbd.reconfigure({ index, backendIdentifier: "another program's" })).rejects.toMatchObject({
       message: `cannot reconfigure nbd${index}: EINVAL (22) from RECONFIGURE, no kernel message`,
       hint: expect.stringContaining("backend identifier"),
     });
@@ -69,7 +69,7 @@ describe("link-dead events and reconfigure", () => {
     expect(sysfs(index, "size")).toBe("4096");
   });
 
-  test("a receive buffer that overflows: the listener is told to resynchronise, and later events still come", async () => {
+  test("a receive buffer that overflows makes the listener resynchronise, and later events still come", async () => {
     guard.expectKernelLog(...LINK_DEATH_LINES);
     const transports: NetlinkTransport[] = [];
     const nbd = open({

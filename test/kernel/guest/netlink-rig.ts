@@ -1,5 +1,5 @@
 /**
- * What the netlink tests share inside a kernel: links, a server of a few lines, clients, listeners, and their cleaning up.
+ * What the netlink tests share inside a kernel: links, a server of a few lines, clients, listeners, and their cleanup.
  *
  * Imported by netlink-*.test.ts next to it. It imports nothing of the product but netlink/.
  */
@@ -40,8 +40,8 @@ const cleanups: (() => unknown)[] = [];
 let identifiers = 0;
 
 /**
- * To be called once at the top of a test file: loads the driver, undoes after each test what the functions below did, in
- * reverse order, and then has the leftover check look.
+ * Call once at the top of a test file. Loads the driver, undoes after each test what the functions below did, in
+ * reverse order, and then runs the leftover check.
  */
 export function useRig(): Guard {
   // First, so that its check runs last: hooks of one level run in reverse.

@@ -1,5 +1,6 @@
 /**
- * What can be seen of a device under load and in a failover, on a real kernel: `recent`, metrics, `--json` of mount and umount.
+ * What status and metrics show of a device under load and in a failover, on a real kernel, and the `--json` of mount
+ * and umount.
  *
  * Runs inside a guest (or with --host).
  */
@@ -45,7 +46,7 @@ function numberOf(
     )?.value;
 }
 
-test("reads and a killed worker show in status and in metrics; mount and umount say what they did", async () => {
+test("reads and a killed worker show in status and in metrics, and mount and umount report what they did", async () => {
   const mounted = JSON.parse(
     await erofsNbdOk("mount", "--json", files.image, files.mountPoint),
   ) as DeviceStatus;

@@ -1,5 +1,6 @@
 /**
- * What watches a device while a test hurts those who serve it: readers that check every byte, and the events of its manager.
+ * What watches a device while a test kills its workers and managers: readers that check every byte, and the events of
+ * its manager.
  *
  * Tests get these through product.ts. Each is a process of its own: a reader may wait in the kernel where no signal
  * reaches it. `endObservers` ends what a failed test left.
@@ -19,7 +20,7 @@ const READER = fileURLToPath(new URL("../../helpers/images/direct-reader.mjs", i
 /** At work; a test that fails leaves some. */
 const running = new Set<ChildProcess>();
 
-/** Ends whatever is still at work. */
+/** Ends the observers that still run. */
 export function endObservers(): void {
   for (const child of running) child.kill("SIGKILL");
   running.clear();
@@ -48,7 +49,7 @@ export interface Reader {
 
 /**
  * Starts a reader of a device and returns when it reads.
- * @param blocks how long each read is, or «MIN-MAX» for lengths in between
+ * @param blocks how long each read is, or "MIN-MAX" for lengths in between
  */
 export async function startReader(
   device: string,

@@ -16,6 +16,8 @@ import { connectOrStart } from "../../../src/control/reach/start-manager.ts";
 import { chooseRunDir } from "../../../src/control/run-dir.ts";
 import { LIMITS } from "../../limits.mjs";
 import { endObservers } from "./observers.ts";
+import { allGone, allWorkers, isAlive, standstill } from "./processes.ts";
+import { until, untilAsync } from "./until.ts";
 
 export {
   expectFlawless,
@@ -25,6 +27,21 @@ export {
   type Watcher,
   watchEvents,
 } from "./observers.ts";
+
+export {
+  allGone,
+  allWorkers,
+  bothWorkersOf,
+  guardiansOf,
+  isAlive,
+  killTogether,
+  killUnderLoad,
+  managerPids,
+  readsInFlight,
+  workerOf,
+  workersOf,
+} from "./processes.ts";
+export { until, untilAsync } from "./until.ts";
 
 export const CLI: string = fileURLToPath(new URL("../../../dist/src/cli/main.cjs", import.meta.url));
 
@@ -94,7 +111,10 @@ export async function ask<M extends Method>(
   }
 }
 
-/** A manager that stays as long as the connection: the one that runs, or one that is started. One that is just ending will not do. */
+/**
+ * A manager that stays as long as the connection: the one that runs, or one that is started. One that is just ending
+ * does not count.
+ */
 export async function reach(): Promise<ControlClient> {
   const runDir = chooseRunDir(undefined);
   for (;;) {
@@ -109,8 +129,8 @@ export async function cutLinks(index: number): Promise<void> {
 }
 
 /**
- * Cuts a device's links while reads are surely on the wire: the worker is stopped first, so that they pile up. Returns how
- * many were in flight at the cut.
+ * Cuts a device's links while reads are surely on the wire: the worker is stopped first, so that they pile up. Returns
+ * how many were in flight at the cut.
  */
 export async function cutUnderLoad(device: DeviceStatus): Promise<number> {
   const workers = new Set(device.links.map(({ workerPid }) => workerPid));
@@ -150,157 +170,7 @@ export async function afterFailovers(target: string, count: number): Promise<Dev
   return statusWhen(target, `failover ${count}`, (now) => failovers(now) >= count && now.state === "serving");
 }
 
-/** Waits until a condition holds. */
-export async function until(
-  what: string,
-  condition: () => boolean,
-  deadlineMs: number = LIMITS.stepMs,
-): Promise<void> {
-  await untilAsync(what, async () => condition(), deadlineMs, 5);
-}
-
-/** Waits until a condition holds that takes asking. */
-export async function untilAsync(
-  what: string,
-  condition: () => Promise<boolean>,
-  deadlineMs: number = LIMITS.stepMs,
-  pauseMs = 50,
-): Promise<void> {
-  const end = Date.now() + deadlineMs;
-  while (!(await condition())) {
-    if (Date.now() > end) throw new Error(`${what} did not happen in ${deadlineMs} ms`);
-    await delay(pauseMs);
-  }
-}
-
-export const readsInFlight = (index: number): number =>
-  Number(readFileSync(`/sys/block/nbd${index}/inflight`, "utf8").trim().split(/\s+/)[0]);
-
-/** Whether a process is there; a zombie is not. */
-export function isAlive(pid: number): boolean {
-  try {
-    return !/^\d+ \(.*\) Z/.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
-  } catch {
-    return false;
-  }
-}
-
-/** Pid of the worker behind link 0. */
-export function workerOf(device: DeviceStatus): number {
-  const pid = device.links[0]?.workerPid;
-  if (pid === undefined) throw new Error(`No worker in ${JSON.stringify(device)}`);
-  return pid;
-}
-
-/** How long the number of reads in flight must not change until we believe that nobody answers. */
-const STILL_MS = 150;
-
-/**
- * Kills processes while reads are surely on the wire of the device: the workers are stopped first, and the reads that
- * come in meanwhile fill the queue until every reader waits. That may be fewer reads than the readers' depth, because
- * the block layer merges neighbours. Returns how many were in flight at the kill.
- */
-export async function killUnderLoad(
-  device: DeviceStatus,
-  victims: readonly number[] = [workerOf(device)],
-): Promise<number> {
-  for (const pid of victims) process.kill(pid, "SIGSTOP");
-  const inFlight = await standstill(device.index ?? -1);
-  for (const pid of victims) process.kill(pid, "SIGKILL");
-  return inFlight;
-}
-
-/** Waits until reads are in flight and nothing moves, and returns how many. */
-async function standstill(index: number): Promise<number> {
-  let inFlight = 0;
-  let since = Date.now();
-  await until("a standstill with reads in flight", () => {
-    const now = readsInFlight(index);
-    if (now !== inFlight) since = Date.now();
-    inFlight = now;
-    return inFlight > 0 && Date.now() - since >= STILL_MS;
-  });
-  return inFlight;
-}
-
-/**
- * Kills processes as if all died at one instant: none ends by itself because another is gone, as a spare does without its
- * manager, and none begins to mend what is being broken. Returns when they are gone.
- */
-export async function killTogether(...pids: number[]): Promise<void> {
-  for (const pid of pids) process.kill(pid, "SIGSTOP");
-  for (const pid of pids) process.kill(pid, "SIGKILL");
-  await allGone(pids);
-}
-
-/** Waits until no manager, worker or client of ours runs any more: an automatic manager leaves with its last device. */
-export async function allGone(pids: readonly number[]): Promise<void> {
-  await until(`the end of ${pids.join(", ")}`, () => pids.every((pid) => !isAlive(pid)));
-}
-
-/** Pids of a manager's workers that it started itself: its children that are ready and not about to end. */
-export function workersOf(managerPid: number): number[] {
-  return workers((parent) => parent === managerPid);
-}
-
-/** The same once the second is ready, too: it is started after the first attach has been answered. */
-export async function bothWorkersOf(managerPid: number): Promise<number[]> {
-  await until("both workers", () => workersOf(managerPid).length >= 2);
-  return workersOf(managerPid);
-}
-
-/** Pids of all workers that are ready, also those that have outlived the manager that started them. */
-export const allWorkers = (): number[] => workers(() => true);
-
-function workers(fits: (parent: number) => boolean): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-        const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-        // A worker takes this name when it is ready.
-        return stat.includes("(erofs-nbd worke") && state !== "Z" && fits(Number(parent));
-      } catch {
-        return false;
-      }
-    });
-}
-
-/** Managers that run, or are just being started. */
-export function managerPids(): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        // Not the shell that would start the next one.
-        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-        return words.includes("cli/main.cjs\0manager\0") && !words.startsWith("/bin/sh");
-      } catch {
-        return false;
-      }
-    });
-}
-
-/** Shells that wait for the end of a manager. */
-export function guardiansOf(managerPid: number): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-        const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-        return words.includes("erofs-nbd guardian") && stat.includes(`) S ${managerPid} `);
-      } catch {
-        return false;
-      }
-    });
-}
-
-/** Waits for a manager that answers and is not that one, which dies: nobody gives a command. Returns its pid. */
+/** Waits for a manager that answers and is not that one, which dies; no command is given. Returns the manager's pid. */
 export async function successorOf(managerPid: number, deadlineMs: number = LIMITS.stepMs): Promise<number> {
   await until("the death", () => !isAlive(managerPid));
   let pid = managerPid;
@@ -323,7 +193,7 @@ export async function detachAll(): Promise<void> {
   await allGone([...managers, ...served]);
 }
 
-/** Call after `guarded`: a test that failed in the middle shows the manager's log, and must not fail those behind it. */
+/** Call after `guarded`: a test that fails midway shows the manager's log, and does not fail the tests after it. */
 export function cleanUpAfterFailure(): void {
   let logStart = 0;
   const log = "/run/erofs-nbd/manager.log";
@@ -333,7 +203,7 @@ export function cleanUpAfterFailure(): void {
   afterEach(async (context) => {
     if (context.task.result?.state === "fail" && existsSync(log)) {
       process.stderr.write(
-        `manager.log of «${context.task.name}»:\n${readFileSync(log).subarray(logStart).toString()}\n`,
+        `manager.log of "${context.task.name}":\n${readFileSync(log).subarray(logStart).toString()}\n`,
       );
     }
     endObservers();

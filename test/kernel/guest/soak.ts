@@ -1,5 +1,5 @@
 /**
- * How much more often than usual things are done: `npm run soak` sets it, for who wants to be surer than a test run has time for.
+ * How much more often than usual things are done: `npm run soak` sets it, for runs longer than `npm test` has time for.
  */
 
 /** 1 in an ordinary run. */

@@ -1,8 +1,9 @@
 /**
- * The fact of the kernel that everything rests on: a small send(2) on a unix stream is taken whole or not at all.
+ * A small send(2) on a unix stream is taken whole or not at all: every takeover rests on this fact of the kernel.
  *
- * The product never sends more than ATOMIC_BYTES in one call where a doubt must be settled (journal.ts, recovery.ts). Here the
- * send buffer has every kind of room left, from none to plenty, and each call is checked from both ends.
+ * The product sends at most ATOMIC_BYTES in one call where recovery must decide whether a reply was sent (journal.ts,
+ * recovery.ts). Here the send buffer has every amount of room left, from none to plenty, and each call is checked from
+ * both ends.
  */
 import { expect, test } from "vitest";
 import { ATOMIC_BYTES } from "../../../src/serving/replies/journaled-replies.ts";
@@ -60,9 +61,9 @@ function trySend(
 }
 
 /**
- * Rooms of every size around a send: in steps of an odd number, in buffers of several sizes, filled in several ways. One skb may
- * take half of the buffer (af_unix.c, unix_stream_sendmsg): with less than twice ATOMIC_BYTES (the kernel doubles what is asked
- * for) a send would be cut. The product's links have at least net.core.wmem_default.
+ * Every amount of room around a send: in steps of an odd number, in buffers of several sizes, filled in several ways.
+ * One skb may take half of the buffer (af_unix.c, unix_stream_sendmsg): with less than twice ATOMIC_BYTES (the kernel
+ * doubles what is requested) a send would be cut. The product's links have at least net.core.wmem_default.
  */
 function* rooms(): Generator<{ bufferBytes: number; stepBytes: number; roomBytes: number }> {
   for (const bufferBytes of [40 << 10, 64 << 10, 104 << 10, 208 << 10, 1 << 20])
@@ -88,12 +89,12 @@ test("a send of up to ATOMIC_BYTES is accepted whole or not at all, however full
       }
     }
   }
-  // Both have been met often, so the rooms were around the edge.
+  // Both have happened often, so the amounts of room were around the limit.
   expect(seen.whole).toBeGreaterThan(100);
   expect(seen.refused).toBeGreaterThan(100);
 });
 
-test("a send of much more is taken in part, so the limit means something", () => {
+test("a send of much more is taken in part, so the limit is needed", () => {
   const partial = [...rooms()].filter((room) => {
     const { returned, arrivedBytes } = trySend(room, bytes.length);
     if (returned > 0) expect(arrivedBytes).toBe(returned);

@@ -1,8 +1,8 @@
 /**
- * Workers that die again and again, or never come back: of an image that does it to them, or because somebody kills every one.
+ * Workers that die again and again, or never return: because of an image, or because every worker is killed.
  *
- * Nobody gives up, nobody burns the machine, innocent devices go on, and all is well again when the cause is gone. The bad image
- * is made by deadly-image.mjs, which the manager's workers load.
+ * The product does not give up and does not use up the machine, other devices are served, and all is served again when
+ * the cause is gone. The bad image is made by deadly-image.mjs, which the manager's workers load.
  */
 import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -33,11 +33,11 @@ import { expectTakeovers, HANGABLE, kernelWords, outcomes, PATIENT, useImage, wa
 
 const DEADLY = fileURLToPath(new URL("../../helpers/processes/deadly-image.mjs", import.meta.url));
 const TRIGGERS = "/tmp/deadly-images";
-/** Starts of workers in a killing spree. */
+/** Starts of workers that are killed. */
 const SPREE = 8;
 const { directory, image } = useImage("crash-loop", 12 << 20);
 
-/** Attaches a copy of the image whose workers it can kill or hold up. Starts the manager that all later devices share. */
+/** Attaches a copy of the image that can kill or hang its workers. Starts the manager that all later devices share. */
 async function attachDeadly(
   name: string,
   ...options: string[]
@@ -55,11 +55,11 @@ async function attachDeadly(
 /** The file that makes an image deadly in this way, while it exists. */
 const trigger = (bad: string, way: "kills" | "loops"): string => `${TRIGGERS}/${statSync(bad).ino}.${way}`;
 
-describe("an image that kills whoever reads it", () => {
+describe("an image that kills every worker that reads it", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("stalls its own device with the reason, not its neighbour, and serves by itself when it is well again", async () => {
+  test("stalls its own device with the reason, not its neighbour, and is served again without a command", async () => {
     const { bad, device } = await attachDeadly("kills", ...PATIENT);
     const neighbour = await attach(...PATIENT, image);
     expect(neighbour.managerPid).toBe(device.managerPid);
@@ -118,11 +118,11 @@ describe("an image that kills whoever reads it", () => {
   });
 });
 
-describe("an image that never lets a worker go", () => {
+describe("an image that makes a worker loop forever", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("is found out: the looping worker is killed, and its reads are taken over when the loop is gone", async () => {
+  test("has its worker killed, and its reads are taken over when the loop is gone", async () => {
     const { bad, device } = await attachDeadly("loops", ...HANGABLE);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);
@@ -155,11 +155,11 @@ function killIfThere(pid: number): boolean {
   }
 }
 
-describe("somebody who kills every worker as soon as it appears", () => {
+describe("a kill of every worker as soon as it appears", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("makes reads wait; they go on by themselves when the killing stops", async () => {
+  test("makes reads wait, and they go on without a command when the kills stop", async () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const words = kernelWords(guard);

@@ -1,7 +1,8 @@
 /**
- * A device that ends while nobody serves it: detached, unmounted, or disconnected by somebody else, with a takeover under way.
+ * A device that ends while no worker serves it: detached, unmounted, or disconnected by another program, during a
+ * takeover.
  *
- * Whatever was waiting is let go, and nothing stays: no device, no record, no journal, no process.
+ * Waiting reads end, and nothing is left: no device, no record, no journal, no process.
  */
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -32,7 +33,7 @@ const { directory, image } = useImage("takeover-ends", 8 << 20);
 
 const isConfigured = ({ index }: DeviceStatus): boolean => existsSync(`/sys/block/nbd${index}/pid`);
 
-/** Kills every worker of a device's manager, and returns once its takeover has begun: then nobody serves. */
+/** Kills every worker of a device's manager, and returns once its takeover has begun: then no worker serves it. */
 async function orphan(device: DeviceStatus): Promise<void> {
   const watcher = await watchEvents();
   const begun = watcher.next(
@@ -58,7 +59,7 @@ describe("while a takeover is under way", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("a detach ends the device at once, and the reads that waited", async () => {
+  test("a detach ends the device and its waiting reads at once", async () => {
     guard.expectKernelLog(...READ_FAILURE_LINES, /Send (disconnect|control) failed/);
     const device = await attach(...PATIENT, image);
     const watcher = await watchEvents();
@@ -71,7 +72,7 @@ describe("while a takeover is under way", () => {
     await begun;
     const answer = ask("detach", { targets: [{ index: device.index ?? -1 }], all: false, force: true });
     expect(await outcomes(watcher, 1)).toMatchObject([{ result: "failed", level: "takeover" }]);
-    // As long as somebody has it open, the kernel keeps the node's configuration.
+    // As long as a process has it open, the kernel keeps the node's configuration.
     const report = await reader.stop();
     expect(report.errors + report.mismatches).toBeGreaterThan(0);
     expect((await answer)?.results).toMatchObject([{ device: device.device, error: null }]);
@@ -91,7 +92,7 @@ describe("while a takeover is under way", () => {
     await expectNothingLeft(device);
   });
 
-  test("somebody else's disconnect ends the device, and its manager lets it go", async () => {
+  test("a disconnect by another program ends the device, and its manager releases it", async () => {
     guard.expectKernelLog(/Send disconnect failed/);
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image, 2);

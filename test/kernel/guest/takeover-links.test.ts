@@ -1,8 +1,9 @@
 /**
- * Takeovers where the kernel's books are of no use, or not yet: several links share them, an administrator closed them, or a
- * reconnect has just left reads in them that nobody can see. And the links of devices that share workers.
+ * Takeovers where the kernel's count of reads cannot be used, or not yet: several links share it, an administrator has
+ * disabled it, or a reconnect has just left reads in it that no socket carries. And links of devices that share
+ * workers.
  *
- * Where a takeover is not safe it must be given up for a reconnect, and say why; never a wrong byte, never an error.
+ * A takeover that is not safe is given up for a reconnect, with the reason; there is never a wrong byte or an error.
  */
 import { writeFileSync } from "node:fs";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -53,7 +54,7 @@ describe("a device with two links", () => {
 
   const ownWorkers = (device: DeviceStatus): number[] => device.links.map(({ workerPid }) => workerPid);
 
-  test("loses the worker of either link under load: two takeovers, and the other link's worker is untouched", async () => {
+  test("is served on when the worker of either link dies: two takeovers, the other link untouched", async () => {
     const device = await attach(...PATIENT, "--connections", "2", image);
     expect(new Set(ownWorkers(device)).size).toBe(2);
     const reader = await startReader(device.device ?? "", image);
@@ -73,7 +74,7 @@ describe("a device with two links", () => {
     await detachAll();
   });
 
-  test("loses both workers at once: both links are taken over", async () => {
+  test("has both links taken over when both workers die at once", async () => {
     const device = await attach(...PATIENT, "--connections", "2", image);
     const watcher = await watchEvents();
     const reader = await startReader(device.device ?? "", image);
@@ -100,7 +101,7 @@ describe("a device whose reads are not counted", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("is taken over where that is safe, and else reconnected with the reason", async () => {
+  test("is taken over where that is safe, and otherwise reconnected with the reason", async () => {
     // A worker that a busy machine does not let run is not to be killed as hanging between two of our kills.
     const device = await attach("--hang-timeout", "60000", image);
     // The switch belongs to the node: it stays as it is when the device is gone.
@@ -142,7 +143,7 @@ describe("a worker that dies right after a reconnect", () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("is taken over while reads of the old socket are still in the kernel's books", async () => {
+  test("is followed by a takeover although the kernel still counts reads of the old socket", async () => {
     const device = await attach("--io-timeout", "5000", "--hang-timeout", "60000", image);
     const watcher = await watchEvents();
     const reader = await startReader(device.device ?? "", image);
@@ -176,7 +177,7 @@ describe("devices that share their workers", () => {
   const guard = guarded();
   cleanUpAfterFailure();
 
-  test("lose them together and are all taken over", async () => {
+  test("are all taken over when both die together", async () => {
     const devices = [];
     for (let at = 0; at < 3; at += 1) devices.push(await attach(...PATIENT, image));
     const readers = [];

@@ -1,5 +1,5 @@
 /**
- * What the takeover tests share: warm spares, kills at random moments with reads on the wire, outcomes, a silent kernel.
+ * What the takeover tests share: warm spares, kills at random moments with reads on the wire, outcomes, a quiet kernel.
  *
  * Imported by takeover*.test.ts and ioctl.test.ts next to it. Nothing here asserts how long anything took.
  */
@@ -20,8 +20,9 @@ const { journals: JOURNALS, workers: WORKER_SOCKETS } = chooseRunDir(undefined);
 const RANDOM_MS = 80;
 
 /**
- * For `attach`. Where reads have to wait for a worker that is just starting, the kernel's «Possible stuck request» would say only
- * that this machine is slow, and the tests want a log without a line. And a worker that a test stops is its to kill.
+ * For `attach`. Where reads wait for a worker that is just starting, the kernel's "Possible stuck request" would only
+ * mean that the machine is slow, and the tests expect no line in the log. And a worker that a test stops must not be
+ * killed by the manager.
  */
 export const PATIENT: readonly string[] = ["--io-timeout", "30000", "--hang-timeout", "60000"];
 /** The same for tests of hangs. */
@@ -56,7 +57,7 @@ export function kernelWords(guard: Guard): () => string[] {
     guard
       .kernelLog()
       .slice(before)
-      // That reads have waited for 30 s is no fault of a device that is stalled, and on a busy machine it comes to that.
+      // Reads of a stalled device wait, on a busy machine for 30 s and more.
       .filter(({ text }) => /nbd|I\/O|block/.test(text) && !/Possible stuck request/.test(text))
       .map(formatRecord);
 }

@@ -1,9 +1,9 @@
 /**
- * A worker dies or hangs and another goes on with the same socket, on a real kernel: reads wait a moment, nothing is lost,
- * nothing comes twice, and the kernel has nothing to say about it.
+ * A worker dies or hangs and another one continues with the same socket, on a real kernel: reads wait, none is lost or
+ * answered twice, and the kernel logs nothing about it.
  *
- * Every test keeps eight reads going and compares every byte; every kill comes with reads on the wire, every failover is
- * counted, and none may be of another level.
+ * Every test keeps eight reads going and compares every byte; every kill comes with reads on the wire, every failover
+ * is counted, and each must be a takeover.
  */
 import { describe, expect, test } from "vitest";
 import { LIMITS } from "../../limits.mjs";
@@ -103,7 +103,7 @@ describe("a takeover", () => {
     await detachAll();
   });
 
-  test("of a device that nobody reads costs nothing, and the next read finds its data", async () => {
+  test("of a device that is not read costs nothing, and the next read finds its data", async () => {
     const device = await attach(...PATIENT, image);
     const words = kernelWords(guard);
     process.kill(workerOf(device), "SIGKILL");
@@ -173,7 +173,7 @@ describe("a worker that hangs", () => {
     await detachAll();
   });
 
-  test("while nobody reads is noticed, too", async () => {
+  test("is noticed while no read waits, too", async () => {
     const device = await attach(...HANGABLE, image);
     await warm(device.managerPid);
     const words = kernelWords(guard);
@@ -189,7 +189,7 @@ describe("a worker that hangs", () => {
     await detachAll();
   });
 
-  test("as a spare is replaced, and the device does not notice", async () => {
+  test("and is a spare is replaced, and the device is not affected", async () => {
     const device = await attach(...HANGABLE, image);
     await warm(device.managerPid);
     const reader = await startReader(device.device ?? "", image);
@@ -204,7 +204,7 @@ describe("a worker that hangs", () => {
     await detachAll();
   });
 
-  test("for a moment only is left alone", async () => {
+  test("for a moment only is not killed", async () => {
     const device = await attach(...PATIENT, image);
     const reader = await startReader(device.device ?? "", image);
     const worker = workerOf(device);

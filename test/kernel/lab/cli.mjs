@@ -13,7 +13,8 @@ const USAGE = `usage: npm run lab -- KERNEL|all [OPTIONS] -- COMMAND [ARGUMENTâ€
        npm run lab -- prepare            download and unpack every kernel, run nothing
 
 KERNEL: ${KERNEL_SERIES.join(", ")}. COMMAND runs as root in a fresh guest that sees this machine's files (changes are
-lost), with its own /tmp, /run and /dev, and modules nbd and erofs. Example: npm run lab -- 6.12 -- sh -c 'uname -r; ls /dev/nbd0'
+lost), with its own /tmp, /run and /dev, and modules nbd and erofs. Example:
+       npm run lab -- 6.12 -- sh -c 'uname -r; ls /dev/nbd0'
 
   --timeout SECONDS   the guest's time limit (default 120)
   --memory MIB        default 2048

@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * Which kernel test file runs on which kernel. linux-suite.ts runs what is planned, and the table at the end of `npm test` holds it against
- * what came of it (table.mjs): a cell that is planned and did not run is a failure.
+ * Which kernel test file runs on which kernel. linux-suite.ts runs what is planned, and the table at the end of `npm
+ * test` holds it against what came of it (table.mjs): a cell that is planned and did not run is a failure.
  */
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -22,8 +22,8 @@ const SELECTED = {
 
 /**
  * Files that a kernel can do without: what they test does not depend on the kernel's version, or is tested there by
- * other files, and everything together has to be over in less than half an hour. Each file runs on one of them at least, and
- * takeover.test.ts on 6.12 with two processors.
+ * other files, and everything together has to be over in less than half an hour. Each file runs on one of them at
+ * least, and takeover.test.ts on 6.12 with two processors.
  * @type {Readonly<Record<string, readonly string[]>>}
  */
 const LEFT_OUT = {

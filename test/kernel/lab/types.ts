@@ -12,8 +12,8 @@ export interface BootOptions {
   /** Program and arguments, run as root with `cwd` as working directory; no shell in between. */
   readonly command: readonly string[];
   /**
-   * The command becomes process 1, and everything after that is its own: it leaves its exit status in the file `status` of
-   * $EROFS_NBD_LAB_SHARE, the kernel log in `dmesg`, and powers off.
+   * The command becomes process 1, and everything after that is its own: it leaves its exit status in the file `status`
+   * of $EROFS_NBD_LAB_SHARE, the kernel log in `dmesg`, and powers off.
    */
   readonly asInit?: boolean;
   /** Environment of the command, beside PATH, HOME, LANG, USER, TERM and EROFS_NBD_LAB_*. */

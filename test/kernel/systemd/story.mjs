@@ -68,7 +68,10 @@ async function until(what, holds) {
   }
 }
 
-/** What the manager says of its devices; undefined where none answers. Quicker than a command, which costs others their turn. */
+/**
+ * What the manager says of its devices; undefined where none answers. Quicker than a command, which costs others their
+ * turn.
+ */
 async function devices() {
   const client = await ControlClient.connect(chooseRunDir("/run/erofs-nbd"));
   try {

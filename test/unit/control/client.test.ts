@@ -8,8 +8,6 @@ import {
   existsSync,
   mkdtempSync,
   openSync,
-  readdirSync,
-  readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -26,6 +24,7 @@ import { prepareRunDir } from "../../../src/control/run-dir-trust.ts";
 import { ErofsNbdError } from "../../../src/errors.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { ControlServer } from "../../../src/manager/control-server/control-server.ts";
+import { isGone, processState } from "../../helpers/processes/process-state.ts";
 import { turns, until } from "../../helpers/until.ts";
 import { FakeManager } from "../manager/fake-manager.ts";
 
@@ -51,16 +50,6 @@ async function connected(): Promise<ControlClient> {
   return client;
 }
 
-/** The kernel's letter for it: T is stopped, Z is dead and not yet waited for. */
-function processState(pid: number | undefined): string | undefined {
-  return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)?.[0];
-}
-
-/** Its other threads hold its sockets, too, until they are gone. */
-function isGone(pid: number | undefined): boolean {
-  return processState(pid) === "Z" && readdirSync(`/proc/${pid}/task`).length === 1;
-}
-
 function serve(): { manager: FakeManager; server: ControlServer } {
   prepareRunDir(runDir);
   const manager = new FakeManager();
@@ -84,13 +73,18 @@ async function serveRaw(answer: (socket: Socket) => void): Promise<Server> {
 
 const GONE = { code: "ERR_CONTROL", message: "cannot finish the request: the manager went away" };
 
+/** A program that listens on the control socket and sends itself that signal. */
+const listenAnd = (signal: string): string =>
+  `require("net").createServer().listen(
+     ${JSON.stringify(runDir.controlSocket)}, () => process.kill(process.pid, "${signal}"))`;
+
 describe("connect", () => {
   test("no manager: no directory, no socket, a dead manager's socket", async () => {
     expect(await ControlClient.connect(runDir)).toBeUndefined();
     prepareRunDir(runDir);
     expect(await ControlClient.connect(runDir)).toBeUndefined();
     // A socket that was bound and whose process was killed.
-    const script = `require("net").createServer().listen(${JSON.stringify(runDir.controlSocket)}, () => process.kill(process.pid, "SIGKILL"))`;
+    const script = listenAnd("SIGKILL");
     await once(spawn(process.execPath, ["-e", script], { stdio: "ignore" }), "exit");
     expect(existsSync(runDir.controlSocket)).toBe(true);
     expect(await ControlClient.connect(runDir)).toBeUndefined();
@@ -99,7 +93,7 @@ describe("connect", () => {
 
   test("no manager: one that dies before it accepts the connection", async () => {
     prepareRunDir(runDir);
-    const script = `require("net").createServer().listen(${JSON.stringify(runDir.controlSocket)}, () => process.kill(process.pid, "SIGSTOP"))`;
+    const script = listenAnd("SIGSTOP");
     const listener = spawn(process.execPath, ["-e", script], { stdio: "ignore" });
     await until("the stop", () => processState(listener.pid) === "T");
     const connecting = ControlClient.connect(runDir);

@@ -2,9 +2,9 @@
  * A worker killed at its first step, its successor at its second, the next at its third …: the real loop, under load.
  *
  * The test plays the kernel on one link: it asks, counts what is in flight as the kernel does (from before the request
- * can be read until its reply has been read whole), and takes replies as they come. Whatever instant the kill came at, the
- * settling must be safe, and in the end each request has exactly one answer, with the right bytes.
- * A short series here; STEPS=400 makes it longer.
+ * can be read until its reply has been read whole), and takes replies as they come. Whatever instant the kill came at,
+ * the settling must be safe, and in the end each request has exactly one answer, with the right bytes. A short series
+ * here; STEPS=400 makes it longer.
  */
 import { randomFillSync } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

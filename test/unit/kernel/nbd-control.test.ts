@@ -1,4 +1,6 @@
-/** NbdControl over a fake transport: when it opens, which devices have an unanswered command, what it tells of events. */
+/**
+ * NbdControl over a fake transport: when it opens, which devices have an unanswered command, what it tells of events.
+ */
 import { constants } from "node:os";
 import { expect, test } from "vitest";
 import { NbdControl } from "../../../src/kernel/nbd-control.ts";

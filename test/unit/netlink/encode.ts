@@ -1,6 +1,6 @@
 /**
- * Netlink bytes built by hand for tests: little-endian, no import from netlink/, so that encoder and decoder cannot share
- * a mistake with what they are tested against. Called by the unit and property tests only.
+ * Netlink bytes built by hand for tests: little-endian, no import from netlink/, so that encoder and decoder cannot
+ * share a mistake with what they are tested against. Called by the unit and property tests only.
  */
 
 export const PORT_ID = 4711;

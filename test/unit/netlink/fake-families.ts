@@ -1,7 +1,8 @@
 /**
  * A fake kernel that knows families: answers GETFAMILY by itself and hands everything else to the test.
  *
- * The registry can be changed during a test, as a module reload changes the kernel's. Used by the unit tests of the clients.
+ * The registry can be changed during a test, as a module reload changes the kernel's. Used by the unit tests of the
+ * clients.
  */
 import { createFakeTransport, type FakeKernel, type FakeTransport } from "../../../netlink/index.ts";
 import { ack, done, familyAttributes, generic, message, readRequest } from "./encode.ts";

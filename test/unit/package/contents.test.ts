@@ -59,7 +59,7 @@ describe("the tarball", () => {
     expect(stale).toEqual([]);
   });
 
-  test("has the bundles, source maps of this project's code alone, and the licences of the packages in the bundles", () => {
+  test("has the bundles, source maps of this project's code alone, and the licences of bundled packages", () => {
     const licences = readFileSync("dist/THIRD-PARTY.txt", "utf8");
     for (const name of ["commander", "zod", "pino", "eventemitter3"])
       expect(licences).toMatch(new RegExp(`^${name} [\\d.]+ \\(MIT\\)$`, "m"));

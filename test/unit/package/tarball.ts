@@ -1,4 +1,6 @@
-/** Packs this package as `npm pack` does, without its scripts: they would build into dist/, which other tests run from. */
+/**
+ * Packs this package as `npm pack` does, without its scripts: they would build into dist/, which other tests run from.
+ */
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 

@@ -1,8 +1,10 @@
 /**
- * Images that are overwritten in place while workers serve them: nothing but the bytes of the attach, or an error, is ever read.
+ * Images that are overwritten in place while workers serve them: nothing but the bytes of the attach, or an error, is
+ * ever read.
  *
- * Real workers of the build and a file on tmpfs, whose leases count. The test plays the kernel, and lets replies lie in the socket for as
- * long as it likes. Writers are asynchronous: they wait for a lease that this very process has a part in.
+ * Real workers of the build and a file on tmpfs, whose leases count. The test plays the kernel, and lets replies lie in
+ * the socket for as long as it likes. Writers are asynchronous: they wait for a lease that this very process has a part
+ * in.
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { truncate, writeFile } from "node:fs/promises";
@@ -134,7 +136,7 @@ async function beginToWrite(what: () => Promise<void>): Promise<{ readonly isDon
 }
 
 describe("under a lease", () => {
-  test("a writer waits until what lies in the socket has been read; then reads fail until the image is as it was", async () => {
+  test("a writer waits until the socket has been read; then reads fail until the image is restored", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     reader.ask(4);
@@ -191,7 +193,7 @@ describe("under a lease", () => {
     expect(reader).toMatchObject({ wrong: 0 });
   });
 
-  test("a worker killed while a writer waits: its replies are read as they were, then the next one lets go", async () => {
+  test("replies of a worker that is killed while a writer waits are read unchanged, then the writer goes on", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     reader.ask(6);

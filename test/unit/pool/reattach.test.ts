@@ -137,7 +137,7 @@ describe("meeting a worker", () => {
     expect(existsSync(join(directory, "precious"))).toBe(true);
   });
 
-  test("a journal that was cut short is not taken: whoever maps it dies of that, and so would every manager after it", async () => {
+  test("a truncated journal is refused: to map it would kill this manager and every later one", async () => {
     const cut = openSync(join(journals, "a.journal"), "w+");
     ftruncateSync(cut, JOURNAL_BYTES - 4096);
     worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [0, 0, cut, 0, 0, 0]]]);
@@ -145,7 +145,7 @@ describe("meeting a worker", () => {
     closeSync(cut);
   });
 
-  test("an answer after our patience: nobody listens any more, so that no descriptor of a link stays with us", async () => {
+  test("an answer after the deadline is not received, so that no descriptor of a link is kept", async () => {
     worker([[{ type: "reunion", pid: process.pid, links: 1 }]]);
     expect(await meet()).toEqual([]);
     vi.useRealTimers();

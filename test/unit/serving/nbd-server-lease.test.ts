@@ -1,6 +1,6 @@
 /**
- * A server whose image is overwritten in place while its clients take their time: what they read is what was there, and the writer waits
- * for them, or the server parts with them.
+ * A server whose image is overwritten in place while its clients take their time: what they read is what was there, and
+ * the writer waits for them, or the server parts with them.
  *
  * On tmpfs, whose leases count. The server is in this process, so writers are asynchronous.
  */
@@ -117,7 +117,7 @@ describe("a unix socket", () => {
     expect(server.exactness).toMatchObject({ exact: "lease", change: null });
   });
 
-  test("a writer waits until the client has read what was sent; then reads fail until the image is as it was", async () => {
+  test("a writer waits until the client has read what was sent; then reads fail until the image is restored", async () => {
     const fd = await connect();
     await ask(fd, 4);
     await beginToWrite();
@@ -145,7 +145,7 @@ describe("a unix socket", () => {
     await until("it has written", () => written);
   });
 
-  test("a client that does not read is parted with, and what it has been sent stays as it was until it has read that", async () => {
+  test("a client that does not read is cut off, and what it was sent is unchanged until it has read it", async () => {
     const fd = await connect();
     await ask(fd, 2);
     await beginToWrite();
@@ -157,7 +157,7 @@ describe("a unix socket", () => {
   });
 });
 
-test("over TCP replies are copied: a writer waits for no client, and what lies in its socket stays as it was", async () => {
+test("over TCP replies are copied: a writer does not wait, and what was sent is unchanged", async () => {
   const port = await freePort();
   serve(await listenTcp("127.0.0.1", port));
   const reads = vi.spyOn(source, "read");

@@ -65,7 +65,7 @@ async function settled(): Promise<void> {
 }
 
 describe("a reply cut inside", () => {
-  test("is gone on with byte for byte, what comes meanwhile waits, and a rest that cannot be read ends the link", async () => {
+  test("is continued byte for byte, later requests wait, and a rest that cannot be read ends the link", async () => {
     const first = link();
     setSocketOption(serverFd, SOL_SOCKET, SO_SNDBUF, 4096);
     send(peerFd, requestHeader(0, 0, 1n, 0n, LENGTH), 28, 0);

@@ -1,5 +1,6 @@
 /**
- * An image that is written and put back while it is read, its modification time too: the bytes of the write never leave.
+ * An image that is written and put back while it is read, its modification time too: the bytes of the write never
+ * leave.
  */
 import { chmodSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

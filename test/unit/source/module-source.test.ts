@@ -21,6 +21,7 @@ import { pathView } from "../../../src/source/path-view.ts";
 import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spec.ts";
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc/files.ts";
+import { expected, SIZE, SOURCE } from "../../helpers/images/module-text.ts";
 import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
 import { endPool, WORKER_PATH } from "../../helpers/processes/built-worker.ts";
 import { until } from "../../helpers/until.ts";
@@ -29,33 +30,10 @@ import { until } from "../../helpers/until.ts";
 vi.setConfig({ testTimeout: 60_000 });
 
 const EIO = 5;
-const SIZE = 300_000;
 let directory: string;
 let pool: WorkerPool | undefined;
 const open: OpenLink[] = [];
 const fds: number[] = [];
-
-/** Byte N is N modulo 251. */
-const SOURCE = `
-import { appendFileSync } from "node:fs";
-export function open(options) {
-  if (options.log) appendFileSync(options.log, "open\\n");
-  return {
-    sizeBytes: options.sizeBytes ?? ${SIZE},
-    identity: options.identity,
-    async read(target, offsetBytes) {
-      if (offsetBytes === options.failAt) throw new Error("no luck at " + offsetBytes);
-      if (offsetBytes === options.shortAt) return target.length - 1;
-      if (offsetBytes === options.waitAt) await new Promise(() => {});
-      if (offsetBytes === options.spinAt) for (;;);
-      if (offsetBytes === options.dieAt) process.exit(3);
-      for (let at = 0; at < target.length; at += 1) target[at] = (offsetBytes + at) % 251;
-    },
-    close() { if (options.log) appendFileSync(options.log, "close\\n"); },
-  };
-}`;
-const expected = (offsetBytes: number, lengthBytes: number): Buffer =>
-  Buffer.from(Uint8Array.from({ length: lengthBytes }, (_, at) => (offsetBytes + at) % 251));
 
 beforeAll(() => {
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-source-"));

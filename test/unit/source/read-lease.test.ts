@@ -1,7 +1,9 @@
 /**
- * Read leases, and a file source under one: what counts as held, what a break changes, and when a file's new time is its own.
+ * Read leases, and a file source under one: what counts as held, what a break changes, and when a file's new time is
+ * its own.
  *
- * On tmpfs, whose leases count. Writers do not wait here (O_NONBLOCK): what breaks the lease and what lets go are one process.
+ * On tmpfs, whose leases count. Writers do not wait here (O_NONBLOCK): what breaks the lease and what lets go are one
+ * process.
  */
 import { closeSync, constants, mkdtempSync, openSync, rmSync, utimesSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -129,7 +131,7 @@ describe("a file source", () => {
     expect(() => source.verify()).not.toThrow();
   });
 
-  test("does not trust a lease on a file that has changed before it was taken, unless one who knew has vouched for it", () => {
+  test("does not trust a lease on a file that changed before, unless a former owner vouches for it", () => {
     utimesSync(path, 5, 5);
     const lease = new ReadLease(take());
     source.useLease(lease, false);

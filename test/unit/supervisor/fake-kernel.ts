@@ -2,8 +2,8 @@
  * The nbd driver as a device sees it: netlink commands and sysfs in one object, over real sockets.
  *
  * It keeps a duplicate of every socket it was given, as the kernel keeps a reference, and follows the driver's rules: a
- * fresh socket replaces the first dead one or is dropped with a success code; another identifier or a disconnected device
- * is EINVAL; DISCONNECT sends a disconnect request on every link. It throws if a device breaks a rule.
+ * fresh socket replaces the first dead one or is dropped with a success code; another identifier or a disconnected
+ * device is EINVAL; DISCONNECT sends a disconnect request on every link. It throws if a device breaks a rule.
  */
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -1,8 +1,8 @@
 /**
  * A LinkServer without workers, over real socketpairs, so that hang-ups are real; the test decides what happens.
  *
- * A link can be orphaned (its worker dies, its socket stays), killed (both are gone), hung up without a message, or ended
- * with one. Takeovers go as the test has planned them.
+ * A link can be orphaned (its worker dies, its socket stays), killed (both are gone), hung up without a message, or
+ * ended with one. Takeovers go as the test has planned them.
  */
 
 import { readlinkSync } from "node:fs";

@@ -6,7 +6,9 @@ import { until } from "../../helpers/until.ts";
 
 const SLEEPS: Pulse = { state: "S", cpuTicks: 5, switches: 5 };
 
-/** What a watch says to one pulse every 100 ms, with 1000 ms of patience; a number stands for so many ms without a look. */
+/**
+ * What a watch says to one pulse every 100 ms, with 1000 ms of patience; a number stands for so many ms without a look.
+ */
 function verdicts(
   kind: StartKind,
   pulses: ReadonlyArray<Pulse | undefined | number>,

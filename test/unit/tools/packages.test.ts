@@ -1,6 +1,6 @@
 /**
- * tools/packages.mjs on a small clone with a dependency of its own, so that npm needs no network: installs once, installs
- * again when the lock file changes, and says in one line why it cannot.
+ * tools/packages.mjs on a small clone with a dependency of its own, so that npm needs no network: installs once,
+ * installs again when the lock file changes, and says in one line why it cannot.
  */
 import { execFileSync, spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

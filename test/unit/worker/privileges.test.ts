@@ -1,6 +1,6 @@
 /**
- * Which account a worker becomes, and that one which keeps a right of root does not serve. That it keeps none in the ordinary way is
- * tested in a kernel, where there is a root to stop being.
+ * Which account a worker becomes, and that one which keeps a right of root does not serve. That it keeps none in the
+ * ordinary way is tested in a kernel, where there is a root to stop being.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";

@@ -2,8 +2,8 @@
 /**
  * Calls for each read, from the calls that a server made while a client took turns with it.
  *
- * Chance decides when the server's time slice ends, when it lingers in vain, and what the engine does for itself. All of
- * that is left out, and the fewest calls of some rounds in a row count.
+ * Chance decides when the server's time slice ends, when it lingers in vain, and what the engine does for itself. All
+ * of that is left out, and the fewest calls of some rounds in a row count.
  */
 
 const REQUEST_BYTES = 28;
@@ -87,7 +87,8 @@ function countIn(round, column) {
 }
 
 /**
- * Without the worker's looks at its leases, which no read asked for: on a slow machine each window of large reads has one.
+ * Without the worker's looks at its leases, which no read asked for: on a slow machine each window of large reads has
+ * one.
  * @param {readonly Call[]} calls
  * @returns {Call[]}
  */

@@ -2,8 +2,8 @@
  * Loaded by vitest before each guest test file: notes that a test begins, in the test's own process and at once.
  * The reporter learns of it later, and too late when the test takes the kernel down. report.ts reads the lines.
  *
- * Where a kernel is booted again after a test that hung, it passes over what was told before: EROFS_NBD_LAB_DONE names a file in the
- * shared directory with these tests.
+ * Where a kernel is booted again after a test that hung, it passes over what was told before: EROFS_NBD_LAB_DONE names
+ * a file in the shared directory with these tests.
  */
 import { appendFileSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";

@@ -34,9 +34,10 @@ class ByName extends BaseSequencer {
 }
 
 /**
- * Ends this process where it cannot go on with clean hands: when vitest is stuck (a test process that the kernel holds in a read that never
- * ends can neither report nor be killed), and after a test that was out of time, because its code, processes and devices are still there.
- * The host boots the kernel again for the tests that are left; see linux-suite.ts.
+ * Ends this process where it cannot go on with clean hands: when vitest is stuck (a test process that the kernel holds
+ * in a read that never ends can neither report nor be killed), and after a test that was out of time, because its code,
+ * processes and devices are still there. The host boots the kernel again for the tests that are left; see
+ * linux-suite.ts.
  * @type {import("vitest/node").Reporter}
  */
 const lastResort = {
@@ -62,7 +63,7 @@ function limitOf(test) {
 /** @type {NodeJS.Timeout | undefined} */
 let alarm;
 
-/** @param {number} limitMs what happens if nothing comes meanwhile: the test that runs is told to hang by what is missing */
+/** @param {number} limitMs until the running test is reported to hang, named by what is missing, if nothing comes */
 function expectNews(limitMs) {
   clearTimeout(alarm);
   alarm = setTimeout(() => {

@@ -23,7 +23,8 @@ const TOOL_SUITE = "bookworm";
 /**
  * Series, suite, how many processors (one: User-Mode Linux, more: QEMU), and extra kernel parameters.
  * `seccomp=auto` exists from 6.16 on and makes system calls cheaper. `smallXstate`: see ptrace-xstate.c.
- * @typedef {{ series: string, suite: string, processors: number, parameters: readonly string[], smallXstate?: true }} KernelChoice
+ * @typedef {{ series: string, suite: string, processors: number, parameters: readonly string[], smallXstate?: true }}
+ * KernelChoice
  * @type {Readonly<Record<string, KernelChoice>>}
  */
 export const KERNELS = {

@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * The table test file x kernel: what was planned, held against vitest's report of the whole run, so that nothing disappears unseen.
+ * The table test file x kernel: what was planned, held against vitest's report of the whole run, so that nothing
+ * disappears unseen.
  *
  * test/run.mjs prints it at the end. Pure.
  */
@@ -13,9 +14,12 @@ import { guestFiles, plannedFiles, SYSTEMD_FILE, SYSTEMD_KERNEL } from "../plan.
 
 /**
  * @param {Report} report
- * @param {{ kernels: readonly string[], wanted: readonly string[], isWhole: boolean }} run `kernels` that were asked for, words of file
- *   names that were `wanted` (none: all), and whether the run was for every project: where it was not, only kernels that ran count
- * @returns {{ text: string, missing: number }} the table, empty where no kernel ran, and how many planned cells have no test
+ * @param {{ kernels: readonly string[], wanted: readonly string[], isWhole: boolean }} run `kernels` that were asked
+ * for, words of file
+ * names that were `wanted` (none: all), and whether the run was for every project: where it was not, only kernels that
+ * ran count
+ * @returns {{ text: string, missing: number }} the table, empty where no kernel ran, and how many planned cells have no
+ * test
  */
 export function kernelTable(report, { kernels, wanted, isWhole }) {
   const { cells, skippedKernels } = cellsOf(report);

@@ -129,7 +129,9 @@ test("a hang that nobody notices ends the run, and says what is missing and how 
   areReadsFlowing = false;
   const run = await newRun(150);
   await expect(run.next(fault("hang"), never)).rejects.toThrow(/in vain/);
-  const line = `SIGSTOP to worker ${worker.pid}: waited 0.15 s in vain until it had an outcome and every link was up; reads stand still`;
+  const line =
+    `SIGSTOP to worker ${worker.pid}: ` +
+    "waited 0.15 s in vain until it had an outcome and every link was up; reads stand still";
   expect(problems).toEqual([line]);
   expect(log.faults).toMatchObject([{ kind: "hang", outcome: { level: "none", result: "missing" } }]);
   expect(log.toRun(1, { reads: 0, bytes: 0, wrong: 0, errors: 0 })).toMatchObject({

@@ -28,8 +28,10 @@ describe("on a real terminal", () => {
     rmSync(directory, { recursive: true, force: true });
   });
 
+  /** Prints whether the terminal has lines and echoes. */
+  const TERMINAL = "stty -a | grep -o '[-]*icanon\\|[-]*echo ' | tr '\\n' ' '";
   /** The table as a child whose pid is said before, and how the terminal is after it; its exit code is the shell's. */
-  const REPORT = `bash -c 'echo "pid $$"; exec $TABLE'; code=$?; stty -a | grep -o '[-]*icanon\\|[-]*echo ' | tr '\\n' ' '; exit $code`;
+  const REPORT = `bash -c 'echo "pid $$"; exec $TABLE'; code=$?; ${TERMINAL}; exit $code`;
 
   /** util-linux' script(1) is the terminal; `shell` runs $TABLE on it. */
   function onTerminal(env: NodeJS.ProcessEnv = {}, shell = "exec $TABLE") {
@@ -118,7 +120,7 @@ describe("on a real terminal", () => {
   }, async () => {
     fake = await startFakeManager(directory, answers);
     // Job control: the table is a job of this shell, which says how the terminal is while the job is stopped.
-    const shell = `set -m; $TABLE; echo "stopped with $?"; stty -a | grep -o '[-]*icanon\\|[-]*echo ' | tr '\\n' ' '; fg; echo "ended with $?"`;
+    const shell = `set -m; $TABLE; echo "stopped with $?"; ${TERMINAL}; fg; echo "ended with $?"`;
     const terminal = onTerminal({}, shell);
     await terminal.sees("serving");
     terminal.child.stdin.write("\u001a");

@@ -76,7 +76,9 @@ test("a refused mount is undone and ends with 32 and mount's own words", async (
   expect(await mount()).toEqual({
     code: 32,
     stdout: "",
-    stderr: `erofs-nbd: cannot mount ${at("image")} at ${at("mnt")}: /mnt: wrong fs type\nhint: dmesg(1) may say more\n`,
+    stderr:
+      `erofs-nbd: cannot mount ${at("image")} at ${at("mnt")}: /mnt: wrong fs type\n` +
+      "hint: dmesg(1) may say more\n",
   });
   expect(methods(fake)).toEqual(["attach", "detach"]);
 });

@@ -90,7 +90,7 @@ describe("limits", () => {
     await expectServed(other);
   });
 
-  test("slow peers: without a first request, or with an unfinished line, they are cut off; idle ones stay", async () => {
+  test("slow peers without a first request or with an unfinished line are cut off; idle ones stay", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     const [idle, silent, slow] = [await connect(), await connect(), await connect()];
     await vi.waitFor(() => expect(server.connectionCount).toBe(3));

@@ -50,7 +50,7 @@ describe("requests", () => {
     expect((await peer.answer(2)).map(({ id }) => id)).toEqual([2, 1]);
   });
 
-  test("that end in an ErofsNbdError keep its code, hint and exit code; the connection goes on, with id 0 too", async () => {
+  test("that end in an ErofsNbdError are answered with its code, hint and exit code, with id 0 too", async () => {
     manager.before = () => {
       throw new ErofsNbdError("ERR_NOT_ATTACHED", "cannot find nbd9: it is not attached", { hint: "look" });
     };

@@ -1,5 +1,6 @@
 /**
- * The client's handshake against servers written out by hand: good ones and old ones, at every split (hostile ones have a file of their own).
+ * The client's handshake against servers written out by hand: good ones and old ones, at every split (hostile ones have
+ * a file of their own).
  */
 
 import { describe, expect, it } from "vitest";

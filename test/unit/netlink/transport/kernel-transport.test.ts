@@ -1,4 +1,6 @@
-/** kernel-transport.ts and libc.ts on this machine's own kernel: the controller answers everybody, no privilege needed. */
+/**
+ * kernel-transport.ts and libc.ts on this machine's own kernel: the controller answers everybody, no privilege needed.
+ */
 import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { constants } from "node:os";
 import { describe, expect, test } from "vitest";

@@ -1,4 +1,6 @@
-/** A program that uses the package as its users do. published.test.ts compiles it, against the tarball. It never runs. */
+/**
+ * A program that uses the package as its users do. published.test.ts compiles it, against the tarball. It never runs.
+ */
 import {
   type AttachedDevice,
   type AttachOptions,

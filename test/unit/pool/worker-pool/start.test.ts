@@ -24,7 +24,8 @@ describe("workers that cannot start", () => {
 
   test("in time are waited for beyond the deadline of an attach", async () => {
     const program = join(rig.directory, "worker-that-is-slow.mjs");
-    const slow = `await new Promise((done) => setTimeout(done, 1500));\nawait import(${JSON.stringify(WORKER_PATH)});\n`;
+    const pause = "await new Promise((done) => setTimeout(done, 1500));";
+    const slow = `${pause}\nawait import(${JSON.stringify(WORKER_PATH)});\n`;
     writeFileSync(program, slow);
     const { pool } = rig.startPool({ size: 1, workerPath: program });
     const deadline = AbortSignal.timeout(100);

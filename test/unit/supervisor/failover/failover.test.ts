@@ -38,7 +38,7 @@ describe("one failover", () => {
     await bench.close();
   });
 
-  test("the old socket is shut down first, even if its worker hangs: the kernel drops a fresh socket if none is dead", async () => {
+  test("the old socket is shut down first, even if its worker hangs: the kernel needs a dead one to replace", async () => {
     const bench = await Bench.attached();
     const dead: boolean[][] = [];
     bench.kernel.hooks.beforeReconfigure = () => void dead.push(bench.kernel.deadSockets);
@@ -215,7 +215,7 @@ describe("deaths during the reconnect", () => {
     await bench.close();
   });
 
-  test("another link dies while the first one's socket settles: it settles, too, and one RECONFIGURE replaces both", async () => {
+  test("a second link that dies while the first one settles is settled, too, and replaced with it", async () => {
     const bench = await Bench.attached({ connections: 2 });
     bench.kernel.hooks.afterReconfigure = () => bench.kernel.trafficEverywhere();
     bench.server.links[0]?.kill();

@@ -1,4 +1,7 @@
-/** stall-meter.ts with a kernel that answers from a list. Points in time are compared with each other, never with a clock. */
+/**
+ * stall-meter.ts with a kernel that answers from a list. Points in time are compared with each other, never with a
+ * clock.
+ */
 import { describe, expect, test } from "vitest";
 import { StallMeter } from "../../../../src/supervisor/failover/stall-meter.ts";
 

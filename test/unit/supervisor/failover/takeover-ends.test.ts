@@ -129,7 +129,7 @@ describe("takeovers that do not happen", () => {
     await bench.close();
   });
 
-  test("longer than the kernel would hold reads: they fail like those of a dead link, and a later worker revives the device", async () => {
+  test("longer than the kernel holds reads: they fail, and a later worker revives the device", async () => {
     const bench = await Bench.attached({ deadTimeoutSeconds: 0.1 });
     const hold = held();
     bench.server.takings.push(hold.taking);

@@ -23,8 +23,13 @@ const acceptor = new Acceptor(listenUnix(path), {
   trouble: (message) => complaints.push(message),
 });
 // Connects from outside, waits to be cut off, and once more when told to.
-const program =
-  'const {createConnection}=require("node:net");const go=()=>createConnection(process.argv[1]).resume().on("close",()=>process.stdout.write("closed\\n"));process.stdin.on("data",go);';
+const program = `
+  const { createConnection } = require("node:net");
+  const connect = () => {
+    const socket = createConnection(process.argv[1]).resume();
+    socket.on("close", () => process.stdout.write("closed\\n"));
+  };
+  process.stdin.on("data", connect);`;
 const client = spawn(process.execPath, ["-e", program, path], { stdio: ["pipe", "pipe", "inherit"] });
 let closed = 0;
 client.stdout.on("data", (chunk) => {
