@@ -242,7 +242,7 @@ function start(script, args, env = {}) {
   });
   return {
     onLine: (/** @type {(text: string) => void} */ listener) => listeners.push(listener),
-    saying: (/** @type {string} */ word) => until(`«${word}»`, () => lines.includes(word)),
+    saying: (/** @type {string} */ word) => until(`"${word}"`, () => lines.includes(word)),
     finish: async () => {
       child.stdin.end();
       await once(child, "close");

@@ -1,7 +1,7 @@
 // @ts-check
 /**
  * Reads a mounted tree over and over, with the page cache dropped before each pass, and compares every file's checksum
- * with the manifest. Prints «reading», then, when its stdin ends, one JSON line.
+ * with the manifest. Prints "reading", then, when its stdin ends, one JSON line.
  */
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";

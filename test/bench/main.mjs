@@ -141,7 +141,7 @@ async function compare(servers, loads, rounds) {
     /** @type {Map<string, Sample[]>} */
     const results = new Map(servers.map((server) => [server.name, []]));
     for (let round = 0; round < rounds; round += 1) {
-      // Whoever begins changes from round to round.
+      // Each round begins with another server.
       const turn = round % servers.length;
       for (const server of [...servers.slice(turn), ...servers.slice(0, turn)])
         results.get(server.name)?.push(await measure(server, load));

@@ -3,7 +3,7 @@
  * How long the links of a killed worker take to move, on this machine and without a kernel's device: `npm run
  * bench:move`.
  *
- * A pool of two real workers, links over real sockets with nobody reading on them, SIGKILL to one worker at a time.
+ * A pool of two real workers, links over real sockets without a reader, SIGKILL to one worker at a time.
  * What the figure leaves out is what the kernel and the supervisors add: a few system calls for each link.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -146,7 +146,7 @@ async function freePort() {
 async function untilListening(socket) {
   const deadlineMs = Date.now() + START_LIMIT_MS;
   while (!(await takesConnections(socket))) {
-    if (Date.now() > deadlineMs) throw new Error(`cannot reach ${socket}: nobody listens`);
+    if (Date.now() > deadlineMs) throw new Error(`cannot reach ${socket}: no server listens`);
     await delay(LOOK_AGAIN_MS);
   }
 }

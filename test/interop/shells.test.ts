@@ -63,7 +63,7 @@ describe("fish", () => {
     ["erofs-nbd chaos --what worker,ha", ["worker,hang"]],
     ["erofs-nbd completion ", ["bash", "fish", "zsh"]],
     ["erofs-nbd mount -o noatime,nbd.io", ["noatime,nbd.io-timeout="]],
-  ])("offers for «%s»", (line, wanted) => {
+  ])("offers for '%s'", (line, wanted) => {
     expect(complete(line)).toEqual(wanted);
   });
 });

@@ -23,6 +23,7 @@ const PORTABLE = [
   "test/unit/nbd/",
   "test/unit/journal/journal",
   "test/unit/serving/served-links",
+  "test/unit/worker/links",
   "test/unit/worker/worker-process",
   "test/unit/cli/output",
   "test/unit/library/",

@@ -1,4 +1,4 @@
-/** Hang detection over random schedules: the stopped are found in time, and nobody else is found. */
+/** Hang detection over random schedules: stopped workers are found in time, and no others. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { HangWatch, TICK_INTERVAL_MS, type WatchedLink } from "../../src/pool/policy/hang-watch.ts";

@@ -164,7 +164,7 @@ async function forTurns(count: number): Promise<void> {
 
 async function settleAll(): Promise<void> {
   const settling = Promise.all(played.map(({ link }) => link.settle()));
-  // Whoever does not read yet begins when a reply would count as not sent, were its being unread not looked at.
+  // Links that are not read yet are read once a reply would count as not sent, if unread bytes were not looked at.
   const readAt = performance.now() + 3 * STILL_MS;
   while (performance.now() < readAt && played.some(({ kernel }) => !kernel.reads)) await turnAll();
   for (const { kernel } of played) kernel.reads = true;
@@ -231,11 +231,11 @@ test(
         if (current.process.isAlive) process.kill(current.process.pid, "SIGSTOP");
         await forTurns(chance() * 50);
       } else if (dice < 0.45) {
-        // Nobody reads for a while: the kill finds replies unread and sockets full.
+        // No link is read for a while: the kill finds replies unread and sockets full.
         for (const { kernel } of played) kernel.reads = chance() < 0.5;
         await forTurns(chance() * 50);
       } else if (dice < 0.75) {
-        // Nobody reads while it ends by itself.
+        // Links are not read while it ends by itself.
         for (const { kernel } of played) kernel.reads = chance() < 0.3;
         for (let turns = 0; turns < 200 && current.process.isAlive; turns += 1) await turnAll();
       }

@@ -180,7 +180,8 @@ export class MiniNbdClient {
         throw new Error(`wrong reply magic ${header.toString("hex", 0, 4)}`);
       const cookie = header.readBigUInt64BE(8);
       const pending = this.#pending.get(cookie);
-      if (pending === undefined) throw new Error(`a reply nobody asked for: cookie 0x${cookie.toString(16)}`);
+      if (pending === undefined)
+        throw new Error(`a reply without a request: cookie 0x${cookie.toString(16)}`);
       const errno = header.readUInt32BE(4);
       const data = await this.#take(errno === 0 ? pending.dataBytes : 0);
       this.#pending.delete(cookie);

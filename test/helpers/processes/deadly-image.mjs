@@ -4,7 +4,7 @@
  *
  * While DEADLY_IMAGES/INODE.kills exists a worker aborts whenever it is about to answer a read of the image with that
  * inode, and while there is an INODE.loops it never comes back from there: as with a bug in the reading of that image.
- * Nothing else is changed, and nothing in other processes. By inode, and in a place that anybody may look into: a
+ * Nothing else is changed, and nothing in other processes. By inode, and in a place that every user may read: a
  * worker may not follow the paths of its images.
  */
 import { existsSync } from "node:fs";

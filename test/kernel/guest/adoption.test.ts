@@ -1,27 +1,18 @@
 /**
- * A manager that is killed at every step of what it does: no read is lost, nothing is left behind, no command is
- * needed.
+ * A manager that is killed at every step of what it does: no read is lost, nothing is left behind, no command is needed.
  *
  * Each round kills the manager at the first step where none has died yet, until it gets through. The guardian that it
  * leaves starts the next one.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ControlClient } from "../../../src/control/client.ts";
+import type { DeviceStatus } from "../../../src/control/protocol.ts";
 import { LIMITS } from "../../limits.mjs";
-import {
-  arm,
-  atEveryStep,
-  attachHere,
-  disarm,
-  expectDeaths,
-  MOST_STEPS,
-  records,
-  useDeadlyManager,
-} from "./deadly-manager.ts";
 import { guarded, LINK_DEATH_LINES, READ_FAILURE_LINES } from "./leftovers.ts";
 import {
   allWorkers,
@@ -36,6 +27,7 @@ import {
   killTogether,
   managerPids,
   reach,
+  readsInFlight,
   run,
   startReader,
   status,
@@ -46,10 +38,101 @@ import {
   untilAsync,
   workerOf,
 } from "./product.ts";
-import { journalFiles, useImage } from "./takeover-rig.ts";
+import { attachOver, journalFiles, useImage } from "./takeover-rig.ts";
 
-useDeadlyManager();
+const DEADLY = fileURLToPath(new URL("../../helpers/processes/deadly-manager.mjs", import.meta.url));
+const STEPS = "/run/deadly-steps";
+const DIED = `${STEPS}.died`;
+/** More than any of these takes: an end to the rounds when something never gets through. */
+const MOST_STEPS = 30;
+let round = 0;
+const RECORDS = "/run/erofs-nbd/devices";
 const { directory, image } = useImage("adoption", 8 << 20);
+
+beforeAll(() => {
+  process.env["NODE_OPTIONS"] = `--import ${DEADLY}`;
+  process.env["DEADLY_STEPS"] = STEPS;
+});
+afterAll(() => {
+  delete process.env["NODE_OPTIONS"];
+  delete process.env["DEADLY_STEPS"];
+});
+
+/** From now on the manager dies at the first step that is not among these. */
+function arm(survived: readonly string[]): void {
+  rmSync(DIED, { force: true });
+  round += 1;
+  writeFileSync(`${STEPS}.new`, JSON.stringify({ round, survived }));
+  renameSync(`${STEPS}.new`, STEPS);
+}
+
+/** Where it died; undefined: it got through. */
+function disarm(): string | undefined {
+  rmSync(STEPS, { force: true });
+  return existsSync(DIED) ? readFileSync(DIED, "utf8") : undefined;
+}
+
+/** Whole ones: one that is just being written has another name until then. */
+const records = (): string[] =>
+  existsSync(RECORDS) ? readdirSync(RECORDS).filter((name) => name.endsWith(".json")) : [];
+
+/** Does something repeatedly while readers read, and kills the manager at another step each time. Returns where. */
+async function atEveryStep(act: (device: DeviceStatus) => Promise<void>): Promise<string[]> {
+  const deaths: string[] = [];
+  const first = await attach(image);
+  const node = first.device ?? "";
+  const reader = await startReader(node, image, 4);
+  for (;;) {
+    expect(deaths.length).toBeLessThan(MOST_STEPS);
+    const device = await status(node);
+    // Some of them another manager has started.
+    await until("a warm spare", () => allWorkers().length >= 2);
+    await until("reads on the wire", () => readsInFlight(device.index ?? -1) > 0);
+    arm(deaths);
+    await act(device).catch(() => {});
+    // The step may come after the act has been answered: nothing is under way any more once the device serves again.
+    await untilAsync("the end of it", async () => existsSync(DIED) || (await isServing(node)));
+    const death = disarm();
+    if (death === undefined) break;
+    deaths.push(death);
+    await successorOf(device.managerPid);
+    await untilAsync("the device", () => isServing(node));
+    // What each death cost, for the reader of the output.
+    const { counters, lastFailover } = await status(node);
+    const found =
+      counters.reconnects > device.counters.reconnects ? "reconnected" : "served on, or taken over";
+    process.stderr.write(`${death}: ${found}, last stall ${lastFailover?.stallMs ?? 0} ms\n`);
+  }
+  expectFlawless(await reader.stop());
+  const after = await status(node);
+  expect(after).toMatchObject({
+    identifier: first.identifier,
+    counters: { failedFailovers: 0, readErrors: 0 },
+  });
+  await detachAll();
+  expect(records()).toEqual([]);
+  expect(journalFiles()).toEqual([]);
+  return deaths;
+}
+
+const isServing = async (node: string): Promise<boolean> =>
+  (await statuses().catch(() => [])).some(({ device, state }) => device === node && state === "serving");
+
+/** It died at these instants, among others. */
+function expectDeaths(deaths: readonly string[], ...names: readonly string[]): void {
+  const all = deaths.join("; ");
+  for (const name of names) expect(all).toContain(name);
+}
+
+/** An attach without a command's start, which would be most of the time here. Starts the manager if need be. */
+async function attachHere(path: string): Promise<DeviceStatus> {
+  const client = await reach();
+  try {
+    return await attachOver(client, path);
+  } finally {
+    client.close();
+  }
+}
 
 describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs }, () => {
   const guard = guarded(LINK_DEATH_LINES);
@@ -92,7 +175,7 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
   });
 
   test("of a takeover: reads wait for its successor, and none is lost", async () => {
-    const deaths = await atEveryStep(image, async (device) => {
+    const deaths = await atEveryStep(async (device) => {
       process.kill(workerOf(device), "SIGKILL");
       await untilAsync(
         "the takeover",
@@ -103,7 +186,7 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
   });
 
   test("of a reconnect: reads wait for its successor, and none is lost", async () => {
-    const deaths = await atEveryStep(image, async (device) => {
+    const deaths = await atEveryStep(async (device) => {
       const { index, links } = device;
       await ask("cutLinks", { index: index ?? -1 });
       await untilAsync(
@@ -115,7 +198,7 @@ describe("a manager that is killed at every step", { timeout: LIMITS.longTestMs 
   });
 
   test("of an upgrade of its workers: reads wait for its successor, and none is lost", async () => {
-    const deaths = await atEveryStep(image, async () => void (await ask("renew", {})));
+    const deaths = await atEveryStep(async () => void (await ask("renew", {})));
     expectDeaths(deaths, "after taking a link from a worker", "before giving a link to a worker");
   });
 

@@ -26,7 +26,7 @@ import { CLI, type CommandResult, until, withoutWaiting } from "./product.ts";
 
 export const RUN_DIR = "/run/erofs-nbd";
 
-/** Paths of a test file's own directory, which anybody may enter. */
+/** Paths of a test file's own directory, which every user may enter. */
 export interface CliFixture {
   at(name: string): string;
   /** A good image of `tree`. */

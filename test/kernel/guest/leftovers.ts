@@ -17,7 +17,7 @@ export interface Snapshot {
   readonly devices: ReadonlyMap<string, string>;
   /** mount id → «type source on mount point». */
   readonly mounts: ReadonlyMap<string, string>;
-  /** «pid start-time» → command line. */
+  /** "pid start-time" → command line. */
   readonly processes: ReadonlyMap<string, string>;
   /** descriptor of this process → what it refers to. */
   readonly descriptors: ReadonlyMap<string, string>;

@@ -27,7 +27,7 @@ mkdir -p /srv /mnt/image
 cp "$share/image.erofs" /srv/image.erofs
 cp "$share/image.erofs" /srv/other-image.erofs
 cd "$project" || exit 1
-# The project may be anybody's: it is where the host has it.
+# The project may belong to any user: it is where the host has it.
 "$node" dist/src/cli/main.cjs install-units --prefix / --force || echo "install-units failed" >&2
 mkdir -p $units/erofs-nbd.service.d
 # A test does not wait for half a minute, and a busy machine is to be given more than a few seconds; and without a journal, what the manager says goes where the test finds it.

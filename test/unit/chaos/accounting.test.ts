@@ -58,7 +58,7 @@ describe("leastOf: after the death of a manager", () => {
   test("none is needed where links were handed over by plan", () => {
     expect(least(status({ handovers: 1 }, { managerPid: 101, links: workers(7, 9) }))).toBe(0);
   });
-  test("every other fault needs what it needs, whoever serves", () => {
+  test("every other fault needs the same, whichever worker serves", () => {
     const same = status({}, { links: workers(7, 8) });
     expect(leastOf("worker", expectationOf("worker", 1), before, same)).toBe(1);
   });
@@ -72,7 +72,7 @@ const NONE: Expectation = { min: 0, max: 0, levels: "any", handovers: 0 };
 test.each<[string, Expectation, Partial<Counted>, readonly Told[] | undefined]>([
   ["a takeover that was told", ONE, { takeovers: 1 }, [takeover]],
   ["a reconnect that was told", ONE, { reconnects: 1 }, [reconnect]],
-  ["a reconnect that nobody could hear of", ONE, { reconnects: 1 }, undefined],
+  ["a reconnect without a listener", ONE, { reconnects: 1 }, undefined],
   ["a cut link and its reconnect", CUT, { reconnects: 1 }, [reconnect]],
   ["a manager's death without failover", NONE_OR_ONE, {}, undefined],
   ["a manager's death with one", NONE_OR_ONE, { reconnects: 1 }, undefined],
@@ -93,7 +93,7 @@ test.each<[string, Expectation, Partial<Counted>, readonly Told[] | undefined, r
   ["a death without failover", ONE, {}, [], [/^it: 0 failovers were counted, wanted exactly 1$/]],
   ["two where one must be", ONE, { takeovers: 2 }, [takeover, takeover], [/2 failovers .* exactly 1$/]],
   ["two after a manager's death", NONE_OR_ONE, { reconnects: 2 }, undefined, [/2 failovers .* 0 to 1$/]],
-  ["one that nobody asked for", NONE, { takeovers: 1 }, [takeover], [/1 failovers .* exactly 0$/]],
+  ["one without a fault", NONE, { takeovers: 1 }, [takeover], [/1 failovers .* exactly 0$/]],
   [
     "a cut socket that was taken over",
     CUT,

@@ -40,7 +40,7 @@ export interface RunningCli {
 export interface CliOptions {
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
-  /** Run without any privilege: in a user namespace that maps nobody, where files stay as readable as they are. */
+  /** Run without any privilege: in a user namespace that maps no user, where files stay as readable as they are. */
   readonly unprivileged?: boolean;
   /** Default: erofs-nbd itself. */
   readonly program?: string;

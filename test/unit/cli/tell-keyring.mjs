@@ -13,5 +13,5 @@ const KEY_SPEC_SESSION_KEYRING = -3;
 
 const syscall = koffi.load(null).func("int64_t syscall(int64_t, int64_t, int64_t, int64_t)");
 const serial = syscall(KEYCTL, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0);
-const program = basename(dirname(process.argv[1] ?? "")); // «cli» or «worker»
+const program = basename(dirname(process.argv[1] ?? "")); // "cli" or "worker"
 writeFileSync(join(process.env["TELL_KEYRING"] ?? "", `${program}-${process.pid}`), String(serial));

@@ -1,6 +1,6 @@
 /**
  * Commands that are handed names, notes and causes with all that a terminal obeys: their output does nothing to it, and
- * no line of it is anybody else's.
+ * no line of it is another program's.
  */
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

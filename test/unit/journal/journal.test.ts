@@ -9,7 +9,7 @@ import { requestHeader } from "../../helpers/nbd/mini-nbd-client.ts";
 const request = newRequest();
 const memoryOf = (): ArrayBuffer => new ArrayBuffer(JOURNAL_BYTES);
 
-/** Lets requests land as recv(2) does, without anybody counting them. Returns the bytes. */
+/** Lets requests land as recv(2) does, without counting them. Returns the bytes. */
 function land(journal: Journal, cookies: readonly number[]): number {
   const bytes = Buffer.concat(
     cookies.map((cookie) => requestHeader(0, 0, BigInt(cookie), BigInt(cookie) * 512n, 512)),

@@ -1,5 +1,5 @@
 /**
- * cacheEntry: prepared once, seen whole or not at all, and a dead owner's lock keeps nobody out.
+ * cacheEntry: prepared once, seen whole or not at all, and a dead owner's lock blocks no other.
  */
 import { spawnSync } from "node:child_process";
 import {
@@ -38,7 +38,7 @@ describe("cacheEntry", () => {
       prepared += 1;
       writeFileSync(join(directory, "half"), "1");
       await new Promise((done) => setImmediate(done));
-      expect(existsSync(join(cacheRoot(), "entry"))).toBe(false); // nobody sees a draft
+      expect(existsSync(join(cacheRoot(), "entry"))).toBe(false); // a draft is never seen
       writeFileSync(join(directory, "whole"), "2");
     };
     const paths = await Promise.all([

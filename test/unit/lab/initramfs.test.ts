@@ -6,7 +6,7 @@ import { describe, expect, test } from "vitest";
 import { packCpio } from "../../kernel/lab/image/initramfs.mjs";
 
 describe("packCpio", () => {
-  test("lays members out as «newc»: hex head, name with NUL, data, each padded to four bytes", () => {
+  test("lays members out as newc: hex head, name with NUL, data, each padded to four bytes", () => {
     const bytes = packCpio([{ path: "ab", mode: 0o100644, data: Buffer.from("hello") }]);
     expect(bytes.toString("latin1", 0, 6)).toBe("070701");
     expect(bytes.toString("latin1", 14, 22)).toBe("000081a4"); // mode

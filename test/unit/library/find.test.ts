@@ -19,9 +19,9 @@ describe("find and list", () => {
     found?.on("stalled", (message) => {
       why = message;
     });
-    manager.tell({ event: "stalled", message: "nobody serves" });
+    manager.tell({ event: "stalled", message: "no worker serves" });
     await until("the event", () => why !== undefined);
-    expect(why).toBe("nobody serves");
+    expect(why).toBe("no worker serves");
     await found?.detach();
     expect(found?.isDetached).toBe(true);
     expect(manager.calls).toContain('status {"index":5}');

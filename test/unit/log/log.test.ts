@@ -75,7 +75,7 @@ describe("formats", () => {
     expect(text).toBe('<6>ready  {"n":2}\n<4>two lines\n<3>bad\n<7>fine\n');
   });
 
-  test("a JOURNAL_STREAM that is somebody else's means nothing", () => {
+  test("a JOURNAL_STREAM of another process is ignored", () => {
     expect(run('log.info("x");', { JOURNAL_STREAM: "1:2" })).toMatch(/^\{"level":30/);
   });
 

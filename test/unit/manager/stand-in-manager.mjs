@@ -45,7 +45,7 @@ const quiet = { info: () => {}, warn: () => {}, error: () => {} };
 const server = new ControlServer(runDir.controlSocket, /** @type {never} */ ({}), quiet);
 process.stdout.write("ready\n");
 if (behaviour.stopped === "listening") process.kill(process.pid, "SIGSTOP");
-// Whoever started us has got the pid by `hello`; without anybody there is nothing to stay for.
+// The test that started this has the pid by `hello`; without it there is no reason to stay.
 let idleTurns = 0;
 setInterval(() => {
   idleTurns = server.connectionCount === 0 ? idleTurns + 1 : 0;

@@ -164,7 +164,7 @@ describe("under a lease", () => {
     expect(reader).toMatchObject({ wrong: 0, errors: 4 });
   });
 
-  test("truncating waits as well", async () => {
+  test("a truncation waits as well", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     reader.ask(4);
@@ -177,7 +177,7 @@ describe("under a lease", () => {
     expect(reader).toMatchObject({ wrong: 0, errors: 1 });
   });
 
-  test("another time alone changes nothing, and becomes the image's own", async () => {
+  test("a new modification time alone is accepted as the image's own", async () => {
     const asked = request(0);
     const { link } = await open(asked);
     await until("it is leased", () => isLeased(link));
@@ -212,7 +212,7 @@ describe("under a lease", () => {
     expect(reader).toMatchObject({ wrong: 0, right: 6, errors: 2 });
   });
 
-  test("a takeover goes on under the same lease, also of an image that was given another time", async () => {
+  test("a takeover continues under the same lease, also if the image got another modification time", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     process.kill(link.workerPid, "SIGSTOP");
@@ -228,7 +228,7 @@ describe("under a lease", () => {
     await writeFile(path, BAD, { flag: "r+" });
   });
 
-  test("a manager that is gone: the worker lets go alone, and the next manager gives it another lease", async () => {
+  test("a worker without a manager gives its lease up, and the next manager gives it another", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     reader.ask(4);
@@ -247,7 +247,7 @@ describe("under a lease", () => {
     for (const worker of former.filter(isAlive)) expect(pool.pids).toContain(worker.pid);
   });
 
-  test("the next manager keeps the lease that there is", async () => {
+  test("the next manager keeps an existing lease", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     pool.leave();

@@ -61,7 +61,7 @@ test("nothing is overdue when every answer has come, and the next one has the wh
   expect(overdue).toBe(0);
 });
 
-test("when the worker is dead every pending answer is no", async () => {
+test("every pending answer of a dead worker is no", async () => {
   const pending = [answers.expect(1), answers.expect(2)];
   answers.end();
   expect(await Promise.all(pending)).toEqual([false, false]);

@@ -61,7 +61,7 @@ const held = (link: number): object => ({
   confirmed: true,
 });
 
-/** A worker, in this process, that says these things to whoever connects. */
+/** A worker, in this process, that sends these messages to each peer. */
 function worker(
   says: ReadonlyArray<readonly [message: unknown, fds?: readonly number[]]>,
   listen = (path: string): number => listenUnix(path, SOCK_SEQPACKET),
@@ -86,8 +86,8 @@ async function meet(): Promise<readonly ReconnectedWorker[]> {
   return (await result).reattached;
 }
 
-describe("meeting a worker", () => {
-  test("one that says who it is, and what it serves", async () => {
+describe("connecting to a worker", () => {
+  test("returns its identity and what it serves", async () => {
     const journal = openSync(join(journals, "a.journal"), "w+");
     ftruncateSync(journal, JOURNAL_BYTES);
     worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [journal, 0, journal, 0, 0, 0]]]);
@@ -103,7 +103,7 @@ describe("meeting a worker", () => {
     for (const link of met?.links ?? []) for (const fd of link.fds) close(fd);
   });
 
-  test("the pid of somebody else is not believed: it would be sent signals to", async () => {
+  test("refuses the pid of another process, which would be sent signals", async () => {
     const other = spawn("sleep", ["1000"], { stdio: "ignore" });
     for (const pid of [other.pid, 2 ** 30]) {
       worker([[{ type: "reunion", pid, links: 0 }]]);
@@ -117,19 +117,16 @@ describe("meeting a worker", () => {
     await once(other, "exit");
   });
 
-  test.runIf(canBeNobody)(
-    "a socket that another user listens on is nobody we know, whatever is said there",
-    async () => {
-      chmodSync(directory, 0o755);
-      chmodSync(workers, 0o777);
-      worker([[{ type: "reunion", pid: process.pid, links: 0 }]], (path) =>
-        asNobody(() => listenUnix(path, SOCK_SEQPACKET)),
-      );
-      expect(await meet()).toEqual([]);
-    },
-  );
+  test.runIf(canBeNobody)("refuses a socket on which another user listens", async () => {
+    chmodSync(directory, 0o755);
+    chmodSync(workers, 0o777);
+    worker([[{ type: "reunion", pid: process.pid, links: 0 }]], (path) =>
+      asNobody(() => listenUnix(path, SOCK_SEQPACKET)),
+    );
+    expect(await meet()).toEqual([]);
+  });
 
-  test("a journal that is none of ours is not taken: it would be removed in the end", async () => {
+  test("refuses a journal from outside the directory of journals, which would be removed later", async () => {
     const precious = openSync(join(directory, "precious"), "w+");
     worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [0, 0, precious, 0, 0, 0]]]);
     expect(await meet()).toEqual([]);
@@ -137,7 +134,7 @@ describe("meeting a worker", () => {
     expect(existsSync(join(directory, "precious"))).toBe(true);
   });
 
-  test("a truncated journal is refused: to map it would kill this manager and every later one", async () => {
+  test("refuses a truncated journal: mapping it would kill this manager and every later one", async () => {
     const cut = openSync(join(journals, "a.journal"), "w+");
     ftruncateSync(cut, JOURNAL_BYTES - 4096);
     worker([[{ type: "reunion", pid: process.pid, links: 1 }], [held(7), [0, 0, cut, 0, 0, 0]]]);
@@ -145,7 +142,7 @@ describe("meeting a worker", () => {
     closeSync(cut);
   });
 
-  test("an answer after the deadline is not received, so that no descriptor of a link is kept", async () => {
+  test("does not receive an answer after the deadline, so that no descriptor of a link is kept", async () => {
     worker([[{ type: "reunion", pid: process.pid, links: 1 }]]);
     expect(await meet()).toEqual([]);
     vi.useRealTimers();
@@ -153,7 +150,7 @@ describe("meeting a worker", () => {
     await until("the end of the connection", () => channels[0]?.isOpen === false);
   });
 
-  test("nonsense of any kind, or nothing at all", async () => {
+  test("refuses invalid messages, and none", async () => {
     const nonsense: unknown[] = [
       5,
       null,
@@ -181,7 +178,7 @@ describe("meeting a worker", () => {
   });
 });
 
-test("a link of a worker of a former version, which has not heard of confirming, is understood", () => {
+test("a link of a worker of a former version, which does not report confirmation, is accepted", () => {
   const { confirmed: _, ...former } = held(1) as Record<string, unknown>;
   expect(former).not.toHaveProperty("confirmed");
   expect(isFromWorker(former)).toBe(true);

@@ -134,7 +134,7 @@ describe("a unix socket", () => {
     expectReplies(await take(fd, 2 * (16 + READ)), 2);
   });
 
-  test("another client goes on meanwhile", async () => {
+  test("another client is served meanwhile", async () => {
     const [slow, quick] = [await connect(), await connect()];
     await ask(slow, 2);
     await beginToWrite();

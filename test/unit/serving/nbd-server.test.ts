@@ -146,7 +146,7 @@ describe("a server", () => {
     other.destroy();
   });
 
-  test("gives up on a client that never shakes hands, after its deadline", async () => {
+  test("cuts off a client that does not finish its handshake within the deadline", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     serve(listenUnix(path));
     const { received, closed } = await rawConnection();
@@ -158,7 +158,7 @@ describe("a server", () => {
     expect(log).toEqual([expect.stringContaining("it took longer than 30 s")]);
   });
 
-  test("takes 64 clients at a time, refuses the next, and takes one again when one has left", async () => {
+  test("accepts 64 clients at a time, refuses the next, and accepts one again when one has left", async () => {
     serve(listenUnix(path));
     const clients = await Promise.all(Array.from({ length: 64 }, () => MiniNbdClient.open({ path })));
     await expect(MiniNbdClient.open({ path })).rejects.toThrow();
@@ -172,7 +172,7 @@ describe("a server", () => {
     for (const client of [...clients, next]) client.destroy();
   });
 
-  test("cuts everybody when it closes, those in the middle of a handshake too", async () => {
+  test("cuts every client off when it closes, also during a handshake", async () => {
     serve(listenUnix(path));
     const client = await MiniNbdClient.open({ path });
     const raw = await rawConnection();

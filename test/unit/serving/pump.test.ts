@@ -58,7 +58,7 @@ describe("the pump", () => {
     ]);
   });
 
-  test("changes interests, and forgets who was removed: a reused slot gets no event of its former owner", async () => {
+  test("changes interests, and gives a reused token no event of its former owner", async () => {
     const [first, firstPeer] = pair();
     const [second, secondPeer] = pair();
     const got: string[] = [];

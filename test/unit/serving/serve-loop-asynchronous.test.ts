@@ -40,7 +40,7 @@ async function replies(count: number, dataBytes: number): Promise<Reply[]> {
 }
 
 describe("an asynchronous source", () => {
-  test("is asked for everything at once, and answered in its own order", async () => {
+  test("gets all requests at once, and is answered in its own order", async () => {
     start();
     harness.put(Buffer.concat([1, 2, 3, 4].map((index) => read(BigInt(index), index * 1000, 100))));
     harness.turn();
@@ -104,7 +104,7 @@ describe("an asynchronous source", () => {
     expect(harness.ends).toHaveLength(1);
   });
 
-  test("gets its last answers out before a goodbye is granted", async () => {
+  test("has its last answers sent before a disconnect takes effect", async () => {
     start();
     harness.say(Buffer.concat([read(1n, 0, 100), read(2n, 0, 100), disc]));
     expect(harness.ends).toEqual([]);
@@ -113,7 +113,7 @@ describe("an asynchronous source", () => {
     expect(harness.ends).toEqual([{ kind: "disconnect" }]);
   });
 
-  test("is not waited for when the peer left right after its goodbye", async () => {
+  test("is not waited for when the peer left right after its disconnect", async () => {
     start();
     harness.say(Buffer.concat([read(1n, 0, 100), disc]));
     harness.closePeer();

@@ -154,7 +154,7 @@ describe("a socket that takes only a part at a time", () => {
     expect(harness.replies(() => 100_000)).toHaveLength(count);
   });
 
-  test("still gets its replies after it has said goodbye", () => {
+  test("still gets its replies after its disconnect", () => {
     startFile(2 << 20);
     harness.shrinkSocket();
     harness.put(Buffer.concat([read(1n, 0, 1 << 20), read(2n, 5, 4096), requestHeader(2, 0, 3n, 0n, 0)]));
@@ -176,7 +176,7 @@ describe("a socket that takes only a part at a time", () => {
   });
 });
 
-describe("a file that changes under us", () => {
+describe("a file that changes while it is served", () => {
   const LARGE = 1 << 20;
 
   test.each([

@@ -104,7 +104,7 @@ describe("a file source", () => {
     file.verify();
   });
 
-  test("that is touched at every read is an error in the end", () => {
+  test("that is touched at every read fails the read in the end", () => {
     file = openPatternFile(image, SIZE);
     let mode = 0o600;
     expect(() =>

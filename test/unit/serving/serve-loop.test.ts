@@ -175,7 +175,7 @@ describe("everything else", () => {
     expect(harness.ends).toEqual([{ kind: "end-of-file" }]);
   });
 
-  test("an end reaches the peer although somebody else keeps a duplicate of the socket", () => {
+  test("an end reaches the peer although another process keeps a duplicate of the socket", () => {
     start();
     const kept = duplicate(harness.serverFd);
     harness.link.close();

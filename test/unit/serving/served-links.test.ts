@@ -81,7 +81,7 @@ describe("a served link", () => {
     file.close();
   });
 
-  test("whose client does not read holds up nobody, and delivers everything later", async () => {
+  test("whose client does not read delays no other, and delivers everything later", async () => {
     const file = openPatternFile(join(directory, "slow"), 4 * MIB);
     const memory = new PatternSource(4 * MIB);
     const slow = [await connect(file), await connect(memory)];

@@ -1,5 +1,5 @@
 /**
- * Sources that somebody else wrote, through the real pool and workers of the build: good ones, bad ones, ones that end
+ * Source modules, through the real pool and workers of the build: good ones, bad ones, ones that end
  * or hang the worker. Tests with a device of a kernel are in test/kernel/guest/examples.test.ts.
  */
 import {
@@ -37,7 +37,7 @@ const fds: number[] = [];
 
 beforeAll(() => {
   directory = mkdtempSync(join(tmpdir(), "erofs-nbd-source-"));
-  // For workers, who are nobody where we are root; and a file that they may write into.
+  // For workers, which are an ordinary user where the test is root; and a file that they may write into.
   chmodSync(directory, 0o755);
   for (const name of ["workers", "journals"]) mkdirSync(join(directory, name));
   writeFileSync(join(directory, "log"), "");

@@ -40,7 +40,7 @@ describe("openModule", () => {
     expect(() => openModule("/dev/null")).toThrow(refusal("it is not a regular file"));
   });
 
-  test("refuses a module that anybody may change, by itself or by a directory above it", () => {
+  test("refuses a module that any user may change, by itself or by a directory above it", () => {
     chmodSync(path, 0o666);
     expect(() => openModule(path)).toThrow(refusal(`every user may write ${path}`));
     chmodSync(path, 0o664);

@@ -173,7 +173,7 @@ describe("sockets", () => {
     });
   });
 
-  test("know whether somebody is there", () => {
+  test("know whether a peer is there", () => {
     const [fd, peer] = pair();
     expect(libc.isHungUp(fd)).toBe(false);
     libc.send(peer, Uint8Array.of(1), 1, 0);

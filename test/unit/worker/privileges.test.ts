@@ -76,7 +76,7 @@ describe("what a thread has that a worker must not have", () => {
     expect(describeRights(status({ [name]: value }), account)).toMatch(name);
   });
 
-  test("capabilities, whoever it is; an account only where one was to be taken", () => {
+  test("capabilities of any account; an account only where one was to be taken", () => {
     const changed = { Uid: "1000\t1000\t1000\t1000" };
     expect(describeRights(status(changed), undefined)).toBeUndefined();
     expect(describeRights(status({ ...changed, CapEff: "0000000000000001" }), undefined)).toMatch("CapEff");

@@ -70,7 +70,7 @@ export function processorsIn(list) {
 
 /**
  * @param {string} path
- * @returns {Promise<import("node:net").Server | undefined>} nothing when somebody has that name
+ * @returns {Promise<import("node:net").Server | undefined>} nothing when that name is taken
  */
 function bound(path) {
   return new Promise((done, failed) => {

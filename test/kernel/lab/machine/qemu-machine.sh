@@ -1,8 +1,8 @@
 #!/bin/sh
 # Leader of an emulated guest's process group: starts a virtiofsd for the host's files and one for the shared
 # directory, then becomes QEMU. Called by qemu.mjs in the guest's scratch directory; arguments: the kernel's cache
-# entry, the shared directory, then QEMU's own. Each virtiofsd ends with its connection to QEMU; whoever started the
-# group kills what is left.
+# entry, the shared directory, then QEMU's own. Each virtiofsd ends with its connection to QEMU; the process that
+# started the group kills what is left.
 entry=$1 share=$2
 shift 2
 

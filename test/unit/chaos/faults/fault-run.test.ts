@@ -1,6 +1,6 @@
 /**
  * One fault from aim to account, against a manager that the test plays and processes that really die: what recovers,
- * what is missing, what does not add up, and what nobody asked for.
+ * what is missing, what does not add up, and what was not requested.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -45,7 +45,7 @@ beforeEach(async () => {
   cut = 0;
   problems = [];
   areReadsFlowing = true;
-  upgrade = () => Promise.reject(new Error("Nobody asked for an upgrade"));
+  upgrade = () => Promise.reject(new Error("no upgrade was requested"));
   victims = new Victims();
   manager = await startFakeManager(directory, {
     watch: () => ({}),

@@ -1,4 +1,4 @@
-/** Whom a run may signal: real processes, which are gone, stopped or somebody else by the time it fires. */
+/** Which processes a run may signal: some are gone, stopped or replaced by another process by then. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -48,7 +48,7 @@ describe("Victims", () => {
     expect(identify(pid, "worker").pid).toBe(pid);
   });
 
-  test("ends those that it has stopped, and forgets those that somebody else has ended", async () => {
+  test("ends those that it has stopped, and forgets those that ended otherwise", async () => {
     const victims = new Victims();
     const [kept, ended] = [identify(sleeper(), "worker"), identify(sleeper(), "worker")];
     for (const victim of [kept, ended]) {

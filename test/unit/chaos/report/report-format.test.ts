@@ -71,7 +71,7 @@ function mostlyLow(code: number): number {
 }
 
 describe("escaping", () => {
-  test("escapeHtml leaves nothing that HTML, an attribute or a terminal would take for its own", () => {
+  test("escapeHtml leaves nothing that HTML, an attribute or a terminal would interpret", () => {
     fc.assert(
       fc.property(
         fc.array(fc.integer({ min: 0, max: 0xffff }).map(mostlyLow), { maxLength: 60 }),
@@ -128,7 +128,7 @@ describe("logRange", () => {
     );
   });
 
-  test("zeros and nothing at all do no harm", () => {
+  test("accepts zeros and an empty list", () => {
     expect(logRange([])).toEqual({ lowMs: 1, highMs: 1000 });
     expect(logRange([0, -1, Number.NaN, 3])).toEqual({ lowMs: 2, highMs: 40 });
   });

@@ -8,7 +8,7 @@ import type { ChaosRun, Fault, FaultKind, KindSummary, LatencyPoint } from "../.
 const KINDS: readonly FaultKind[] = ["worker", "hang", "link", "manager", "both", "upgrade"];
 const SPAN_MS = 500;
 
-/** Most faults are quick to mend, as they are where nobody asks for anything else. */
+/** Most faults are recovered from quickly, as with the default options. */
 const WEIGHTS: Readonly<Record<FaultKind, number>> = {
   worker: 60,
   hang: 5,
@@ -121,7 +121,7 @@ export function sampleRun(options: SampleOptions = {}): ChaosRun {
     problems: isFailed
       ? [
           "reads of 4096 bytes at 73400320 brought other bytes than the image",
-          "after «SIGKILL to worker 4712» at 61.3 s no failover was told of within 10 s",
+          "after SIGKILL to worker 4712 at 61.3 s no failover was reported within 10 s",
           "the counters say 3 reconnects, the events 4",
         ]
       : [],

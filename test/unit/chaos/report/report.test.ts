@@ -84,7 +84,7 @@ describe.each([
   ["a run of one kind", sampleRun({ faults: 6, durationMs: 20_000, what: ["worker"] })],
   ["a run without faults", sampleRun({ faults: 0, durationMs: 5_000 })],
   [
-    "a run that ended at once",
+    "a run that ended immediately",
     { ...sampleRun({ faults: 0, durationMs: 5_000 }), latency: [], durationMs: 0 },
   ],
   ["a run full of hostile texts", hostileRun()],
@@ -117,7 +117,7 @@ describe.each([
     expect(html).toContain("default-src 'none'");
   });
 
-  test("allows its own scripts by their checksums, and no other", () => {
+  test("allows its own scripts by their checksums, and no others", () => {
     const { scripts, tags } = parse(html);
     const policy = tags.find(({ attributes }) => attributes.includes("Content-Security-Policy"))?.attributes;
     const hashes = [...(policy ?? "").matchAll(/'sha256-([^']+)'/g)].map(([, hash]) => hash);
@@ -169,7 +169,7 @@ describe.each([
 });
 
 describe("renderReport", () => {
-  test("says what passed, in one line", () => {
+  test("reports what passed in one line", () => {
     const run = sampleRun({ faults: 6, durationMs: 20_000, what: ["worker"] });
     const h1 = /<h1>(.*)<\/h1>/.exec(renderReport(run))?.[1] ?? "";
     expect(h1).toMatch(
@@ -178,7 +178,7 @@ describe("renderReport", () => {
     expect(renderReport(run)).not.toContain("What went wrong");
   });
 
-  test("says what failed, and puts the problems before the charts", () => {
+  test("reports what failed, with the problems before the charts", () => {
     const run = sampleRun({ isFailed: true, faults: 90 });
     const html = renderReport(run);
     const h1 = /<h1>(.*)<\/h1>/.exec(html)?.[1] ?? "";
@@ -197,7 +197,7 @@ describe("renderReport", () => {
     );
   });
 
-  test("no hostile text becomes a tag, a script or a line of its own", () => {
+  test("turns no hostile text into a tag, a script or a line of its own", () => {
     const html = renderReport(hostileRun());
     expect(html).not.toContain("<script>alert");
     expect(html).not.toContain("<img");
@@ -205,18 +205,18 @@ describe("renderReport", () => {
     expect(html).toContain("&#60;/script&#62;");
   });
 
-  test("stays small: a few hundred faults in five minutes are a third of a megabyte", () => {
+  test("is small: a few hundred faults in five minutes make a third of a megabyte", () => {
     expect(Buffer.byteLength(renderReport(sampleRun()))).toBeLessThan(400_000);
     expect(Buffer.byteLength(renderReport(sampleRun({ faults: 0, durationMs: 5_000 })))).toBeLessThan(
       120_000,
     );
   });
 
-  test("the same run gives the same page", () => {
+  test("makes the same page of the same run", () => {
     expect(renderReport(sampleRun())).toBe(renderReport(sampleRun()));
   });
 
-  test("the page's script knows nothing of modules", () => {
+  test("has a script without imports and exports", () => {
     expect(pageScript()).not.toMatch(/\b(import|export|require)\b[^"'`]*["'(]|__vi_|__name\(/);
   });
 });

@@ -1,5 +1,5 @@
 /**
- * src/nbd against programs that nobody here wrote: their clients on our server, our client on their servers.
+ * src/nbd against programs of other projects: their clients with our server, our client with their servers.
  *
  * Each part needs its program (libnbd-bin, qemu-utils, nbdkit, nbd-server) and is skipped by name without it.
  */

@@ -75,7 +75,7 @@ describe("a subscription", () => {
     await netlink.close();
   });
 
-  test("believes the kernel only, and only the family it listens to", async () => {
+  test("accepts messages of the kernel only, and only of the family it listens to", async () => {
     const { netlink, events, fake, until } = await listen();
     events.deliver(linkDead(1), { senderPortId: 99 });
     events.deliver(linkDead(1, 33));

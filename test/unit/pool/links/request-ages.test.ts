@@ -11,7 +11,7 @@ const journal = (requests: number, ...unanswered: Array<[slot: number, cookie: n
 });
 
 describe("the oldest request", () => {
-  test("ages from the look that saw it first, whatever is answered beside it", () => {
+  test("ages from the look that saw it first, independent of other answers", () => {
     const ages = new RequestAges();
     ages.note(1000, journal(0, [3, 70]), 0);
     ages.note(1250, journal(5, [3, 70], [4, 71]), 0);
@@ -27,7 +27,7 @@ describe("the oldest request", () => {
     expect(ages.oldestMs(5000)).toBe(0);
   });
 
-  test("is what is unread, for as long as nothing is answered", () => {
+  test("is the unread one while nothing is answered", () => {
     const ages = new RequestAges();
     ages.note(0, journal(7), 4);
     ages.note(250, journal(7), 5);

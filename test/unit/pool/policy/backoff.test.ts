@@ -27,7 +27,7 @@ describe("RestartBackoff", () => {
     });
   }
 
-  test("a few early deaths are replaced at once, then ever more slowly up to a limit", () => {
+  test("replaces workers after a few early deaths at once, then after growing delays up to a limit", () => {
     expect(delays(new RestartBackoff(), Array(12).fill({}))).toEqual([
       ...[0, 0, 0],
       ...[200, 400, 800, 1600, 3200, 6400],
@@ -35,7 +35,7 @@ describe("RestartBackoff", () => {
     ]);
   });
 
-  test("a worker that got ready and then crashed is no better than one that never started", () => {
+  test("counts a worker that got ready and crashed like one that never started", () => {
     const found = delays(new RestartBackoff(), Array(8).fill({ livedMs: SHORT_LIFE_MS - 1 }));
     expect(found[RESTART_BUDGET]).toBe(MIN_DELAY_MS);
     expect(found.at(-1)).toBe(3200);
@@ -50,11 +50,11 @@ describe("RestartBackoff", () => {
     expect(found.slice(-3)).toEqual([400, 0, 0]);
   });
 
-  test("a link's blame is not the pool's", () => {
+  test("does not count deaths that are blamed on a link", () => {
     expect(delays(new RestartBackoff(), Array(20).fill({ blamedOnLink: true }))).toEqual(Array(20).fill(0));
   });
 
-  test("after a quiet time an early death begins a new story", () => {
+  test("counts from zero after a quiet time", () => {
     const backoff = new RestartBackoff();
     delays(backoff, Array(9).fill({}));
     backoff.died({ ...early, nowMs: 2_000_000 });

@@ -63,7 +63,7 @@ describe("CrashRecord", () => {
     expect(new CrashRecord().suspicion).toBe(0);
   });
 
-  test("deaths within the budget cost no waiting, but suspicion", () => {
+  test("deaths within the budget cause no delay, but suspicion", () => {
     const life = new Life();
     for (let death = 1; death <= BUDGET; death++) {
       life.die();
@@ -86,13 +86,13 @@ describe("CrashRecord", () => {
     ]);
   });
 
-  test("chance takes away up to half of it", () => {
+  test("the delay is reduced by up to half at random", () => {
     const life = new Life();
     for (let death = 0; death <= BUDGET; death++) life.die();
     expect(life.wait(() => 0)).toBe(MIN_DELAY_MS / 2);
   });
 
-  test("the delay is drawn once, says what happened, and ends in an attempt away from innocent links", () => {
+  test("the delay is drawn once, has the reason, and is followed by an attempt away from innocent links", () => {
     const life = new Life();
     for (let death = 0; death <= BUDGET; death++) {
       life.die();
@@ -111,7 +111,7 @@ describe("CrashRecord", () => {
     expect(life.crashes.stalledReason(life.nowMs)).toBeUndefined();
   });
 
-  test("long delays are told in seconds", () => {
+  test("long delays are reported in seconds", () => {
     const life = new Life();
     for (let death = 0; death < 8; death++) life.die();
     expect(life.move).toMatchObject({
@@ -119,7 +119,7 @@ describe("CrashRecord", () => {
     });
   });
 
-  test("kills without end do not stall a link that answers something in between", () => {
+  test("endless kills do not stall a link that answers in between", () => {
     const life = new Life();
     for (let kill = 0; kill < 1000; kill++) {
       life.nowMs += 300;
@@ -139,7 +139,7 @@ describe("CrashRecord", () => {
     expect(life.crashes.suspicion).toBe(1.5);
   });
 
-  test("good service forgives everything", () => {
+  test("good service clears the record", () => {
     const life = new Life();
     for (let death = 0; death < 10; death++) life.die();
     life.wait();
@@ -151,7 +151,7 @@ describe("CrashRecord", () => {
     expect(life.move).toEqual(AT_ONCE);
   });
 
-  test("what was forgiven is not counted any more", () => {
+  test("cleared deaths are not counted any more", () => {
     const life = new Life();
     for (let death = 0; death < 10; death++) life.die();
     life.serve(PROBATION_MS + TICK_MS);
@@ -183,14 +183,14 @@ describe("CrashRecord", () => {
     expect(life.crashes.suspicion).toBe(0);
   });
 
-  test("standing still with requests waiting is no service", () => {
+  test("waiting requests without progress are not service", () => {
     const life = new Life();
     for (let death = 0; death < 4; death++) life.die();
     life.serve(60_000, true);
     expect(life.crashes.suspicion).toBe(4);
   });
 
-  test("nor is the manager's own absence", () => {
+  test("time in which the manager did not run is not service", () => {
     const life = new Life();
     for (let death = 0; death < 4; death++) life.die();
     life.look();
@@ -199,7 +199,7 @@ describe("CrashRecord", () => {
     expect(life.crashes.suspicion).toBeGreaterThan(3);
   });
 
-  test("a death now and then never adds up", () => {
+  test("rare deaths do not add up", () => {
     const life = new Life();
     for (let death = 0; death < 100; death++) {
       life.die();
@@ -227,7 +227,7 @@ describe("CrashRecord", () => {
     expect(life.crashes.hangsWithoutProgress).toBe(0);
   });
 
-  test("whoever is there at unexplained deaths is suspected, less than anybody with a strike, and never waits", () => {
+  test("links at unexplained deaths are suspected, less than any with a strike, and never wait", () => {
     const life = new Life();
     const suspicions = [...Array(10)].map(() => {
       life.die({ role: "unexplained" });
@@ -242,7 +242,7 @@ describe("CrashRecord", () => {
     expect(life.crashes.suspicion).toBe(0);
   });
 
-  test("an answer between unexplained deaths clears whoever gave it", () => {
+  test("an answer between unexplained deaths clears the link that gave it", () => {
     const life = new Life();
     for (let death = 0; death < 10; death++) {
       life.answered += 1;
@@ -265,7 +265,7 @@ describe("CrashRecord", () => {
     expect(life.move).toEqual(AT_ONCE);
   });
 
-  test("hangs add up until something is answered; an idle link's do not", () => {
+  test("hangs add up until an answer; those of an idle link do not", () => {
     const life = new Life();
     life.die({ hung: true });
     life.die({ hung: true });

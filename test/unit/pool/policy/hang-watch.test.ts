@@ -86,7 +86,7 @@ describe("HangWatch and a worker that says nothing", () => {
     },
   );
 
-  test("says it again for as long as nothing changes, and takes it back when it answers", () => {
+  test("reports it again while nothing changes, and withdraws it at an answer", () => {
     const scene = new Scene();
     scene.answersPings = false;
     const first = scene.run(5000)?.verdict.silentMs ?? Number.NaN;
@@ -95,7 +95,7 @@ describe("HangWatch and a worker that says nothing", () => {
     expect(scene.tick()).toBeUndefined();
   });
 
-  test("the smallest patience among its links decides", () => {
+  test("uses the smallest timeout among its links", () => {
     const scene = new Scene(link({ link: 1, patienceMs: 20_000 }), link({ link: 2, patienceMs: 5000 }));
     scene.answersPings = false;
     const afterMs = scene.run(AFTER_A_LONG_TIME_MS)?.afterMs;
@@ -103,7 +103,7 @@ describe("HangWatch and a worker that says nothing", () => {
     expect(afterMs).toBeLessThanOrEqual(5000);
   });
 
-  test("inside a link's code, that link's patience decides, and it is blamed", () => {
+  test("uses the timeout of the link whose code runs, and blames that link", () => {
     const scene = new Scene(
       link({ link: 1, waiting: true }),
       link({ link: 7, patienceMs: 8000, busy: true, waiting: true }),
@@ -118,7 +118,7 @@ describe("HangWatch and a worker that says nothing", () => {
     );
   });
 
-  test("progress on any link is as good as an answer", () => {
+  test("takes progress on any link for an answer", () => {
     const scene = new Scene(link({ link: 1, waiting: true }), link({ link: 2, waiting: true }));
     scene.answersPings = false;
     const progress = (tick: number): void => {
@@ -127,13 +127,13 @@ describe("HangWatch and a worker that says nothing", () => {
     expect(scene.run(SLOW_SOURCE_MS - 5000, progress)).toBeUndefined();
   });
 
-  test("a patience that ticks cannot tell from a delay is taken for a longer one", () => {
+  test("raises a timeout that its ticks cannot tell from a delay", () => {
     const scene = new Scene(link({ patienceMs: 1 }));
     scene.answersPings = false;
     expect(scene.run(AFTER_A_LONG_TIME_MS)?.afterMs).toBeGreaterThanOrEqual(4 * TICK_INTERVAL_MS);
   });
 
-  test("a shorter interval keeps a shorter patience", () => {
+  test("keeps a shorter timeout with a shorter interval", () => {
     const watch = new HangWatch({ workerPid: 1, nowMs: 0, intervalMs: 50 });
     const links = [link({ patienceMs: 400 })];
     const at = [...Array(20).keys()].map((index) => (index + 1) * 50);
@@ -225,7 +225,7 @@ test("counters that wrap at 2^32 are progress like any other", () => {
 });
 
 describe("HangWatch in a manager that was away", () => {
-  test("finds nobody hung right after it, whatever it sees", () => {
+  test("finds no worker hung right after it", () => {
     const scene = new Scene(link({ waiting: true }));
     expect(scene.run(3000, () => scene.answer(1))).toBeUndefined();
     scene.answersPings = false;
@@ -234,7 +234,7 @@ describe("HangWatch in a manager that was away", () => {
     for (let tick = 1; tick < 4; tick++) expect(scene.tick()).toBeUndefined();
   });
 
-  test("counts what went before, without the absence, once the worker has had its chance", () => {
+  test("counts the time before, without the absence, once the worker could have answered", () => {
     const scene = new Scene();
     scene.answersPings = false;
     expect(scene.run(1500)).toBeUndefined();
@@ -242,7 +242,7 @@ describe("HangWatch in a manager that was away", () => {
     expect(scene.run(AFTER_A_LONG_TIME_MS)).toMatchObject({ afterMs: 1000, verdict: { silentMs: 2500 } });
   });
 
-  test("gives a full patience to one that was well before", () => {
+  test("gives a full timeout to one that answered before", () => {
     const scene = new Scene();
     expect(scene.run(5000)).toBeUndefined();
     scene.answersPings = false;
@@ -251,7 +251,7 @@ describe("HangWatch in a manager that was away", () => {
     expect(scene.run(500)).toBeDefined();
   });
 
-  test("ticks that catch up are no chance to answer", () => {
+  test("does not take ticks that catch up for time to answer", () => {
     const scene = new Scene();
     scene.answersPings = false;
     expect(scene.run(1500)).toBeUndefined();
@@ -259,7 +259,7 @@ describe("HangWatch in a manager that was away", () => {
     for (let burst = 0; burst < 20; burst++) expect(scene.tick(1)).toBeUndefined();
   });
 
-  test("a clock that goes back is an absence", () => {
+  test("takes a clock that goes back for an absence", () => {
     const scene = new Scene();
     scene.answersPings = false;
     expect(scene.run(1500)).toBeUndefined();
@@ -268,14 +268,14 @@ describe("HangWatch in a manager that was away", () => {
     expect(scene.tick()).toBeDefined();
   });
 
-  test("is not taken for one that is never on time, because it once was", () => {
+  test("is not taken for one that is always late, because it was once in time", () => {
     const scene = new Scene();
     for (let tick = 0; tick < 30; tick++) scene.tick(700);
     scene.answersPings = false;
     expect(scene.tick(3_600_000)).toBeUndefined();
   });
 
-  test("never on time, it still finds a stopped worker in the end, and never one that answers", () => {
+  test("finds a stopped worker although its ticks are always late, and never one that answers", () => {
     const scene = new Scene();
     for (let tick = 0; tick < 200; tick++) expect(scene.tick(700)).toBeUndefined();
     scene.answersPings = false;

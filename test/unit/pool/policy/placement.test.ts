@@ -30,15 +30,15 @@ describe("place", () => {
     ["a suspect goes to innocents rather than nowhere", suspect, [clean, mixed], "clean"],
     ["a killer never goes to innocents", killer, [clean, mixed, cleaner], undefined],
     ["a killer goes to its like", killer, [clean, dirty], "dirty"],
-    ["nobody goes to no worker", innocent, [], undefined],
+    ["no link goes to no worker", innocent, [], undefined],
     ["a link that hung goes to an empty worker", hanging, [clean, dirty, empty], "empty"],
     ["a link that hung waits where there is none", hanging, [clean, dirty, hung], undefined],
     ["links that hung share workers when there are many", hanging, [empty, ...isolating], "fewest"],
-    ["nobody goes to a link that hung", innocent, [hung, clean], "clean"],
-    ["nobody goes to a link that hung rather than nowhere", innocent, [hung], undefined],
+    ["no link goes to a link that hung", innocent, [hung, clean], "clean"],
+    ["no link goes to a link that hung rather than nowhere", innocent, [hung], undefined],
     ["a killer does not go to a link that hung", killer, [hung], undefined],
-    ["nobody asks a silent worker", innocent, [silent, dirty], "dirty"],
-    ["nobody asks a silent worker rather than none", innocent, [silent], undefined],
+    ["no link asks a silent worker", innocent, [silent, dirty], "dirty"],
+    ["no link asks a silent worker rather than none", innocent, [silent], undefined],
   ])("%s", (_, link, candidates, expected) => {
     expect(place(candidates, link)?.name).toBe(expected);
   });
@@ -51,9 +51,9 @@ describe("shouldMove", () => {
   });
 
   test.each([
-    ["nobody, where all are innocent", [worker("A", { 1: 0, 2: 0 }), worker("B", {})], []],
-    ["nobody, where there is no other worker", [worker("A", { 1: 0, 2: 3 })], []],
-    ["nobody, where all are apart", [worker("A", { 1: 0 }), worker("B", { 2: 1 })], []],
+    ["no link, where all are innocent", [worker("A", { 1: 0, 2: 0 }), worker("B", {})], []],
+    ["no link, where there is no other worker", [worker("A", { 1: 0, 2: 3 })], []],
+    ["no link, where all are apart", [worker("A", { 1: 0 }), worker("B", { 2: 1 })], []],
     [
       "suspects to an empty worker",
       [worker("A", { 1: 0, 2: 3, 3: 1 }), worker("B", { 4: 0 }), worker("C", {})],
@@ -79,9 +79,9 @@ describe("shouldMove", () => {
         [5, "A", "B"],
       ],
     ],
-    ["nobody, where all are mixed", [worker("A", { 1: 0, 2: 3 }), worker("B", { 3: 0, 4: 1 })], []],
+    ["no link, where all are mixed", [worker("A", { 1: 0, 2: 3 }), worker("B", { 3: 0, 4: 1 })], []],
     ["the worst of several suspects alone", [worker("A", { 1: 1, 2: 3 }), worker("B", {})], [[2, "A", "B"]]],
-    ["nobody to a suspect that is alone", [worker("A", { 1: 1, 2: 3 }), worker("B", { 3: 1 })], []],
+    ["no link to a suspect that is alone", [worker("A", { 1: 1, 2: 3 }), worker("B", { 3: 1 })], []],
   ])("moves %s", (_, workers, expected) => {
     expect(shouldMove(workers).map(({ link, from, to }) => [link, from, to])).toEqual(expected);
   });

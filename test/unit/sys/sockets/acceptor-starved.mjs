@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * A process that runs out of descriptors while somebody connects: node acceptor-starved.mjs SOCKET, after a build.
+ * A process that runs out of descriptors while a peer connects: node acceptor-starved.mjs SOCKET, after a build.
  *
  * A process of its own, because it takes every descriptor there is. Prints one JSON line.
  */

@@ -1,4 +1,4 @@
-/** sendDatagram: paths and abstract names, queues that are full, nobody there, and no descriptor left behind. */
+/** sendDatagram: paths and abstract names, queues that are full, no listener, and no descriptor left behind. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
