@@ -5,6 +5,7 @@
  * here the message can name the option.
  */
 
+import { isIPv6 } from "node:net";
 import { deviceIndex } from "../control/target.ts";
 import { invalidValue } from "../errors.ts";
 import { MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../limits.ts";
@@ -61,8 +62,9 @@ export const NBD_PORT = 10_809;
 /** HOST, HOST:PORT, [IPV6] or [IPV6]:PORT. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function readListenAddress(option: string, text: string): ListenAddress {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^[\]:/\s]+))(?::([^:]*))?$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  if (host === undefined) {
+  const bracketed = match?.[1];
+  const host = bracketed ?? match?.[2];
+  if (host === undefined || (bracketed !== undefined && !isIPv6(bracketed))) {
     const hint =
       (text.match(/:/g)?.length ?? 0) > 1 ? "write an IPv6 address in brackets: [::1]:10809" : undefined;
     throw invalidValue(option, text, "HOST, HOST:PORT or [IPV6]:PORT", hint);

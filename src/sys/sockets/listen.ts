@@ -53,8 +53,10 @@ function inetAddress(ip: string, port: number): Uint8Array {
   return address;
 }
 
+/** Of any spelling that `isIPv6` accepts, without a zone: the URL parser makes hexadecimal groups of all of it. */
 function ipv6Bytes(ip: string): Uint8Array {
-  const [head = "", tail] = ip.split("::");
+  const canonical = new URL(`http://[${ip}]/`).hostname.slice(1, -1);
+  const [head = "", tail] = canonical.split("::");
   const groups = (part: string): string[] => (part === "" ? [] : part.split(":"));
   const left = groups(head);
   const right = tail === undefined ? [] : groups(tail);

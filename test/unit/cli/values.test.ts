@@ -68,6 +68,7 @@ describe("addresses to listen on", () => {
     ["127.0.0.1:1234", "127.0.0.1", 1234],
     ["[::1]", "::1", NBD_PORT],
     ["[fe80::1]:65535", "fe80::1", 65_535],
+    ["[::ffff:127.0.0.1]:1", "::ffff:127.0.0.1", 1],
   ])("%s", (text, host, port) => {
     expect(readListenAddress("--listen", text)).toEqual({ host, port });
   });
@@ -83,6 +84,9 @@ describe("addresses to listen on", () => {
     "host:65536",
     "host:1x",
     "[host]:1",
+    "[127.0.0.1]:1",
+    "[::1::2]:1",
+    "[1:2:3]:1",
     "a b",
   ])("%j is refused", (text) => {
     expect(() => readListenAddress("--listen", text)).toThrowError(

@@ -2,7 +2,7 @@
  * Listening sockets: paths and addresses, what they refuse, and the descriptors accepted from them.
  */
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -28,6 +28,8 @@ const kept = (fd: number): number => {
 afterEach(() => {
   for (const fd of fds.splice(0)) close(fd);
 });
+
+const portInHex = (port: number): string => port.toString(16).toUpperCase().padStart(4, "0");
 
 describe("listenUnix", () => {
   test("gives a socket that clients reach, and accepted ones that block nobody and leak nowhere", async () => {
@@ -100,6 +102,8 @@ describe("listenTcp", () => {
     ["127.0.0.1", "127.0.0.1"],
     ["::1", "::1"],
     ["0:0:0:0:0:0:0:1", "::1"],
+    ["::ffff:127.0.0.1", "127.0.0.1"],
+    ["::FFFF:7F00:1", "127.0.0.1"],
     ["localhost", "localhost"],
   ])("listens on %s", async (host, reached) => {
     const port = await freePort();
@@ -111,6 +115,20 @@ describe("listenTcp", () => {
     client.end("x");
     await until("the byte has come", () => recv(accepted, new Uint8Array(1), 1, MSG_DONTWAIT) === 1);
     client.destroy();
+  });
+
+  // A unicast address is never taken for the wildcard: all addresses of the machine would be open.
+  test.each([
+    ["::1", "00000000000000000000000001000000"],
+    ["::0.0.0.1", "00000000000000000000000001000000"],
+    ["0::0:0.0.0.1", "00000000000000000000000001000000"],
+    ["::ffff:127.0.0.1", "0000000000000000FFFF00000100007F"],
+    ["::", "0".repeat(32)],
+  ])("binds %s to that address and no other", async (host, bound) => {
+    const port = await freePort("::1");
+    kept(await listenTcp(host, port));
+    const listener = new RegExp(`^ *\\d+: ([0-9A-F]{32}):${portInHex(port)} \\S+ 0A `, "m");
+    expect(listener.exec(readFileSync("/proc/net/tcp6", "latin1"))?.[1]).toBe(bound);
   });
 
   test("names the address that is in use", async () => {
