@@ -8,9 +8,12 @@
  */
 
 import {
+  NBD_CMD_BLOCK_STATUS,
   NBD_CMD_DISC,
+  NBD_CMD_FLAG_DF,
   NBD_CMD_FLAG_FUA,
   NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLAG_REQ_ONE,
   NBD_CMD_FLUSH,
   NBD_CMD_READ,
   NBD_CMD_TRIM,
@@ -31,11 +34,17 @@ export const MAX_REQUEST_BYTES = 0x200_0000;
 /** What {@link payloadBytes} returns when the payload is too long to be skipped: cut the link. */
 export const PAYLOAD_TOO_LONG = -1;
 
+/** What a client has agreed on with the server, in the handshake; undefined for simple replies. */
+export interface StructuredReplies {
+  /** Whether it may ask for block status, in the context `base:allocation`. */
+  readonly allocation: boolean;
+}
+
 /**
  * The NBD error number of a request, or 0.
  *
  * On a read-only export 0 means READ with a range inside the export, 1 to {@link MAX_REQUEST_BYTES} long, or DISC,
- * which has no reply. Commands that write get EPERM. Unknown commands, unknown flags, empty or overlong reads and reads
+ * which has no reply; with `structured` replies also BLOCK_STATUS, if that was agreed on. Commands that write get EPERM. Unknown commands, unknown flags, empty or overlong reads and reads
  * past the end get EINVAL (EOVERFLOW is reserved for unfragmented structured replies). On a writable export, writes
  * past the end get ENOSPC.
  */
@@ -43,24 +52,29 @@ export function checkRequest(
   request: Readonly<NbdRequest>,
   exportSizeBytes: number,
   readOnly: boolean,
+  structured?: StructuredReplies,
 ): number {
   switch (request.type) {
     case NBD_CMD_READ:
-      if (request.flags !== 0 || request.lengthBytes === 0 || request.lengthBytes > MAX_REQUEST_BYTES) {
+      if (request.flags !== 0 && (request.flags !== NBD_CMD_FLAG_DF || structured === undefined)) {
         return NBD_EINVAL;
       }
+      if (request.lengthBytes === 0 || request.lengthBytes > MAX_REQUEST_BYTES) return NBD_EINVAL;
       return isInside(request, exportSizeBytes) ? 0 : NBD_EINVAL;
+    case NBD_CMD_BLOCK_STATUS:
+      if (structured?.allocation !== true) return NBD_EINVAL;
+      return checkRange(request, exportSizeBytes, NBD_CMD_FLAG_REQ_ONE, NBD_EINVAL);
     case NBD_CMD_DISC:
       return 0;
     case NBD_CMD_WRITE:
       if (readOnly) return NBD_EPERM;
-      return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_ENOSPC);
+      return checkRange(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_ENOSPC);
     case NBD_CMD_WRITE_ZEROES:
       if (readOnly) return NBD_EPERM;
-      return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE, NBD_ENOSPC);
+      return checkRange(request, exportSizeBytes, NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE, NBD_ENOSPC);
     case NBD_CMD_TRIM:
       if (readOnly) return NBD_EPERM;
-      return checkWrite(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_EINVAL);
+      return checkRange(request, exportSizeBytes, NBD_CMD_FLAG_FUA, NBD_EINVAL);
     case NBD_CMD_FLUSH:
       // Not offered on a read-only export, which has nothing to flush.
       if (readOnly || request.flags !== 0 || request.lengthBytes !== 0 || request.offsetBytes !== 0) {
@@ -88,7 +102,7 @@ function isInside(request: Readonly<NbdRequest>, exportSizeBytes: number): boole
   return request.offsetBytes >= 0 && request.offsetBytes <= exportSizeBytes - request.lengthBytes;
 }
 
-function checkWrite(
+function checkRange(
   request: Readonly<NbdRequest>,
   exportSizeBytes: number,
   allowedFlags: number,

@@ -157,7 +157,8 @@ function getU16(bytes: Uint8Array, at: number): number {
   return ((bytes[at] as number) << 8) | (bytes[at + 1] as number);
 }
 
-function putU32(bytes: Uint8Array, at: number, value: number): void {
+/** A big-endian 32-bit number. */
+export function putU32(bytes: Uint8Array, at: number, value: number): void {
   bytes[at] = value >>> 24;
   bytes[at + 1] = value >>> 16;
   bytes[at + 2] = value >>> 8;

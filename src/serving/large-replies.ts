@@ -4,13 +4,15 @@
  *
  * Used by the read-serving loop.
  */
-import { encodeReplyInto, type NbdRequest, SIMPLE_REPLY_BYTES } from "../nbd/wire.ts";
+import { type ReplyFormat, STRUCTURED_REPLIES } from "../nbd/reply-format.ts";
+import type { NbdRequest } from "../nbd/wire.ts";
 import { readSteadily } from "../source/source.ts";
 import type { LinkContext } from "./link-context.ts";
 import type { Outbox } from "./outbox.ts";
 import { UnsentReplyError } from "./replies/replies.ts";
 
-const header = new Uint8Array(SIMPLE_REPLY_BYTES);
+/** Of the longest header there is; each format uses its beginning. */
+const headers = new Uint8Array(STRUCTURED_REPLIES.headerBytes);
 
 /** A buffer for the next large reply: fresh memory costs three times as much. */
 let spare: Uint8Array = new Uint8Array(0);
@@ -31,23 +33,32 @@ function keepSpare(buffer: Uint8Array): void {
 export class LargeReplies {
   readonly #link: LinkContext;
   readonly #outbox: Outbox;
+  readonly #format: ReplyFormat;
+  readonly #header: Uint8Array;
 
   constructor(link: LinkContext, outbox: Outbox) {
     this.#link = link;
     this.#outbox = outbox;
+    this.#format = link.format;
+    this.#header = headers.subarray(0, link.format.headerBytes);
   }
 
   /** Answers from the page cache, without a copy. False where the range may not be sent like that. */
   sendFromFile(request: Readonly<NbdRequest>): boolean {
     const link = this.#link;
-    const { lengthBytes, cookieHigh, cookieLow } = request;
+    const { lengthBytes } = request;
     if (link.copyOnly) return false;
     const extent = link.source.extent(request.offsetBytes, lengthBytes);
     if (extent === undefined) return false;
-    encodeReplyInto(header, 0, 0, cookieHigh, cookieLow);
+    this.#format.encodeHeaderInto(this.#header, 0, request);
     link.counters.readBytes += lengthBytes;
     try {
-      link.sent(link.replies.sendFile(header, extent, lengthBytes, link.entry));
+      const result = link.replies.sendFile(this.#header, extent, lengthBytes, link.entry);
+      if (result === undefined) {
+        link.counters.readBytes -= lengthBytes;
+        return false;
+      }
+      link.sent(result);
     } catch (error) {
       if (error instanceof UnsentReplyError) {
         link.counters.readBytes -= lengthBytes;
@@ -62,19 +73,20 @@ export class LargeReplies {
     const link = this.#link;
     this.#outbox.flush();
     if (!link.isOpen) return;
-    const { offsetBytes, lengthBytes, cookieHigh, cookieLow } = request;
-    const buffer = takeSpare(SIMPLE_REPLY_BYTES + lengthBytes);
-    const reply = buffer.subarray(0, SIMPLE_REPLY_BYTES + lengthBytes);
+    const { offsetBytes, lengthBytes } = request;
+    const { headerBytes } = this.#format;
+    const buffer = takeSpare(headerBytes + lengthBytes);
+    const reply = buffer.subarray(0, headerBytes + lengthBytes);
     try {
       readSteadily(() => {
-        void link.source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
+        void link.source.read(reply.subarray(headerBytes), offsetBytes);
         link.source.verify();
       });
     } catch (error) {
       keepSpare(buffer);
       return link.failRead(request, error);
     }
-    encodeReplyInto(reply, 0, 0, cookieHigh, cookieLow);
+    this.#format.encodeHeaderInto(reply, 0, request);
     link.counters.readBytes += lengthBytes;
     link.sent(link.replies.sendOwned(reply, link.entry));
     // The whole reply has left: nothing refers to the buffer.

@@ -4,7 +4,7 @@
  * Used by the read-serving loop, which reads no further requests while `bytes` has reached MAX_ASYNC_BYTES.
  */
 import { MAX_REQUEST_BYTES } from "../nbd/request-check.ts";
-import { encodeReplyInto, NBD_EIO, type NbdRequest, SIMPLE_REPLY_BYTES } from "../nbd/wire.ts";
+import { NBD_EIO, type NbdRequest } from "../nbd/wire.ts";
 import type { LinkContext } from "./link-context.ts";
 
 /** Memory that the unfinished asynchronous reads of one link may hold. The read that reaches it is still begun. */
@@ -26,20 +26,21 @@ export class LateReplies {
   read(request: Readonly<NbdRequest>): void {
     const link = this.#link;
     const { offsetBytes, lengthBytes, cookieHigh, cookieLow } = request;
-    const reply = new Uint8Array(SIMPLE_REPLY_BYTES + lengthBytes);
-    const { entry } = link;
+    const { entry, format } = link;
+    const reply = new Uint8Array(format.headerBytes + lengthBytes);
+    format.encodeHeaderInto(reply, 0, request);
     this.bytes += reply.length;
     link.pump.asynchronousStarted();
     const finish = (errno: number): void => {
       link.pump.asynchronousEnded();
       this.bytes -= reply.length;
       if (!link.isOpen) return;
-      encodeReplyInto(reply, 0, errno, cookieHigh, cookieLow);
-      link.sent(link.replies.sendOwned(errno === 0 ? reply : reply.subarray(0, SIMPLE_REPLY_BYTES), entry));
+      if (errno !== 0) format.encodeErrorInto(reply, 0, errno, cookieHigh, cookieLow);
+      link.sent(link.replies.sendOwned(errno === 0 ? reply : reply.subarray(0, format.errorBytes), entry));
       this.#goOn();
     };
     const readAndVerify = async (): Promise<void> => {
-      await link.source.read(reply.subarray(SIMPLE_REPLY_BYTES), offsetBytes);
+      await link.source.read(reply.subarray(format.headerBytes), offsetBytes);
       link.source.verify();
     };
     readAndVerify().then(

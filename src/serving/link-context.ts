@@ -5,7 +5,9 @@
  * it and keep only what is theirs alone.
  */
 import type { Journal } from "../journal/journal.ts";
-import { encodeReplyInto, NBD_EIO, type NbdRequest, SIMPLE_REPLY_BYTES } from "../nbd/wire.ts";
+import { type ReplyFormat, SIMPLE_REPLIES, STRUCTURED_REPLIES } from "../nbd/reply-format.ts";
+import type { StructuredReplies } from "../nbd/request-check.ts";
+import { NBD_EIO, type NbdRequest } from "../nbd/wire.ts";
 import { type Source, SourceError } from "../source/source.ts";
 import { EPOLLIN } from "../sys/epoll.ts";
 import { errnoName, SystemError } from "../sys/errno.ts";
@@ -25,6 +27,8 @@ export interface LinkOptions {
   readonly copyOnly?: boolean;
   /** Makes a takeover possible. A link without one ends with its process. */
   readonly journal?: JournaledLink;
+  /** The peer has asked for structured replies. Never with a journal: kernels know simple ones only. */
+  readonly structured?: StructuredReplies;
 }
 
 export interface JournaledLink {
@@ -44,7 +48,7 @@ export interface LinkEvents {
   end(end: LinkEnd): void;
 }
 
-const errorReply = new Uint8Array(SIMPLE_REPLY_BYTES);
+const errorReply = new Uint8Array(STRUCTURED_REPLIES.errorBytes);
 
 export class LinkContext {
   readonly fd: number;
@@ -54,6 +58,8 @@ export class LinkContext {
   readonly events: LinkEvents;
   readonly journal: Journal | undefined;
   readonly replies: Replies;
+  readonly structured: StructuredReplies | undefined;
+  readonly format: ReplyFormat;
   readonly counters: LinkCounters;
   /** False once the socket is closed. */
   isOpen = true;
@@ -63,7 +69,6 @@ export class LinkContext {
   isResuming = false;
   /** Nothing new is answered before the peer has read all pages that were sent by reference. */
   isHeldBack = false;
-  readonly #pipe: ReplyPipe | undefined;
   readonly #token: number;
   readonly #oneEntry: number[] = [0];
   #interest = EPOLLIN;
@@ -74,11 +79,12 @@ export class LinkContext {
     this.pump = pump;
     this.source = options.source;
     this.copyOnly = options.copyOnly ?? false;
+    this.structured = options.structured;
+    this.format = options.structured === undefined ? SIMPLE_REPLIES : STRUCTURED_REPLIES;
     this.events = events;
     growSendBuffer(fd, SEND_BUFFER_BYTES);
     const { journal } = options;
     this.journal = journal?.journal;
-    this.#pipe = journal?.pipe;
     this.counters = this.journal ?? { ...NO_COUNTERS };
     this.replies =
       journal === undefined
@@ -114,9 +120,9 @@ export class LinkContext {
 
   /** Answers a request with an error. */
   refuse(request: Readonly<NbdRequest>, errno: number): void {
-    encodeReplyInto(errorReply, 0, errno, request.cookieHigh, request.cookieLow);
+    this.format.encodeErrorInto(errorReply, 0, errno, request.cookieHigh, request.cookieLow);
     this.#oneEntry[0] = this.entry;
-    this.sent(this.replies.sendBatch(errorReply, SIMPLE_REPLY_BYTES, this.#oneEntry));
+    this.sent(this.replies.sendBatch(errorReply, this.format.errorBytes, this.#oneEntry));
   }
 
   /** Answers a request whose read failed with EIO. */
@@ -159,8 +165,6 @@ export class LinkContext {
     this.isOpen = false;
     this.pump.remove(this.fd, this.#token);
     close(this.fd);
-    if (this.#pipe === undefined) return;
-    close(this.#pipe.readFd);
-    close(this.#pipe.writeFd);
+    this.replies.close();
   }
 }

@@ -7,6 +7,7 @@
 
 import { readOnlyExport } from "../nbd/handshake/export.ts";
 import { ServerHandshake } from "../nbd/handshake/server.ts";
+import type { StructuredReplies } from "../nbd/request-check.ts";
 import type { Exactness } from "../source/exactness.ts";
 import { FileSource } from "../source/file-source.ts";
 import { leaseBreakTimeMs } from "../source/read-lease.ts";
@@ -43,7 +44,7 @@ const HANDSHAKE_RECEIVE_BYTES = 4096;
 export interface NbdServerEvents {
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   readonly linkEnded?: (end: LinkEnd, counters: LinkCounters) => void;
-  /** Gives each connection a journal, as links of devices have, to measure its cost. */
+  /** Gives each connection a journal and simple replies, as links of devices have, to measure its cost. */
   readonly journal?: () => JournaledLink;
 }
 
@@ -128,7 +129,9 @@ export class NbdServer {
     setSocketOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     // Fails on a unix socket, which delays nothing.
     const isTcp = setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) === 0;
-    const handshake = new ServerHandshake([readOnlyExport(this.#exportName, this.#source.sizeBytes)]);
+    const offered = readOnlyExport(this.#exportName, this.#source.sizeBytes);
+    // A journal can only take simple replies up again.
+    const handshake = new ServerHandshake([offered], this.#events.journal === undefined);
     const connection = new Connection(
       fd,
       this.#pump,
@@ -137,7 +140,7 @@ export class NbdServer {
       {
         end: (message, end, counters) => {
           this.#connections.delete(connection);
-          this.#events.log("info", message);
+          this.#events.log(end?.kind === "source-error" ? "error" : "info", message);
           if (end !== undefined && counters !== undefined) this.#events.linkEnded?.(end, counters);
         },
         readError: (error) => this.#events.log("error", error.message),
@@ -210,10 +213,10 @@ class Connection implements Pollable {
     const { result } = this.#handshake;
     if (!this.#open || result === undefined) return;
     if (result.kind === "ended") return this.#end(result.reason);
-    this.#serve(this.#handshake.remainder.slice());
+    this.#serve(this.#handshake.remainder.slice(), result.structured);
   }
 
-  #serve(received: Uint8Array): void {
+  #serve(received: Uint8Array, structured: StructuredReplies | undefined): void {
     clearTimeout(this.#deadline);
     this.#pump.remove(this.#fd, this.#token);
     this.#open = false;
@@ -221,7 +224,11 @@ class Connection implements Pollable {
     const link = new ServedLink(
       this.#fd,
       this.#pump,
-      { ...this.#options, ...(journal === undefined ? {} : { journal }) },
+      {
+        ...this.#options,
+        ...(journal === undefined ? {} : { journal }),
+        ...(structured === undefined ? {} : { structured }),
+      },
       {
         readError: (error) => this.#events.readError(error),
         end: (end) => this.#events.end(`A client's link ended: ${describeEnd(end)}`, end, link.counters),

@@ -4,7 +4,8 @@
  * Used by the read-serving loop. The memory is shared by all links of the process: it is filled and emptied within one
  * wake-up of one link.
  */
-import { encodeReplyInto, NBD_EIO, type NbdRequest, SIMPLE_REPLY_BYTES } from "../nbd/wire.ts";
+import { COOKIE_AT, type ReplyFormat } from "../nbd/reply-format.ts";
+import { NBD_EIO, type NbdRequest } from "../nbd/wire.ts";
 import { readSteadily, StaleReadError } from "../source/source.ts";
 import type { LinkContext } from "./link-context.ts";
 
@@ -15,6 +16,7 @@ const memory = new Uint8Array(OUTBOX_BYTES);
 
 export class Outbox {
   readonly #link: LinkContext;
+  readonly #format: ReplyFormat;
   #bytes = 0;
   /** Where each reply begins. All carry data. */
   readonly #starts: number[] = [];
@@ -25,26 +27,27 @@ export class Outbox {
 
   constructor(link: LinkContext) {
     this.#link = link;
+    this.#format = link.format;
   }
 
   /** Whether a reply with so much data can be added before a flush. */
   hasRoom(lengthBytes: number): boolean {
-    return this.#bytes + SIMPLE_REPLY_BYTES + lengthBytes <= this.#link.replies.batchBytes;
+    return this.#bytes + this.#format.headerBytes + lengthBytes <= this.#link.replies.batchBytes;
   }
 
   /** The memory for the data of the next reply. */
   room(lengthBytes: number): Uint8Array {
-    const at = this.#bytes + SIMPLE_REPLY_BYTES;
+    const at = this.#bytes + this.#format.headerBytes;
     return memory.subarray(at, at + lengthBytes);
   }
 
   /** Adds the reply to a request whose data has been read into `room`. */
   add(request: Readonly<NbdRequest>): void {
-    encodeReplyInto(memory, this.#bytes, 0, request.cookieHigh, request.cookieLow);
+    this.#format.encodeHeaderInto(memory, this.#bytes, request);
     this.#starts.push(this.#bytes);
     this.#offsets.push(request.offsetBytes);
     this.#entries.push(this.#link.entry);
-    this.#bytes += SIMPLE_REPLY_BYTES + request.lengthBytes;
+    this.#bytes += this.#format.headerBytes + request.lengthBytes;
     this.#link.counters.readBytes += request.lengthBytes;
   }
 
@@ -80,7 +83,7 @@ export class Outbox {
     const { source } = this.#link;
     this.#starts.forEach((start, index) => {
       const end = this.#starts[index + 1] ?? this.#bytes;
-      const data = memory.subarray(start + SIMPLE_REPLY_BYTES, end);
+      const data = memory.subarray(start + this.#format.headerBytes, end);
       void source.read(data, this.#offsets[index] as number);
     });
     source.verify();
@@ -88,12 +91,18 @@ export class Outbox {
 
   /** Drops the data, which failed verification, and makes each header an error. */
   #turnIntoErrors(error: unknown): void {
+    const { errorBytes } = this.#format;
     this.#starts.forEach((start, index) => {
-      const header = index * SIMPLE_REPLY_BYTES;
-      memory.copyWithin(header, start, start + SIMPLE_REPLY_BYTES);
-      memory[header + 7] = NBD_EIO;
+      const cookie = new DataView(memory.buffer, start + COOKIE_AT);
+      this.#format.encodeErrorInto(
+        memory,
+        index * errorBytes,
+        NBD_EIO,
+        cookie.getUint32(0),
+        cookie.getUint32(4),
+      );
     });
-    this.#bytes = this.#starts.length * SIMPLE_REPLY_BYTES;
+    this.#bytes = this.#starts.length * errorBytes;
     this.#link.countErrors(error, this.#starts.length);
   }
 }

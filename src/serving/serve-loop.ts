@@ -5,13 +5,20 @@
  *
  * One loop per link, called by ServedLink when the pump has events for its socket. All links of a process run on one
  * thread. The requests of one `recv` are answered in as few sends as possible. Beside this file: the outbox
- * (outbox.ts), large replies (large-replies.ts), replies of asynchronous sources (late-replies.ts), the first reply
- * after a takeover (resumed-reply.ts), and how replies leave (replies/).
+ * (outbox.ts), large replies (large-replies.ts), replies of asynchronous sources (late-replies.ts), those that
+ * tell of holes (sparse-replies.ts), the first reply after a takeover (resumed-reply.ts), and how replies leave
+ * (replies/).
  */
 import { NbdProtocolError } from "../nbd/protocol-error.ts";
 import { checkRequest, PAYLOAD_TOO_LONG, payloadBytes } from "../nbd/request-check.ts";
 import { RequestFramer } from "../nbd/request-framer.ts";
-import { NBD_CMD_DISC, NBD_CMD_READ, type NbdRequest, newRequest } from "../nbd/wire.ts";
+import {
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_DISC,
+  NBD_CMD_READ,
+  type NbdRequest,
+  newRequest,
+} from "../nbd/wire.ts";
 import { StaleReadError } from "../source/source.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../sys/epoll.ts";
 import { ERRNO, errnoName } from "../sys/errno.ts";
@@ -20,6 +27,7 @@ import { LargeReplies } from "./large-replies.ts";
 import { LateReplies, MAX_ASYNC_BYTES } from "./late-replies.ts";
 import type { LinkContext } from "./link-context.ts";
 import { Outbox } from "./outbox.ts";
+import { SparseReplies } from "./sparse-replies.ts";
 
 /** A kernel has a few hundred requests of 28 bytes on a link at most; the rest is for payloads that are skipped. */
 const INBOX_BYTES = 16 * 1024;
@@ -38,6 +46,8 @@ export class ServeLoop {
   readonly #outbox: Outbox;
   readonly #large: LargeReplies;
   readonly #late: LateReplies;
+  /** For peers of structured replies only. */
+  readonly #sparse: SparseReplies | undefined;
   #requestSeen = false;
 
   constructor(link: LinkContext) {
@@ -46,6 +56,7 @@ export class ServeLoop {
     this.#outbox = new Outbox(link);
     this.#large = new LargeReplies(link, this.#outbox);
     this.#late = new LateReplies(link, () => this.answerReceived());
+    if (link.structured !== undefined) this.#sparse = new SparseReplies(link, this.#outbox);
   }
 
   /** Begins with bytes that have been received already: less than an inbox of them. */
@@ -126,9 +137,10 @@ export class ServeLoop {
       return link.end({ kind: "protocol-error", message });
     }
     if (payload > 0) this.#intake.skip(payload);
-    const errno = checkRequest(request, link.source.sizeBytes, true);
+    const errno = checkRequest(request, link.source.sizeBytes, true, link.structured);
     if (errno !== 0) link.refuse(request, errno);
     else if (request.type === NBD_CMD_READ) this.#read();
+    else if (request.type === NBD_CMD_BLOCK_STATUS) this.#sparse?.status(request);
     else if (request.type === NBD_CMD_DISC) link.isLeaving = true;
   }
 
@@ -137,6 +149,7 @@ export class ServeLoop {
     const link = this.#link;
     const { offsetBytes, lengthBytes } = request;
     if (link.source.asynchronous) return this.#late.read(request);
+    if (this.#sparse?.read(request) === true) return;
     if (lengthBytes >= link.replies.fileMinBytes && this.#large.sendFromFile(request)) return;
     if (!this.#outbox.hasRoom(lengthBytes)) this.#outbox.flush();
     if (!link.isOpen) return;

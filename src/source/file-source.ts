@@ -19,6 +19,7 @@
 import { ERRNO, errnoName } from "../sys/errno.ts";
 import { close, pread } from "../sys/libc/files.ts";
 import { loopClock } from "../sys/loop-clock.ts";
+import { AllocationMap } from "./allocation-map.ts";
 import { describeChange, type FileIdentity, FileStat } from "./file-identity.ts";
 import { canBeLeased, type ReadLease, takeReadLease } from "./read-lease.ts";
 import { type ExtentOwner, type FileExtent, type Source, SourceError, StaleReadError } from "./source.ts";
@@ -42,6 +43,7 @@ export class FileSource implements Source, ExtentOwner {
   #lease: ReadLease | undefined;
   /** The file was seen to be as pinned, and the lease has been held since. */
   #isLeased = false;
+  #allocation: AllocationMap | undefined;
   /** Called once per lease, when it is found to be broken; possibly in the middle of a read. */
   onBroken: (() => void) | undefined;
 
@@ -64,6 +66,11 @@ export class FileSource implements Source, ExtentOwner {
   /** The pinned identity: that of the attach, with the modification time seen at the last look under a lease. */
   get identity(): FileIdentity {
     return this.#identity;
+  }
+
+  get allocation(): AllocationMap | undefined {
+    if (this.#identity.kind === "file") this.#allocation ??= new AllocationMap(this.#fd, this.sizeBytes);
+    return this.#allocation;
   }
 
   /** Takes a lease on this file, whose break is signalled to this process; see takeReadLease. */
@@ -222,6 +229,7 @@ export class FileSource implements Source, ExtentOwner {
   readonly #renew = (): void => {
     const failure = this.#ask();
     if (failure !== undefined) throw failure;
+    this.#allocation?.forget();
     this.#noteCtime();
     if (this.#ask() === undefined && !this.#isSteady) this.#hasSteadyCtime = false;
   };

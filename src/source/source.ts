@@ -6,6 +6,8 @@
  * kernel's page cache relies on it; a source that can go stale detects that and throws.
  */
 
+import type { AllocationMap } from "./allocation-map.ts";
+
 /** A read has failed: its reader gets EIO, the log gets the message. */
 export class SourceError extends Error {
   override readonly name = "SourceError";
@@ -75,6 +77,8 @@ export interface Source {
   verify(): void;
   /** Where the range lies in a local file, if it may be sent from the page cache; else undefined. */
   extent(offsetBytes: number, lengthBytes: number): FileExtent | undefined;
+  /** Where it has holes; undefined if nothing is known about that. */
+  readonly allocation?: AllocationMap | undefined;
   /** Releases what the source holds. Called once. */
   close(): void;
 }

@@ -3,7 +3,17 @@
  * a unix socket and through TCP, and every byte they read is compared.
  */
 import { execFile } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -149,6 +159,73 @@ describe.each(transports)("over %s", (_, where) => {
     );
     expect(readFileSync(image).equals(content)).toBe(true);
     expect((await run("nbdinfo", ["--size", uri])).stdout.trim()).toBe(`${content.length}`);
+  });
+});
+
+describe("images with holes, and sizes that are no multiple of a sector", () => {
+  const MIB = 1 << 20;
+
+  /** Data at the beginning, in the middle and in the last bytes; holes between. */
+  function makeSparse(sizeBytes: number): { path: string; bytes: Buffer } {
+    const path = join(directory, `sparse-${sizeBytes}`);
+    const bytes = Buffer.alloc(sizeBytes);
+    const fd = openSync(path, "w");
+    ftruncateSync(fd, sizeBytes);
+    for (const [at, length] of [
+      [0, 100_000],
+      [MIB, MIB / 2],
+      [sizeBytes - 77, 77],
+    ] as const) {
+      // Without the superblock, which promises more.
+      content.copy(bytes, at, MIB, MIB + length);
+      writeSync(fd, bytes, at, length, at);
+    }
+    closeSync(fd);
+    return { path, bytes };
+  }
+
+  test.each([4 * MIB, 4 * MIB + 1, 4 * MIB + 511, 4 * MIB + 777, 2 * MIB - 1])(
+    "are copied by qemu-img and nbdcopy, which leave the holes out: %i bytes",
+    async (sizeBytes) => {
+      const { path, bytes } = makeSparse(sizeBytes);
+      server = await startServe("--socket", join(directory, "serve.sock"), path);
+      const copy = join(directory, "sparse.out");
+      // A client that takes the end of the image for a hole without an end stays there for ever.
+      await run("qemu-img", ["convert", "-f", "raw", "-O", "raw", server.uri, copy], { timeout: 60_000 });
+      // It fills the last sector up.
+      const padded = Buffer.concat([bytes, Buffer.alloc(-sizeBytes & 511)]);
+      expect(readFileSync(copy).equals(padded)).toBe(true);
+      expect(statSync(copy).blocks).toBeLessThanOrEqual(statSync(path).blocks + 16);
+      await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", server.uri, path], { timeout: 60_000 });
+      rmSync(copy);
+      await run("nbdcopy", [server.uri, copy], { timeout: 60_000 });
+      expect(readFileSync(copy).equals(bytes)).toBe(true);
+      expect(statSync(copy).blocks).toBeLessThanOrEqual(statSync(path).blocks + 16);
+    },
+  );
+
+  test("have a map for nbdinfo that is the file system's own", async () => {
+    const { path, bytes } = makeSparse(4 * MIB + 777);
+    server = await startServe("--socket", join(directory, "serve.sock"), path);
+    const map = JSON.parse((await run("nbdinfo", ["--map", "--json", server.uri])).stdout) as {
+      offset: number;
+      length: number;
+      type: number;
+    }[];
+    expect(map.reduce((end, { length }) => end + length, 0)).toBe(bytes.length);
+    for (const { offset, length, type } of map) {
+      expect([0, 3]).toContain(type);
+      if (type === 3) expect(bytes.subarray(offset, offset + length).every((byte) => byte === 0)).toBe(true);
+    }
+    expect(map.filter(({ type }) => type === 3).length).toBeGreaterThan(1);
+    const info = JSON.parse((await run("nbdinfo", ["--json", server.uri])).stdout);
+    expect(info).toMatchObject({ structured: true });
+    expect(info.exports[0]).toMatchObject({
+      contexts: ["base:allocation"],
+      can_df: true,
+      block_size_minimum: 1,
+      block_size_preferred: 4096,
+    });
   });
 });
 

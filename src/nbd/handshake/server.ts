@@ -10,33 +10,35 @@
  */
 
 import { ByteQueue, concatBytes } from "../byte-queue.ts";
+import type { StructuredReplies } from "../request-check.ts";
+import { NBD_FLAG_SEND_DF } from "../wire.ts";
 import { checkExport, type NbdExport } from "./export.ts";
+import { decodeInformationRequest, infosOf } from "./information.ts";
+import { decodeMetaContextQuery, encodeMetaContext, isChosen, isListed } from "./meta-contexts.ts";
 import {
   decodeText,
   EXPORT_NAME_ZEROES,
   encodeOptionReply,
   encodeText,
   IHAVEOPT,
-  MAX_STRING_BYTES,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
   NBD_FLAG_FIXED_NEWSTYLE,
   NBD_FLAG_NO_ZEROES,
-  NBD_INFO_BLOCK_SIZE,
-  NBD_INFO_DESCRIPTION,
-  NBD_INFO_EXPORT,
-  NBD_INFO_NAME,
   NBD_OPT_ABORT,
   NBD_OPT_EXPORT_NAME,
   NBD_OPT_GO,
   NBD_OPT_INFO,
   NBD_OPT_LIST,
+  NBD_OPT_LIST_META_CONTEXT,
+  NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_ERR_INVALID,
-  NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
   NBD_REP_INFO,
+  NBD_REP_META_CONTEXT,
   NBD_REP_SERVER,
   NBDMAGIC,
   OPTION_HEADER_BYTES,
@@ -66,6 +68,8 @@ export type ServerHandshakeResult =
       readonly transmissionFlags: number;
       readonly noZeroes: boolean;
       readonly export: NbdExport;
+      /** What the client has asked for beyond simple replies. */
+      readonly structured: StructuredReplies | undefined;
     }
   | {
       /** Send what is left, then close the connection. */
@@ -79,22 +83,28 @@ export type ServerHandshakeResult =
 /** One client's handshake. */
 export class ServerHandshake {
   readonly #exports: readonly NbdExport[];
+  readonly #offersStructured: boolean;
   readonly #queue = new ByteQueue();
   readonly #out: Uint8Array[] = [];
   #clientFlags: number | undefined;
   #optionsLeft: number;
+  #isStructured = false;
+  /** The export whose allocation the client wants to ask for. */
+  #allocationOf: NbdExport | undefined;
   #result: ServerHandshakeResult | undefined;
 
   /**
    * @param exports what is offered; the empty name means the export of that name or else the first one
+   * @param offersStructured whether a client may ask for structured replies
    * @throws RangeError when an export's numbers break the protocol's rules, or two exports share a name
    */
-  constructor(exports: readonly NbdExport[]) {
+  constructor(exports: readonly NbdExport[], offersStructured = false) {
     exports.forEach(checkExport);
     if (new Set(exports.map((one) => one.name)).size !== exports.length) {
       throw new RangeError("cannot offer NBD exports: two of them have the same name");
     }
     this.#exports = exports;
+    this.#offersStructured = offersStructured;
     this.#optionsLeft = MAX_OPTIONS + OPTIONS_PER_EXPORT * exports.length;
   }
 
@@ -176,9 +186,12 @@ export class ServerHandshake {
       case NBD_OPT_INFO:
       case NBD_OPT_GO:
         return this.#inform(option, data);
-      default:
-        return this.#refuse(option, NBD_REP_ERR_UNSUP, `${optionName(option)} is not supported`);
     }
+    const isStructured = option === NBD_OPT_STRUCTURED_REPLY;
+    const isContexts = option === NBD_OPT_LIST_META_CONTEXT || option === NBD_OPT_SET_META_CONTEXT;
+    if (this.#offersStructured && isStructured) this.#agreeOnStructured(data);
+    else if (this.#offersStructured && isContexts) this.#metaContexts(option, data);
+    else this.#refuse(option, NBD_REP_ERR_UNSUP, `${optionName(option)} is not supported`);
   }
 
   /** EXPORT_NAME has no error reply: an unknown export ends the session. */
@@ -188,7 +201,7 @@ export class ServerHandshake {
       this.#end(`there is no export named ${quoteText(decodeText(data))}`);
       return;
     }
-    this.#out.push(u64Bytes(BigInt(found.sizeBytes)), u16Bytes(found.transmissionFlags));
+    this.#out.push(u64Bytes(BigInt(found.sizeBytes)), u16Bytes(this.#flagsOf(found)));
     if (!this.#noZeroes) this.#out.push(new Uint8Array(EXPORT_NAME_ZEROES));
     this.#enter(found);
   }
@@ -206,33 +219,50 @@ export class ServerHandshake {
     this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
   }
 
-  /** INFO and GO: name length (4), name, number of requests (2), requests (2 each). */
-  #inform(option: number, data: Uint8Array): void {
-    const view = new DataView(data.buffer, data.byteOffset, data.length);
-    const nameLength = data.length < 6 ? Number.POSITIVE_INFINITY : view.getUint32(0);
-    if (nameLength > data.length - 6) {
-      return this.#refuse(option, NBD_REP_ERR_INVALID, "the name is longer than the option");
-    }
-    if (nameLength > MAX_STRING_BYTES) {
-      return this.#refuse(option, NBD_REP_ERR_TOO_BIG, `the name is longer than ${MAX_STRING_BYTES} bytes`);
-    }
-    const count = view.getUint16(4 + nameLength);
-    if (data.length !== 6 + nameLength + 2 * count) {
-      return this.#refuse(option, NBD_REP_ERR_INVALID, "the number of information requests is wrong");
-    }
-    const found = this.#find(decodeText(data.subarray(4, 4 + nameLength)));
+  #agreeOnStructured(data: Uint8Array): void {
+    const option = NBD_OPT_STRUCTURED_REPLY;
+    if (data.length > 0) return this.#refuse(option, NBD_REP_ERR_INVALID, "STRUCTURED_REPLY takes no data");
+    this.#isStructured = true;
+    this.#reply(option, NBD_REP_ACK);
+  }
+
+  /** A SET replaces what an earlier one has chosen, also when it is refused. */
+  #metaContexts(option: number, data: Uint8Array): void {
+    const isSet = option === NBD_OPT_SET_META_CONTEXT;
+    if (isSet) this.#allocationOf = undefined;
+    if (!this.#isStructured)
+      return this.#refuse(option, NBD_REP_ERR_INVALID, "contexts need structured replies");
+    const query = decodeMetaContextQuery(data);
+    if (query === undefined) return this.#refuse(option, NBD_REP_ERR_INVALID, "the queries are malformed");
+    const found = this.#find(query.exportName);
     if (found === undefined)
       return this.#refuse(option, NBD_REP_ERR_UNKNOWN, "there is no export of that name");
-    const wanted = new Set(
-      Array.from({ length: count }, (_, index) => view.getUint16(6 + nameLength + 2 * index)),
-    );
-    for (const info of infosOf(found, wanted)) this.#reply(option, NBD_REP_INFO, info);
+    if (isSet ? isChosen(query.queries) : isListed(query.queries)) {
+      if (isSet) this.#allocationOf = found;
+      this.#reply(option, NBD_REP_META_CONTEXT, [encodeMetaContext(isSet)]);
+    }
+    this.#reply(option, NBD_REP_ACK);
+  }
+
+  #inform(option: number, data: Uint8Array): void {
+    const request = decodeInformationRequest(data);
+    if ("error" in request) return this.#refuse(option, request.error, request.text);
+    const found = this.#find(request.exportName);
+    if (found === undefined)
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, "there is no export of that name");
+    for (const info of infosOf(found, this.#flagsOf(found), request.wanted))
+      this.#reply(option, NBD_REP_INFO, info);
     this.#reply(option, NBD_REP_ACK);
     if (option === NBD_OPT_GO) this.#enter(found);
   }
 
   get #noZeroes(): boolean {
     return ((this.#clientFlags ?? 0) & NBD_FLAG_C_NO_ZEROES) !== 0;
+  }
+
+  /** DF, "do not fragment", is offered with structured replies only. */
+  #flagsOf(one: NbdExport): number {
+    return one.transmissionFlags | (this.#isStructured ? NBD_FLAG_SEND_DF : 0);
   }
 
   #find(name: string): NbdExport | undefined {
@@ -243,9 +273,10 @@ export class ServerHandshake {
     this.#result = {
       kind: "transmission",
       exportName: chosen.name,
-      transmissionFlags: chosen.transmissionFlags,
+      transmissionFlags: this.#flagsOf(chosen),
       noZeroes: this.#noZeroes,
       export: chosen,
+      structured: this.#isStructured ? { allocation: this.#allocationOf === chosen } : undefined,
     };
   }
 
@@ -261,24 +292,4 @@ export class ServerHandshake {
     this.#result = { kind: "ended", reason, aborted: false };
     return false;
   }
-}
-
-/** The payloads of the NBD_REP_INFO replies for an export: the mandatory one, and those that were asked for. */
-function infosOf(one: NbdExport, wanted: ReadonlySet<number>): Uint8Array[][] {
-  const infos = [
-    [u16Bytes(NBD_INFO_EXPORT), u64Bytes(BigInt(one.sizeBytes)), u16Bytes(one.transmissionFlags)],
-  ];
-  if (wanted.has(NBD_INFO_NAME)) infos.push([u16Bytes(NBD_INFO_NAME), encodeText(one.name)]);
-  if (wanted.has(NBD_INFO_DESCRIPTION) && one.description !== undefined) {
-    infos.push([u16Bytes(NBD_INFO_DESCRIPTION), encodeText(one.description)]);
-  }
-  if (wanted.has(NBD_INFO_BLOCK_SIZE)) {
-    infos.push([
-      u16Bytes(NBD_INFO_BLOCK_SIZE),
-      u32Bytes(one.minimumBlockBytes),
-      u32Bytes(one.preferredBlockBytes),
-      u32Bytes(one.maximumBlockBytes),
-    ]);
-  }
-  return infos;
 }

@@ -48,6 +48,7 @@ export const NBD_OPT_EXTENDED_HEADERS = 11;
 export const NBD_REP_ACK = 1;
 export const NBD_REP_SERVER = 2;
 export const NBD_REP_INFO = 3;
+export const NBD_REP_META_CONTEXT = 4;
 export const NBD_REP_FLAG_ERROR = 0x8000_0000;
 export const NBD_REP_ERR_UNSUP: number = NBD_REP_FLAG_ERROR + 1;
 export const NBD_REP_ERR_POLICY: number = NBD_REP_FLAG_ERROR + 2;

@@ -16,7 +16,7 @@ import {
   StaleReadError,
 } from "../../source/source.ts";
 import { ERRNO } from "../../sys/errno.ts";
-import { read } from "../../sys/libc/files.ts";
+import { close } from "../../sys/libc/files.ts";
 import { growPipe, spliceToSocket } from "../../sys/libc/pipes.ts";
 import {
   MSG_DONTWAIT,
@@ -26,7 +26,7 @@ import {
   unreadBytes,
   unsentBytes,
 } from "../../sys/libc/sockets.ts";
-import { bytesJob, fileJob, leftoverJob, type PipeJob, type ReplyPipe } from "./pipe-job.ts";
+import { bytesJob, emptyPipe, fileJob, leftoverJob, type PipeJob, type ReplyPipe } from "./pipe-job.ts";
 import { type Replies, UnsentReplyError } from "./replies.ts";
 
 /**
@@ -139,6 +139,11 @@ export class JournaledReplies implements Replies {
     return this.#sendJobs();
   }
 
+  close(): void {
+    close(this.#pipe.readFd);
+    close(this.#pipe.writeFd);
+  }
+
   /** Whether one send(2) of so many bytes is taken whole or not at all. */
   #isTakenWhole(lengthBytes: number): boolean {
     if (!this.#counted || lengthBytes > BATCH_BYTES) return false;
@@ -221,7 +226,7 @@ export class JournaledReplies implements Replies {
   #fillAgain(job: PipeJob): number {
     let filled = 0;
     readSteadily(() => {
-      this.#emptyPipe();
+      emptyPipe(this.#pipe);
       job.isShared = false;
       filled = this.#fillOnce(job);
     });
@@ -249,7 +254,7 @@ export class JournaledReplies implements Replies {
       if (!job.isShared) return;
       // Before the pipe is emptied: a successor takes what is missing in a FILLED pipe as sent.
       this.#journal.filling(0, job.totalBytes);
-      this.#emptyPipe();
+      emptyPipe(this.#pipe);
       this.#committedBytes = 0;
       this.#inPipeBytes = 0;
       job.isShared = false;
@@ -272,15 +277,10 @@ export class JournaledReplies implements Replies {
 
   /** Gives up a job of which nothing has left, so that an error can be the reply. */
   #drop(job: PipeJob): void {
-    this.#emptyPipe();
+    emptyPipe(this.#pipe);
     for (const entry of job.entries) this.#journal.unsent(entry);
     this.#journal.idle();
     this.#job = undefined;
-  }
-
-  #emptyPipe(): void {
-    const scrap = new Uint8Array(64 * 1024);
-    while (read(this.#pipe.readFd, scrap, scrap.length) > 0);
   }
 
   /** Grows the pipe so that a large reply goes through at once. */

@@ -7,7 +7,7 @@
 import { SIMPLE_REPLY_BYTES } from "../../nbd/wire.ts";
 import { type ExtentOwner, type FileExtent, SourceError } from "../../source/source.ts";
 import { ERRNO, errnoName } from "../../sys/errno.ts";
-import { write } from "../../sys/libc/files.ts";
+import { read, write } from "../../sys/libc/files.ts";
 import { spliceFromFile } from "../../sys/libc/pipes.ts";
 import { COPY_BYTES } from "./replies.ts";
 
@@ -15,6 +15,14 @@ import { COPY_BYTES } from "./replies.ts";
 export interface ReplyPipe {
   readonly readFd: number;
   readonly writeFd: number;
+}
+
+const SCRAP_BYTES = 64 * 1024;
+
+/** Drops what is in a pipe. */
+export function emptyPipe({ readFd }: ReplyPipe): void {
+  const scrap = new Uint8Array(SCRAP_BYTES);
+  while (read(readFd, scrap, scrap.length) > 0);
 }
 
 export interface PipeJob {

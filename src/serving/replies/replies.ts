@@ -23,15 +23,18 @@ export interface Replies {
   /** Sends one reply in a buffer that is given away with the call. Returns 0 or -errno. */
   sendOwned(reply: Uint8Array, entry: number): number;
   /**
-   * Sends a header and a range of a file from the page cache. Returns 0 or -errno.
+   * Sends a header and a range of a file from the page cache. Returns 0 or -errno; undefined if nothing has left and
+   * the range has to be read instead.
    * @throws UnsentReplyError when the file fails and nothing has left; SourceError when the link has to be cut
    */
-  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number, entry: number): number;
+  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number, entry: number): number | undefined;
   /**
    * Verifies files whose data has waited, then sends for as long as the socket takes bytes. Returns 0 or -errno.
    * @throws SourceError when the link has to be cut
    */
   flush(): number;
+  /** Closes what the replies hold, except for the socket. */
+  close(): void;
 }
 
 /** A file failed before any part of the reply had left: an error can still be the answer. */

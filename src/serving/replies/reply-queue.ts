@@ -5,10 +5,10 @@
  * the queue is not empty.
  */
 
-import { type FileExtent, readSteadily, SourceError, StaleReadError } from "../../source/source.ts";
+import { type FileExtent, readSteadily, StaleReadError } from "../../source/source.ts";
 import { ERRNO } from "../../sys/errno.ts";
-import { sendfile } from "../../sys/libc/files.ts";
 import { MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, send, unsentBytes } from "../../sys/libc/sockets.ts";
+import { FilePipe } from "./file-pipe.ts";
 import { COPY_BYTES, type Replies } from "./replies.ts";
 
 interface Unsent {
@@ -16,13 +16,13 @@ interface Unsent {
   readonly extent: FileExtent | undefined;
   readonly lengthBytes: number;
   doneBytes: number;
+  /** What has not left of an extent is in the pipe, by reference. */
+  isInPipe: boolean;
   /** A part has left by reference. */
   isShared: boolean;
 }
 
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
-/** A header whose data follows in another call. */
-const HEADER_BYTES = 16;
 const BATCH_BYTES = 256 * 1024;
 /** Copying costs the same up to 32 KiB, and a third more at 64 KiB. */
 const FILE_MIN_BYTES = 48 * 1024;
@@ -32,6 +32,8 @@ export class ReplyQueue implements Replies {
   readonly fileMinBytes: number = FILE_MIN_BYTES;
   readonly #fd: number;
   readonly #unsent: Unsent[] = [];
+  /** Opened for the first large reply. */
+  #pipe: FilePipe | undefined;
   #hasShared = false;
 
   constructor(fd: number) {
@@ -59,12 +61,27 @@ export class ReplyQueue implements Replies {
     return this.#send(reply, reply.length, SEND_FLAGS, false);
   }
 
-  /** The header leaves first: if the file ends or fails after that, the link must be cut. */
-  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number): number {
-    const result = this.#send(header, HEADER_BYTES, SEND_FLAGS | MSG_MORE, true);
+  /** The whole range is in the pipe before the header leaves, so that a file that fails costs one read and no link. */
+  sendFile(header: Uint8Array, extent: FileExtent, lengthBytes: number): number | undefined {
+    // The pipe holds one range at a time.
+    if (this.needsFile) return undefined;
+    this.#pipe ??= FilePipe.open();
+    if (this.#pipe?.fill(extent, lengthBytes) !== true) return undefined;
+    const result = this.#send(header, header.length, SEND_FLAGS | MSG_MORE, true);
     if (result < 0) return result;
-    this.#unsent.push({ bytes: undefined, extent, lengthBytes, doneBytes: 0, isShared: false });
+    this.#unsent.push({
+      bytes: undefined,
+      extent,
+      lengthBytes,
+      doneBytes: 0,
+      isInPipe: true,
+      isShared: false,
+    });
     return this.#unsent.length === 1 ? this.#sendQueue() : 0;
+  }
+
+  close(): void {
+    this.#pipe?.close();
   }
 
   flush(): number {
@@ -74,12 +91,13 @@ export class ReplyQueue implements Replies {
 
   /** Verifies the files whose data waits. Data that has not left is verified when it leaves. @throws SourceError */
   #verifyWaiting(): void {
-    for (const { extent } of this.#unsent) {
+    for (const unsent of this.#unsent) {
       try {
-        extent?.owner.verify();
+        unsent.extent?.owner.verify();
       } catch (error) {
         if (!(error instanceof StaleReadError) || this.#hasExposedPages) throw error;
         error.renew();
+        this.#dropPages(unsent);
       }
     }
   }
@@ -121,6 +139,7 @@ export class ReplyQueue implements Replies {
         extent: undefined,
         lengthBytes: rest.length,
         doneBytes: 0,
+        isInPipe: false,
         isShared: false,
       });
     }
@@ -132,28 +151,34 @@ export class ReplyQueue implements Replies {
     return send(this.#fd, rest, rest.length, SEND_FLAGS);
   }
 
-  #sendFileSome(next: Unsent, { fd, offsetBytes, owner }: FileExtent): number {
-    const at = offsetBytes + next.doneBytes;
+  #sendFileSome(next: Unsent, { offsetBytes, owner }: FileExtent): number {
+    if (!owner.mayShare) this.#dropPages(next);
     const restBytes = next.lengthBytes - next.doneBytes;
-    if (!owner.mayShare) {
-      const piece = new Uint8Array(Math.min(restBytes, COPY_BYTES));
-      const readPiece = (): void => {
-        void owner.read(piece, at);
-        owner.verify();
-      };
-      if (this.#hasExposedPages) readPiece();
-      else readSteadily(readPiece);
-      return send(this.#fd, piece, piece.length, SEND_FLAGS);
-    }
-    const sent = sendfile(this.#fd, fd, at, restBytes);
+    if (!next.isInPipe) return this.#copySome(restBytes, offsetBytes + next.doneBytes, owner);
+    const sent = (this.#pipe as FilePipe).sendTo(this.#fd, restBytes);
     if (sent > 0) {
       this.#hasShared = true;
       next.isShared = true;
     }
-    if (sent === 0) throw new SourceError("cannot finish a reply: the file ended inside it");
-    if (sent === -ERRNO.EIO) throw new SourceError("cannot finish a reply: reading the file failed");
-    // The lease may have ended during a slow read: then the peer must not use what it has received.
-    owner.verify();
-    return sent;
+    return sent === 0 ? -ERRNO.EIO : sent;
+  }
+
+  /** The rest of a reply that may not leave by reference any more. @throws SourceError */
+  #copySome(restBytes: number, at: number, owner: FileExtent["owner"]): number {
+    const piece = new Uint8Array(Math.min(restBytes, COPY_BYTES));
+    const readPiece = (): void => {
+      void owner.read(piece, at);
+      owner.verify();
+    };
+    if (this.#hasExposedPages) readPiece();
+    else readSteadily(readPiece);
+    return send(this.#fd, piece, piece.length, SEND_FLAGS);
+  }
+
+  /** What has not left of a reply is copied from the file instead. */
+  #dropPages(unsent: Unsent): void {
+    if (!unsent.isInPipe) return;
+    this.#pipe?.empty();
+    unsent.isInPipe = false;
   }
 }

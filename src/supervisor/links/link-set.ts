@@ -44,7 +44,7 @@ export class LinkSet {
   /** What links of former generations have done. */
   readonly #past: LinkCounters = { ...NO_COUNTERS };
   readonly #pastLatencies: number[] = [];
-  /** A file has failed inside a reply: no more `sendfile` on this device. */
+  /** A file has failed inside a reply: no more replies by reference on this device. */
   #copyOnly = false;
   #linkDeadCount = 0;
   #released = false;

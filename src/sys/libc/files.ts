@@ -4,7 +4,7 @@ import { bind, check, libc, result } from "./bind.ts";
 const c = {
   close: bind("int close(int)"),
   pread: bind("int64_t pread(int, void *, size_t, int64_t)"),
-  sendfile: bind("int64_t sendfile(int, int, void *, size_t)"),
+  lseek: bind("int64_t lseek(int, int64_t, int)"),
   write: bind("int64_t write(int, void *, size_t)"),
   read: bind("int64_t read(int, void *, size_t)"),
   statx: bind("int statx(int, const char *, int, uint32_t, void *)"),
@@ -25,13 +25,13 @@ export const close = (fd: number): number => result(c.close(fd));
 export const pread = (fd: number, target: Uint8Array, lengthBytes: number, offsetBytes: number): number =>
   result(c.pread(fd, target, lengthBytes, offsetBytes));
 
-const sendfileOffset = new BigInt64Array(1);
+/** `whence` of lseek(2): the next data, or the next hole, at or after an offset. ENXIO without further data. */
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
 
-/** sendfile(2) from an explicit offset; the file's position stays. Returns bytes sent, 0 at the end of the file. */
-export function sendfile(toFd: number, fromFd: number, offsetBytes: number, lengthBytes: number): number {
-  sendfileOffset[0] = BigInt(offsetBytes);
-  return result(c.sendfile(toFd, fromFd, sendfileOffset, lengthBytes));
-}
+/** lseek(2): moves the position, which pread(2) does not use, and returns it. */
+export const lseek = (fd: number, offsetBytes: number, whence: number): number =>
+  result(c.lseek(fd, offsetBytes, whence));
 
 export const write = (fd: number, source: Uint8Array, lengthBytes: number): number =>
   result(c.write(fd, source, lengthBytes));
@@ -55,6 +55,8 @@ export const statxPathInto = (path: string, mask: number, target: Uint8Array): n
   result(c.statx(AT_FDCWD, path, 0, mask, target));
 
 const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
 export const O_ACCMODE = 3;
 export const O_WRONLY = 1;
 
@@ -63,6 +65,12 @@ export const O_PATH = 0o10000000;
 
 /** How a descriptor was opened (fcntl(2), F_GETFL). */
 export const openFlags = (fd: number): number => result(c.fcntl(fd, F_GETFL, 0));
+
+/** Makes reads and writes of everything that shares this open file return instead of waiting. */
+export const setNonBlocking = (fd: number): number => {
+  const flags = openFlags(fd);
+  return flags < 0 ? flags : result(c.fcntl(fd, F_SETFL, flags | O_NONBLOCK));
+};
 
 /** A duplicate that is close-on-exec. @throws SystemError */
 export const duplicate = (fd: number): number =>

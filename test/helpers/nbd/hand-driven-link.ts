@@ -38,6 +38,7 @@ export interface Reply {
 export interface HandDrivenOptions {
   readonly copyOnly?: boolean;
   readonly journal?: JournaledLink;
+  readonly structured?: { readonly allocation: boolean };
 }
 
 export class HandDrivenLink {

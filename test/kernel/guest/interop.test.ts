@@ -19,6 +19,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
+import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
 import { type ServeProcess, startServe } from "../../helpers/nbd/serve-process.ts";
 import { until } from "../../helpers/until.ts";
 import { guarded } from "./leftovers.ts";
@@ -141,5 +142,36 @@ describe("nbd-client", () => {
     await until("the device is free", () => attribute("size") === "0");
     const { stderr } = await server.stop();
     expect(stderr).toContain("it was modified");
+  });
+
+  test("has a device served on, whose failing reads get EIO at every size while its client stays", async () => {
+    const path = join(directory, "s");
+    const changing = join(directory, "failing");
+    writeFileSync(changing, content);
+    const below = await startServe("--socket", path, changing);
+    client("-unix", path, DEVICE, "-b", "4096");
+    await until("the device has its size", () => attribute("size") === `${content.length / 512}`);
+    const above = await startServe("--socket", join(directory, "above"), DEVICE);
+    const reader = await MiniNbdClient.open({ path: join(directory, "above") });
+    const SIZES = [4096, 128 * 1024, 1024 * 1024];
+    for (const size of SIZES)
+      expect((await reader.read(8192, size)).equals(content.subarray(8192, 8192 + size))).toBe(true);
+    writeFileSync(changing, Buffer.alloc(content.length, 0xee), { flag: "r+" });
+    execFileSync("blockdev", ["--flushbufs", DEVICE]);
+    guard.expectKernelLog(
+      /^block nbd5: Other side returned error \(5\)$/,
+      /^(blk_update_request: )?I\/O error, dev nbd5, sector \d+ op 0x0:\(READ\)/,
+      /^Buffer I\/O error on dev nbd5, logical block \d+, async page read$/,
+    );
+    for (const size of SIZES) expect((await reader.request(0, 8192, size)).errno).toBe(5);
+    await reader.disconnect();
+    const { code, stderr } = await above.stop();
+    expect([code, stderr]).toEqual([
+      0,
+      expect.stringMatching(/^error: cannot read \/dev\/nbd5 at .*: EIO$/m),
+    ]);
+    client("-d", DEVICE);
+    await until("the device is free", () => attribute("size") === "0");
+    await below.stop();
   });
 });

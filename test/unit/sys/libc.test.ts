@@ -131,9 +131,11 @@ describe("files", () => {
     const fd = kept(openSync(path, "r"));
     const [from, to] = pair();
     const bytes = new Uint8Array(16);
-    expect(libc.sendfile(from, fd, 4, 3)).toBe(3);
-    expect(libc.sendfile(from, fd, 8, 100)).toBe(2);
-    expect(libc.sendfile(from, fd, 10, 100)).toBe(0);
+    const [readEnd, writeEnd] = libc.pipe().map(kept) as [number, number];
+    expect(libc.spliceFromFile(fd, 4, writeEnd, 3)).toBe(3);
+    expect(libc.spliceFromFile(fd, 8, writeEnd, 100)).toBe(2);
+    expect(libc.spliceFromFile(fd, 10, writeEnd, 100)).toBe(0);
+    expect(libc.spliceToSocket(readEnd, from, 100)).toBe(5);
     expect(libc.recv(to, bytes, 16, 0)).toBe(5);
     expect(Buffer.from(bytes.subarray(0, 5)).toString()).toBe("45689");
     expect(libc.pread(fd, bytes, 16, 0)).toBe(10);
