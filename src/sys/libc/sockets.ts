@@ -15,6 +15,7 @@ const c = {
   shutdown: bind("int shutdown(int, int)"),
   getsockopt: bind("int getsockopt(int, int, int, void *, void *)"),
   setsockopt: bind("int setsockopt(int, int, int, void *, uint32_t)"),
+  getsockname: bind("int getsockname(int, void *, void *)"),
   poll: bind("int poll(void *, uint64_t, int)"),
   ioctlOut: libc.func("ioctl", "int", ["int", "uint64_t", "void *"]) as (...args: unknown[]) => number,
 };
@@ -29,10 +30,12 @@ export const SOCK_NONBLOCK = 0o4000;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
 export const SO_REUSEADDR = 2;
+export const SO_TYPE = 3;
 export const SO_SNDBUF = 7;
 export const SO_KEEPALIVE = 9;
 export const SO_PASSCRED = 16;
 export const SO_PEERCRED = 17;
+export const SO_ACCEPTCONN = 30;
 export const SO_SNDBUFFORCE = 32;
 export const IPPROTO_TCP = 6;
 export const TCP_NODELAY = 1;
@@ -77,6 +80,24 @@ export const sendmsg = (fd: number, header: Uint8Array, flags: number): number =
 
 export const recvmsg = (fd: number, header: Uint8Array, flags: number): number =>
   result(c.recvmsg(fd, header, flags));
+
+/** An option that is an integer; -errno if there is none. */
+export function socketOption(fd: number, level: number, name: number): number {
+  const value = new Int32Array(1);
+  const failed = result(c.getsockopt(fd, level, name, value, Uint32Array.of(4)));
+  return failed < 0 ? failed : (value[0] as number);
+}
+
+/** More than a `struct sockaddr_un`. */
+const ADDRESS_BYTES = 128;
+
+/** The address of a socket, a `struct sockaddr_…`. @throws SystemError */
+export function socketName(fd: number): Uint8Array {
+  const address = new Uint8Array(ADDRESS_BYTES);
+  const lengthBytes = Uint32Array.of(ADDRESS_BYTES);
+  check("getsockname", result(c.getsockname(fd, address, lengthBytes)));
+  return address.subarray(0, lengthBytes[0]);
+}
 
 export const shutdown = (fd: number, how: number): number => result(c.shutdown(fd, how));
 
