@@ -44,9 +44,9 @@ export interface StructuredReplies {
  * The NBD error number of a request, or 0.
  *
  * On a read-only export 0 means READ with a range inside the export, 1 to {@link MAX_REQUEST_BYTES} long, or DISC,
- * which has no reply; with `structured` replies also BLOCK_STATUS, if that was agreed on. Commands that write get EPERM. Unknown commands, unknown flags, empty or overlong reads and reads
- * past the end get EINVAL (EOVERFLOW is reserved for unfragmented structured replies). On a writable export, writes
- * past the end get ENOSPC.
+ * which has no reply; with `structured` replies also BLOCK_STATUS, if that was agreed on. Commands that write get
+ * EPERM. Unknown commands, unknown flags, empty or overlong reads and reads past the end get EINVAL (EOVERFLOW is
+ * reserved for unfragmented structured replies). On a writable export, writes past the end get ENOSPC.
  */
 export function checkRequest(
   request: Readonly<NbdRequest>,
