@@ -8,7 +8,7 @@ import { rmSync } from "node:fs";
 import type { JsonValue } from "../source/source-spec.ts";
 import { ERRNO, SystemError } from "../sys/errno.ts";
 import { close } from "../sys/libc/files.ts";
-import { processStat } from "../sys/process-stat.ts";
+import { hasLostMainThread, processStat } from "../sys/process-stat.ts";
 import { Channel } from "../sys/sockets/channel.ts";
 import { StartWatch } from "../sys/start-watch.ts";
 import { isFromWorker } from "../worker-protocol/from-worker.ts";
@@ -139,7 +139,7 @@ export class WorkerProcess {
   /** As the hang watch sees it, at every tick. If its first thread has ended, it was killed from outside. */
   noteSilence(isSilent: boolean): void {
     this.#isSilent = isSilent;
-    if (isSilent && processStat(this.pid)?.state === "Z") this.kill();
+    if (isSilent && hasLostMainThread(this.pid)) this.kill();
   }
 
   /** It has left an offer unanswered: it is silent until it answers a ping. */
@@ -273,7 +273,7 @@ export class WorkerProcess {
   /** A process with a thread in an uninterruptible wait does not die until that ends, but never runs code again. */
   #checkStuck(): void {
     if (!this.#isAlive) return;
-    if (["D", "Z"].includes(processStat(this.pid)?.state ?? ""))
+    if (processStat(this.pid)?.state === "D" || hasLostMainThread(this.pid))
       this.#exited(`worker ${this.pid} was killed, but is stuck in a read in the kernel`);
     else setTimeout(() => this.#checkStuck(), STUCK_CHECK_MS).unref();
   }

@@ -276,7 +276,7 @@ export class WorkerSet {
   /** Starts missing workers, and one more where a silent one may be about to hang. */
   #staff(): void {
     this.#fill();
-    if (!needsSpare(this.ready) || this.isStarting || this.#workers.size > this.#goal) return;
+    if (!needsSpare(this.#workers) || this.isStarting || this.#workers.size > this.#goal) return;
     const spare = this.#startOneMore();
     // Its start must not slow down the workers that serve.
     if (spare !== undefined) lowerPriority(spare.pid);

@@ -9,6 +9,8 @@ import { readFileSync } from "node:fs";
 export interface ProcessStat {
   /** State of the main thread: Z is a zombie, D an uninterruptible wait. */
   readonly state: string;
+  /** How many threads have not ended, the main thread included as long as the process is not reaped. */
+  readonly threads: number;
   /** In clock ticks since boot. */
   readonly startTime: string;
   /** User and system time of all threads, in clock ticks (10 ms). */
@@ -23,10 +25,20 @@ export function processStat(pid: number): ProcessStat | undefined {
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
     const [state, startTime] = [fields[0], fields[19]];
     if (state === undefined || startTime === undefined) return undefined;
-    return { state, startTime, cpuTicks: Number(fields[11]) + Number(fields[12]) };
+    const cpuTicks = Number(fields[11]) + Number(fields[12]);
+    return { state, startTime, cpuTicks, threads: Number(fields[17]) };
   } catch {
     return undefined;
   }
+}
+
+/**
+ * Whether the main thread of a process has ended and another thread has not. Such a process is a zombie that cannot
+ * be reaped and keeps its descriptors.
+ */
+export function hasLostMainThread(pid: number): boolean {
+  const { state, threads = 0 } = processStat(pid) ?? {};
+  return state === "Z" && threads > 1;
 }
 
 /**

@@ -53,9 +53,16 @@ async function forEach(numbers: readonly number[], act: (number: number) => Prom
 
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, at) => from + at);
 
+interface Memory {
+  rssBytes: number;
+  pssBytes: number;
+  /** Resident bytes by process. */
+  readonly each: Map<string, number>;
+}
+
 /** Resident memory of a manager, its workers and its guardian, shared pages counted in each, and once. */
-function memoryOf(managerPid: number): { rssBytes: number; pssBytes: number } {
-  const total = { rssBytes: 0, pssBytes: 0 };
+function memoryOf(managerPid: number): Memory {
+  const total: Memory = { rssBytes: 0, pssBytes: 0, each: new Map() };
   for (const name of readdirSync("/proc").filter((one) => /^\d+$/.test(one))) {
     let stat: string;
     let memory: string;
@@ -71,9 +78,15 @@ function memoryOf(managerPid: number): { rssBytes: number; pssBytes: number } {
     const kibOf = (key: string): number =>
       Number(new RegExp(`^${key}:\\s+(\\d+) kB`, "m").exec(memory)?.[1] ?? 0);
     total.rssBytes += kibOf("Rss") * 1024;
+    total.each.set(name, kibOf("Rss") * 1024);
     total.pssBytes += kibOf("Pss") * 1024;
   }
   return total;
+}
+
+/** How much the processes of the first look have grown. One that was started since would look like a cost of devices. */
+function growth(few: Memory, many: Memory): number {
+  return [...few.each].reduce((sum, [pid, bytes]) => sum + (many.each.get(pid) ?? bytes) - bytes, 0);
 }
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
@@ -109,7 +122,7 @@ describe(`${DEVICES} devices`, { timeout: LIMITS.longTestMs }, () => {
     said.push(`attached ${DEVICES} in ${secondsSince(since)}`);
     expect(new Set([...devices.values()].map(({ index }) => index)).size).toBe(DEVICES);
     const many = memoryOf(managerPid);
-    const perDevice = (many.rssBytes - few.rssBytes) / (DEVICES - FIRST);
+    const perDevice = growth(few, many) / (DEVICES - FIRST);
     said.push(
       `${megabytes(many.rssBytes)} resident (${megabytes(many.pssBytes)} with shared pages counted once)`,
     );
