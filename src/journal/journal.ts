@@ -6,6 +6,7 @@
  */
 import { NbdProtocolError } from "../nbd/protocol-error.ts";
 import { decodeRequestInto, type NbdRequest, REQUEST_BYTES } from "../nbd/wire.ts";
+import { mapShared, unmapShared } from "../sys/libc/memory.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 import { addLatency, LATENCY_WORDS } from "./latency.ts";
 import {
@@ -20,6 +21,7 @@ import {
   FIRST_ENTRY_WORD,
   FREE,
   IDLE,
+  JOURNAL_BYTES,
   LATENCIES_AT,
   LAYOUT,
   LAYOUT_WORD,
@@ -53,16 +55,20 @@ export class Journal {
   #receivedAtMs: Float64Array | undefined;
   readonly #latencies: Float64Array;
 
-  /** Over JOURNAL_BYTES of memory: zeros for a fresh link, or what another worker left there. */
+  /**
+   * Over JOURNAL_BYTES of memory: zeros for a fresh link, or what another worker left there.
+   * @throws Error when it has another layout: what is left to do there cannot be told, and must not be overwritten
+   */
   constructor(memory: ArrayBuffer) {
     this.#words = new Int32Array(memory, 0, LATENCIES_AT / 4);
     this.#doubles = new Float64Array(memory, 0, ENTRIES_AT / 8);
     this.#bytes = new Uint8Array(memory, 0, LATENCIES_AT);
     this.#latencies = new Float64Array(memory, LATENCIES_AT, LATENCY_WORDS);
-    if (this.#words[LAYOUT_WORD] !== LAYOUT) {
+    const layout = this.#words[LAYOUT_WORD];
+    if (layout === 0) {
       this.#words[BATCH_WORD] = IDLE;
       this.#words[LAYOUT_WORD] = LAYOUT;
-    }
+    } else if (layout !== LAYOUT) throw new Error("cannot read a journal: it was made by another version");
     this.#inherited = this.entriesIn("received");
     this.#head = this.#firstFree(0);
     this.#cursor = this.#head;
@@ -268,5 +274,16 @@ export class Journal {
       if (this.#word(entry) === FREE) return entry;
     }
     return ENTRIES;
+  }
+}
+
+/** Maps the file of a journal. The caller unmaps the memory. @throws SystemError; Error when it has another layout */
+export function mapJournal(fd: number): { readonly memory: ArrayBuffer; readonly journal: Journal } {
+  const memory = mapShared(fd, JOURNAL_BYTES);
+  try {
+    return { memory, journal: new Journal(memory) };
+  } catch (error) {
+    unmapShared(memory);
+    throw error;
   }
 }

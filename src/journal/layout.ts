@@ -40,7 +40,7 @@ export const LATENCIES_AT: number = ENTRIES_AT + ENTRIES * REQUEST_BYTES;
  */
 export const JOURNAL_BYTES: number = LATENCIES_AT + LATENCY_WORDS * 8;
 
-/** `JNL1` in memory order: a file of another layout is initialised anew. */
+/** `JNL1` in memory order. A file of zeros is initialised, one of another layout is refused. */
 export const LAYOUT = 0x314c4e4a;
 
 /** Words of the head. */

@@ -10,9 +10,9 @@ import { ErofsNbdError } from "../errors.ts";
 import type { LinkObserver, LinkRequest, LinkServer, OpenLink, Takeover } from "../supervisor/ports.ts";
 import { withDeadline } from "../sys/deadline.ts";
 import { type Renewal, renewWorkers, separateSuspects } from "./handover.ts";
-import { createLink } from "./links/create-link.ts";
 import { type FoundLink, foundLink } from "./links/found-link.ts";
 import type { HeldLink } from "./links/held-link.ts";
+import { LinkMaker } from "./links/link-maker.ts";
 import { type PlacementPolicy, place } from "./policy/placement.ts";
 import type { ReconnectedWorker } from "./reattach.ts";
 import { handleDeath } from "./worker-death.ts";
@@ -55,7 +55,7 @@ const REFUSED_RETRY_MS = 500;
 const LATE_MS = 5000;
 
 export class WorkerPool implements LinkServer {
-  readonly #journals: string;
+  readonly #maker: LinkMaker;
   readonly #events: PoolEvents;
   readonly #workers: WorkerSet;
   /** All open links, with or without a worker. */
@@ -64,7 +64,7 @@ export class WorkerPool implements LinkServer {
   #nextLink = 1;
 
   constructor(options: PoolOptions, events: PoolEvents) {
-    this.#journals = options.journals;
+    this.#maker = new LinkMaker(options.journals);
     this.#events = events;
     this.#workers = new WorkerSet(options, {
       log: events.log,
@@ -118,7 +118,8 @@ export class WorkerPool implements LinkServer {
       this.#workers.fill();
       await this.#idleWorker(signal);
     }
-    const link = createLink(this.#nextLink++, request, observer, this.#journals);
+    const former = [...this.#links].find(({ number }) => number === request.former?.number);
+    const link = this.#maker.make(this.#nextLink++, request, observer, former);
     try {
       for (;;) {
         const worker = await this.#workerFor(link, "any", signal);
@@ -130,8 +131,7 @@ export class WorkerPool implements LinkServer {
       }
     } catch (error) {
       link.worker?.links.close(link);
-      link.close();
-      link.closeKernelEnd();
+      this.#maker.giveUp(link);
       if (link.refusal === undefined || error instanceof ErofsNbdError) throw error;
       throw new ErofsNbdError("ERR_WORKER", `cannot serve a link: ${link.refusal}`, { cause: error });
     }
@@ -162,11 +162,13 @@ export class WorkerPool implements LinkServer {
 
   /** Has the workers exit after their last link. */
   stop(): void {
+    this.#maker.discardSpares();
     this.#workers.end((worker) => worker.stop());
   }
 
   /** Leaves the workers running for the next manager. */
   leave(): void {
+    this.#maker.discardSpares();
     this.#workers.end((worker) => worker.leave());
   }
 

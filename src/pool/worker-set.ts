@@ -4,6 +4,7 @@
  * Used by the pool, which decides where links go and is told when a worker is ready or dead. Workers that die early are
  * replaced with growing delays (policy/backoff.ts), workers that hang are killed (policy/hang-watch.ts).
  */
+import { dropReserve, fillReserve } from "../sys/libc/descriptor-reserve.ts";
 import { lowerPriority, resetPriority } from "../sys/priority.ts";
 import { AWAITED } from "../worker-protocol/messages.ts";
 import { RestartBackoff } from "./policy/backoff.ts";
@@ -175,6 +176,7 @@ export class WorkerSet {
   end(part: (worker: WorkerProcess) => void): void {
     this.#isStopped = true;
     clearInterval(this.#ticker);
+    dropReserve();
     clearTimeout(this.#restart);
     for (const worker of this.all) part(worker);
     this.#wake();
@@ -258,6 +260,7 @@ export class WorkerSet {
   /** Looks at every worker (watch-worker.ts), and at whether there are enough. */
   #tick(): void {
     const nowMs = performance.now();
+    fillReserve();
     this.#trim();
     let isHeardAgain = false;
     for (const [worker, watch] of this.#workers) {

@@ -32,6 +32,8 @@ export interface LinkRequest {
   readonly counted: boolean;
   /** That count; undefined while it cannot be trusted. Used only at a takeover. */
   readonly inFlight: () => number | undefined;
+  /** The dead link that it replaces. It is closed, and its journal is used again, if no other can be had. */
+  readonly former?: Pick<OpenLink, "number"> | undefined;
   /** How long a worker may leave the link's requests unanswered. */
   readonly hangTimeoutMs: number;
 }

@@ -32,3 +32,9 @@ export class SystemError extends Error {
     this.errnoName = name;
   }
 }
+
+/** Whether an error is one of a system call with one of these errnos, whether this module or Node made it. */
+export function hasErrno(error: unknown, ...errnos: readonly number[]): boolean {
+  const errno = error instanceof Error && "errno" in error ? Math.abs(Number(error.errno)) : 0;
+  return errnos.includes(errno);
+}

@@ -58,7 +58,15 @@ export function foundLink(
     journalPath,
     open: (request: LinkRequest, observer: LinkObserver) => {
       const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const, leaseFd };
-      const link = new HeldLink(number, request, observer, ends, journalPath, confirmed);
+      let link: HeldLink;
+      try {
+        link = new HeldLink(number, request, observer, ends, journalPath, confirmed);
+      } catch (error) {
+        // Its worker serves on. The image's descriptor is the device's.
+        for (const fd of fds) if (fd !== imageFd) close(fd);
+        worker.links.leaveOne();
+        throw error;
+      }
       const how = worker.links.adopt(link) ? undefined : `worker ${worker.pid} ended while it had no manager`;
       if (how !== undefined) setImmediate(() => observer.orphaned(how, 0));
       return add(link);

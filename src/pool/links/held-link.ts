@@ -5,28 +5,26 @@
  * worker after another. `settle` brings the journal into a known state in between. Only this class writes its fields.
  */
 import { rmSync } from "node:fs";
-import type { Sample } from "../../journal/account.ts";
-import { Journal } from "../../journal/journal.ts";
-import { JOURNAL_BYTES, wholeRequests } from "../../journal/layout.ts";
-import { type Settlement, settle } from "../../journal/recovery.ts";
+import { type Journal, mapJournal } from "../../journal/journal.ts";
+import type { Settlement } from "../../journal/recovery.ts";
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
+import { acquire } from "../../sys/libc/descriptor-reserve.ts";
 import { close } from "../../sys/libc/files.ts";
-import { mapShared, unmapShared } from "../../sys/libc/memory.ts";
+import { unmapShared } from "../../sys/libc/memory.ts";
 import { pipe } from "../../sys/libc/pipes.ts";
-import { unreadBytes, unsentBytes } from "../../sys/libc/sockets.ts";
+import { unsentBytes } from "../../sys/libc/sockets.ts";
 import type { LinkCounters } from "../../worker-protocol/link-end.ts";
 import type { ServedLinkDescription } from "../../worker-protocol/messages.ts";
 import { CrashRecord } from "../policy/blame.ts";
 import type { WorkerProcess } from "../worker-process.ts";
-import type { LinkDescriptors } from "./link-descriptors.ts";
+import type { JournalFile, LinkDescriptors } from "./link-descriptors.ts";
 import { LinkLease } from "./link-lease.ts";
 import { LinkOffer } from "./link-offer.ts";
 import { RequestAges } from "./request-ages.ts";
+import { settleLink, unreadRequests } from "./settle-link.ts";
 
 /** Limit of a counter that a worker has written. The sum of many such counters still fits into a record. */
 const MAX_COUNT = 2 ** 80;
-/** Timeout for reconciling in-flight requests after a crash. */
-const SETTLE_TIMEOUT_MS = 1000;
 
 export class HeldLink {
   readonly number: number;
@@ -50,6 +48,8 @@ export class HeldLink {
   #isMoving = false;
   #isConfirmed: boolean;
   #hasEnded = false;
+  /** Its journal belongs to the link that follows. */
+  #isSurrendered = false;
   /** How many calls of `settle` are running. */
   #settling = 0;
   /** Counters and latencies as of `close`, when the journal is unmapped. */
@@ -57,7 +57,7 @@ export class HeldLink {
 
   /**
    * Takes over the descriptors, except `kernelFd`. `isConfirmed`: the kernel is known to have the socket.
-   * @throws SystemError when the journal cannot be mapped
+   * @throws SystemError when the journal cannot be mapped; Error when it was made by another version
    */
   constructor(
     number: number,
@@ -77,8 +77,7 @@ export class HeldLink {
     this.#pipe = descriptors.pipe;
     this.#journalPath = journalPath;
     this.#isConfirmed = isConfirmed;
-    this.#memory = mapShared(this.#journalFd, JOURNAL_BYTES);
-    this.#journal = new Journal(this.#memory);
+    ({ memory: this.#memory, journal: this.#journal } = mapJournal(this.#journalFd));
     this.offer = new LinkOffer(this.#memory);
   }
 
@@ -233,13 +232,9 @@ export class HeldLink {
   /** Reconciles the journal with the kernel while no worker has the link: it then lists exactly what is left to do. */
   async settle(): Promise<Settlement> {
     if (!this.isServable) return SOCKET_ENDED;
-    const witness = {
-      counted: this.request.counted,
-      pipeBytes: () => unreadBytes(this.#pipe[0]),
-      sample: () => this.#sample(),
-    };
     this.#settling += 1;
-    const settlement = await settle(this.#journal, witness, SETTLE_TIMEOUT_MS).finally(() => {
+    const settling = settleLink(this.#journal, this.#serverFd, this.#pipe[0], this.request);
+    const settlement = await settling.finally(() => {
       this.#settling -= 1;
       if (!this.isOpen && this.#settling === 0) this.#release();
     });
@@ -249,11 +244,24 @@ export class HeldLink {
     if (!settlement.freshPipe && !this.lease.protects(this.#journal.leaseSeenAtMs))
       return { safe: false, why: "the image was not protected by a lease while a reply was in the pipe" };
     // A new pipe, not an emptied one: a worker that is stuck in the kernel may still write into the old one.
+    // First the new one: without it the link keeps what it has, and can be settled again.
     if (settlement.freshPipe) {
+      const fresh = acquire(pipe);
       for (const fd of this.#pipe) close(fd);
-      this.#pipe = pipe();
+      this.#pipe = fresh;
     }
     return { ...settlement, unanswered: settlement.unanswered + this.#unread };
+  }
+
+  /**
+   * Closes a dead link, and returns its journal for the link that follows it, where no other can be had. Undefined
+   * while a worker may still write into it.
+   */
+  surrenderJournal(): JournalFile | undefined {
+    if (!this.isOpen || this.#worker !== undefined || this.#settling > 0) return undefined;
+    this.#isSurrendered = true;
+    this.close();
+    return { fd: this.#journalFd, path: this.#journalPath };
   }
 
   /** Releases everything except the kernel end; counters keep their values. Idempotent. */
@@ -264,7 +272,7 @@ export class HeldLink {
     this.#last = { counters: this.counters, latencies };
     this.lease.drop();
     this.offer.end();
-    rmSync(this.#journalPath, { force: true });
+    if (!this.#isSurrendered) rmSync(this.#journalPath, { force: true });
     // A running `settle` still reads the mapping.
     if (this.#settling === 0) this.#release();
   }
@@ -276,19 +284,12 @@ export class HeldLink {
 
   #release(): void {
     unmapShared(this.#memory);
-    for (const fd of [this.#serverFd, this.#journalFd, ...this.#pipe]) close(fd);
+    for (const fd of [this.#serverFd, ...this.#pipe]) close(fd);
+    if (!this.#isSurrendered) close(this.#journalFd);
   }
 
   get #unread(): number {
-    return wholeRequests(unreadBytes(this.#serverFd));
-  }
-
-  /** Samples unread requests before requests in flight; see account.ts. */
-  #sample(): Sample | undefined {
-    const unread = this.#unread;
-    const inFlight = this.request.inFlight();
-    if (inFlight === undefined) return undefined;
-    return { inFlight, unread, allRead: unsentBytes(this.#serverFd) === 0 };
+    return unreadRequests(this.#serverFd);
   }
 }
 

@@ -9,3 +9,9 @@ export interface LinkDescriptors {
   /** An open file description of the image with a read lease on it, if the link's worker has one. */
   readonly leaseFd?: number | undefined;
 }
+
+/** The file of a journal, open. */
+export interface JournalFile {
+  readonly fd: number;
+  readonly path: string;
+}

@@ -114,7 +114,7 @@ export class LinkSet {
    * a moment for an idle worker. @throws ErofsNbdError ERR_WORKER
    */
   async replace(index: number, signal: AbortSignal, spread = false): Promise<number> {
-    const request = { ...this.#request(index), spread };
+    const request = { ...this.#request(index), spread, former: this.#links[index]?.link };
     const link = await this.#open(index, (observer) => this.#server.openLink(request, observer, signal));
     return link.link.kernelFd;
   }

@@ -43,6 +43,16 @@ describe("a fresh journal", () => {
     expect([journal.requests, journal.readBytes, journal.readErrors]).toEqual([0, 0, 0]);
   });
 
+  test("of another layout is refused, and left as it is", () => {
+    const memory = memoryOf();
+    const words = new Int32Array(memory);
+    words.fill(7);
+    words[0] = 0x324c4e4a;
+    const found = [...words];
+    expect(() => new Journal(memory)).toThrow("cannot read a journal: it was made by another version");
+    expect([...words]).toEqual(found);
+  });
+
   test("decodes what has been received, in order, and counts what was answered", () => {
     const journal = new Journal(memoryOf());
     receive(journal, [7, 8, 9]);
@@ -207,9 +217,11 @@ describe("a successor", () => {
     expect([successor.readBytes, successor.readErrors]).toEqual([4096, 2]);
   });
 
-  test("takes no notice of a file of another layout, and sees words that nobody of ours wrote", () => {
+  test("refuses a file of another layout, and sees words that nobody of ours wrote", () => {
+    const other = memoryOf();
+    new Int32Array(other)[0] = 1;
+    expect(() => new Journal(other)).toThrow("made by another version");
     const memory = memoryOf();
-    new Int32Array(memory)[0] = 1;
     expect(new Journal(memory).batch).toEqual({ phase: "idle" });
     const journal = new Journal(memory);
     receive(journal, [1]);
