@@ -3,7 +3,16 @@
  *
  * Used by managers before they use it (prepareRunDir) and by clients before they connect (refuseForeignManager).
  */
-import { chmodSync, lstatSync, mkdirSync, readdirSync, readlinkSync, type Stats } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  type Stats,
+  statSync,
+} from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { ErofsNbdError, hasCode } from "../errors.ts";
 import { asRunDirError, checkSocketPath, type RunDir } from "./run-dir.ts";
@@ -19,7 +28,7 @@ export function prepareRunDir(runDir: RunDir): void {
   checkSocketPath(runDir);
   try {
     refuseForeignWay(runDir);
-    mkdirSync(runDir.path, { recursive: true, mode: 0o700 });
+    makeDirectories(runDir.path, 0o700);
     // Another user may have created a missing part of the path meanwhile.
     refuseForeignWay(runDir);
     const found = lstatSync(runDir.path);
@@ -32,7 +41,7 @@ export function prepareRunDir(runDir: RunDir): void {
       refusePlanted(runDir);
     }
     for (const path of [runDir.devices, runDir.journals, runDir.workers, runDir.mounts]) {
-      mkdirSync(path, { recursive: true, mode: 0o700 });
+      makeDirectories(path, 0o700);
       const made = lstatSync(path);
       if (!made.isDirectory() || made.uid !== effectiveUid())
         throw refused(runDir, `'${basename(path)}' in it is not a directory of this user`);
@@ -138,3 +147,28 @@ function closeToOthers(runDir: RunDir): void {
   }
   chmodSync(runDir.path, 0o700);
 }
+
+/**
+ * Creates a directory and the missing ones above it, one by one. `mode` is subject to the umask. Returns those that
+ * were missing, from the top.
+ *
+ * Node.js has this as an option of mkdir, `recursive`. That one never returns where mkdir(2) says ENOENT in a directory
+ * that exists, as in /proc, and reports ENOENT where the file system is read-only.
+ * @throws the error of mkdir(2)
+ */
+export function makeDirectories(path: string, mode: number): string[] {
+  const wanted = resolve(path);
+  try {
+    mkdirSync(wanted, { mode });
+    return [wanted];
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST" && isDirectory(wanted)) return [];
+    if (code !== "ENOENT" || existsSync(dirname(wanted))) throw error;
+  }
+  const above = makeDirectories(dirname(wanted), mode);
+  return [...above, ...makeDirectories(wanted, mode)];
+}
+
+const isDirectory = (path: string): boolean =>
+  statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;

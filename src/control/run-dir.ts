@@ -4,7 +4,7 @@
  * Used by managers and their clients. Who may use it is checked in run-dir-trust.ts; the lock itself is in run-lock.ts.
  */
 import { constants, existsSync, openSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 
 export const DEFAULT_RUN_DIR = "/run/erofs-nbd";
@@ -74,34 +74,39 @@ export function checkSocketPath(runDir: RunDir): void {
   );
 }
 
+const DENIED = "permission denied";
 /** Errnos as text. Especially EROFS would be mistaken for the file system of the image. */
 const WHY_NOT: Record<string, string> = {
   EROFS: "its file system is read-only",
-  EACCES: "permission denied",
-  EPERM: "permission denied",
-  ENOENT: "a directory above it does not exist",
+  EACCES: DENIED,
+  EPERM: DENIED,
   ENOTDIR: "a part of the path is not a directory",
   ENOSPC: "no space is left",
   ELOOP: "a symbolic link is in the way",
+  EEXIST: "a file is in its place",
 };
 
 /** Why a file could not be created or written, as text. */
 export function explainFileError(error: unknown): string {
-  const code = (error as NodeJS.ErrnoException).code ?? String(error);
-  return WHY_NOT[code] ?? code;
+  const { code = String(error), path } = error as NodeJS.ErrnoException;
+  if (code !== "ENOENT") return WHY_NOT[code] ?? code;
+  // Kernel file systems, such as that of /proc, say this of a name that they do not have.
+  if (path !== undefined && existsSync(dirname(path))) return `${dirname(path)} allows no such entry`;
+  return "a directory above it does not exist";
 }
 
 /** Turns any error into one about the run directory. */
 export function asRunDirError(runDir: RunDir, error: unknown): ErofsNbdError {
   if (error instanceof ErofsNbdError) return error;
-  return new ErofsNbdError(
-    "ERR_RUN_DIR",
-    `cannot use run directory ${runDir.path}: ${explainFileError(error)}`,
-    {
-      hint: "run as root, or name a writable directory with --run-dir",
-      cause: error,
-    },
-  );
+  const why = explainFileError(error);
+  const hint =
+    why === DENIED
+      ? "run as root, or name a writable directory with --run-dir"
+      : "name another directory with --run-dir";
+  return new ErofsNbdError("ERR_RUN_DIR", `cannot use run directory ${runDir.path}: ${why}`, {
+    hint,
+    cause: error,
+  });
 }
 
 /** Whether there are records of devices, of a live or dead manager. @throws ErofsNbdError */

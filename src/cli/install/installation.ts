@@ -11,7 +11,6 @@ import {
   constants,
   existsSync,
   lstatSync,
-  mkdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -21,6 +20,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { explainFileError } from "../../control/run-dir.ts";
+import { makeDirectories } from "../../control/run-dir-trust.ts";
 import { ErofsNbdError, hasCode } from "../../errors.ts";
 import {
   mountedLater,
@@ -223,9 +223,7 @@ function put(path: string, { text, mode }: SystemFile): void {
 
 /** Creates a directory and its parents with the same mode for any umask, such as 0 or 077. */
 function makeDirectory(path: string): void {
-  const first = mkdirSync(path, { recursive: true, mode: DIRECTORY_MODE });
-  if (first === undefined) return;
-  for (let made = path; made.length >= first.length; made = dirname(made)) chmodSync(made, DIRECTORY_MODE);
+  for (const made of makeDirectories(path, DIRECTORY_MODE)) chmodSync(made, DIRECTORY_MODE);
 }
 
 function attempt<T>(what: string, path: string, act: () => T): T {

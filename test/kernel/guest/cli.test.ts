@@ -80,11 +80,16 @@ describe("refused by the manager or the kernel", () => {
       expectRefusal(
         await erofsNbd("--run-dir", readOnly, "attach", files.image),
         1,
-        /cannot use run directory/,
+        /cannot use run directory .*: its file system is read-only/,
       );
     } finally {
       execFileSync("umount", [readOnly]);
     }
+    expectRefusal(
+      await erofsNbd("--run-dir", "/proc/x", "attach", files.image),
+      1,
+      /cannot use run directory \/proc\/x: \/proc allows no such entry/,
+    );
     mkdirSync(files.at("theirs"));
     execFileSync("chown", [`${NOBODY}`, files.at("theirs")]);
     expectRefusal(
