@@ -26,6 +26,8 @@ import {
   LAYOUT,
   LAYOUT_WORD,
   LEASE_SEEN_AT,
+  PIPE_PAGES_HALF,
+  PIPE_WISH_HALF,
   READ_BYTES,
   READ_ERRORS,
   RECEIVED,
@@ -33,6 +35,7 @@ import {
   SENDING,
 } from "./layout.ts";
 
+const PIPE_PAGE_BYTES = 4096;
 /** How far `space` looks for free entries: less than that comes at once, and looking costs. */
 const MAX_RECEIVED_ENTRIES = 64;
 
@@ -43,6 +46,7 @@ export type Batch =
 
 export class Journal {
   readonly #words: Int32Array;
+  readonly #halves: Int16Array;
   readonly #doubles: Float64Array;
   readonly #bytes: Uint8Array;
   /** Received entries that a former worker left, to be decoded first. */
@@ -61,6 +65,7 @@ export class Journal {
    */
   constructor(memory: ArrayBuffer) {
     this.#words = new Int32Array(memory, 0, LATENCIES_AT / 4);
+    this.#halves = new Int16Array(memory, 0, ENTRIES_AT / 2);
     this.#doubles = new Float64Array(memory, 0, ENTRIES_AT / 8);
     this.#bytes = new Uint8Array(memory, 0, LATENCIES_AT);
     this.#latencies = new Float64Array(memory, LATENCIES_AT, LATENCY_WORDS);
@@ -185,6 +190,25 @@ export class Journal {
 
   set busy(busy: boolean) {
     this.#words[BUSY_WORD] = busy ? 1 : 0;
+  }
+
+  /** What the worker's large replies need of the pipe, noted at each. */
+  set pipeWishBytes(bytes: number) {
+    this.#halves[PIPE_WISH_HALF] = Math.ceil(bytes / PIPE_PAGE_BYTES);
+  }
+
+  /** For the manager: the wish of the worker since the last call; 0 if there was none. A worker may write any value. */
+  takePipeWish(): number {
+    return Atomics.exchange(this.#halves, PIPE_WISH_HALF, 0) * PIPE_PAGE_BYTES;
+  }
+
+  /** The pipe's capacity as the manager has last set it; 0: it has not. */
+  get pipeBytes(): number {
+    return (this.#halves[PIPE_PAGES_HALF] as number) * PIPE_PAGE_BYTES;
+  }
+
+  set pipeBytes(bytes: number) {
+    this.#halves[PIPE_PAGES_HALF] = bytes / PIPE_PAGE_BYTES;
   }
 
   /** When the image's lease was last seen held, by the loop's clock; 0 while nothing is sent under one. */

@@ -50,6 +50,13 @@ export const BATCH_BYTES_WORD = 2;
 export const BUSY_WORD = 3;
 /** The offer that was made and not taken; 0 if there is none. See offer.ts. */
 export const OFFER_WORD = 4;
+/**
+ * Halves of the word behind it, in pages of 4 KiB. What the worker's large replies need of the link's pipe; the manager
+ * takes it and leaves 0.
+ */
+export const PIPE_WISH_HALF = 10;
+/** The pipe's capacity since the manager has last changed it; 0: it has not. */
+export const PIPE_PAGES_HALF = 11;
 
 /** Doubles of the head, exact to 2^53, and one store each. */
 export const ANSWERED = 3;
@@ -64,6 +71,15 @@ export const ENTRY_WORDS: number = REQUEST_BYTES / 4;
 export const FIRST_ENTRY_WORD: number = ENTRIES_AT / 4;
 /** The first word of a request's cookie. */
 export const COOKIE_WORD = 2;
+
+/**
+ * Capacity of a link's pipe that workers rely on: replies of several requests must fit, because they cannot be
+ * continued when only a part of them was in the pipe. 500 links stay below the default limit of a user
+ * (pipe-user-pages-soft, pipe(7)).
+ */
+export const BASE_PIPE_BYTES: number = 128 * 1024;
+/** Most that a pipe grows to: the largest read of a device with usual settings. */
+export const MAX_PIPE_BYTES: number = 4 * 1024 * 1024;
 
 /** States: the first word of an entry. */
 export const FREE = 0;

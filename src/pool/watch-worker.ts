@@ -34,6 +34,7 @@ export function watchWorker(worker: WorkerProcess, watch: HangWatch | undefined,
   if (verdict !== undefined) worker.kill(verdict.reason, verdict);
   else worker.ping();
   worker.links.renewLeases();
+  if (!worker.isSilent) worker.links.adaptPipes(nowMs);
   for (const { link, answered, waiting } of links)
     worker.links.get(link)?.crashes.served({ nowMs, answered, waiting });
 }

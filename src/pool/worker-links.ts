@@ -135,6 +135,11 @@ export class WorkerLinks {
     }
   }
 
+  /** Gives the links' pipes the size that their replies need. Called at every tick. */
+  adaptPipes(nowMs: number): void {
+    for (const link of this.all) if (link.isServable) link.pipe.adapt(nowMs);
+  }
+
   handle(message: LinkMessage): void {
     this.#answers.noteProgress(message.link);
     const link = this.#links.get(message.link);

@@ -8,10 +8,8 @@ import { rmSync } from "node:fs";
 import { type Journal, mapJournal } from "../../journal/journal.ts";
 import type { Settlement } from "../../journal/recovery.ts";
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
-import { acquire } from "../../sys/libc/descriptor-reserve.ts";
 import { close } from "../../sys/libc/files.ts";
 import { unmapShared } from "../../sys/libc/memory.ts";
-import { pipe } from "../../sys/libc/pipes.ts";
 import { unsentBytes } from "../../sys/libc/sockets.ts";
 import type { LinkCounters } from "../../worker-protocol/link-end.ts";
 import type { ServedLinkDescription } from "../../worker-protocol/messages.ts";
@@ -20,6 +18,7 @@ import type { WorkerProcess } from "../worker-process.ts";
 import type { JournalFile, LinkDescriptors } from "./link-descriptors.ts";
 import { LinkLease } from "./link-lease.ts";
 import { LinkOffer } from "./link-offer.ts";
+import { LinkPipe } from "./link-pipe.ts";
 import { RequestAges } from "./request-ages.ts";
 import { settleLink, unreadRequests } from "./settle-link.ts";
 
@@ -35,13 +34,13 @@ export class HeldLink {
   readonly crashes: CrashRecord = new CrashRecord();
   readonly lease: LinkLease;
   readonly offer: LinkOffer;
+  readonly pipe: LinkPipe;
   readonly #journalPath: string;
   readonly #serverFd: number;
   readonly #journalFd: number;
   readonly #memory: ArrayBuffer;
   readonly #journal: Journal;
   readonly #ages = new RequestAges();
-  #pipe: readonly [number, number];
   #worker: WorkerProcess | undefined;
   #workerPid = 0;
   #refusal: string | undefined;
@@ -74,11 +73,11 @@ export class HeldLink {
     this.lease = new LinkLease(request.image, descriptors.leaseFd);
     this.#serverFd = descriptors.serverFd;
     this.#journalFd = descriptors.journalFd;
-    this.#pipe = descriptors.pipe;
     this.#journalPath = journalPath;
     this.#isConfirmed = isConfirmed;
     ({ memory: this.#memory, journal: this.#journal } = mapJournal(this.#journalFd));
     this.offer = new LinkOffer(this.#memory);
+    this.pipe = new LinkPipe(descriptors.pipe, this.#journal);
   }
 
   /** The worker that serves the link, or is being asked to. */
@@ -119,6 +118,7 @@ export class HeldLink {
   offerTo(worker: WorkerProcess): void {
     this.#worker = worker;
     this.#refusal = undefined;
+    this.pipe.changeHands();
   }
 
   /** A worker has said why it does not take the link. */
@@ -225,7 +225,7 @@ export class HeldLink {
 
   /** In the order of LINK_FDS, followed by the lease's if there is one. They stay open here. */
   get descriptors(): number[] {
-    const ends = [this.#serverFd, this.request.image.fd, this.#journalFd, ...this.#pipe, this.kernelFd];
+    const ends = [this.#serverFd, this.request.image.fd, this.#journalFd, ...this.pipe.ends, this.kernelFd];
     return this.lease.fd === undefined ? ends : [...ends, this.lease.fd];
   }
 
@@ -233,7 +233,7 @@ export class HeldLink {
   async settle(): Promise<Settlement> {
     if (!this.isServable) return SOCKET_ENDED;
     this.#settling += 1;
-    const settling = settleLink(this.#journal, this.#serverFd, this.#pipe[0], this.request);
+    const settling = settleLink(this.#journal, this.#serverFd, this.pipe.ends[0], this.request);
     const settlement = await settling.finally(() => {
       this.#settling -= 1;
       if (!this.isOpen && this.#settling === 0) this.#release();
@@ -244,12 +244,7 @@ export class HeldLink {
     if (!settlement.freshPipe && !this.lease.protects(this.#journal.leaseSeenAtMs))
       return { safe: false, why: "the image was not protected by a lease while a reply was in the pipe" };
     // A new pipe, not an emptied one: a worker that is stuck in the kernel may still write into the old one.
-    // First the new one: without it the link keeps what it has, and can be settled again.
-    if (settlement.freshPipe) {
-      const fresh = acquire(pipe);
-      for (const fd of this.#pipe) close(fd);
-      this.#pipe = fresh;
-    }
+    if (settlement.freshPipe) this.pipe.renew();
     return { ...settlement, unanswered: settlement.unanswered + this.#unread };
   }
 
@@ -283,8 +278,9 @@ export class HeldLink {
   }
 
   #release(): void {
+    this.pipe.close();
     unmapShared(this.#memory);
-    for (const fd of [this.#serverFd, ...this.#pipe]) close(fd);
+    close(this.#serverFd);
     if (!this.#isSurrendered) close(this.#journalFd);
   }
 

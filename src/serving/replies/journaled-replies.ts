@@ -7,6 +7,7 @@
  * left. Data of a file goes from the page cache into the pipe without a copy. journal/layout.ts explains the states.
  */
 import type { Journal } from "../../journal/journal.ts";
+import { BASE_PIPE_BYTES } from "../../journal/layout.ts";
 import { SIMPLE_REPLY_BYTES } from "../../nbd/wire.ts";
 import {
   type ExtentOwner,
@@ -17,7 +18,7 @@ import {
 } from "../../source/source.ts";
 import { ERRNO } from "../../sys/errno.ts";
 import { close } from "../../sys/libc/files.ts";
-import { growPipe, spliceToSocket } from "../../sys/libc/pipes.ts";
+import { spliceToSocket } from "../../sys/libc/pipes.ts";
 import {
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
@@ -26,6 +27,7 @@ import {
   unreadBytes,
   unsentBytes,
 } from "../../sys/libc/sockets.ts";
+import { PipeCapacity } from "./pipe-capacity.ts";
 import { bytesJob, emptyPipe, fileJob, leftoverJob, type PipeJob, type ReplyPipe } from "./pipe-job.ts";
 import { type Replies, UnsentReplyError } from "./replies.ts";
 
@@ -41,9 +43,6 @@ const BATCH_BYTES = 4 * ATOMIC_BYTES;
 const MEMORY_PER_BYTE = 2;
 /** From this size on splicing costs less than copying. */
 const FILE_MIN_BYTES = 32 * 1024;
-/** A pipe grows to the size of a reply, up to the largest read of a device with usual settings. */
-const MAX_PIPE_BYTES = 4 * 1024 * 1024;
-const PAGE_BYTES = 4096;
 
 export class JournaledReplies implements Replies {
   readonly batchBytes: number;
@@ -51,12 +50,11 @@ export class JournaledReplies implements Replies {
   readonly #fd: number;
   readonly #pipe: ReplyPipe;
   readonly #journal: Journal;
+  readonly #capacity: PipeCapacity;
   /** The kernel's count can settle whether a send has happened. If it cannot, everything goes through the pipe. */
   readonly #counted: boolean;
   readonly #roomBytes: number;
   readonly #waiting: PipeJob[] = [];
-  #pipeBytes: number;
-  #maxPipeBytes = MAX_PIPE_BYTES;
   #job: PipeJob | undefined;
   /** Bytes of the job that have been put into the pipe, and those of them that have not left it. */
   #committedBytes = 0;
@@ -70,8 +68,8 @@ export class JournaledReplies implements Replies {
     this.#journal = journal;
     this.#counted = counted;
     this.#roomBytes = sendBufferBytes(fd);
-    this.#pipeBytes = growPipe(pipe.writeFd, BATCH_BYTES);
-    this.batchBytes = Math.min(BATCH_BYTES, this.#pipeBytes);
+    this.#capacity = new PipeCapacity(pipe.writeFd, journal);
+    this.batchBytes = Math.min(BASE_PIPE_BYTES, this.#capacity.bytes);
   }
 
   get isEmpty(): boolean {
@@ -103,7 +101,7 @@ export class JournaledReplies implements Replies {
   }
 
   sendOwned(reply: Uint8Array, entry: number): number {
-    if (reply.length > this.batchBytes) return this.#begin(bytesJob(this.#pipe, reply, [entry]));
+    if (reply.length > BATCH_BYTES) return this.#begin(bytesJob(this.#pipe, reply, [entry]));
     return this.sendBatch(reply, reply.length, [entry]);
   }
 
@@ -171,7 +169,7 @@ export class JournaledReplies implements Replies {
     this.#job = job;
     this.#committedBytes = 0;
     this.#inPipeBytes = 0;
-    this.#growPipe(job.totalBytes);
+    this.#capacity.need(job.totalBytes);
     for (const entry of job.entries) this.#journal.sending(entry);
     this.#journal.filling(0, job.totalBytes);
   }
@@ -235,7 +233,7 @@ export class JournaledReplies implements Replies {
 
   /** The data has not left yet, however long reading it took. */
   #fillOnce(job: PipeJob): number {
-    const filled = job.fill(this.#committedBytes);
+    const filled = job.fill(this.#committedBytes, this.#capacity.pages);
     job.owner?.verify();
     return filled;
   }
@@ -281,14 +279,5 @@ export class JournaledReplies implements Replies {
     for (const entry of job.entries) this.#journal.unsent(entry);
     this.#journal.idle();
     this.#job = undefined;
-  }
-
-  /** Grows the pipe so that a large reply goes through at once. */
-  #growPipe(totalBytes: number): void {
-    const wanted = Math.min(totalBytes + PAGE_BYTES, this.#maxPipeBytes);
-    if (wanted <= this.#pipeBytes) return;
-    this.#pipeBytes = growPipe(this.#pipe.writeFd, wanted);
-    // A pipe that cannot grow now will not be able to later.
-    if (this.#pipeBytes < wanted) this.#maxPipeBytes = this.#pipeBytes;
   }
 }

@@ -11,6 +11,8 @@ import { read, write } from "../../sys/libc/files.ts";
 import { spliceFromFile } from "../../sys/libc/pipes.ts";
 import { COPY_BYTES } from "./replies.ts";
 
+const PAGE_BYTES = 4096;
+
 /** The two ends of a link's pipe. */
 export interface ReplyPipe {
   readonly readFd: number;
@@ -29,8 +31,11 @@ export interface PipeJob {
   /** The journal entries of the requests that it answers. */
   readonly entries: readonly number[];
   readonly totalBytes: number;
-  /** Puts bytes of the job from `fromBytes` on into the empty pipe; returns how many, or -errno. @throws SourceError */
-  readonly fill: (fromBytes: number) => number;
+  /**
+   * Puts bytes of the job from `fromBytes` on into the empty pipe, which has room for so many pages; returns how many,
+   * or -errno. @throws SourceError
+   */
+  readonly fill: (fromBytes: number, pages: number) => number;
   /** The source of a file's data. It is verified after each fill, and after the job has waited. */
   readonly owner: ExtentOwner | undefined;
   /** Pages of the file have entered the pipe by reference, or may have. */
@@ -52,13 +57,16 @@ export function fileJob(
   entry: number,
 ): PipeJob {
   const totalBytes = SIMPLE_REPLY_BYTES + lengthBytes;
-  const fill = (from: number): number => {
+  const fill = (from: number, pages: number): number => {
     let put = 0;
+    let free = pages;
     if (from === 0) {
       put = write(pipe.writeFd, header, SIMPLE_REPLY_BYTES);
       if (put !== SIMPLE_REPLY_BYTES) return put < 0 ? put : -ERRNO.EIO;
+      free -= 1;
     }
-    while (from + put < totalBytes) {
+    // A pipe that is full would only say so.
+    while (from + put < totalBytes && free > 0) {
       const done = from + put - SIMPLE_REPLY_BYTES;
       const got = putFile(pipe, job, extent, done, lengthBytes - done);
       if (got === -ERRNO.EAGAIN) break;
@@ -67,12 +75,17 @@ export function fileJob(
       if (got < 0)
         throw new SourceError(`cannot finish a reply: reading the file failed: ${errnoName(-got)}`);
       put += got;
+      free -= pagesOf(extent.offsetBytes + done, got);
     }
     return put;
   };
   const job: PipeJob = { entries: [entry], totalBytes, fill, owner: extent.owner, isShared: false };
   return job;
 }
+
+/** How many pages a range of a file lies in; the pipe has each in a place of its own. */
+const pagesOf = (atBytes: number, lengthBytes: number): number =>
+  Math.ceil(((atBytes % PAGE_BYTES) + lengthBytes) / PAGE_BYTES);
 
 /** What a former worker has put into the pipe completely: there is nothing to fill. */
 export function leftoverJob(entries: readonly number[], totalBytes: number): PipeJob {

@@ -1,11 +1,12 @@
 /** Pipes, and splice(2) through them: how pages of a file reach a socket without a copy. */
-import { bind, check, result } from "./bind.ts";
+import { bind, check, libc, result } from "./bind.ts";
 
 const c = {
   splice: bind("int64_t splice(int, void *, int, void *, size_t, uint32_t)"),
   pipe2: bind("int pipe2(void *, int)"),
   fcntl: bind("int fcntl(int, int, int)"),
 };
+const fcntlOffLoop = libc.func("int fcntl(int, int, int)");
 
 const O_NONBLOCK = 0o4000;
 const O_CLOEXEC = 0o2000000;
@@ -49,4 +50,24 @@ export function growPipe(fd: number, sizeBytes: number): number {
     if (size > 0) return size;
   }
   return had;
+}
+
+/** fcntl(2) on a pipe in another thread: it waits for a process that is filling the pipe from a slow file. */
+const fcntlPipe = (fd: number, command: number, argument: number): Promise<number> =>
+  new Promise((resolve) => {
+    fcntlOffLoop.async(fd, command, argument, (_: unknown, value: number) => resolve(result(value)));
+  });
+
+/** Grows a pipe to this capacity if it is smaller, off the event loop. Resolves with what it has then, or -errno. */
+export async function growPipeOffLoop(fd: number, sizeBytes: number): Promise<number> {
+  const had = await fcntlPipe(fd, F_GETPIPE_SZ, 0);
+  if (had < 0 || had >= sizeBytes) return had;
+  const size = await fcntlPipe(fd, F_SETPIPE_SZ, sizeBytes);
+  return size < 0 ? had : size;
+}
+
+/** Shrinks a pipe likewise. It stays as it is while it holds more than that. */
+export async function shrinkPipeOffLoop(fd: number, sizeBytes: number): Promise<number> {
+  const size = await fcntlPipe(fd, F_SETPIPE_SZ, sizeBytes);
+  return size < 0 ? fcntlPipe(fd, F_GETPIPE_SZ, 0) : size;
 }

@@ -6,6 +6,8 @@
  */
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { TICK_INTERVAL_MS } from "../../../../dist/src/pool/policy/hang-watch.js";
 import { WorkerPool } from "../../../../dist/src/pool/worker-pool.js";
 import { openImage } from "../../../../dist/src/source/open-image.js";
 import { SERVERS, start } from "../../servers.mjs";
@@ -135,6 +137,9 @@ async function countLoad(peer, depth, lengthBytes, directory) {
   const read = (rounds) => {
     for (let round = 0; round < rounds; round += 1) client.read(round, depth, lengthBytes, IMAGE_BYTES);
   };
+  read(WARM_UP_READS / depth);
+  // At its next tick the pool gives the link's pipe the size that such replies need; the worker learns it with the next.
+  await sleep(4 * TICK_INTERVAL_MS);
   read(WARM_UP_READS / depth);
   const calls = await traceWhile(peer.pid, join(directory, "trace"), () => read((READS[depth] ?? 0) / depth));
   return perRead(calls, depth);
