@@ -32,6 +32,7 @@ export type ErrorCode =
   | "ERR_NO_NBD"
   | "ERR_NO_NETLINK"
   | "ERR_NO_SYSTEMD"
+  | "ERR_NO_KOFFI"
   | "ERR_DEVICE_BUSY"
   | "ERR_DEVICE_MOUNTED"
   | "ERR_NOT_ATTACHED"
@@ -57,6 +58,7 @@ const EXIT_OF: Record<ErrorCode, ExitCode> = {
   ERR_NO_NBD: EXIT.system,
   ERR_NO_NETLINK: EXIT.system,
   ERR_NO_SYSTEMD: EXIT.system,
+  ERR_NO_KOFFI: EXIT.system,
   ERR_DEVICE_BUSY: EXIT.system,
   ERR_DEVICE_MOUNTED: EXIT.system,
   ERR_KERNEL: EXIT.system,
@@ -127,11 +129,13 @@ export function notAttached(act: string): ErofsNbdError {
   return new ErofsNbdError("ERR_NOT_ATTACHED", `cannot ${act}: it is not attached`);
 }
 
-/** The error for a missing right. */
-export function rootRequired(): ErofsNbdError {
-  return new ErofsNbdError("ERR_PERMISSION", "must be run as root", {
-    hint: "run it with sudo; the kernel requires CAP_SYS_ADMIN for this",
-  });
+/** Reasons for `rootRequired`. */
+export const ATTACHING = "the kernel requires CAP_SYS_ADMIN to attach";
+export const MANAGING = "the manager is root's, and so is its run directory";
+
+/** The error for a missing right. `why` completes the hint: what it is that root alone may do. */
+export function rootRequired(why: string): ErofsNbdError {
+  return new ErofsNbdError("ERR_PERMISSION", "must be run as root", { hint: `run it with sudo; ${why}` });
 }
 
 const EXIT_CODES: readonly unknown[] = Object.values(EXIT);

@@ -9,7 +9,6 @@ import { EXIT, hasCode } from "../errors.ts";
 import { VERSION } from "../version.ts";
 import { CliContext } from "./context.ts";
 import { type HelperCall, readHelperCall, USAGE } from "./mount/mount-call.ts";
-import { mountImage } from "./mount/mount-image.ts";
 import { exitCodeOfError, formatError } from "./report.ts";
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -24,6 +23,8 @@ async function main(argv: readonly string[]): Promise<number> {
     context.begin("mount", call.isVerbose ? { verbose: true } : {});
     const { ignored } = call.request.options;
     if (ignored.length > 0) context.detail(`unknown options are ignored: ${ignored.join(", ")}`);
+    // Loaded here, so that an installation without koffi is reported as any other error.
+    const { mountImage } = await import("./mount/mount-image.ts");
     await mountImage(context, call.request);
     return EXIT.done;
   } catch (error) {

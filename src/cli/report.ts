@@ -8,6 +8,7 @@
 import { ErofsNbdError, EXIT, type ExitCode, exitCodeOf, isErrorCode } from "../errors.ts";
 import { toSourceLines } from "../log/source-lines.ts";
 import { printable } from "../text/printable.ts";
+import { koffiFault } from "./doctor/koffi-fault.ts";
 
 interface ErrorShape {
   readonly code?: unknown;
@@ -23,13 +24,15 @@ interface CommanderShape extends Error {
 }
 
 /** The exit code of an error. */
-export function exitCodeOfError(error: unknown): ExitCode {
+export function exitCodeOfError(thrown: unknown): ExitCode {
+  const error = koffiFault(thrown) ?? thrown;
   if (isCommanderError(error)) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
   return exitCodeOf(error instanceof Error && isKnown(error) ? asKnown(error) : error);
 }
 
 /** The lines for stderr; "" after `--help` and `--version`. */
-export function formatError(error: unknown, isVerbose: boolean, commandName?: string): string {
+export function formatError(thrown: unknown, isVerbose: boolean, commandName?: string): string {
+  const error = koffiFault(thrown) ?? thrown;
   if (isCommanderError(error)) return formatUsage(error, commandName);
   const known = error instanceof Error ? error : new Error(String(error));
   const isBug = exitCodeOfError(error) === EXIT.bug;

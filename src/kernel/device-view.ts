@@ -11,6 +11,8 @@ import {
   deviceSizeBytes,
   findByBackend,
   ioTimeoutMs,
+  type MissingNode,
+  missingNode,
   readsInFlight,
   setIoTimeout,
 } from "./sysfs.ts";
@@ -29,6 +31,8 @@ export interface DeviceView {
   /** The block layer's request timer in ms; undefined when there is no such device. */
   ioTimeoutMs(index: number): number | undefined;
   setIoTimeout(index: number, milliseconds: number): Promise<void>;
+  /** The node of a device if /dev does not have it, as in a container, with its numbers as mknod(1) takes them. */
+  missingNode(index: number): MissingNode | undefined;
   /** Reads the first block, in a process that can be lost. Never rejects. */
   probe(index: number, signal: AbortSignal): Promise<ProbeResult>;
 }
@@ -40,6 +44,7 @@ export const SYSFS_VIEW: DeviceView = {
   deviceSizeBytes,
   findByBackend,
   ioTimeoutMs,
+  missingNode,
   readsInFlight,
   setIoTimeout,
   probe: probeDevice,

@@ -13,7 +13,7 @@ import {
 } from "../../netlink/index.ts";
 import { ErofsNbdError } from "../errors.ts";
 import type { Log } from "../log/log.ts";
-import { isNbdLoaded } from "./sysfs.ts";
+import { driverState, NBD_REMEDY } from "./modules.ts";
 
 /** Receives the kernel's nbd events. */
 export interface KernelListener {
@@ -120,9 +120,11 @@ export class NbdControl {
 /** A missing family has two causes: no driver, or a driver that is too old or out of reach. */
 function explainMissingFamily(error: unknown): unknown {
   if (!(error instanceof NetlinkError) || error.code !== "ERR_NETLINK_NO_FAMILY") return error;
-  if (!isNbdLoaded()) {
-    return new ErofsNbdError("ERR_NO_NBD", "cannot attach: the kernel has no nbd driver loaded", {
-      hint: "load it: modprobe nbd max_part=0",
+  const state = driverState("nbd");
+  if (state === "module" || state === "missing") {
+    const loaded = state === "module" ? " loaded" : "";
+    return new ErofsNbdError("ERR_NO_NBD", `cannot attach: the kernel has no nbd driver${loaded}`, {
+      hint: NBD_REMEDY[state],
       cause: error,
     });
   }

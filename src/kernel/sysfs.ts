@@ -4,7 +4,7 @@
  * Reading these files touches neither the device nor what is mounted on it, so none of this can hang on a dead
  * link. (Writing a queue attribute can, while requests are in flight: see `setIoTimeout`.)
  */
-import { closeSync, constants, openSync, readdirSync, readSync } from "node:fs";
+import { closeSync, constants, existsSync, openSync, readdirSync, readSync } from "node:fs";
 import { open, readFile, writeFile } from "node:fs/promises";
 import { hasCode } from "../errors.ts";
 
@@ -72,16 +72,6 @@ export function findByBackend(identifier: string): number | undefined {
   return deviceIndexes().find((index) => backendOf(index) === identifier);
 }
 
-/** Whether the kernel has an nbd driver loaded at all. */
-export function isNbdLoaded(): boolean {
-  try {
-    readdirSync("/sys/module/nbd");
-    return true;
-  } catch {
-    return deviceIndexes().length > 0;
-  }
-}
-
 /** The block layer's request timer; undefined when there is no such device. */
 export function ioTimeoutMs(index: number): number | undefined {
   const text = attribute(index, "queue/io_timeout");
@@ -100,6 +90,19 @@ export async function setIoTimeout(index: number, milliseconds: number): Promise
 /** The device number as mountinfo writes it, for example 43:0. */
 export function deviceNumber(index: number): string | undefined {
   return attribute(index, "dev");
+}
+
+export interface MissingNode {
+  readonly path: string;
+  /** Major and minor, such as "43 0". */
+  readonly number: string;
+}
+
+/** Looks at /dev alone: a node that exists is not opened. */
+export function missingNode(index: number): MissingNode | undefined {
+  const path = devicePath(index);
+  const number = deviceNumber(index)?.replace(":", " ");
+  return number === undefined || existsSync(path) ? undefined : { path, number };
 }
 
 /** Mount points by device number, in the order of mounting. */

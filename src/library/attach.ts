@@ -6,7 +6,7 @@
 
 import type { AttachParams } from "../control/protocol.ts";
 import type { Session } from "../control/session.ts";
-import { ErofsNbdError, rootRequired } from "../errors.ts";
+import { ATTACHING, ErofsNbdError, rootRequired } from "../errors.ts";
 import { AttachedDevice } from "./attached-device.ts";
 import { hearEarly } from "./early-events.ts";
 import { leaseSession } from "./machine-session.ts";
@@ -40,7 +40,7 @@ export async function attach(
 ): Promise<AttachedDevice> {
   const params = toAttachParams(source, options, { runDir: DIRECTORY });
   refuseAborted(options.signal);
-  if (process.geteuid?.() !== 0) throw rootRequired();
+  if (process.geteuid?.() !== 0) throw rootRequired(ATTACHING);
   // Checked before a manager is started.
   const image = await openBeforehand(params);
   try {
@@ -84,7 +84,7 @@ async function attachOpened(
   refuseAborted(signal);
   const [device] = await hearEarly(session, async () => {
     const { device: status, notes } = await session.request("attach", params, fd);
-    return [new AttachedDevice(session, status, notes, letGo)];
+    return [new AttachedDevice(session, status, { notes, isOwn: true }, letGo)];
   });
   if (signal?.aborted === true) await undo(device as AttachedDevice, signal);
   return device as AttachedDevice;

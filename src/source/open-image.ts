@@ -5,7 +5,7 @@
  * same file even if the path leads elsewhere for the manager. A later manager opens the path in a record. Each reason
  * why a file cannot be an image has one error here.
  */
-import { openSync, readlinkSync } from "node:fs";
+import { openSync, readlinkSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { errnoName } from "../sys/errno.ts";
@@ -28,6 +28,12 @@ const REASONS: Record<string, [why: string, hint: string]> = {
   ENXIO: ["no device is behind that node", "check that the device exists"],
 };
 
+const A_SOCKET = ["it is a socket", "name an image file, or a block device"] as const;
+
+/** open(2) says ENXIO of a socket as well as of a node without a device. */
+const isSocket = (code: string, path: string): boolean =>
+  code === "ENXIO" && statSync(path, { throwIfNoEntry: false })?.isSocket() === true;
+
 /** O_RDONLY | O_NONBLOCK (a FIFO must not block) | O_CLOEXEC, which Node always adds. */
 const OPEN_FLAGS = 0o4000;
 
@@ -38,7 +44,7 @@ export function openImage(path: string): OpenImage {
     fd = openSync(path, OPEN_FLAGS);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "an unknown error";
-    const [why, hint] = REASONS[code] ?? [code, undefined];
+    const [why, hint] = isSocket(code, path) ? A_SOCKET : (REASONS[code] ?? [code, undefined]);
     throw new ErofsNbdError("ERR_IMAGE", `cannot open image ${path}: ${why}`, { hint, cause: error });
   }
   return closingOnError(fd, () => ({ fd, spec: specOf(fd, path, identify(fd, path)) }));

@@ -28,13 +28,20 @@ export async function waitUntilReadable(
     readFirstBlock(wanted, view, patience),
   );
   if (why === undefined) return;
-  const reason = life.aborted ? "it was ended meanwhile" : why;
+  const node = life.aborted ? undefined : view.missingNode(wanted.index);
+  const reason = life.aborted
+    ? "it was ended meanwhile"
+    : node === undefined
+      ? why
+      : `there is no ${node.path}`;
+  const hint =
+    node === undefined
+      ? "the kernel log may tell more (dmesg)"
+      : `give the container the host's /dev, or make the node: mknod ${node.path} b ${node.number}`;
   throw new ErofsNbdError(
     "ERR_NOT_READABLE",
     `cannot read nbd${wanted.index} after attaching it: ${reason}`,
-    {
-      hint: "the kernel log may tell more (dmesg); the device was detached again",
-    },
+    { hint: `${hint}; the device was detached again` },
   );
 }
 

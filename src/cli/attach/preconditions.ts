@@ -5,7 +5,7 @@
  */
 import { rootRequired } from "../../errors.ts";
 
-/** @throws ErofsNbdError ERR_PERMISSION */
-export function requireRoot(): void {
-  if (process.geteuid?.() !== 0) throw rootRequired();
+/** `why`: what root alone may do; see rootRequired. @throws ErofsNbdError ERR_PERMISSION */
+export function requireRoot(why: string): void {
+  if (process.geteuid?.() !== 0) throw rootRequired(why);
 }

@@ -8,6 +8,7 @@ import { closeSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import type { AttachParams } from "../../control/protocol.ts";
+import { ATTACHING } from "../../errors.ts";
 import { type AttachWords, DEFAULTS, readAttachParams } from "../attach/attach-params.ts";
 import { requireRoot } from "../attach/preconditions.ts";
 import { startManager } from "../connection.ts";
@@ -70,7 +71,7 @@ function withDefault(flags: string, description: string, value: string): Option 
 
 async function run(context: CliContext, path: string, options: Options): Promise<void> {
   const wanted = readAttachParams(options);
-  requireRoot();
+  requireRoot(ATTACHING);
   // Inspecting images loads the bindings of libc, which --help does not need.
   const { openChecked } = await import("../../manager/image-inspection.ts");
   const image = openChecked(path, wanted.blockSizeBytes, false);

@@ -12,7 +12,7 @@ import type { ChaosRun, FaultKind } from "../../chaos/run.ts";
 import { FAULT_KINDS, MAX_SEED } from "../../chaos/schedule.ts";
 import { formatSummary } from "../../chaos/summary.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError, EXIT, invalidValue } from "../../errors.ts";
+import { ErofsNbdError, EXIT, invalidValue, MANAGING } from "../../errors.ts";
 import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
@@ -113,7 +113,7 @@ function withDefault(flags: string, description: string, value: string): Option 
 async function run(context: CliContext, word: string, options: Options): Promise<void> {
   const wanted = await readChaosOptions(word, options);
   const reportPath = options.report === undefined ? undefined : checkReportPath(options.report);
-  requireRoot();
+  requireRoot(MANAGING);
   const progress = new Progress(process.stderr);
   const interrupted = context.interrupts.remember("ending the run");
   let found: ChaosRun;

@@ -9,7 +9,7 @@ import { type ControlClient, ControlError } from "../../control/client.ts";
 import { faultOf } from "../../control/fault.ts";
 import type { DetachResult, Target } from "../../control/protocol.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError, EXIT, type ExitCode, notAttached } from "../../errors.ts";
+import { ErofsNbdError, EXIT, type ExitCode, MANAGING, notAttached } from "../../errors.ts";
 import { printable } from "../../text/printable.ts";
 import { requireRoot } from "../attach/preconditions.ts";
 import { findManager } from "../connection.ts";
@@ -55,7 +55,7 @@ async function run(context: CliContext, words: readonly string[], options: Optio
     throw new ErofsNbdError("ERR_BAD_ARGUMENT", `cannot detach: ${why}`);
   }
   const targets = await Promise.all(words.map(readTarget));
-  requireRoot();
+  requireRoot(MANAGING);
   const client = await findManager(context);
   if (client === undefined) {
     return report(context, all ? [] : targets.map(absent), words, options.json === true);

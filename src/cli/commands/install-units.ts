@@ -97,7 +97,7 @@ async function run(context: CliContext, options: Options): Promise<void> {
 
 /** @throws ErofsNbdError ERR_PERMISSION, ERR_NO_SYSTEMD */
 function requireSystem(act: string): void {
-  requireRoot();
+  requireRoot("it writes files of the system");
   if (hasSystemd()) return;
   throw new ErofsNbdError("ERR_NO_SYSTEMD", `cannot ${act}: systemd does not run this machine`, {
     hint: "--prefix DIR writes the files for another machine; commands start a manager by themselves anyway",

@@ -6,6 +6,7 @@
  */
 import type { Command } from "commander";
 import { Option } from "commander";
+import { ATTACHING } from "../../errors.ts";
 import { createLog, LOG_LEVELS, type LogLevel, logWarnings } from "../../log/log.ts";
 import { runDaemon } from "../../manager/daemon.ts";
 import { parseLoopbackAddress } from "../../manager/metrics/metrics-address.ts";
@@ -68,7 +69,7 @@ async function run(context: CliContext, options: Options, command: Command): Pro
   const metricsListen = isUnset ? undefined : options.metricsListen;
   const metricsAddress =
     metricsListen === undefined ? undefined : parseLoopbackAddress("--metrics-listen", metricsListen);
-  requireRoot();
+  requireRoot(ATTACHING);
   const stopped = context.interrupts.wait();
   const auto = options.auto === true;
   const runDir = runDirOf(context, "manager");

@@ -44,7 +44,7 @@ export function define(command: Command, context: CliContext): void {
 
 async function run(context: CliContext, directory: string, options: Options): Promise<void> {
   const act = `unmount ${directory}`;
-  requireRoot();
+  requireRoot("unmounting is left to root");
   const { index, path } = await findMount(directory);
   const client = index === undefined ? undefined : await findManager(context);
   const device = index === undefined || client === undefined ? undefined : await statusOf(client, index);

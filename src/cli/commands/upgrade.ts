@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { ControlClient } from "../../control/client.ts";
 import { lockHolder, type RunDir } from "../../control/run-dir.ts";
-import { ErofsNbdError } from "../../errors.ts";
+import { ErofsNbdError, MANAGING } from "../../errors.ts";
 import { StartWatch } from "../../sys/start-watch.ts";
 import { formatDuration } from "../../text/durations.ts";
 import { plural } from "../../text/plural.ts";
@@ -55,7 +55,7 @@ export function define(command: Command, context: CliContext): void {
 }
 
 async function run(context: CliContext, options: Options): Promise<void> {
-  requireRoot();
+  requireRoot(MANAGING);
   const done = await upgrade(context, options.workersOnly === true);
   if (options.json) return context.print(formatJson(done));
   const replaced = `${done.managerReplaced ? "manager and " : ""}${done.workers} workers`;

@@ -5,13 +5,16 @@
  * A separate process queries the netlink family (family-probe.ts): a hung driver would block the querying thread inside
  * the kernel, and that process could not exit.
  */
-import { accessSync, constants, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { accessSync, constants, readFileSync, readlinkSync, statSync } from "node:fs";
 import { release } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { ControlClient } from "../../control/client.ts";
 import { hasRecords, type RunDir } from "../../control/run-dir.ts";
+import type { ErofsNbdError } from "../../errors.ts";
+import { driverState, NBD_REMEDY } from "../../kernel/modules.ts";
 import { VERSION } from "../../version.ts";
 import { probeFamily } from "./family-probe.ts";
+import { koffiFault } from "./koffi-fault.ts";
 
 /** `warn`: attaching works, with a limit. `fail`: it does not. */
 export interface Check {
@@ -39,6 +42,7 @@ export async function runChecks(runDir: RunDir): Promise<Check[]> {
   const checks: Array<[name: string, look: () => Verdict | Promise<Verdict>]> = [
     ["version", () => ok(`erofs-nbd ${VERSION}`)],
     ["node", checkNode],
+    ["koffi", checkKoffi],
     ["kernel", checkKernel],
     ["permission", checkPermission],
     ["nbd driver", checkDriver],
@@ -46,6 +50,7 @@ export async function runChecks(runDir: RunDir): Promise<Check[]> {
     ["nbd netlink", checkNetlink],
     ["network namespace", checkNetworkNamespace],
     ["pid namespace", checkPidNamespace],
+    ["hung tasks", () => checkHungTasks()],
     ["erofs", checkErofs],
     ["programs", checkPrograms],
     ["run directory", () => checkRunDir(runDir)],
@@ -74,6 +79,22 @@ function checkNode(): Verdict {
   return fail(`Node.js ${process.versions.node}`, "install Node.js 20.19 or newer");
 }
 
+async function checkKoffi(): Promise<Verdict> {
+  const fault = await loadKoffi();
+  return fault === undefined ? ok("its native part is installed") : fail(fault.message, fault.hint ?? "");
+}
+
+/** Why the native part of koffi cannot be loaded; undefined if it can. */
+const loadKoffi = (): Promise<ErofsNbdError | undefined> =>
+  import("../../sys/libc/bind.ts").then(
+    () => undefined,
+    (error: unknown) => {
+      const fault = koffiFault(error);
+      if (fault === undefined) throw error;
+      return fault;
+    },
+  );
+
 function checkKernel(): Verdict {
   const [major = 0, minor = 0] = release().split(/[.-]/).map(Number);
   if (major > 5 || (major === 5 && minor >= 14)) return ok(`Linux ${release()}`);
@@ -97,18 +118,9 @@ function checkPermission(): Verdict {
 }
 
 function checkDriver(): Verdict {
-  if (exists("/sys/module/nbd")) return ok("loaded");
-  switch (findModule("nbd")) {
-    case "built in":
-      return ok("built in");
-    case "module":
-      return warn("not loaded, but the module is installed", "load it: modprobe nbd max_part=0");
-    default:
-      return fail(
-        "missing from the kernel",
-        "install the kernel package with nbd.ko, or a kernel with CONFIG_BLK_DEV_NBD",
-      );
-  }
+  const state = driverState("nbd");
+  if (state === "module") return warn("not loaded, but the module is installed", NBD_REMEDY.module);
+  return state === "missing" ? fail("missing from the kernel", NBD_REMEDY.missing) : ok(state);
 }
 
 function checkPartitions(): Verdict {
@@ -119,6 +131,7 @@ function checkPartitions(): Verdict {
 }
 
 async function checkNetlink(): Promise<Verdict> {
+  if ((await loadKoffi()) !== undefined) return warn("unknown without koffi", "see koffi above");
   const answer = await probeFamily("nbd");
   switch (answer.state) {
     case "there":
@@ -133,9 +146,9 @@ async function checkNetlink(): Promise<Verdict> {
     default:
       break;
   }
-  if (!exists("/sys/module/nbd")) {
-    return warn("unknown while the driver is not loaded", "load it: modprobe nbd max_part=0");
-  }
+  const driver = driverState("nbd");
+  if (driver === "module" || driver === "missing")
+    return warn("unknown while the driver is not loaded", NBD_REMEDY[driver]);
   return fail(
     "the driver is loaded, but has no netlink family",
     "before Linux 6.4 only the initial network namespace sees it; otherwise only --ioctl works",
@@ -159,10 +172,21 @@ function checkPidNamespace(): Verdict {
   );
 }
 
+/** `directory` is for tests. A task that waits for a read unkillably counts as hung (kernel/hung_task.c). */
+export function checkHungTasks(directory = "/proc/sys/kernel"): Verdict {
+  const setting = (name: string): number => Number(readText(join(directory, name)) ?? 0);
+  const seconds = setting("hung_task_timeout_secs");
+  if (setting("hung_task_panic") === 0 || seconds === 0) return ok("no panic");
+  return warn(
+    `hung_task_panic is set: a read that waits for a link for more than ${seconds} s panics the machine`,
+    `sysctl kernel.hung_task_panic=0, or attach with a --dead-timeout below ${seconds}`,
+  );
+}
+
 function checkErofs(): Verdict {
   if (/^(nodev)?\s*erofs$/m.test(readFileSync("/proc/filesystems", "utf8")))
     return ok("the kernel can mount it");
-  if (findModule("erofs") === "module") return ok("not loaded; mount loads the module");
+  if (driverState("erofs") === "module") return ok("not loaded; mount loads the module");
   return warn(
     "the kernel cannot mount it",
     "attach still works; install the kernel package with erofs.ko to mount",
@@ -216,18 +240,6 @@ async function checkManager(runDir: RunDir): Promise<Verdict> {
     clearTimeout(timer);
     client.close();
   }
-}
-
-/** Searches the module directory of this kernel, by the indexes of depmod and the kernel build. */
-function findModule(name: string): "built in" | "module" | undefined {
-  const places = ["/lib/modules", "/usr/lib/modules"].map((place) => join(place, release()));
-  const lists = (file: string): boolean =>
-    places.some((place) =>
-      new RegExp(`(^|/)${name}\\.ko(\\.[a-z0-9]+)?(:|$)`, "m").test(readText(join(place, file)) ?? ""),
-    );
-  if (lists("modules.builtin")) return "built in";
-  if (name === "nbd" && readdirSync("/sys/block").some((entry) => entry.startsWith("nbd"))) return "built in";
-  return lists("modules.dep") ? "module" : undefined;
 }
 
 function nearestParent(path: string): string {

@@ -12,7 +12,7 @@ import { resolve } from "node:path";
 import type { ControlClient } from "../../control/client.ts";
 import type { DeviceStatus } from "../../control/protocol.ts";
 import { readTarget } from "../../control/target.ts";
-import { ErofsNbdError, hasCode } from "../../errors.ts";
+import { ATTACHING, ErofsNbdError, hasCode } from "../../errors.ts";
 import { devicePath, indexMountedAt } from "../../kernel/sysfs.ts";
 import { openChecked } from "../../manager/image-inspection.ts";
 import type { OpenImage } from "../../source/open-image.ts";
@@ -64,7 +64,7 @@ interface Job {
 export async function mountImage(context: CliContext, request: MountRequest): Promise<void> {
   const { image: path, directory, options } = request;
   const act = `${options.isRemount ? "remount" : "mount"} ${path} at ${directory}`;
-  requireRoot();
+  requireRoot(ATTACHING);
   if (options.runDir !== undefined) context.useRunDir(options.runDir);
   if (request.namespace === undefined) await checkDirectory(act, directory, mayMakeDirectory(options));
   else checkNamespace(request.namespace);

@@ -75,7 +75,7 @@ describe("refused by the manager or the kernel", () => {
   test("a run directory that cannot be written or belongs to another user", async () => {
     const readOnly = files.at("read-only");
     mkdirSync(readOnly);
-    execFileSync("mount", ["-t", "tmpfs", "-o", "ro", "none", readOnly]);
+    execFileSync("mount", ["-t", "tmpfs", "-o", "ro,mode=0700", "none", readOnly]);
     try {
       expectRefusal(
         await erofsNbd("--run-dir", readOnly, "attach", files.image),

@@ -123,17 +123,19 @@ describe("without a manager", () => {
     expect(existsSync(runDir)).toBe(false);
   });
 
-  test("attach, detach, mount, umount and manager must be run as root", async () => {
-    for (const args of [
-      ["attach", at("raw")],
-      ["detach", "nbd0"],
-      ["mount", at("raw"), directory],
-      ["umount", directory],
-      ["manager"],
-    ]) {
+  test("attach, detach, mount, umount, upgrade, install-units and manager must be run as root, each for its reason", async () => {
+    for (const [reason, ...args] of [
+      ["the kernel requires CAP_SYS_ADMIN to attach", "attach", at("raw")],
+      ["the manager is root's", "detach", "nbd0"],
+      ["the kernel requires CAP_SYS_ADMIN to attach", "mount", at("raw"), directory],
+      ["unmounting is left to root", "umount", directory],
+      ["the manager is root's", "upgrade"],
+      ["it writes files of the system", "install-units"],
+      ["the kernel requires CAP_SYS_ADMIN to attach", "manager"],
+    ] as const) {
       const result = await runCli(["--run-dir", runDir, ...args], { unprivileged: true });
       expectRefusal(result, 1, /must be run as root/);
-      expect(result.stderr).toMatch(/^hint: run it with sudo/m);
+      expect(result.stderr).toContain(`hint: run it with sudo; ${reason}`);
     }
   });
 

@@ -80,7 +80,7 @@ describe("openImage", () => {
     ["directory", "cannot use", "it is a directory"],
     ["empty", "cannot use", "it is empty"],
     ["fifo", "cannot use", "it is neither a regular file nor a block device"],
-    ["socket", "cannot open image", "no device is behind that node"],
+    ["socket", "cannot open image", "it is a socket"],
   ])("refuses %s: %s … %s", (name, what, why) => {
     const error = failure(at(name));
     expect(error).toMatchObject({ code: "ERR_IMAGE", message: `${what} ${at(name)}: ${why}` });

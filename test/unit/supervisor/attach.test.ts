@@ -115,6 +115,19 @@ describe("attach", () => {
     await bench.close();
   });
 
+  test("a node that /dev lacks is named, with what to do", async () => {
+    const bench = new Bench({}, 100);
+    bench.kernel.readsArrive = false;
+    bench.kernel.missing = { path: "/dev/nbd7", number: "43 7" };
+    await expect(bench.device.attach(undefined)).rejects.toMatchObject({
+      code: "ERR_NOT_READABLE",
+      message: "cannot read nbd7 after attaching it: there is no /dev/nbd7",
+      hint: expect.stringContaining("mknod /dev/nbd7 b 43 7; the device was detached again"),
+    });
+    expect(bench.kernel.disconnectCount).toBe(1);
+    await bench.close();
+  });
+
   test("a worker killed before CONNECT: the device is attached by a failover", async () => {
     const bench = new Bench();
     bench.kernel.hooks.beforeConnect = () => bench.server.last.kill();

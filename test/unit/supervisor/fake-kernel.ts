@@ -11,6 +11,7 @@ import { type NbdConnectOptions, type NbdReconfigureOptions, NetlinkError } from
 import type { DeviceView } from "../../../src/kernel/device-view.ts";
 import type { ConnectedDevice } from "../../../src/kernel/nbd-control.ts";
 import type { ProbeResult } from "../../../src/kernel/probe.ts";
+import type { MissingNode } from "../../../src/kernel/sysfs.ts";
 import type { NbdCommands } from "../../../src/supervisor/ports.ts";
 import { close, duplicate } from "../../../src/sys/libc/files.ts";
 import { isHungUp, SHUT_RDWR, SOCK_STREAM, shutdown, socketPair } from "../../../src/sys/libc/sockets.ts";
@@ -180,6 +181,13 @@ export class FakeKernel implements NbdCommands, DeviceView {
   readsInFlight(index: number): number {
     if (index !== this.index) throw new Error(`asked for the reads of nbd${index}`);
     return this.inFlight;
+  }
+
+  /** A node that /dev lacks. */
+  missing: MissingNode | undefined;
+
+  missingNode(): MissingNode | undefined {
+    return this.missing;
   }
 
   countsReads(): boolean {
