@@ -45,6 +45,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   /** Notes of the manager about the attach, as lines of text. */
   readonly notes: readonly string[];
   readonly #session: Session;
+  readonly #isOwn: boolean;
   readonly #letGo: () => void;
   // Other devices share the session: an exception of this one's listeners must not affect them.
   readonly #onEvent = (event: DeviceEvent): void => isolateListener(() => this.#hear(event));
@@ -56,8 +57,16 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   /** Requests in progress, which need the connection. */
   #asking = 0;
 
-  /** @internal `letGo` is called once, when the session is no longer needed for it. */
-  constructor(session: Session, status: DeviceStatus, notes: readonly string[], letGo: () => void) {
+  /**
+   * @internal `isOwn`: this object's program has attached it by this object. `letGo` is called once, when the session is
+   * no longer needed for it.
+   */
+  constructor(
+    session: Session,
+    status: DeviceStatus,
+    { notes, isOwn }: { readonly notes: readonly string[]; readonly isOwn: boolean },
+    letGo: () => void,
+  ) {
     super();
     if (status.device === null || status.index === null)
       throw new ErofsNbdError("ERR_INTERNAL", "cannot use an attached device: it has no index");
@@ -68,6 +77,7 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     this.blockSizeBytes = status.blockSizeBytes;
     this.notes = notes;
     this.#session = session;
+    this.#isOwn = isOwn;
     this.#letGo = letGo;
     session.on("event", this.#onEvent).on("lost", this.#onLost).on("found", this.#onFound);
   }
@@ -109,9 +119,13 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     this.#endSession();
   }
 
-  /** `await using device = await attach(…)` detaches at the end of the block. @throws as `detach` */
+  /**
+   * `await using device = await attach(…)` detaches at the end of the block. A device of `find` or `list`, which another
+   * program may have attached, is only closed. @throws as `detach`
+   */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.detach();
+    if (this.#isOwn) await this.detach();
+    else this.close();
   }
 
   /** @internal Takes an event that arrived before this object was created. */

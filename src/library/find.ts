@@ -28,6 +28,9 @@ export interface FindOptions {
 
 const KINDS = { runDir: DIRECTORY };
 
+/** Nothing was said about it, and it is not this program's to detach. */
+const FOUND = { notes: [], isOwn: false };
+
 /**
  * The named device, as `attach` would have returned it; undefined if it is not attached. If an image is attached more
  * than once, the device with the lowest index.
@@ -85,7 +88,7 @@ export async function lookThrough(
       // A device that is being attached has no node yet.
       const there = devices.filter(({ device, index }) => device !== null && index !== null);
       users = there.length;
-      return there.map((status) => new AttachedDevice(session, status, [], leave));
+      return there.map((status) => new AttachedDevice(session, status, FOUND, leave));
     });
     if (found.length === 0) letGo();
     return found.sort((a, b) => a.index - b.index);

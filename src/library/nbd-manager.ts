@@ -19,11 +19,15 @@ import type { AttachedDevice } from "./attached-device.ts";
 import { type DeviceTarget, firstOf, lookThrough } from "./find.ts";
 import { checkOptions, DIRECTORY, type OptionKind } from "./option-checks.ts";
 import { type AttachOptions, type AttachSource, toAttachParams, toTargetText } from "./options.ts";
+import { asLog } from "./program-log.ts";
 
 export interface NbdManagerOptions {
   /** A directory for this manager only. It is created with mode 0700 if it does not exist. */
   readonly runDir: string;
-  /** Receives the log, line by line; no log by default. */
+  /**
+   * Receives the log, line by line; no log by default. Called with a message and fields, as console's functions are; a
+   * pino or bunyan logger gets them in its own order.
+   */
   readonly log?: Log;
 }
 
@@ -67,7 +71,7 @@ export class NbdManager extends EventEmitter<NbdManagerEvents> {
     const { runDir, log = SILENT } = options;
     if (runDir === undefined) throw invalidArgument("runDir", "undefined", DIRECTORY.expected);
     this.#runDir = resolve(runDir);
-    this.#log = log;
+    this.#log = asLog(log);
   }
 
   /**

@@ -1,0 +1,39 @@
+/** attached-device.ts and find.ts: what becomes of a device when its object goes out of scope. */
+import { EventEmitter } from "eventemitter3";
+import { expect, test } from "vitest";
+import type { Method } from "../../../src/control/protocol.ts";
+import { AttachedDevice } from "../../../src/library/attached-device.ts";
+import { lookThrough } from "../../../src/library/find.ts";
+import { deviceStatus } from "../cli/fake-manager.ts";
+
+/** A session with a manager that has one device, and what was asked of it. */
+function fakeSession() {
+  const asked: Method[] = [];
+  const ask = async (method: Method): Promise<unknown> => {
+    asked.push(method);
+    if (method === "status") return { devices: [deviceStatus()], notes: [] };
+    return { results: [{ target: null, device: "/dev/nbd0", error: null }] };
+  };
+  const session = Object.assign(new EventEmitter(), { ask, request: ask });
+  return { asked, session: session as unknown as Parameters<typeof lookThrough>[0] };
+}
+
+test("a device that was found is closed at the end of its block, and stays attached", async () => {
+  const { asked, session } = fakeSession();
+  let isLetGo = false;
+  const [found] = await lookThrough(session, null, () => {
+    isLetGo = true;
+  });
+  await found?.[Symbol.asyncDispose]();
+  expect(asked).not.toContain("detach");
+  expect(isLetGo).toBe(true);
+  expect(found?.isDetached).toBe(false);
+});
+
+test("a device that was attached is detached", async () => {
+  const { asked, session } = fakeSession();
+  const attached = new AttachedDevice(session, deviceStatus(), { notes: [], isOwn: true }, () => {});
+  await attached[Symbol.asyncDispose]();
+  expect(asked).toContain("detach");
+  expect(attached.isDetached).toBe(true);
+});
