@@ -59,7 +59,8 @@ export class DeviceLife {
     this.progress = new ProgressTracker(nbd, settings.identifier);
     this.kernel = new KernelDevice(settings, nbd, view, this.progress);
     const inFlight = (): number | undefined => this.kernel.trustedReadsInFlight;
-    this.links = new LinkSet({ settings, image, inFlight }, server, this.#linkListener);
+    const isCounted = (): boolean => this.kernel.isCounted;
+    this.links = new LinkSet({ settings, image, inFlight, isCounted }, server, this.#linkListener);
     this.#look = setInterval(() => this.#lookForLostReads(), LOOK_INTERVAL_MS).unref();
   }
 

@@ -149,6 +149,11 @@ export class KernelDevice {
     return this.#view.readsInFlight(this.#index);
   }
 
+  /** Whether the kernel keeps a count of reads. A device that does not exist yet will have one, as is the default. */
+  get isCounted(): boolean {
+    return this.#index === undefined || this.#view.countsReads(this.#index);
+  }
+
   /** For this long the count includes reads of a dead link, which are in it until they are sent again. */
   distrustCountFor(milliseconds: number): void {
     this.#countIsTrustedAt = performance.now() + milliseconds;

@@ -58,9 +58,11 @@ export function foundLink(
     journalPath,
     open: (request: LinkRequest, observer: LinkObserver) => {
       const ends = { serverFd, kernelFd, journalFd, pipe: [readFd, writeFd] as const, leaseFd };
+      // The worker sends as it was told when it got the link.
+      const asServed = { ...request, counted: description.counted };
       let link: HeldLink;
       try {
-        link = new HeldLink(number, request, observer, ends, journalPath, confirmed);
+        link = new HeldLink(number, asServed, observer, ends, journalPath, confirmed);
       } catch (error) {
         // Its worker serves on. The image's descriptor is the device's.
         for (const fd of fds) if (fd !== imageFd) close(fd);

@@ -32,6 +32,8 @@ export interface LinkPlan {
   readonly image: Image;
   /** The kernel's count of reads in flight; undefined while it cannot be trusted. */
   readonly inFlight: () => number | undefined;
+  /** Whether the kernel keeps that count. Looked at when a link is created, which then sends accordingly. */
+  readonly isCounted: () => boolean;
 }
 
 export class LinkSet {
@@ -223,7 +225,7 @@ export class LinkSet {
   }
 
   #request(index: number): LinkRequest {
-    const { settings, image, inFlight } = this.#plan;
+    const { settings, image, inFlight, isCounted } = this.#plan;
     if (this.#opened.some(({ hasFailedSource }) => hasFailedSource)) this.#copyOnly = true;
     return {
       image,
@@ -231,7 +233,7 @@ export class LinkSet {
       spread: false,
       device: settings.identifier,
       linkIndex: index,
-      counted: settings.connections === 1,
+      counted: settings.connections === 1 && isCounted(),
       inFlight,
       hangTimeoutMs: settings.hangTimeoutMs,
     };

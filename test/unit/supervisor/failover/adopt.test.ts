@@ -28,6 +28,16 @@ describe("the kernel's count of reads, for settling", () => {
     await bench.close();
   });
 
+  test("is not kept while an administrator has switched it off: a fresh link then sends through its pipe alone", async () => {
+    const bench = await Bench.attached();
+    bench.kernel.iostats = false;
+    bench.server.last.kill();
+    await until("the fresh link", () => bench.server.links.length === 2);
+    expect(bench.server.links.map(({ request }) => request.counted)).toEqual([true, false]);
+    await bench.outcome();
+    await bench.close();
+  });
+
   test("cannot be trusted after a reconnect: reads of the dead link are in it until they are sent again", async () => {
     const bench = await Bench.attached();
     bench.server.last.kill();

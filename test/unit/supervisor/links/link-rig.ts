@@ -15,6 +15,7 @@ const PLAN: LinkPlan = {
     blockSizeBytes: 4096,
   },
   inFlight: () => 0,
+  isCounted: () => true,
 };
 
 export const NEVER: AbortSignal = new AbortController().signal;
