@@ -11,9 +11,25 @@ import type { DeviceState } from "../supervisor/device-state.ts";
 import type { FailoverOutcome } from "../supervisor/managed-device.ts";
 import type { ManagerVitals, RecentTraffic } from "./vitals.ts";
 
-/** A device by its index, or by the path of an image or mount point, as the client sees it. */
+/**
+ * The version of the protocol, which `hello` reports. Commands, libraries and managers of different versions meet at
+ * every upgrade, so:
+ *
+ * - A manager takes the requests of every version before. A new parameter is optional, or has a default.
+ * - A manager refuses parameters that it does not know. A client sends what is new only to a manager that has reported
+ *   the version in which it came, and else does without, or says that the manager must be upgraded.
+ * - Results only gain keys, and clients ignore those that they do not know.
+ *
+ * Versions: 1, which is not reported; 2, targets by identifier.
+ */
+export const PROTOCOL = 2;
+
+/**
+ * A device by its index, its identifier (since version 2), or the path of an image or mount point as the client sees it.
+ */
 export type Target =
   | { readonly index: number }
+  | { readonly identifier: string }
   | { readonly path: string; readonly seen?: SeenTarget | undefined };
 
 /** The client's view of the file system (source/path-view.ts), and the file at the path in it, as in a FileIdentity. */
@@ -60,7 +76,13 @@ export interface Requests {
   /** Identifies the manager. Former managers, which open images by path, do not send `takesDescriptors`. */
   hello: {
     params: Record<string, never>;
-    result: { readonly version: string; readonly pid: number; readonly takesDescriptors?: true };
+    result: {
+      readonly version: string;
+      readonly pid: number;
+      readonly takesDescriptors?: true;
+      /** See PROTOCOL. */
+      readonly protocol?: number | undefined;
+    };
   };
   /**
    * Sent with the image's descriptor. Answered when the device can be read. `notes` are lines for the user's stderr.

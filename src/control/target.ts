@@ -8,7 +8,7 @@ import { resolve } from "node:path";
 import { invalidValue } from "../errors.ts";
 import { MAX_INDEX } from "../limits.ts";
 import { pathView } from "../source/path-view.ts";
-import type { SeenTarget, Target } from "./protocol.ts";
+import type { Requests, SeenTarget, Target } from "./protocol.ts";
 
 const INDEX = /^(0|[1-9]\d{0,15})$/;
 const DEVICE_NAME = /^(?:\/dev\/)?nbd(0|[1-9]\d*)$/;
@@ -39,6 +39,28 @@ export async function readTarget(text: string): Promise<Target> {
     // A removed image may still be attached: its former path names the device.
     return { path: absolute, seen };
   }
+}
+
+/** What `targetByIdentifier` needs of a client. */
+export interface Asker {
+  request<M extends "hello" | "status">(
+    method: M,
+    params: Requests[M]["params"],
+  ): Promise<Requests[M]["result"]>;
+}
+
+/**
+ * The device with this identifier, for a request to the same manager; undefined if it has none. The identifier stays in
+ * the request, because the index may belong to another device when it is carried out. Managers of protocol version 1
+ * take an index only.
+ */
+export async function targetByIdentifier(manager: Asker, identifier: string): Promise<Target | undefined> {
+  const { devices } = await manager.request("status", { target: null });
+  const found = devices.find((device) => device.identifier === identifier);
+  if (found === undefined) return undefined;
+  const { protocol = 1 } = await manager.request("hello", {});
+  if (protocol >= 2) return { identifier };
+  return found.index === null ? undefined : { index: found.index };
 }
 
 /** The identity of a file on this machine; for a block device, that of the disk. */

@@ -7,7 +7,7 @@
 import { EventEmitter } from "eventemitter3";
 import { ControlError } from "../control/fault.ts";
 import { isolateListener } from "../control/isolate-listener.ts";
-import type { DeviceEvent, DeviceStatus } from "../control/protocol.ts";
+import type { DeviceEvent, DeviceStatus, Target } from "../control/protocol.ts";
 import type { Session } from "../control/session.ts";
 import { ErofsNbdError, EXIT, hasCode } from "../errors.ts";
 import type { DeviceState } from "../supervisor/device-state.ts";
@@ -104,8 +104,10 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
    */
   async detach({ force = false }: { readonly force?: boolean } = {}): Promise<void> {
     if (this.#isDetached || !(await this.#isThere())) return this.#end("it was gone");
-    const params = { targets: [{ index: this.index }], all: false, force };
-    const { results } = await this.#whileAsking(() => this.#session.request("detach", params));
+    const { results } = await this.#whileAsking(async () => {
+      const targets = [await this.#target()];
+      return this.#session.request("detach", { targets, all: false, force });
+    });
     const error = results[0]?.error ?? null;
     if (error !== null && error.exitCode !== EXIT.absent) throw new ControlError(error);
     this.#end("it was detached");
@@ -150,6 +152,12 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
     if (!this.#isClosed || this.#asking > 0 || this.#hasLetGo) return;
     this.#hasLetGo = true;
     this.#letGo();
+  }
+
+  /** As its manager takes it. The index may be another device's when the request is carried out. */
+  async #target(): Promise<Target> {
+    const { protocol = 1 } = await this.#session.ask("hello", {});
+    return protocol >= 2 ? { identifier: this.identifier } : { index: this.index };
   }
 
   async #isThere(): Promise<boolean> {

@@ -24,6 +24,8 @@ export async function findDevices(
   target: Target,
 ): Promise<ManagedDevice[]> {
   if ("index" in target) return devices.filter((device) => device.index === target.index);
+  if ("identifier" in target)
+    return devices.filter(({ settings }) => settings.identifier === target.identifier);
   // Former versions do not send what they see.
   const { path, seen = { view: pathView() ?? null, file: null } } = target;
   // Seen from another mount namespace or root, the path may lead to another file here.
@@ -52,6 +54,10 @@ export function notFound(target: Target): ErofsNbdError {
       "ERR_NOT_ATTACHED",
       `cannot find ${target.path}: it is neither an attached image nor a mount of one`,
     );
+  }
+  if ("identifier" in target) {
+    const message = `cannot find ${target.identifier}: no attached device has this identifier`;
+    return new ErofsNbdError("ERR_NOT_ATTACHED", message);
   }
   const name = `nbd${target.index}`;
   if (configuringThread(target.index) === undefined) return notAttached(`find ${name}`);

@@ -5,10 +5,10 @@
  * no manager is started to find that out.
  */
 import type { Command } from "commander";
-import { type ControlClient, ControlError } from "../../control/client.ts";
+import { ControlError } from "../../control/client.ts";
 import { faultOf } from "../../control/fault.ts";
 import type { DetachResult, Target } from "../../control/protocol.ts";
-import { readTarget } from "../../control/target.ts";
+import { readTarget, targetByIdentifier } from "../../control/target.ts";
 import { ErofsNbdError, EXIT, type ExitCode, MANAGING, notAttached } from "../../errors.ts";
 import { printable } from "../../text/printable.ts";
 import { requireRoot } from "../attach/preconditions.ts";
@@ -62,8 +62,8 @@ async function run(context: CliContext, words: readonly string[], options: Optio
   }
   try {
     for (const [at, word] of words.entries()) {
-      const index = IDENTIFIER.test(word) ? await indexOf(client, word) : null;
-      if (index !== null) targets[at] = { index };
+      const named = IDENTIFIER.test(word) ? await targetByIdentifier(client, word) : undefined;
+      if (named !== undefined) targets[at] = named;
     }
     const { results } = await client.request("detach", { targets, all, force: options.force === true });
     await report(context, results, words, options.json === true);
@@ -72,15 +72,8 @@ async function run(context: CliContext, words: readonly string[], options: Optio
   }
 }
 
-/** The index of the device with that identifier; null if there is none. */
-async function indexOf(client: ControlClient, identifier: string): Promise<number | null> {
-  const { devices } = await client.request("status", { target: null });
-  return devices.find((device) => device.identifier === identifier)?.index ?? null;
-}
-
 function absent(target: Target): DetachResult {
-  const name = "path" in target ? target.path : `nbd${target.index}`;
-  const error = faultOf(notAttached(`detach ${name}`));
+  const error = faultOf(notAttached(`detach ${nameOf(target)}`));
   return { target: "path" in target ? { path: target.path } : target, device: null, error };
 }
 
@@ -101,7 +94,8 @@ async function report(
 
 function nameOf(target: Target | null): string | undefined {
   if (target === null) return undefined;
-  return "path" in target ? target.path : `nbd${target.index}`;
+  if ("path" in target) return target.path;
+  return "identifier" in target ? target.identifier : `nbd${target.index}`;
 }
 
 /** 0 if all were detached, 64 if some were; else the code of the failures, a refusal before an absence. */

@@ -21,7 +21,11 @@ const seen = z.strictObject({
   view: z.string().max(200).nullable(),
   file: z.strictObject({ device: digits, inode: digits }).nullable(),
 });
-const target = z.union([z.strictObject({ index }), z.strictObject({ path, seen: seen.optional() })]);
+const target = z.union([
+  z.strictObject({ index }),
+  z.strictObject({ identifier: z.string().min(1).max(200) }),
+  z.strictObject({ path, seen: seen.optional() }),
+]);
 const nothing = z.strictObject({});
 /** It is JSON, since it was parsed from that. */
 const moduleOptions = z.custom<JsonValue>(isSmall, `must be JSON of at most ${MAX_OPTIONS_BYTES} bytes`);

@@ -1,7 +1,7 @@
 /**
  * Runs one checked request of a control connection: which method calls what of the manager.
  */
-import type { DeviceEvent, Method, Requests } from "../../control/protocol.ts";
+import { type DeviceEvent, type Method, PROTOCOL, type Requests } from "../../control/protocol.ts";
 import { VERSION } from "../../version.ts";
 import type { Borrower } from "../loans.ts";
 import type { Manager } from "../manager.ts";
@@ -47,7 +47,7 @@ export async function runRequest(
 ): Promise<Requests[Method]["result"]> {
   switch (method) {
     case "hello":
-      return { version: VERSION, pid: process.pid, takesDescriptors: true };
+      return { version: VERSION, pid: process.pid, takesDescriptors: true, protocol: PROTOCOL };
     case "attach": {
       const wanted = params as Requests["attach"]["params"];
       const { device, notes } = await manager.attach(wanted, imageFd, borrower);

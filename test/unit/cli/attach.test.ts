@@ -236,6 +236,19 @@ describe("detach", () => {
     expect(asked).toMatchObject([{ targets: [{ index: 5 }] }, { targets: [{ path: resolve(gone) }] }]);
   });
 
+  test("an identifier is carried to the end: the index may be another device's by then", async () => {
+    const { identifier } = deviceStatus();
+    const { requests } = await withManager({
+      hello: async () => ({ version: "9.0.0", pid: process.pid, takesDescriptors: true, protocol: 2 }),
+      status: async () => ({ devices: [deviceStatus()], notes: [] }),
+      detach: async ({ targets }) => ({
+        results: targets.map((target) => ({ target, device: "/dev/nbd0", error: null })),
+      }),
+    });
+    expect(await run(identifier)).toMatchObject({ code: 0, stdout: "detached /dev/nbd0\n" });
+    expect(requests.at(-1)?.params).toMatchObject({ targets: [{ identifier }] });
+  });
+
   test.each<[string, Array<ControlFault | null>, number]>([
     ["refused", [mounted], 2],
     ["not attached", [absent], 3],

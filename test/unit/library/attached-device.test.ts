@@ -54,7 +54,7 @@ describe("an attached device", () => {
     await device.detach();
     await device[Symbol.asyncDispose]();
     expect(manager.calls.filter((call) => call.startsWith("detach"))).toEqual([
-      'detach [{"index":5}] false true',
+      'detach [{"identifier":"mine"}] false true',
     ]);
     expect(device.isDetached).toBe(true);
     expect(heard.filter(([name]) => name === "detached")).toEqual([["detached", "detached"]]);
@@ -154,7 +154,7 @@ describe("an attach that is aborted", () => {
     expect(manager.calls).toEqual([
       `attach ${image}`,
       'status {"index":5}',
-      'detach [{"index":5}] false false',
+      'detach [{"identifier":"mine"}] false false',
     ]);
   });
 

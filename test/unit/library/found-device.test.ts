@@ -8,9 +8,10 @@ import { deviceStatus } from "../cli/fake-manager.ts";
 
 /** A session with a manager that has one device, and what was asked of it. */
 function fakeSession() {
-  const asked: Method[] = [];
-  const ask = async (method: Method): Promise<unknown> => {
-    asked.push(method);
+  const asked: Array<{ method: Method; params: unknown }> = [];
+  const ask = async (method: Method, params: unknown): Promise<unknown> => {
+    asked.push({ method, params });
+    if (method === "hello") return { version: "9.0.0", pid: 1, protocol: 2 };
     if (method === "status") return { devices: [deviceStatus()], notes: [] };
     return { results: [{ target: null, device: "/dev/nbd0", error: null }] };
   };
@@ -25,7 +26,7 @@ test("a device that was found is closed at the end of its block, and stays attac
     isLetGo = true;
   });
   await found?.[Symbol.asyncDispose]();
-  expect(asked).not.toContain("detach");
+  expect(asked.map(({ method }) => method)).not.toContain("detach");
   expect(isLetGo).toBe(true);
   expect(found?.isDetached).toBe(false);
 });
@@ -34,6 +35,9 @@ test("a device that was attached is detached", async () => {
   const { asked, session } = fakeSession();
   const attached = new AttachedDevice(session, deviceStatus(), { notes: [], isOwn: true }, () => {});
   await attached[Symbol.asyncDispose]();
-  expect(asked).toContain("detach");
+  const { identifier } = deviceStatus();
+  expect(asked.find(({ method }) => method === "detach")?.params).toMatchObject({
+    targets: [{ identifier }],
+  });
   expect(attached.isDetached).toBe(true);
 });
