@@ -25,7 +25,8 @@ import type { ManagerVitals, RecentTraffic } from "./vitals.ts";
 export const PROTOCOL = 2;
 
 /**
- * A device by its index, its identifier (since version 2), or the path of an image or mount point as the client sees it.
+ * A device by its index, its identifier (since version 2), or the path of an image or mount point, as the client sees
+ * it.
  */
 export type Target =
   | { readonly index: number }

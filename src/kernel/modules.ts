@@ -13,7 +13,7 @@ export const NBD_REMEDY = {
   missing: "install the kernel package with nbd.ko, or a kernel with CONFIG_BLK_DEV_NBD",
 } as const;
 
-/** By the indexes of depmod and the kernel build below `modules`, the directory of this kernel. For tests a parameter. */
+/** By the indexes of depmod and the kernel build in `modules`: the directories of this kernel, or a test's. */
 export function driverState(name: string, modules: readonly string[] = MODULES): DriverState {
   if (statSync(`/sys/module/${name}`, { throwIfNoEntry: false }) !== undefined) return "loaded";
   if (lists(modules, "modules.builtin", name)) return "built in";

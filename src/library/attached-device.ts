@@ -58,8 +58,8 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   #asking = 0;
 
   /**
-   * @internal `isOwn`: this object's program has attached it by this object. `letGo` is called once, when the session is
-   * no longer needed for it.
+   * @internal `isOwn`: the program has attached it by this object. `letGo` is called once, when the session is no
+   * longer needed for it.
    */
   constructor(
     session: Session,
@@ -122,8 +122,8 @@ export class AttachedDevice extends EventEmitter<AttachedDeviceEvents> {
   }
 
   /**
-   * `await using device = await attach(…)` detaches at the end of the block. A device of `find` or `list`, which another
-   * program may have attached, is only closed. @throws as `detach`
+   * `await using device = await attach(…)` detaches at the end of the block. A device of `find` or `list` is only
+   * closed, because another program may have attached it. @throws as `detach`
    */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#isOwn) await this.detach();
