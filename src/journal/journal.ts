@@ -6,7 +6,6 @@
  */
 import { NbdProtocolError } from "../nbd/protocol-error.ts";
 import { decodeRequestInto, type NbdRequest, REQUEST_BYTES } from "../nbd/wire.ts";
-import { mapShared, unmapShared } from "../sys/libc/memory.ts";
 import { loopClock } from "../sys/loop-clock.ts";
 import { addLatency, LATENCY_WORDS } from "./latency.ts";
 import {
@@ -21,7 +20,6 @@ import {
   FIRST_ENTRY_WORD,
   FREE,
   IDLE,
-  JOURNAL_BYTES,
   LATENCIES_AT,
   LAYOUT,
   LAYOUT_WORD,
@@ -298,16 +296,5 @@ export class Journal {
       if (this.#word(entry) === FREE) return entry;
     }
     return ENTRIES;
-  }
-}
-
-/** Maps the file of a journal. The caller unmaps the memory. @throws SystemError; Error when it has another layout */
-export function mapJournal(fd: number): { readonly memory: ArrayBuffer; readonly journal: Journal } {
-  const memory = mapShared(fd, JOURNAL_BYTES);
-  try {
-    return { memory, journal: new Journal(memory) };
-  } catch (error) {
-    unmapShared(memory);
-    throw error;
   }
 }

@@ -5,7 +5,8 @@
  * worker after another. `settle` brings the journal into a known state in between. Only this class writes its fields.
  */
 import { rmSync } from "node:fs";
-import { type Journal, mapJournal } from "../../journal/journal.ts";
+import type { Journal } from "../../journal/journal.ts";
+import { mapJournal } from "../../journal/map-journal.ts";
 import type { Settlement } from "../../journal/recovery.ts";
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
 import { close } from "../../sys/libc/files.ts";
