@@ -13,3 +13,8 @@ export const MAX_INDEX = 1_048_575;
 export const DEFAULT_HANG_TIMEOUT_MS = 2000;
 /** Below this a moment's delay of a busy machine would look like a hang (hang-watch.ts). */
 export const MIN_HANG_TIMEOUT_MS = 1500;
+/**
+ * The largest image. An offset is a number, exact up to 2^53, and the size of a device is a multiple of its blocks, of
+ * which the largest have 64 KiB.
+ */
+export const MAX_IMAGE_BYTES: number = 2 ** 53 - 65_536;

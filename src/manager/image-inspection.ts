@@ -16,6 +16,7 @@ import { ErofsNbdError } from "../errors.ts";
 import { type OpenImage, openImage } from "../source/open-image.ts";
 import { check } from "../sys/libc/bind.ts";
 import { close, pread } from "../sys/libc/files.ts";
+import { pageSizeBytes } from "../sys/libc/memory.ts";
 
 const RAW_BLOCK_BYTES = 512;
 /** Kernels before 7 take no device blocks above the page size. A file system with larger blocks needs none. */
@@ -54,7 +55,10 @@ export function inspectHead(
   }
   const superblock = parseSuperblock(head);
   checkImageSize(superblock, sizeBytes, path);
-  const problems = checkMountable(superblock, release(), { features: kernelFeatures() });
+  const problems = checkMountable(superblock, release(), {
+    features: kernelFeatures(),
+    pageSizeBytes: pageSizeBytes(),
+  });
   const [first] = problems;
   if (forMount && first !== undefined) {
     throw new ErofsNbdError("ERR_MOUNT", `cannot mount ${path}: ${first.message}`, { hint: first.hint });

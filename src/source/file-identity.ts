@@ -7,6 +7,7 @@
  */
 
 import { ErofsNbdError } from "../errors.ts";
+import { MAX_IMAGE_BYTES } from "../limits.ts";
 import { blockDeviceSizeBytes, diskSequence as diskSequenceOf } from "../sys/block-device.ts";
 import { check } from "../sys/libc/bind.ts";
 import { statxInto, statxPathInto } from "../sys/libc/files.ts";
@@ -147,7 +148,10 @@ export function leadsTo(path: string, identity: FileIdentity): boolean {
   return stat.refreshPath(path) && stat.isSameFile(identity);
 }
 
-/** The identity of an open image. @throws ErofsNbdError when it is neither a regular file nor a block device */
+/**
+ * The identity of an open image.
+ * @throws ErofsNbdError when it is neither a regular file nor a block device, or larger than MAX_IMAGE_BYTES
+ */
 export function identifyImage(fd: number, path: string): FileIdentity {
   const stat = new FileStat();
   stat.refreshAll(fd);
@@ -157,7 +161,13 @@ export function identifyImage(fd: number, path: string): FileIdentity {
       hint: "name an image file, such as one made by mkfs.erofs",
     });
   }
-  return stat.identity(fd);
+  const identity = stat.identity(fd);
+  if (identity.sizeBytes > MAX_IMAGE_BYTES) {
+    throw new ErofsNbdError("ERR_IMAGE", `cannot use ${path}: it is larger than ${MAX_IMAGE_BYTES} bytes`, {
+      hint: "check its size: a sparse file may be larger than was meant",
+    });
+  }
+  return identity;
 }
 
 /** What differs between the pinned file and the file found now, in words; undefined if nothing does. */

@@ -7,6 +7,7 @@
  */
 import { statSync } from "node:fs";
 import { pathToFileURL } from "node:url";
+import { MAX_IMAGE_BYTES } from "../limits.ts";
 import { close } from "../sys/libc/files.ts";
 import { type FileExtent, type Source, SourceError } from "./source.ts";
 import type { JsonValue, ModuleSourceSpec } from "./source-spec.ts";
@@ -98,6 +99,8 @@ function checked(value: unknown): CustomSource {
   const { sizeBytes, read, identity, close: end } = value as Record<keyof CustomSource, unknown>;
   if (!Number.isSafeInteger(sizeBytes) || (sizeBytes as number) < 1)
     throw new Error(`its sizeBytes is ${String(sizeBytes)}: expected a positive integer`);
+  if ((sizeBytes as number) > MAX_IMAGE_BYTES)
+    throw new Error(`its sizeBytes is ${String(sizeBytes)}: expected at most ${MAX_IMAGE_BYTES}`);
   if (typeof read !== "function") throw new Error("it has no function 'read'");
   if (end !== undefined && typeof end !== "function") throw new Error("its 'close' is no function");
   if (identity !== undefined && (typeof identity !== "string" || identity.length > MAX_IDENTITY_CHARACTERS))

@@ -1,14 +1,20 @@
-/** Shared memory of a file: mmap(2), for journals. */
+/** Memory: the size of its pages, and shared memory of a file (mmap(2)), for journals. */
 import koffi from "koffi";
 import { SystemError } from "../errno.ts";
 import { bind, check, libc } from "./bind.ts";
 
 const c = {
+  sysconf: bind("int64_t sysconf(int)"),
   mlock: bind("int mlock(void *, size_t)"),
   mmap: libc.func("void *mmap(void *, size_t, int, int, int, int64_t)") as (...args: unknown[]) => bigint,
   munmap: bind("int munmap(void *, size_t)"),
   posixFallocate: bind("int posix_fallocate(int, int64_t, int64_t)"),
 };
+
+const SC_PAGESIZE = 30;
+
+/** The size of the kernel's memory pages: 4 KiB, or 16 or 64 on some arm64 and ppc64 kernels. */
+export const pageSizeBytes = (): number => check("sysconf", c.sysconf(SC_PAGESIZE) as number);
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 1 | 0x8000;
