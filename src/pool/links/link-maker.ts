@@ -1,7 +1,8 @@
 /**
  * Makes the links of a pool, and makes one of the dead link that it replaces where nothing can be acquired.
  *
- * A full file system refuses a journal, and a table without room refuses a descriptor, at the very moment when reads wait.
+ * A full file system refuses a journal, and a table without room refuses a descriptor, at the very moment when reads
+ * wait.
  */
 import type { LinkObserver, LinkRequest } from "../../supervisor/ports.ts";
 import { createLink, discardJournal } from "./create-link.ts";
