@@ -77,7 +77,9 @@ export class WorkerLinks {
     };
     signal?.addEventListener("abort", giveUp, { once: true });
     try {
-      const serves = await this.#ask(link, { type: "serve", ...link.describe(), offer }, link.descriptors);
+      const answer = await this.#ask(link, { type: "serve", ...link.describe(), offer }, link.descriptors);
+      // A worker may die right after its answer. If both are handled in one turn, the link was taken from it already.
+      const serves = answer && this.#worker.isAlive;
       if (serves) link.assign(this.#worker);
       else this.drop(link);
       return serves;

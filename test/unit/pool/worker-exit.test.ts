@@ -1,6 +1,12 @@
 /** worker-process.ts: what a worker sent before its exit is handled, though the exit is reported first. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
+import { createLink } from "../../../src/pool/links/create-link.ts";
 import { WorkerProcess } from "../../../src/pool/worker-process.ts";
+import { openImage } from "../../../src/source/open-image.ts";
+import type { LinkObserver } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc/files.ts";
 import { SOCK_SEQPACKET, send, socketPair } from "../../../src/sys/libc/sockets.ts";
 import { makeZombie } from "../../helpers/processes/zombie.ts";
@@ -35,6 +41,53 @@ test("messages that wait in the channel when the exit is reported are not lost",
   expect(worker.pongs).toBe(2);
   expect(heard).toEqual(["ready", "exited with status 0"]);
   close(theirs);
+});
+
+test("a link is not taken by a worker whose answer and exit are handled in one turn", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-exit-"));
+  writeFileSync(join(directory, "image"), Buffer.alloc(4096));
+  const image = openImage(join(directory, "image"));
+  const [ours, theirs] = socketPair(SOCK_SEQPACKET);
+  let report: (how: string) => void = () => {};
+  const worker: WorkerProcess = new WorkerProcess(
+    (exited) => {
+      report = exited;
+      return {
+        process: { pid: process.pid, kill: () => {}, unref: () => {} },
+        channelFd: ours,
+        socketPath: "/nonexistent/worker",
+      };
+    },
+    { stderr: "ignore", directory: "/nonexistent" },
+    // As the pool does it: what the worker had is taken from it at once.
+    { ready: () => {}, exited: () => worker.links.all.forEach((link) => void worker.links.drop(link)) },
+  );
+  const link = createLink(
+    1,
+    {
+      image: { spec: image.spec, fd: image.fd, blockSizeBytes: 512 },
+      copyOnly: false,
+      spread: false,
+      device: "a device",
+      linkIndex: 0,
+      counted: false,
+      inFlight: () => undefined,
+      hangTimeoutMs: 2000,
+    },
+    {} as LinkObserver,
+    directory,
+  );
+  say(theirs, { type: "ready" });
+  const served = worker.links.serve(link);
+  say(theirs, { type: "serving", link: 1 });
+  report("killed by SIGABRT");
+  expect(await served).toBe(false);
+  expect(link.worker).toBeUndefined();
+  link.close();
+  link.closeKernelEnd();
+  close(theirs);
+  close(image.fd);
+  rmSync(directory, { recursive: true });
 });
 
 test("a worker that was killed and is a zombie, while another thread keeps it, is lost without an exit", async () => {
