@@ -8,6 +8,7 @@ import {
   closeSync,
   constants,
   copyFileSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readFileSync,
@@ -143,6 +144,31 @@ describe("a link that dies", () => {
     for (const { index } of others) expect(after.links[index]).toMatchObject({ generation: 1 });
     expect(after.counters).toMatchObject({ takeovers: 0, failedFailovers: 0 });
     await detachAll();
+  });
+
+  test("while the run directory is full is replaced with the journal that it had", async () => {
+    const place = "/run/erofs-nbd";
+    mkdirSync(place, { recursive: true, mode: 0o755 });
+    expect(await run("mount", ["-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", place])).toMatchObject({
+      code: 0,
+    });
+    try {
+      const device = await attach(...CUTTABLE, image);
+      const reader = await startReader(device.device ?? "", image);
+      await bothWorkersOf(device.managerPid);
+      const filled = await run("dd", ["if=/dev/zero", `of=${place}/filler`, "bs=4096"], { LC_ALL: "C" });
+      expect(filled.stderr).toContain("No space left on device");
+      for (let cut = 1; cut <= 2; cut += 1) {
+        await cutUnderLoad(await status(device.device ?? ""));
+        const after = await afterFailovers(device.device ?? "", cut);
+        expect(after.counters).toMatchObject({ reconnects: cut, failedFailovers: 0 });
+      }
+      expectFlawless(await reader.stop());
+      rmSync(`${place}/filler`);
+      await detachAll();
+    } finally {
+      await run("umount", ["-l", place]);
+    }
   });
 
   test("together with its two neighbours is replaced, and so are they", async () => {
