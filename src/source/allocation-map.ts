@@ -2,8 +2,8 @@
  * Where a file has data and where it has holes, which read as zeros: asked of the file system once per extent, with
  * SEEK_DATA and SEEK_HOLE, and remembered.
  *
- * Owned by FileSource, whose bytes never change: a hole stays zeros even if somebody fills it with them. It is
- * forgotten whenever the file was touched.
+ * Owned by FileSource, whose bytes never change: a hole reads as zeros even after another program has filled it with
+ * them. It is forgotten whenever the file was touched.
  */
 import { ERRNO } from "../sys/errno.ts";
 import { lseek, SEEK_DATA, SEEK_HOLE } from "../sys/libc/files.ts";

@@ -217,7 +217,7 @@ describe("a successor", () => {
     expect([successor.readBytes, successor.readErrors]).toEqual([4096, 2]);
   });
 
-  test("refuses a file of another layout, and sees words that nobody of ours wrote", () => {
+  test("refuses a file of another layout, and reports words that no worker wrote", () => {
     const other = memoryOf();
     new Int32Array(other)[0] = 1;
     expect(() => new Journal(other)).toThrow("made by another version");

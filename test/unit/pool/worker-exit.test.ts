@@ -9,6 +9,7 @@ import { openImage } from "../../../src/source/open-image.ts";
 import type { LinkObserver } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc/files.ts";
 import { SOCK_SEQPACKET, send, socketPair } from "../../../src/sys/libc/sockets.ts";
+import { linkRequest } from "../../helpers/link-request.ts";
 import { makeZombie } from "../../helpers/processes/zombie.ts";
 import { until } from "../../helpers/until.ts";
 
@@ -62,21 +63,7 @@ test("a link is not taken by a worker whose answer and exit are handled in one t
     // As the pool does it: what the worker had is taken from it at once.
     { ready: () => {}, exited: () => worker.links.all.forEach((link) => void worker.links.drop(link)) },
   );
-  const link = createLink(
-    1,
-    {
-      image: { spec: image.spec, fd: image.fd, blockSizeBytes: 512 },
-      copyOnly: false,
-      spread: false,
-      device: "a device",
-      linkIndex: 0,
-      counted: false,
-      inFlight: () => undefined,
-      hangTimeoutMs: 2000,
-    },
-    {} as LinkObserver,
-    directory,
-  );
+  const link = createLink(1, linkRequest(image), {} as LinkObserver, directory);
   say(theirs, { type: "ready" });
   const served = worker.links.serve(link);
   say(theirs, { type: "serving", link: 1 });

@@ -4,7 +4,7 @@
  *
  * Such a kernel and its processes take turns: each system call and each page fault of the guest is a switch from one
  * process of the host to another, and never do two of them run at once. Spread over several processors each switch
- * wakes an idle one, which on a virtual machine costs three to ten times more than the call itself.
+ * wakes an idle one, which on a virtual machine takes most of the time.
  */
 import { accessSync, constants, readFileSync } from "node:fs";
 import { createServer } from "node:net";

@@ -11,6 +11,7 @@ import type { LinkObserver, LinkRequest } from "../../../../src/supervisor/ports
 import { ERRNO, SystemError } from "../../../../src/sys/errno.ts";
 import { acquire, dropReserve, fillReserve } from "../../../../src/sys/libc/descriptor-reserve.ts";
 import { close } from "../../../../src/sys/libc/files.ts";
+import { linkRequest } from "../../../helpers/link-request.ts";
 import { openDescriptors } from "../../../helpers/sockets/descriptors.ts";
 
 const system = vi.hoisted(() => ({ hasPipes: true }));
@@ -49,17 +50,7 @@ afterEach(() => {
   expect(openDescriptors().size).toBe(before);
 });
 
-const request = (former?: { readonly number: number }): LinkRequest => ({
-  image: { spec: image.spec, fd: image.fd, blockSizeBytes: 512 },
-  copyOnly: false,
-  spread: false,
-  device: "a device",
-  linkIndex: 0,
-  counted: false,
-  inFlight: () => undefined,
-  hangTimeoutMs: 2000,
-  former,
-});
+const request = (former?: { readonly number: number }): LinkRequest => linkRequest(image, { former });
 
 function held(link: HeldLink): HeldLink {
   links.push(link);

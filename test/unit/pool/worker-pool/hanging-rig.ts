@@ -13,6 +13,7 @@ import { type OpenImage, openImage } from "../../../../src/source/open-image.ts"
 import type { LinkObserver, LinkRequest, OpenLink } from "../../../../src/supervisor/ports.ts";
 import { close } from "../../../../src/sys/libc/files.ts";
 import { identifyProcess, isAlive, type ProcessIdentity } from "../../../../src/sys/process-identity.ts";
+import { linkRequest } from "../../../helpers/link-request.ts";
 import { MiniNbdClient } from "../../../helpers/nbd/mini-nbd-client.ts";
 import { until } from "../../../helpers/until.ts";
 
@@ -178,23 +179,9 @@ export class HangingRig {
         if (heard.failures.length === 0) heard.failures.push(new Error(cause));
       },
     };
-    opened = await pool.openLink(this.request(image, changes), observer, NEVER);
+    opened = await pool.openLink(linkRequest(image, changes), observer, NEVER);
     const link = await this.#follow(opened, heard);
     return link;
-  }
-
-  request(image: OpenImage, changes: Partial<LinkRequest> = {}): LinkRequest {
-    return {
-      image: { spec: image.spec, fd: image.fd, blockSizeBytes: 512 },
-      copyOnly: false,
-      spread: false,
-      device: "a device",
-      linkIndex: 0,
-      counted: false,
-      inFlight: () => undefined,
-      hangTimeoutMs: 2000,
-      ...changes,
-    };
   }
 
   async end(): Promise<void> {

@@ -9,7 +9,7 @@ beforeEach(() => {
 });
 afterEach(async () => rig.end());
 
-/** For whoever compares two versions. */
+/** Printed to compare two versions. */
 const tell = (what: string, links: readonly ReadLink[]): void => {
   const longest = Math.max(
     ...links.map(({ longestReadMs, waitingMs }) => Math.max(longestReadMs, waitingMs)),

@@ -1,0 +1,17 @@
+/** What a pool is asked for a link, in tests without a supervisor. */
+import type { OpenImage } from "../../src/source/open-image.ts";
+import type { LinkRequest } from "../../src/supervisor/ports.ts";
+
+export function linkRequest(image: OpenImage, changes: Partial<LinkRequest> = {}): LinkRequest {
+  return {
+    image: { spec: image.spec, fd: image.fd, blockSizeBytes: 512 },
+    copyOnly: false,
+    spread: false,
+    device: "a device",
+    linkIndex: 0,
+    counted: false,
+    inFlight: () => undefined,
+    hangTimeoutMs: 2000,
+    ...changes,
+  };
+}
