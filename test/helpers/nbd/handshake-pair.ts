@@ -20,6 +20,15 @@ export function hexBytes(text: string): Uint8Array {
 /** A 32-bit number for {@link hexBytes}. */
 export const hexU32 = (value: number): string => value.toString(16).padStart(8, "0");
 
+/** A string with its length before it, for {@link hexBytes}. */
+export const hexString = (text: string): string => `${hexU32(Buffer.byteLength(text))} '${text}'`;
+
+/** An option that a client sends, for {@link hexBytes}: its header and `data`. */
+export function hexOption(option: number, data = ""): string {
+  const bytes = hexBytes(data);
+  return `'IHAVEOPT' ${hexU32(option)} ${hexU32(bytes.length)} ${Buffer.from(bytes).toString("hex")}`;
+}
+
 /** An option reply for {@link hexBytes}, its header around `data`; `type` is eight digits. */
 export function hexReply(option: number, type: string, data = ""): string {
   const bytes = hexBytes(data);

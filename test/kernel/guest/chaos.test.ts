@@ -6,39 +6,22 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  copyFileSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { copyFileSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { ChaosRun, FaultKind } from "../../../src/chaos/run.ts";
-import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { LIMITS } from "../../limits.mjs";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import { attach, CLI, cleanUpAfterFailure, detachAll, erofsNbd, isAlive, status } from "./product.ts";
 import { many } from "./soak.ts";
+import { useImage } from "./takeover-rig.ts";
 
 const KINDS: readonly FaultKind[] = ["worker", "hang", "link", "manager", "both", "upgrade"];
 /** A manager takes seconds to start in these slow kernels. */
 const FAULTS_OF_EACH = many(3);
 
-let directory: string;
-let image: string;
-
-beforeAll(async () => {
-  directory = mkdtempSync("/tmp/chaos-");
-  fillDirectory(join(directory, "tree"), 40, 24 << 20);
-  image = join(directory, "image.erofs");
-  await makeImage(image, join(directory, "tree"));
-});
-afterAll(() => rmSync(directory, { recursive: true, force: true }));
+const { directory, image } = useImage("chaos", 24 << 20);
 
 describe("chaos", { timeout: LIMITS.longTestMs }, () => {
   // With many deaths in a row the kernel counts its lines instead of logging them.

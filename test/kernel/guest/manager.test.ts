@@ -1,19 +1,9 @@
 /** A manager that dies: reads go on without it, the next one adopts what it left, and commands work at once. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
+import { describe, expect, test } from "vitest";
 import { guarded, LINK_DEATH_LINES } from "./leftovers.ts";
 import {
   afterFailovers,
@@ -37,20 +27,10 @@ import {
   workerOf,
   workersOf,
 } from "./product.ts";
-import { expectTakeovers, kernelWords, PATIENT, warm } from "./takeover-rig.ts";
+import { expectTakeovers, kernelWords, PATIENT, useImage, warm } from "./takeover-rig.ts";
 
 const RUN_DIR = "/run/erofs-nbd";
-let directory: string;
-let image: string;
-
-beforeAll(async () => {
-  directory = mkdtempSync("/tmp/manager-");
-  fillDirectory(join(directory, "tree"), 20, 8 << 20);
-  image = join(directory, "image.erofs");
-  await makeImage(image, join(directory, "tree"));
-});
-
-afterAll(() => rmSync(directory, { recursive: true, force: true }));
+const { directory, image } = useImage("manager", 8 << 20);
 
 const records = (): string[] => (existsSync(`${RUN_DIR}/devices`) ? readdirSync(`${RUN_DIR}/devices`) : []);
 

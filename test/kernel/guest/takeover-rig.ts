@@ -1,7 +1,6 @@
 /**
- * What the takeover tests share: warm spares, kills at random moments with reads on the wire, outcomes, a quiet kernel.
- *
- * Imported by takeover*.test.ts and ioctl.test.ts next to it. Nothing here asserts how long anything took.
+ * What tests of failovers share: an image, warm spares, kills at random moments with reads on the wire, outcomes, a
+ * quiet kernel. Nothing here asserts how long anything took.
  */
 import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -10,6 +9,7 @@ import { afterAll, beforeAll, expect } from "vitest";
 import type { ControlClient } from "../../../src/control/client.ts";
 import type { AttachParams, DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
 import { chooseRunDir } from "../../../src/control/run-dir.ts";
+import { toAttachParams } from "../../../src/library/options.ts";
 import { fillDirectory, makeImage } from "../../helpers/images/erofs-image.ts";
 import { formatRecord } from "../lab/report/kernel-log.ts";
 import type { Guard } from "./leftovers.ts";
@@ -101,20 +101,6 @@ export function expectTakeovers(after: DeviceStatus, count: number): void {
   );
 }
 
-/** What `erofs-nbd attach PATH` asks its manager for. */
-const attachParams = (path: string): AttachParams => ({
-  image: path,
-  interface: "netlink",
-  index: null,
-  connections: 1,
-  blockSizeBytes: null,
-  timeoutSeconds: 0,
-  deadTimeoutSeconds: 86_400,
-  ioTimeoutMs: 1000,
-  hangTimeoutMs: 2000,
-  forMount: false,
-});
-
 /** Opens an image and has a manager attach it, as the command does. */
 export async function attachOver(
   client: ControlClient,
@@ -123,7 +109,9 @@ export async function attachOver(
 ): Promise<DeviceStatus> {
   const fd = openSync(path, "r");
   try {
-    return (await client.request("attach", { ...attachParams(path), ...changes }, fd)).device;
+    return (
+      await client.request("attach", { ...toAttachParams(path, { interface: "netlink" }), ...changes }, fd)
+    ).device;
   } finally {
     closeSync(fd);
   }

@@ -15,6 +15,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { AttachParams } from "../../../src/control/protocol.ts";
 import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
 import { prepareRunDir } from "../../../src/control/run-dir-trust.ts";
+import { toAttachParams } from "../../../src/library/options.ts";
 import { Manager } from "../../../src/manager/manager.ts";
 import { WORKER_PATH } from "../../helpers/processes/built-worker.ts";
 
@@ -41,19 +42,7 @@ afterEach(async () => {
   rmSync(base, { recursive: true });
 });
 
-const params = (image: string, changes: Partial<AttachParams> = {}): AttachParams => ({
-  image,
-  interface: "netlink",
-  index: null,
-  connections: 1,
-  blockSizeBytes: null,
-  timeoutSeconds: 0,
-  deadTimeoutSeconds: 60,
-  ioTimeoutMs: 1000,
-  hangTimeoutMs: 2000,
-  forMount: false,
-  ...changes,
-});
+const params = (image: string): AttachParams => toAttachParams(image, { interface: "netlink" });
 
 /** Files in the test's directory that this process has open. */
 function openFiles(): string[] {
@@ -84,7 +73,7 @@ describe("attach refuses", () => {
       const path = join(base, "image");
       make(path);
       const fd = existsSync(path) ? openSync(path, "r") : undefined;
-      await expect(manager.attach(params(path, { forMount: true }), fd)).rejects.toMatchObject({
+      await expect(manager.attach({ ...params(path), forMount: true }, fd)).rejects.toMatchObject({
         code,
         message: expect.stringContaining(words),
       });

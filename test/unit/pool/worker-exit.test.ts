@@ -13,87 +13,85 @@ import { linkRequest } from "../../helpers/link-request.ts";
 import { makeZombie } from "../../helpers/processes/zombie.ts";
 import { until } from "../../helpers/until.ts";
 
-const say = (fd: number, message: object): void => {
-  const body = Buffer.from(JSON.stringify(message));
-  expect(send(fd, body, body.length, 0)).toBe(body.length);
-};
-
-test("messages that wait in the channel when the exit is reported are not lost", () => {
-  const [ours, theirs] = socketPair(SOCK_SEQPACKET);
+/**
+ * A worker process that is none: the test sends its messages and reports its exit. `heard` is what the pool would
+ * hear, and the signals, in order.
+ */
+function fakeWorker(pid = process.pid) {
+  const [channelFd, peerFd] = socketPair(SOCK_SEQPACKET);
   const heard: string[] = [];
   let report: (how: string) => void = () => {};
-  const worker = new WorkerProcess(
+  const worker: WorkerProcess = new WorkerProcess(
     (exited) => {
       report = exited;
       return {
-        process: { pid: process.pid, kill: () => heard.push("kill"), unref: () => {} },
-        channelFd: ours,
+        process: { pid, kill: () => heard.push("kill"), unref: () => {} },
+        channelFd,
         socketPath: "/nonexistent/worker",
       };
     },
     { stderr: "ignore", directory: "/nonexistent" },
-    { ready: () => heard.push("ready"), exited: (how) => heard.push(how) },
+    {
+      ready: () => heard.push("ready"),
+      exited: (how) => {
+        heard.push(how);
+        // As the pool does it: what the worker had is taken from it at once.
+        for (const link of worker.links.all) void worker.links.drop(link);
+      },
+    },
   );
-  say(theirs, { type: "ready" });
-  say(theirs, { type: "pong" });
-  say(theirs, { type: "pong" });
+  return {
+    worker,
+    heard,
+    reportExit: (how: string): void => report(how),
+    say: (message: object): void => {
+      const body = Buffer.from(JSON.stringify(message));
+      expect(send(peerFd, body, body.length, 0)).toBe(body.length);
+    },
+    closePeer: (): void => {
+      close(peerFd);
+    },
+  };
+}
+
+test("messages that wait in the channel when the exit is reported are not lost", () => {
+  const { worker, heard, say, reportExit, closePeer } = fakeWorker();
+  say({ type: "ready" });
+  say({ type: "pong" });
+  say({ type: "pong" });
   // No turn of the event loop in between: the messages are received by the report itself.
-  report("exited with status 0");
+  reportExit("exited with status 0");
   expect(worker.pongs).toBe(2);
   expect(heard).toEqual(["ready", "exited with status 0"]);
-  close(theirs);
+  closePeer();
 });
 
 test("a link is not taken by a worker whose answer and exit are handled in one turn", async () => {
   const directory = mkdtempSync(join(tmpdir(), "erofs-nbd-exit-"));
   writeFileSync(join(directory, "image"), Buffer.alloc(4096));
   const image = openImage(join(directory, "image"));
-  const [ours, theirs] = socketPair(SOCK_SEQPACKET);
-  let report: (how: string) => void = () => {};
-  const worker: WorkerProcess = new WorkerProcess(
-    (exited) => {
-      report = exited;
-      return {
-        process: { pid: process.pid, kill: () => {}, unref: () => {} },
-        channelFd: ours,
-        socketPath: "/nonexistent/worker",
-      };
-    },
-    { stderr: "ignore", directory: "/nonexistent" },
-    // As the pool does it: what the worker had is taken from it at once.
-    { ready: () => {}, exited: () => worker.links.all.forEach((link) => void worker.links.drop(link)) },
-  );
+  const { worker, say, reportExit, closePeer } = fakeWorker();
   const link = createLink(1, linkRequest(image), {} as LinkObserver, directory);
-  say(theirs, { type: "ready" });
+  say({ type: "ready" });
   const served = worker.links.serve(link);
-  say(theirs, { type: "serving", link: 1 });
-  report("killed by SIGABRT");
+  say({ type: "serving", link: 1 });
+  reportExit("killed by SIGABRT");
   expect(await served).toBe(false);
   expect(link.worker).toBeUndefined();
   link.close();
   link.closeKernelEnd();
-  close(theirs);
+  closePeer();
   close(image.fd);
   rmSync(directory, { recursive: true });
 });
 
 test("a worker that was killed and is a zombie, while another thread keeps it, is lost without an exit", async () => {
   const { pid, end } = await makeZombie();
-  const [ours, theirs] = socketPair(SOCK_SEQPACKET);
-  const heard: string[] = [];
-  const worker = new WorkerProcess(
-    () => ({
-      process: { pid, kill: () => heard.push("kill"), unref: () => {} },
-      channelFd: ours,
-      socketPath: "/nonexistent/worker",
-    }),
-    { stderr: "ignore", directory: "/nonexistent" },
-    { ready: () => {}, exited: (how) => heard.push(how) },
-  );
+  const { worker, heard, closePeer } = fakeWorker(pid);
   // Nothing but its silence tells that it was killed.
   worker.noteSilence(true);
   await until("it is lost", () => heard.length > 1);
   expect(heard).toEqual(["kill", `worker ${pid} was killed, but is stuck in a read in the kernel`]);
-  close(theirs);
+  closePeer();
   await end();
 });

@@ -3,6 +3,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, vi } from "vitest";
+import type { AttachParams } from "../../../../src/control/protocol.ts";
+import { toAttachParams } from "../../../../src/library/options.ts";
 import { ControlServer } from "../../../../src/manager/control-server/control-server.ts";
 import { until } from "../../../helpers/until.ts";
 import { FakeManager } from "../fake-manager.ts";
@@ -45,15 +47,4 @@ export async function connect(): Promise<RawPeer> {
 export const line = (value: unknown): string => `${JSON.stringify(value)}\n`;
 export const HELLO: string = line({ id: 1, method: "hello", params: {} });
 /** The parameters of an attach. */
-export const ATTACH: Readonly<Record<string, unknown>> = {
-  image: "/a.erofs",
-  interface: "netlink",
-  index: null,
-  connections: 1,
-  blockSizeBytes: null,
-  timeoutSeconds: 0,
-  deadTimeoutSeconds: 60,
-  ioTimeoutMs: 1000,
-  hangTimeoutMs: 2000,
-  forMount: false,
-};
+export const ATTACH: AttachParams = toAttachParams("/a.erofs", { interface: "netlink" });

@@ -15,6 +15,11 @@ import { ack, exportInfo, GO, greeting, LIST, listed, run } from "./client-scrip
 
 const abortOption = "'IHAVEOPT' 00000002 00000000";
 
+/** The server's information reply to GO, and one with its block sizes: the smallest, the preferred, the largest. */
+const information = (data: string): string => reply(7, "00000003", data);
+const blockSizes = (smallest: string, preferred: string, largest: string): string =>
+  information(`0003 ${smallest} ${preferred} ${largest}`);
+
 const hex = (text: string): string => Buffer.from(hexBytes(text)).toString("hex");
 
 describe("ClientHandshake at a bad server", () => {
@@ -97,13 +102,13 @@ describe("ClientHandshake at a bad server", () => {
     [
       "information without a type",
       GO,
-      greeting + reply(7, "00000003", "00"),
+      greeting + information("00"),
       "the server's information reply is empty",
     ],
     [
       "a short size",
       GO,
-      greeting + reply(7, "00000003", "0000 00000000"),
+      greeting + information("0000 00000000"),
       "the server's export information has 6 bytes, not 12",
     ],
     [
@@ -115,31 +120,31 @@ describe("ClientHandshake at a bad server", () => {
     [
       "short block sizes",
       GO,
-      greeting + reply(7, "00000003", "0003 00000001"),
+      greeting + information("0003 00000001"),
       "the server's block sizes have 6 bytes, not 14",
     ],
     [
       "a minimum of 3",
       GO,
-      greeting + reply(7, "00000003", "0003 00000003 00001000 ffffffff"),
+      greeting + blockSizes("00000003", "00001000", "ffffffff"),
       "the server's block sizes make no sense: its minimum block size 3 is no power of two up to 65536",
     ],
     [
       "a minimum of 0",
       GO,
-      greeting + reply(7, "00000003", "0003 00000000 00001000 ffffffff"),
+      greeting + blockSizes("00000000", "00001000", "ffffffff"),
       "the server's block sizes make no sense: its minimum block size 0 is no power of two up to 65536",
     ],
     [
       "a preferred size of 0",
       GO,
-      greeting + reply(7, "00000003", "0003 00000001 00000000 ffffffff"),
+      greeting + blockSizes("00000001", "00000000", "ffffffff"),
       "the server's block sizes make no sense: its preferred block size 0 is no power of two from 512 on",
     ],
     [
       "a maximum of 0",
       GO,
-      greeting + reply(7, "00000003", "0003 00000001 00000200 00000000"),
+      greeting + blockSizes("00000001", "00000200", "00000000"),
       "the server's block sizes make no sense: its maximum block size 0 does not fit the others",
     ],
     [

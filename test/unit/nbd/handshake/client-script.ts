@@ -4,8 +4,8 @@ import {
   type Cut,
   feedHandshake,
   hexBytes,
+  hexString,
   hexReply as reply,
-  hexU32 as u32,
   uncut,
 } from "../../../helpers/nbd/handshake-pair.ts";
 
@@ -17,7 +17,7 @@ export const exportInfo = (option: number, size = "0000000000010000"): string =>
   reply(option, "00000003", `0000 ${size} 0103`);
 export const ack = (option: number): string => reply(option, "00000001");
 export const listed = (name: string, description = ""): string =>
-  reply(3, "00000002", `${u32(Buffer.byteLength(name))} '${name}' '${description}'`);
+  reply(3, "00000002", `${hexString(name)} '${description}'`);
 
 /** Runs a client against a server's words and returns what it said, in hexadecimal, and how it ended. */
 export function run(

@@ -15,8 +15,9 @@ import {
   cutAt,
   feedHandshake,
   hexBytes,
+  hexString as name,
+  hexOption as option,
   hexReply as reply,
-  hexU32 as u32,
   uncut,
 } from "../../../helpers/nbd/handshake-pair.ts";
 
@@ -26,11 +27,6 @@ const serve = (exports: readonly NbdExport[] = [image, other]): ServerHandshake 
   new ServerHandshake(exports);
 
 const fixed = "00000003";
-const option = (number: number, data = ""): string => {
-  const bytes = hexBytes(data);
-  return `'IHAVEOPT' ${u32(number)} ${u32(bytes.length)} ${Buffer.from(bytes).toString("hex")}`;
-};
-const name = (text: string): string => `${u32(Buffer.byteLength(text))} '${text}'`;
 
 const EXPORT_NAME = 1;
 const ABORT = 2;

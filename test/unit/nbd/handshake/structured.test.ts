@@ -8,17 +8,14 @@ import {
   bytewise,
   feedHandshake,
   hexBytes,
+  hexOption as option,
   hexReply as reply,
+  hexString as text,
   hexU32 as u32,
   uncut,
 } from "../../../helpers/nbd/handshake-pair.ts";
 
 const fixed = "00000003";
-const option = (number: number, data = ""): string => {
-  const bytes = hexBytes(data);
-  return `'IHAVEOPT' ${u32(number)} ${u32(bytes.length)} ${Buffer.from(bytes).toString("hex")}`;
-};
-const text = (value: string): string => `${u32(Buffer.byteLength(value))} '${value}'`;
 const query = (name: string, ...contexts: string[]): string =>
   [text(name), u32(contexts.length), ...contexts.map(text)].join(" ");
 
