@@ -143,8 +143,11 @@ async function runInGuest(
     return { died: undefined, exitCode };
   } catch (error) {
     const { code, message, hint } = error as Error & { code?: string; hint?: string };
-    if (code !== "ERR_LAB_BOOT") return { obstacle: hint === undefined ? message : `${message} (${hint})` };
-    return { died: message.split("\n")[0], exitCode: undefined };
+    const isEmulatorFault = code === "ERR_LAB_EMULATOR";
+    if (code !== "ERR_LAB_BOOT" && !isEmulatorFault) {
+      return { obstacle: hint === undefined ? message : `${message} (${hint})` };
+    }
+    return { died: message.split("\n")[0], exitCode: undefined, isEmulatorFault };
   }
 }
 

@@ -23,12 +23,15 @@ import { LabError } from "./errors.mjs";
 import { KERNELS, prepareKernel } from "./image/kernels.mjs";
 import { startKernel } from "./machine/kernel-process.mjs";
 import { claimProcessor } from "./machine/processor.mjs";
+import { watchForStuck } from "./machine/stuck-guest.mjs";
 import { followOutput } from "./output.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const DEFAULT_TIMEOUT_MS = 120_000;
 const DEFAULT_MEMORY_MIB = 2048;
 const TAIL_LINES = 25;
+/** How often a kernel is started that does not come to its command. */
+const MAX_STARTS = 3;
 
 /** @typedef {import("./types.ts").BootOptions} BootOptions */
 /** @typedef {import("./types.ts").BootResult} BootResult */
@@ -44,8 +47,8 @@ export const KERNEL_SERIES = /** @type {import("./types.ts").KernelSeries[]} */ 
  * Boots, runs, powers off.
  * @param {BootOptions} options
  * @returns {Promise<BootResult>} also when the command failed: see `exitCode`
- * @throws {LabError} ERR_LAB_BOOT when the guest ended without reporting or was out of time; the message has the
- *   tails of its output and kernel log
+ * @throws {LabError} ERR_LAB_BOOT when the guest ended without reporting or was out of time, ERR_LAB_EMULATOR when the
+ *   emulator stopped behind it; the message has the tails of its output and kernel log
  */
 export async function boot(options) {
   options.onProgress?.(`preparing kernel ${options.kernel}`);
@@ -54,9 +57,18 @@ export async function boot(options) {
   const scratch = mkdtempSync(join(tmpdir(), "erofs-nbd-lab-"));
   const share = resolve(options.outputDir ?? join(scratch, "share"));
   try {
-    writeJob(share, kernel, options, timeoutMs);
-    const startedAtMs = Date.now();
-    const end = await runKernel(kernel, options, { share, scratch, timeoutMs });
+    const endsAtMs = Date.now() + timeoutMs;
+    let startedAtMs;
+    let end;
+    let starts = 0;
+    do {
+      starts += 1;
+      writeJob(share, kernel, options, timeoutMs);
+      startedAtMs = Date.now();
+      end = await runKernel(kernel, options, { share, scratch, timeoutMs: endsAtMs - startedAtMs });
+      if (end.stuck !== undefined) process.stderr.write(`lab: kernel ${kernel.name} ${end.how}\n`);
+      // Nothing has run in it, so nothing is lost by another start.
+    } while (end.stuck === "no-start" && starts < MAX_STARTS && Date.now() < endsAtMs);
     const totalMs = Date.now() - startedAtMs;
     const text = (/** @type {string} */ name) => readIfThere(join(share, name));
     const dmesg = text("dmesg") || text("console.log");
@@ -129,40 +141,69 @@ function writeJob(share, kernel, options, timeoutMs) {
 }
 
 /**
+ * How a kernel's process ended, for people, and in which way it was stuck before.
+ * @typedef {{ how: string, stuck: "no-start" | "lost-timer" | undefined }} KernelEnd
+ */
+
+/**
  * Runs the kernel to its end or to the time limit, and leaves no process of it.
  * @param {PreparedKernel} kernel
  * @param {BootOptions} options
  * @param {{ share: string, scratch: string, timeoutMs: number }} place
- * @returns {Promise<string>} how it ended, for people
+ * @returns {Promise<KernelEnd>}
  */
 async function runKernel(kernel, options, place) {
-  const memoryMiB = options.memoryMiB ?? DEFAULT_MEMORY_MIB;
   const processor = kernel.processors === 1 ? await claimProcessor() : undefined;
-  const guest = startKernel(kernel, { ...place, memoryMiB, cpu: processor?.cpu });
+  try {
+    return await runOn(processor?.cpu, kernel, options, place);
+  } finally {
+    processor?.release();
+  }
+}
+
+/**
+ * @param {number | undefined} cpu the one processor to run it on
+ * @param {PreparedKernel} kernel
+ * @param {BootOptions} options
+ * @param {{ share: string, scratch: string, timeoutMs: number }} place
+ * @returns {Promise<KernelEnd>}
+ */
+async function runOn(cpu, kernel, options, place) {
+  const guest = startKernel(kernel, { ...place, memoryMiB: options.memoryMiB ?? DEFAULT_MEMORY_MIB, cpu });
   const output = followOutput(place.share, options.onOutput);
   let ending = "";
+  /** @type {KernelEnd["stuck"]} */
+  let stuck;
   const kill = (/** @type {string} */ why) => {
     ending = why;
     guest.kill();
   };
+  const isEmulated = kernel.processors > 1;
+  const watch = watchForStuck(
+    { share: place.share, isEmulated, startMs: options.startTimeoutMs },
+    ({ kind, why }) => {
+      stuck = kind;
+      kill(why);
+    },
+  );
   const timer = setTimeout(() => kill(`was still running after ${place.timeoutMs} ms`), place.timeoutMs);
   const onAbort = () => kill("was aborted by its caller");
   options.signal?.addEventListener("abort", onAbort, { once: true });
   if (options.signal?.aborted === true) onAbort();
   try {
     const how = await guest.ended;
-    return ending === "" ? how : ending;
+    return { how: ending === "" ? how : ending, stuck };
   } finally {
     clearTimeout(timer);
+    watch.close();
     options.signal?.removeEventListener("abort", onAbort);
     output.close();
-    processor?.release();
   }
 }
 
 /**
  * @param {PreparedKernel} kernel
- * @param {string} end
+ * @param {KernelEnd} end
  * @param {{ dmesg: string, stdout: string, stderr: string }} left
  */
 function guestDied(kernel, end, left) {
@@ -170,8 +211,8 @@ function guestDied(kernel, end, left) {
     .filter(([, text]) => text.trim() !== "")
     .map(([name, text]) => `--- ${name}, last lines ---\n${tail(text)}`);
   return new LabError(
-    "ERR_LAB_BOOT",
-    `cannot finish the run on kernel ${kernel.name}: the guest ${end}\n${parts.join("\n")}`,
+    end.stuck === "lost-timer" ? "ERR_LAB_EMULATOR" : "ERR_LAB_BOOT",
+    `cannot finish the run on kernel ${kernel.name}: the guest ${end.how}\n${parts.join("\n")}`,
   );
 }
 

@@ -8,8 +8,10 @@
 
 /**
  * Codes: `ERR_LAB_UNSUPPORTED` this machine can't boot the lab's kernels, `ERR_LAB_PREPARE` a download or an
- * unpacking failed, `ERR_LAB_ARGUMENT` the caller's mistake, `ERR_LAB_BOOT` the guest died before it reported.
- * @typedef {"ERR_LAB_UNSUPPORTED" | "ERR_LAB_PREPARE" | "ERR_LAB_ARGUMENT" | "ERR_LAB_BOOT"} LabErrorCode
+ * unpacking failed, `ERR_LAB_ARGUMENT` the caller's mistake, `ERR_LAB_BOOT` the guest died before it reported, `ERR_LAB_EMULATOR`
+ * so it did, and by the emulator's fault.
+ * @typedef {"ERR_LAB_UNSUPPORTED" | "ERR_LAB_PREPARE" | "ERR_LAB_ARGUMENT" | "ERR_LAB_BOOT" | "ERR_LAB_EMULATOR"}
+ * LabErrorCode
  */
 
 /** An error of the kernel lab. */

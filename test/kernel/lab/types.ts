@@ -22,6 +22,11 @@ export interface BootOptions {
   readonly cwd?: string;
   /** The whole guest's time limit, booting included; default 120 000. */
   readonly timeoutMs?: number;
+  /**
+   * How long a kernel may take until its command starts, in ms; default 180 000. One that takes longer is started again,
+   * twice at most.
+   */
+  readonly startTimeoutMs?: number;
   /** Default 2048; only touched pages cost host memory. */
   readonly memoryMiB?: number;
   /** Modules loaded before the command runs; default nbd and erofs. */

@@ -177,6 +177,31 @@ describe("boots one after the other", () => {
     expect(restOf(boots, [FILE])?.done).toEqual([keyOf(FILE, ["one"]), keyOf(FILE, ["two"])]);
   });
 
+  test("a test that was running when the emulator stopped has no result, and is run again", () => {
+    const boots = [{ text: first, end: { ...DEAD, isEmulatorFault: true } }];
+    expect(restOf(boots, [FILE])?.done).toEqual([keyOf(FILE, ["one"])]);
+    const second = text(
+      collected("one", "two", "three"),
+      again("one"),
+      started("two"),
+      passed("two"),
+      started("three"),
+      passed("three"),
+      fileEnd(),
+      end,
+    );
+    expect(summaryOf(readReport([...boots, { text: second, end: FINE }], [FILE]))).toEqual([
+      "passed one: ",
+      "passed two: ",
+      "passed three: ",
+    ]);
+  });
+
+  test("an emulator that stopped before the first test costs no file", () => {
+    const boots = [{ text: "", end: { ...DEAD, isEmulatorFault: true } }];
+    expect(restOf(boots, [FILE, OTHER])).toEqual({ files: [FILE, OTHER], done: [] });
+  });
+
   test("files that are through are not run again", () => {
     const boots = [{ text: text(collected("one"), passed("one"), fileEnd()), end: DEAD }];
     expect(restOf(boots, [FILE, OTHER])?.files).toEqual([OTHER]);

@@ -28,6 +28,8 @@ export interface GuestEnd {
   readonly died: string | undefined;
   /** The runner's own verdict: a failure it knows of and we don't must not get lost. */
   readonly exitCode: number | undefined;
+  /** It ended early by the emulator's fault: the test that was running has no result, and is run again. */
+  readonly isEmulatorFault?: boolean;
   /** What to show with everything that did not report. */
   readonly evidence: string;
 }
@@ -131,7 +133,7 @@ export function restOf(boots: readonly Boot[], files: readonly string[]): Rest |
   const lines = boots.flatMap(closed);
   const through = new Set(lines.flatMap((line) => (line.type === "file" ? [line.file] : [])));
   const left = files.filter((file) => !through.has(file));
-  const hasProgress = closed(last).some((line) => line.type === "test");
+  const hasProgress = last.end.isEmulatorFault === true || closed(last).some((line) => line.type === "test");
   // It did not come to a test: what keeps it is in the first file, outside of its tests.
   const rest = hasProgress ? left : left.slice(1);
   const done = lines.flatMap((line) => (line.type === "test" ? [keyOf(line.file, line.names)] : []));
@@ -141,7 +143,8 @@ export function restOf(boots: readonly Boot[], files: readonly string[]): Rest |
 /** The lines of a boot that ended early, with a result for the test that it ended in. */
 function closed({ text, end }: Boot): ReportLine[] {
   const lines = linesOf({ text, end });
-  const running = lines.some((line) => line.type === "stopped") ? undefined : runningTest(lines);
+  const isClosed = end.isEmulatorFault === true || lines.some((line) => line.type === "stopped");
+  const running = isClosed ? undefined : runningTest(lines);
   if (running === undefined) return lines;
   const why = end.died ?? "the test process was stuck";
   const errors = [made("The test was running when its kernel was given up", why)];
