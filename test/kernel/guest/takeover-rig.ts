@@ -2,7 +2,7 @@
  * What tests of failovers share: an image, warm spares, kills at random moments with reads on the wire, outcomes, a
  * quiet kernel. Nothing here asserts how long anything took.
  */
-import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, expect } from "vitest";
@@ -15,7 +15,7 @@ import { formatRecord } from "../lab/report/kernel-log.ts";
 import type { Guard } from "./leftovers.ts";
 import { afterFailovers, bothWorkersOf, readsInFlight, until, type Watcher, workerOf } from "./product.ts";
 
-const { journals: JOURNALS, workers: WORKER_SOCKETS } = chooseRunDir(undefined);
+const { devices: RECORDS, journals: JOURNALS, workers: WORKER_SOCKETS } = chooseRunDir(undefined);
 /** Kills come at any moment within this time. */
 const RANDOM_MS = 80;
 
@@ -117,5 +117,8 @@ export async function attachOver(
   }
 }
 
+/** Records of devices. One that is being written has another name until it is whole. */
+export const recordFiles = (): string[] =>
+  existsSync(RECORDS) ? readdirSync(RECORDS).filter((name) => name.endsWith(".json")) : [];
 export const journalFiles = (): string[] => readdirSync(JOURNALS);
 export const workerSockets = (): string[] => readdirSync(WORKER_SOCKETS);

@@ -28,6 +28,7 @@ const SELECTED = {
  */
 const LEFT_OUT = {
   6.1: [
+    "adoption-steps.test.ts",
     "adoption.test.ts",
     "chaos.test.ts",
     "cli-mount.test.ts",
@@ -41,6 +42,7 @@ const LEFT_OUT = {
     "takeover-ends.test.ts",
   ],
   6.12: [
+    "adoption-steps.test.ts",
     "adoption.test.ts",
     "chaos.test.ts",
     "cli.test.ts",

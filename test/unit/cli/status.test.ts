@@ -1,33 +1,18 @@
 /**
  * status, its --watch, and doctor's look at the manager, against a manager that the test plays.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { formatTable } from "../../../src/cli/output.ts";
-import { deviceStatus, type FakeManager, Fault, startFakeManager } from "./fake-manager.ts";
+import { until } from "../../helpers/until.ts";
+import { deviceStatus, Fault } from "./fake-manager.ts";
+import { runDir, useManagerRig, withManager } from "./manager-rig.ts";
 import { runCli, startCli } from "./run-cli.ts";
 
-let directory = "";
-let runDir = "";
-let manager: FakeManager | undefined;
-
-const withManager = async (answers: Parameters<typeof startFakeManager>[1]): Promise<FakeManager> => {
-  manager = await startFakeManager(runDir, answers);
-  return manager;
-};
 const run = (...args: string[]) => runCli(["--run-dir", runDir, ...args]);
 
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "cli-status-"));
-  runDir = join(directory, "run");
-});
-afterEach(async () => {
-  await manager?.close();
-  manager = undefined;
-  rmSync(directory, { recursive: true, force: true });
-});
+useManagerRig();
 
 describe("status", () => {
   const devices = [deviceStatus(), deviceStatus({ device: "/dev/nbd5", index: 5, mountPoints: ["/mnt"] })];
@@ -63,23 +48,18 @@ describe("status", () => {
   });
 
   test("a closed output ends the command without an error", async () => {
-    let asked = (): void => {};
-    const isAsked = new Promise<void>((resolve) => {
-      asked = resolve;
-    });
     let goOn = (): void => {};
     const isClosed = new Promise<void>((resolve) => {
       goOn = resolve;
     });
-    await withManager({
+    const { requests } = await withManager({
       status: async () => {
-        asked();
         await isClosed;
         return { devices, notes: [] };
       },
     });
     const command = startCli(["--run-dir", runDir, "status"]);
-    await isAsked;
+    await until("it is asked", () => requests.some(({ method }) => method === "status"));
     command.child.stdout.destroy();
     goOn();
     expect(await command.ended).toEqual({ code: 0, stdout: "", stderr: "" });
@@ -149,19 +129,9 @@ describe("status --watch", () => {
   });
 
   test("a signal ends it while the manager does not answer", async () => {
-    let asked = (): void => {};
-    const isAsked = new Promise<void>((resolve) => {
-      asked = resolve;
-    });
-    await withManager({
-      ...answers,
-      status: () => {
-        asked();
-        return new Promise(() => {});
-      },
-    });
+    const { requests } = await withManager({ ...answers, status: () => new Promise(() => {}) });
     const command = startCli(["--run-dir", runDir, "status", "--watch"]);
-    await isAsked;
+    await until("it is asked", () => requests.some(({ method }) => method === "status"));
     command.child.kill("SIGINT");
     expect(await command.ended).toEqual({ code: 0, stdout: "", stderr: "" });
   });
