@@ -44,6 +44,7 @@ const EXIT_STATUS = [
   ["2", "the system or the kernel refused"],
   ["3", "not attached, nothing there"],
   ["4", "internal error (a bug in erofs-nbd)"],
+  ["5", "chaos found a fault"],
   ["8", "interrupted"],
   ["32", "mount failed"],
   ["64", "some of several done"],

@@ -13,6 +13,7 @@ export const EXIT = {
   system: 2,
   absent: 3,
   bug: 4,
+  chaosFailed: 5,
   interrupted: 8,
   mountFailed: 32,
   someFailed: 64,

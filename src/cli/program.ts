@@ -91,7 +91,8 @@ Examples:
   sudo erofs-nbd status --watch
 
 Exit codes: 0 done, 1 wrong usage, bad input or missing permission, 2 the system or kernel refused,
-3 not attached, 4 internal error, 8 interrupted, 32 mount failed, 64 some of several done.`;
+3 not attached, 4 internal error, 5 chaos found a fault, 8 interrupted, 32 mount failed,
+64 some of several done.`;
 
 /** The whole command line. Throws errors and never ends the process. */
 export function createProgram(context: CliContext): Command {

@@ -1,7 +1,7 @@
 /** errors.ts and the table in docs/errors.md: the same codes, with the exit codes that they lead to. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { ErofsNbdError, exitCodeOf, hasCode, isCoded, notAttached } from "../../src/errors.ts";
+import { ErofsNbdError, EXIT, exitCodeOf, hasCode, isCoded, notAttached } from "../../src/errors.ts";
 
 test("docs/errors.md lists every code, and no other, with its exit code", () => {
   const [, union = ""] = /export type ErrorCode =([^;]+);/.exec(readFileSync("src/errors.ts", "utf8")) ?? [];
@@ -14,6 +14,14 @@ test("docs/errors.md lists every code, and no other, with its exit code", () => 
     ([, code, exit]) => [code, Number(exit)],
   );
   expect(rows.sort()).toEqual(codes.sort());
+});
+
+test("docs/commands.md and the help list every exit code, and no other", () => {
+  const [, section = ""] =
+    /## Exit codes and messages\n\n([\s\S]*?)\.\n/.exec(readFileSync("docs/commands.md", "utf8")) ?? [];
+  const [, line = ""] = /^Exit codes: ([^`]*)`/m.exec(readFileSync("src/cli/program.ts", "utf8")) ?? [];
+  for (const text of [section, line])
+    expect(text.match(/\b\d+\b/g)?.map(Number)).toEqual(Object.values(EXIT));
 });
 
 test("a code is recognized by its text, no matter which class carries it", () => {

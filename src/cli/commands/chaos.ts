@@ -1,7 +1,7 @@
 /**
  * `chaos`: parses the options, runs the fault injection of src/chaos, prints the summary and writes the report.
  *
- * Exit code 2 if the run found a problem, 8 if it was interrupted without one.
+ * Exit code 5 if the run found a fault, 8 if it was interrupted without one.
  */
 import { accessSync, constants, statSync, writeFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -78,7 +78,7 @@ Examples:
   sudo erofs-nbd chaos image.erofs --kills 100 --report chaos.html
   sudo erofs-nbd chaos nbd0 --seed 4711 --json
 
-Exit code 0 when every byte and every outcome was as expected, 2 otherwise, 8 after Ctrl-C, which prints the results so
+Exit code 0 when every byte and every outcome was as expected, 5 otherwise, 8 after Ctrl-C, which prints the results so
 far and leaves nothing behind. A wrong byte, a failed read or a missing outcome ends the run at once.`;
 
 export function define(command: Command, context: CliContext): void {
@@ -131,7 +131,7 @@ async function run(context: CliContext, word: string, options: Options): Promise
   }
   await context.print(options.json ? formatJson(found) : formatSummary(found, interrupted.signal.aborted));
   if (reportPath !== undefined) await writeReport(reportPath, found);
-  if (found.verdict === "failed") context.exitCode = EXIT.system;
+  if (found.verdict === "failed") context.exitCode = EXIT.chaosFailed;
   else interrupted.check("finish the run");
 }
 
