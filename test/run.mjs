@@ -134,6 +134,10 @@ function main() {
     // The build has checked the declarations we ship; those of the test tools contradict each other.
     if (!step("types", "typescript", "tsc", ["-p", "tsconfig.json", "--noEmit", "--skipLibCheck"]))
       failedChecks += 1;
+    if (
+      !step("types of the report's page", "typescript", "tsc", ["-p", "src/chaos/report/page/tsconfig.json"])
+    )
+      failedChecks += 1;
     if (!step("types of the lab", "typescript", "tsc", ["-p", "test/kernel/lab/tsconfig.json"]))
       failedChecks += 1;
   }

@@ -18,6 +18,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { decode, encode } from "@jridgewell/sourcemap-codec";
 import { build } from "esbuild";
+import { bundlePageScript } from "./page-script.mjs";
 import { PROGRAMS } from "./programs.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -125,7 +126,9 @@ for (const program of PROGRAMS) {
     target: "node20.11",
     plugins: [leaveOut(program)],
     banner: {
-      js: '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href,bundleRoot=require("node:path").dirname(__dirname);',
+      js:
+        '"use strict";const bundleUrl=require("node:url").pathToFileURL(__filename).href,' +
+        'bundleRoot=require("node:path").dirname(__dirname);',
     },
     define: {
       "import.meta.url": "bundleUrl",
@@ -149,6 +152,8 @@ for (const program of PROGRAMS) {
     if (name !== undefined) contained.add(join(ROOT, input.slice(0, input.indexOf(name) + name.length)));
   }
 }
+
+writeFileSync(at("dist/src/chaos/report/page.js"), await bundlePageScript());
 
 /** The text of a package's licence. @param {string} directory */
 function licenceOf(directory) {

@@ -1,8 +1,8 @@
 /**
  * Numbers and texts as the chaos report shows them, and the escaping that every text of the run goes through.
  *
- * Called by the other report-*.ts files. `formatMs` and `formatClock` also run in the reader's browser: their source is
- * put into the page as it is, so they may use nothing from outside their own bodies. Pure; does no I/O.
+ * Called by the other files of the report. `formatMs` and `formatClock` also run in the reader's browser. Pure; does no
+ * I/O.
  */
 import { nounFor } from "../../text/plural.ts";
 import { printable } from "../../text/printable.ts";

@@ -9,6 +9,7 @@ import { createHash } from "node:crypto";
 import { shellWord } from "../../text/shell-word.ts";
 import type { ChaosRun, ReadFigures } from "../run.ts";
 import {
+  codeForScript,
   escapeHtml,
   formatBytes,
   formatCount,
@@ -18,18 +19,19 @@ import {
   plural,
 } from "./format.ts";
 import { shapeDefinitions } from "./kinds.ts";
-import { isBad, pageData, pageScript, readPlotLibrary } from "./script.ts";
+import { isBad, pageData, readPageScript, readPlotLibrary } from "./script.ts";
 import { STYLE } from "./style.ts";
 import { faultTable, kindsTable } from "./tables.ts";
 
 /**
  * The whole page as text, to be written as UTF-8.
  *
+ * @param pageScript the code of page/, by default as the build has made it
  * @throws ErofsNbdError ERR_INTERNAL if the plotting library is not installed
  */
-export function renderReport(run: ChaosRun): string {
+export function renderReport(run: ChaosRun, pageScript: string = readPageScript()): string {
   const library = readPlotLibrary();
-  const script = pageScript();
+  const script = codeForScript(pageScript);
   const title = `${run.verdict === "passed" ? "Passed" : "Failed"}: chaos on ${run.device}`;
   return `<!DOCTYPE html>
 <html lang="en">

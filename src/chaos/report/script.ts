@@ -1,34 +1,18 @@
 /**
  * The code and the data that travel inside the report: uPlot, the page's own script, the run as columns.
  *
- * Called by report.ts. uPlot is read from the installed package when a report is made; the page's script is the source
- * text of the functions in report-page-*.ts, whose imports are types only. Loads nothing over a network.
+ * Called by report.ts. uPlot is read from the installed package, and the page's script from the file that the build
+ * makes of page/ (tools/page-script.mjs). Loads nothing over a network.
  */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { ErofsNbdError } from "../../errors.ts";
+import { programFile } from "../../program-files.ts";
 import { printable } from "../../text/printable.ts";
 import type { ChaosRun, Fault } from "../run.ts";
-import { codeForScript, formatClock, formatMs, jsonForScript, logRange } from "./format.ts";
+import { codeForScript, jsonForScript, logRange } from "./format.ts";
 import { KIND_LOOKS, type KindLook } from "./kinds.ts";
-import { linkFaults, linkKinds, linkPaper, startPage } from "./page.ts";
-import * as marks from "./page-marks.ts";
-import * as plots from "./page-plots.ts";
-import * as pointer from "./page-pointer.ts";
-import type { PageData, PageFault } from "./page-types.ts";
-
-/** Every function of the page's script; they call one another by these names. */
-const PAGE_FUNCTIONS: Readonly<Record<string, unknown>> = {
-  formatMs,
-  formatClock,
-  ...marks,
-  ...plots,
-  ...pointer,
-  linkPaper,
-  linkKinds,
-  linkFaults,
-  startPage,
-};
+import type { PageData, PageFault } from "./page-data.ts";
 
 /** uPlot's files as text. @throws ErofsNbdError if the package is not there, or not whole */
 export function readPlotLibrary(): { readonly code: string; readonly css: string } {
@@ -48,11 +32,9 @@ export function readPlotLibrary(): { readonly code: string; readonly css: string
   }
 }
 
-/** The page's own script, ready for a script element. */
-export function pageScript(): string {
-  const functions = Object.values(PAGE_FUNCTIONS).map(String);
-  const call = `startPage(window, uPlot, {${Object.keys(PAGE_FUNCTIONS).join(", ")}});`;
-  return codeForScript(`(() => {\n"use strict";\n${functions.join("\n")}\n${call}\n})();`);
+/** The page's own script as text: page/ as one file, which the build makes. */
+export function readPageScript(): string {
+  return readFileSync(programFile("chaos/report/page.js"), "utf8");
 }
 
 /** The run as JSON for a script element. */

@@ -25,7 +25,8 @@ export function runPage(html: string): { drawn: Drawn; errors: unknown[] } {
   );
   const drawn: Drawn = { fills: 0, rings: 0 };
   const errors: unknown[] = [];
-  const context = createContext({ window: fakeWindow(data), uPlot: fakePlot(drawn) });
+  const window = fakeWindow(data);
+  const context = createContext({ ...window, window, uPlot: fakePlot(drawn) });
   try {
     runInContext(code, context);
   } catch (error) {

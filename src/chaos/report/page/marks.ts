@@ -2,11 +2,11 @@
  * Draws the faults onto the latency chart: a lane per kind above it, a stem down to each fault's longest read, and the
  * fault's shape there. Filled is a takeover, open a reconnect, ringed one that was not recovered.
  *
- * Runs in the reader's browser only (report-script.ts puts the source of these functions into the page), called by
- * uPlot's hooks with a ready canvas. Each function may use its arguments and the functions of this file, nothing else.
- * All lengths are canvas pixels: CSS pixels times `uPlot.pxRatio`.
+ * Runs in the reader's browser only, called by uPlot's hooks with a ready canvas. All lengths are canvas pixels: CSS
+ * pixels times `uPlot.pxRatio`.
  */
-import type { Page, PageFault, Plot } from "./page-types.ts";
+import type { PageFault } from "../page-data.ts";
+import type { Page, Plot } from "./types.ts";
 
 /** CSS pixels that one lane takes. */
 export function laneHeight(): number {
@@ -25,7 +25,7 @@ export function faultsToDraw(page: Page): PageFault[] {
 /** Before anything else: faint lanes, named at the left, and the stems. */
 export function drawLanes(page: Page, plot: Plot): void {
   const { ctx, bbox } = plot;
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   const lane = laneHeight() * ratio;
   ctx.save();
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
@@ -49,7 +49,7 @@ export function drawLanes(page: Page, plot: Plot): void {
 /** A thin line from the lane down to the longest read: it marks the moment, and hangs the shape from its lane. */
 export function drawStems(page: Page, plot: Plot): void {
   const { ctx, bbox } = plot;
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   const faults = faultsToDraw(page);
   const seen = faults.filter((fault) => isSeen(page, plot, fault)).length;
   const crowd = Math.min(1, bbox.width / ratio / Math.max(1, seen) / 7);
@@ -75,7 +75,7 @@ export function drawStems(page: Page, plot: Plot): void {
 export function drawWait(page: Page, plot: Plot, fault: PageFault, x: number): void {
   const { ctx, bbox } = plot;
   const end = Math.min(bbox.left + bbox.width, plot.valToPos(fault.atMs + fault.waitMs, "x", true));
-  if (fault.waitMs <= 0 || end - x < 4 * page.uPlot.pxRatio) return;
+  if (fault.waitMs <= 0 || end - x < 4 * uPlot.pxRatio) return;
   const y = Math.round(waitY(page, plot, fault)) + 0.5;
   ctx.globalAlpha = 1;
   ctx.beginPath();
@@ -87,7 +87,7 @@ export function drawWait(page: Page, plot: Plot, fault: PageFault, x: number): v
 /** After the lines: the shapes, in their lanes and at their longest reads. */
 export function drawShapes(page: Page, plot: Plot): void {
   const { bbox } = plot;
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   const faults = faultsToDraw(page).filter((fault) => isSeen(page, plot, fault));
   const room = bbox.width / ratio / Math.max(1, faults.length / Math.max(1, page.data.kinds.length));
   const size = Math.min(0.9, Math.max(0.55, room / 11));
@@ -109,7 +109,7 @@ export function drawShape(
   const { ctx } = plot;
   const shape = page.shapes.get(fault.kind);
   if (shape === undefined) return;
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   const isChosen = page.data.faults[page.chosen.fault ?? -1] === fault;
   const scale = ratio * (isChosen ? 1.25 : size);
   ctx.save();
@@ -144,7 +144,7 @@ export function drawUsual(page: Page, plot: Plot): void {
   const { usualMs } = page.data;
   if (usualMs === null) return;
   const { ctx, bbox } = plot;
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   const y = Math.round(plot.valToPos(usualMs, "y", true)) + 0.5;
   ctx.save();
   ctx.strokeStyle = page.colour("ink");
@@ -165,7 +165,7 @@ export function isSeen(page: Page, plot: Plot, fault: PageFault): boolean {
 
 /** Where the fault's lane runs, in canvas pixels from the canvas's top. */
 export function laneY(page: Page, plot: Plot, fault: PageFault): number {
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   const index = page.data.kinds.findIndex(({ kind }) => kind === fault.kind);
   return plot.bbox.top - (page.data.kinds.length - index - 0.5) * laneHeight() * ratio - 14 * ratio;
 }

@@ -1,26 +1,16 @@
 /**
  * The page's own script: reads the run from the page, draws the charts, and links them with the table and the list.
  *
- * Runs in the reader's browser only, see report-page-marks.ts: `startPage` may use its arguments and nothing else.
- * Without it the page still holds every number; the charts alone are missing. Never loads anything.
+ * Runs in the reader's browser only. The build makes one script of this folder (tools/page-script.mjs), and the report
+ * contains it. Without the script the page has no charts, but every number. Never loads anything.
  */
-import type { Drawing } from "./page-plots.ts";
-import type { Places } from "./page-pointer.ts";
-import type { Page, PageData, PageElement, PageWindow, PlotConstructor } from "./page-types.ts";
-
-/** Functions of the other report-page-*.ts files, and the formats that the report itself uses. */
-export interface PageParts extends Drawing, Places {
-  readonly formatMs: Page["formatMs"];
-  readonly formatClock: Page["formatClock"];
-  makePlots(page: Page, drawing: Drawing, latencyIn: PageElement, rateIn: PageElement): void;
-  fitPlots(page: Page, drawing: Drawing, widthPx: number): void;
-  attachPointer(page: Page, places: Places, figure: PageElement, readout: PageElement): void;
-  showFault(page: Page, readout: PageElement, index: number, closer: boolean): void;
-}
+import type { PageData } from "../page-data.ts";
+import { fitPlots, makePlots } from "./plots.ts";
+import { attachPointer, showFault } from "./pointer.ts";
+import type { Page } from "./types.ts";
 
 /** Called once, at the end of the page. */
-export function startPage(window: PageWindow, uPlot: PlotConstructor, parts: PageParts): void {
-  const { document } = window;
+function startPage(): void {
   const [figure, latencyIn, rateIn, readout, source] = ["figure", "latency", "rate", "readout", "run"].map(
     (id) => document.getElementById(id),
   );
@@ -29,21 +19,17 @@ export function startPage(window: PageWindow, uPlot: PlotConstructor, parts: Pag
   const root = document.documentElement;
   let colours = new Map<string, string>();
   const page: Page = {
-    window,
-    uPlot,
     data,
     shapes: new Map(
       [...data.kinds, { kind: "ring", shape: "M-7.5 0A7.5 7.5 0 1 1 7.5 0A7.5 7.5 0 1 1-7.5 0Z" }].map(
-        (each) => [each.kind, new window.Path2D(each.shape)],
+        (each) => [each.kind, new Path2D(each.shape)],
       ),
     ),
     colour: (name) => {
-      const known = colours.get(name) ?? window.getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+      const known = colours.get(name) ?? getComputedStyle(root).getPropertyValue(`--${name}`).trim();
       colours.set(name, known);
       return known;
     },
-    formatMs: parts.formatMs,
-    formatClock: parts.formatClock,
     chosen: { kind: undefined, fault: undefined },
     latency: undefined,
     rate: undefined,
@@ -53,31 +39,31 @@ export function startPage(window: PageWindow, uPlot: PlotConstructor, parts: Pag
     for (const plot of [page.latency, page.rate]) plot?.redraw(false, true);
   };
   figure.hidden = false;
-  parts.makePlots(page, parts, latencyIn, rateIn);
-  parts.attachPointer(page, parts, figure, readout);
-  new window.ResizeObserver(() => parts.fitPlots(page, parts, latencyIn.clientWidth)).observe(latencyIn);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  linkPaper(window, () => {
+  makePlots(page, latencyIn, rateIn);
+  attachPointer(page, figure, readout);
+  new ResizeObserver(() => fitPlots(page, latencyIn.clientWidth)).observe(latencyIn);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  linkPaper(() => {
     redraw();
-    parts.fitPlots(page, parts, latencyIn.clientWidth);
+    fitPlots(page, latencyIn.clientWidth);
   });
   linkKinds(page, redraw);
-  linkFaults(page, (index) => {
+  linkFaults((index) => {
     figure.scrollIntoView({ block: "start", behavior: "auto" });
-    parts.showFault(page, readout, index, true);
+    showFault(page, readout, index, true);
   });
   const whole = document.getElementById("whole");
   whole?.addEventListener("click", () => page.latency?.setScale("x", { min: 0, max: data.durationMs }));
 }
 
 /** Print uses the light colours and the sheet's width, and unfolds the list. */
-export function linkPaper(window: PageWindow, refit: () => void): void {
-  const { documentElement } = window.document;
-  const folded: PageElement[] = [];
+function linkPaper(refit: () => void): void {
+  const { documentElement } = document;
+  const folded: HTMLDetailsElement[] = [];
   window.addEventListener("beforeprint", () => {
     documentElement.dataset["paper"] = "yes";
-    for (const details of window.document.querySelectorAll("details")) {
-      if (details.open !== true) folded.push(details);
+    for (const details of document.querySelectorAll("details")) {
+      if (!details.open) folded.push(details);
       details.open = true;
     }
     refit();
@@ -90,9 +76,8 @@ export function linkPaper(window: PageWindow, refit: () => void): void {
 }
 
 /** A kind's button in the table shows only that kind, in the chart and in the list; once more shows all. */
-export function linkKinds(page: Page, redraw: () => void): void {
-  const { document } = page.window;
-  const buttons = [...document.querySelectorAll("button[data-kind]")];
+function linkKinds(page: Page, redraw: () => void): void {
+  const buttons = [...document.querySelectorAll<HTMLElement>("button[data-kind]")];
   for (const button of buttons) {
     button.addEventListener("click", () => {
       const { kind } = button.dataset;
@@ -101,7 +86,7 @@ export function linkKinds(page: Page, redraw: () => void): void {
       for (const each of buttons) {
         each.setAttribute("aria-pressed", String(each.dataset["kind"] === page.chosen.kind));
       }
-      for (const row of document.querySelectorAll("[data-row]")) {
+      for (const row of document.querySelectorAll<HTMLElement>("[data-row]")) {
         row.hidden = page.chosen.kind !== undefined && row.dataset["row"] !== page.chosen.kind;
       }
       redraw();
@@ -110,11 +95,13 @@ export function linkKinds(page: Page, redraw: () => void): void {
 }
 
 /** A moment in the list leads to the chart. */
-export function linkFaults(page: Page, show: (index: number) => void): void {
-  for (const link of page.window.document.querySelectorAll("a[data-fault]")) {
+function linkFaults(show: (index: number) => void): void {
+  for (const link of document.querySelectorAll<HTMLElement>("a[data-fault]")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
       show(Number(link.dataset["fault"]));
     });
   }
 }
+
+startPage();

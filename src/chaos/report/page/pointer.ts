@@ -2,23 +2,20 @@
  * Reading the charts by mouse, finger and keyboard: which fault lies under the pointer, the readout that tells about
  * it, zooming with two fingers.
  *
- * Runs in the reader's browser only, see report-page-marks.ts; `drawing` brings that file's functions. uPlot itself
- * does the mouse's cursor and its zoom (drag to zoom, double click for the whole run). All text goes in as text.
+ * Runs in the reader's browser only. uPlot itself does the mouse's cursor and its zoom (drag to zoom, double click for
+ * the whole run). All text goes in as text.
  */
-import type { Page, PageElement, PageEvent, PageFault, Plot } from "./page-types.ts";
-
-/** Where a fault was drawn, in canvas pixels. */
-export interface Places {
-  laneY(page: Page, plot: Plot, fault: PageFault): number;
-  waitY(page: Page, plot: Plot, fault: PageFault): number;
-}
+import { formatClock, formatMs } from "../format.ts";
+import type { PageFault } from "../page-data.ts";
+import { laneY, waitY } from "./marks.ts";
+import type { Page, Plot } from "./types.ts";
 
 /** Listens on the figure that holds both charts; `readout` is the element that tells. */
-export function attachPointer(page: Page, places: Places, figure: PageElement, readout: PageElement): void {
+export function attachPointer(page: Page, figure: HTMLElement, readout: HTMLElement): void {
   const fingers = new Map<number, number>();
   let pinch: readonly [number, number] | undefined;
-  const xIn = (event: PageEvent, plot: Plot) => event.clientX - plot.over.getBoundingClientRect().left;
-  const follow = (event: PageEvent) => {
+  const xIn = (event: PointerEvent, plot: Plot) => event.clientX - plot.over.getBoundingClientRect().left;
+  const follow = (event: PointerEvent) => {
     const plot = page.latency;
     if (plot === undefined) return;
     const isFinger = event.pointerType !== "mouse";
@@ -28,7 +25,7 @@ export function attachPointer(page: Page, places: Places, figure: PageElement, r
     const left = event.clientX - box.left;
     if (left < -6 || left > box.width + 6) return tell(page, readout, undefined, undefined);
     if (isFinger) for (const each of [plot, page.rate]) each?.setCursor({ left, top: 10 });
-    const fault = nearest(page, places, plot, [left, event.clientY - box.top], isFinger ? 24 : 12);
+    const fault = nearest(page, plot, [left, event.clientY - box.top], isFinger ? 24 : 12);
     tell(page, readout, fault, plot.posToVal(left, "x"));
     if (left > box.width / 2) readout.dataset["side"] = "left";
     else readout.dataset["side"] = "right";
@@ -44,7 +41,7 @@ export function attachPointer(page: Page, places: Places, figure: PageElement, r
     follow(event);
   });
   figure.addEventListener("pointermove", follow);
-  for (const end of ["pointerup", "pointercancel"]) {
+  for (const end of ["pointerup", "pointercancel"] as const) {
     figure.addEventListener(end, (event) => {
       fingers.delete(event.pointerId);
       pinch = undefined;
@@ -76,20 +73,19 @@ export function pinchTo(
 /** The fault nearest to a place in the plotting area (CSS pixels), by lane or by longest read. */
 export function nearest(
   page: Page,
-  places: Places,
   plot: Plot,
   [left, top]: readonly [number, number],
   reachPx: number,
 ): number | undefined {
-  const ratio = page.uPlot.pxRatio;
+  const ratio = uPlot.pxRatio;
   let best: number | undefined;
   let bestSquare = Number.POSITIVE_INFINITY;
   page.data.faults.forEach((fault, index) => {
     if (page.chosen.kind !== undefined && fault.kind !== page.chosen.kind) return;
     const dx = plot.valToPos(fault.atMs, "x") - left;
     if (Math.abs(dx) > reachPx) return;
-    const lane = (places.laneY(page, plot, fault) - plot.bbox.top) / ratio - top;
-    const wait = (places.waitY(page, plot, fault) - plot.bbox.top) / ratio - top;
+    const lane = (laneY(page, plot, fault) - plot.bbox.top) / ratio - top;
+    const wait = (waitY(page, plot, fault) - plot.bbox.top) / ratio - top;
     const square = dx * dx + (Math.min(Math.abs(lane), Math.abs(wait)) / 3) ** 2;
     if (square >= bestSquare) return;
     best = index;
@@ -99,7 +95,7 @@ export function nearest(
 }
 
 /** Left and right go from fault to fault, Escape shows the whole run again. */
-export function step(page: Page, readout: PageElement, event: PageEvent): void {
+export function step(page: Page, readout: HTMLElement, event: KeyboardEvent): void {
   const { faults, durationMs } = page.data;
   if (event.key === "Escape") page.latency?.setScale("x", { min: 0, max: durationMs });
   const by = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
@@ -117,7 +113,7 @@ export function step(page: Page, readout: PageElement, event: PageEvent): void {
 }
 
 /** Tells about one fault; with `closer` the charts zoom to the seconds around it. */
-export function showFault(page: Page, readout: PageElement, index: number, closer: boolean): void {
+export function showFault(page: Page, readout: HTMLElement, index: number, closer: boolean): void {
   const fault = page.data.faults[index];
   const plot = page.latency;
   if (fault === undefined || plot === undefined) return;
@@ -135,20 +131,20 @@ export function showFault(page: Page, readout: PageElement, index: number, close
 /** Fills the readout: the fault, if there is one, and the reads of that moment. */
 export function tell(
   page: Page,
-  readout: PageElement,
+  readout: HTMLElement,
   index: number | undefined,
   atMs: number | undefined,
 ): void {
-  const { window, data } = page;
-  const line = (className: string, ...content: (PageElement | string)[]) => {
-    const element = window.document.createElement("p");
+  const { data } = page;
+  const line = (className: string, ...content: (HTMLElement | string)[]) => {
+    const element = document.createElement("p");
     element.className = className;
     element.append(...content);
     return element;
   };
   if (page.chosen.fault !== index) {
     page.chosen.fault = index;
-    window.requestAnimationFrame(() => page.latency?.redraw(false, false));
+    requestAnimationFrame(() => page.latency?.redraw(false, false));
   }
   readout.dataset["idle"] = atMs === undefined ? "yes" : "no";
   if (atMs === undefined) {
@@ -157,16 +153,15 @@ export function tell(
   }
   const fault = index === undefined ? undefined : data.faults[index];
   readout.replaceChildren(
-    ...(fault === undefined ? [] : faultLines(page, line, fault)),
+    ...(fault === undefined ? [] : faultLines(line, fault)),
     line("reads", ...momentText(page, atMs)),
   );
 }
 
 export function faultLines(
-  page: Page,
-  line: (className: string, ...content: (PageElement | string)[]) => PageElement,
+  line: (className: string, ...content: (HTMLElement | string)[]) => HTMLElement,
   fault: PageFault,
-): PageElement[] {
+): HTMLElement[] {
   const { outcome } = fault;
   const words = { takeover: "takeover", reconnect: "reconnect", none: "no failover needed" };
   const answer =
@@ -177,14 +172,14 @@ export function faultLines(
         : outcome.result === "failed"
           ? `${words[outcome.level]} failed`
           : "no answer came";
-  const name = page.window.document.createElement("b");
+  const name = document.createElement("b");
   name.className = fault.kind;
   name.textContent = fault.kind;
   const stood =
-    outcome === null || outcome.level === "none" ? "" : `, stood still ${page.formatMs(outcome.stallMs)}`;
+    outcome === null || outcome.level === "none" ? "" : `, stood still ${formatMs(outcome.stallMs)}`;
   return [
-    line("what", `${page.formatClock(fault.atMs, 1)}  `, name, `  ${fault.label}`),
-    line(fault.bad ? "bad" : "answer", `${answer}${stood}; longest read ${page.formatMs(fault.waitMs)}`),
+    line("what", `${formatClock(fault.atMs, 1)}  `, name, `  ${fault.label}`),
+    line(fault.bad ? "bad" : "answer", `${answer}${stood}; longest read ${formatMs(fault.waitMs)}`),
     ...(outcome === null || outcome.cause === "" ? [] : [line("cause", outcome.cause)]),
   ];
 }
@@ -193,13 +188,13 @@ export function momentText(page: Page, atMs: number): string[] {
   const { data } = page;
   const index = data.at.findLastIndex((begin) => begin <= atMs);
   const reads = data.reads[index];
-  if (reads === undefined) return [page.formatClock(atMs, 1)];
-  const moment = `${page.formatClock(data.at[index] ?? 0, data.spanMs % 1000 === 0 ? 0 : 1)}  `;
-  if (reads === 0) return [`${moment}no read ended in these ${page.formatMs(data.spanMs)}`];
+  if (reads === undefined) return [formatClock(atMs, 1)];
+  const moment = `${formatClock(data.at[index] ?? 0, data.spanMs % 1000 === 0 ? 0 : 1)}  `;
+  if (reads === 0) return [`${moment}no read ended in these ${formatMs(data.spanMs)}`];
   const times = [
-    `slowest ${page.formatMs(data.max[index])}`,
-    `p99 ${page.formatMs(data.p99[index])}`,
-    `median ${page.formatMs(data.p50[index])}`,
+    `slowest ${formatMs(data.max[index])}`,
+    `p99 ${formatMs(data.p99[index])}`,
+    `median ${formatMs(data.p50[index])}`,
     `${(data.rate[index] ?? 0).toFixed(1)} MiB/s`,
   ];
   return [moment + times.join(" · ")];

@@ -1,19 +1,12 @@
 /**
  * The two uPlot charts: latency on a logarithmic axis, and throughput beneath it, on one axis of time.
  *
- * Runs in the reader's browser only, see report-page-marks.ts; `drawing` brings that file's functions. uPlot draws
- * lines, axes and the cursor; the faults are drawn from its hooks.
+ * Runs in the reader's browser only. uPlot draws lines, axes and the cursor; its hooks draw the faults (marks.ts).
  */
-import type { Page, PageElement, Plot } from "./page-types.ts";
-
-/** The hooks of the latency chart, by what they draw. */
-export interface Drawing {
-  laneHeight(): number;
-  drawLanes(page: Page, plot: Plot): void;
-  drawStems(page: Page, plot: Plot): void;
-  drawShapes(page: Page, plot: Plot): void;
-  drawUsual(page: Page, plot: Plot): void;
-}
+import type UPlot from "uplot";
+import { formatClock } from "../format.ts";
+import { drawLanes, drawShapes, drawStems, drawUsual, laneHeight } from "./marks.ts";
+import type { Page, Plot } from "./types.ts";
 
 /** CSS pixels for the axis at the left: the widest lane's name must fit. */
 export function gutter(): number {
@@ -21,11 +14,11 @@ export function gutter(): number {
 }
 
 /** Makes both charts in their elements and links their axes of time. */
-export function makePlots(page: Page, drawing: Drawing, latencyIn: PageElement, rateIn: PageElement): void {
+export function makePlots(page: Page, latencyIn: HTMLElement, rateIn: HTMLElement): void {
   const { data } = page;
   const end = data.durationMs;
-  page.latency = new page.uPlot(
-    latencyOptions(page, drawing, latencyIn.clientWidth),
+  page.latency = new uPlot(
+    latencyOptions(page, latencyIn.clientWidth),
     [
       [...data.at, end],
       [...data.max, data.max.at(-1) ?? null],
@@ -34,7 +27,7 @@ export function makePlots(page: Page, drawing: Drawing, latencyIn: PageElement, 
     ],
     latencyIn,
   );
-  page.rate = new page.uPlot(
+  page.rate = new uPlot(
     rateOptions(page, rateIn.clientWidth),
     [
       [...data.at, end],
@@ -45,32 +38,32 @@ export function makePlots(page: Page, drawing: Drawing, latencyIn: PageElement, 
 }
 
 /** After a change of the window's width: the charts follow, the latency chart's height too. */
-export function fitPlots(page: Page, drawing: Drawing, widthPx: number): void {
-  page.latency?.setSize({ width: widthPx, height: latencyHeight(page, drawing, widthPx) });
+export function fitPlots(page: Page, widthPx: number): void {
+  page.latency?.setSize({ width: widthPx, height: latencyHeight(page, widthPx) });
   page.rate?.setSize({ width: widthPx, height: rateHeight(widthPx) });
 }
 
-export function latencyHeight(page: Page, drawing: Drawing, widthPx: number): number {
-  return (widthPx < 600 ? 280 : 340) + page.data.kinds.length * drawing.laneHeight();
+export function latencyHeight(page: Page, widthPx: number): number {
+  return (widthPx < 600 ? 280 : 340) + page.data.kinds.length * laneHeight();
 }
 
 export function rateHeight(widthPx: number): number {
   return widthPx < 600 ? 96 : 110;
 }
 
-export function latencyOptions(page: Page, drawing: Drawing, widthPx: number): object {
-  const { data, uPlot } = page;
+export function latencyOptions(page: Page, widthPx: number): UPlot.Options {
+  const { data } = page;
   const stepped = {
     scale: "y",
-    paths: uPlot.paths.stepped({ align: 1, alignGaps: 1 }),
+    paths: steppedPaths(),
     points: { show: false },
   };
   const area = (colour: string) => ({ ...stepped, width: 0, fill: () => page.colour(colour) });
   return {
     ...commonOptions(),
     width: widthPx,
-    height: latencyHeight(page, drawing, widthPx),
-    padding: [data.kinds.length * drawing.laneHeight() + 18, 10, 4, 0],
+    height: latencyHeight(page, widthPx),
+    padding: [data.kinds.length * laneHeight() + 18, 10, 4, 0],
     scales: {
       x: { time: false, range: (_: Plot, from: number, to: number) => timeRange(page, from, to) },
       y: { distr: 3, log: 10, range: () => [data.lowMs, data.highMs] },
@@ -83,9 +76,9 @@ export function latencyOptions(page: Page, drawing: Drawing, widthPx: number): o
     ],
     axes: [{ show: false }, latencyAxis(page)],
     hooks: {
-      drawClear: [(plot: Plot) => drawing.drawLanes(page, plot)],
-      drawAxes: [(plot: Plot) => drawing.drawStems(page, plot)],
-      draw: [(plot: Plot) => drawing.drawUsual(page, plot), (plot: Plot) => drawing.drawShapes(page, plot)],
+      drawClear: [(plot: Plot) => drawLanes(page, plot)],
+      drawAxes: [(plot: Plot) => drawStems(page, plot)],
+      draw: [(plot: Plot) => drawUsual(page, plot), (plot: Plot) => drawShapes(page, plot)],
       setScale: [
         (plot: Plot, scale: string) => followTime(page.rate, plot, scale),
         (plot: Plot) => offerWholeRun(page, plot),
@@ -94,7 +87,7 @@ export function latencyOptions(page: Page, drawing: Drawing, widthPx: number): o
   };
 }
 
-export function latencyAxis(page: Page): object {
+export function latencyAxis(page: Page): UPlot.Axis {
   const { lowMs, highMs } = page.data;
   const steps = highMs / lowMs > 600 ? [1] : highMs / lowMs > 60 ? [1, 3] : [1, 2, 5];
   const marks: number[] = [];
@@ -114,7 +107,7 @@ export function latencyAxis(page: Page): object {
   };
 }
 
-export function rateOptions(page: Page, widthPx: number): object {
+export function rateOptions(page: Page, widthPx: number): UPlot.Options {
   return {
     ...commonOptions(),
     width: widthPx,
@@ -128,7 +121,7 @@ export function rateOptions(page: Page, widthPx: number): object {
       {},
       {
         width: 1,
-        paths: page.uPlot.paths.stepped({ align: 1, alignGaps: 1 }),
+        paths: steppedPaths(),
         points: { show: false },
         stroke: (plot: Plot) => (isDense(page, plot) ? "transparent" : page.colour("soft")),
         fill: () => page.colour("slowest"),
@@ -139,7 +132,7 @@ export function rateOptions(page: Page, widthPx: number): object {
   };
 }
 
-export function rateAxis(page: Page): object {
+export function rateAxis(page: Page): UPlot.Axis {
   return {
     ...axisLook(page),
     size: gutter(),
@@ -148,7 +141,7 @@ export function rateAxis(page: Page): object {
   };
 }
 
-export function timeAxis(page: Page): object {
+export function timeAxis(page: Page): UPlot.Axis {
   const seconds = [
     0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200,
   ];
@@ -161,12 +154,12 @@ export function timeAxis(page: Page): object {
     incrs: seconds.map((step) => step * 1000),
     values: (_: Plot, splits: number[]) => {
       const isFine = splits.some((split) => split % 1000 !== 0);
-      return splits.map((split) => page.formatClock(split, isFine ? 1 : 0));
+      return splits.map((split) => formatClock(split, isFine ? 1 : 0));
     },
   };
 }
 
-export function axisLook(page: Page): object {
+export function axisLook(page: Page): UPlot.Axis {
   return {
     font: "11px system-ui, sans-serif",
     gap: 6,
@@ -176,7 +169,7 @@ export function axisLook(page: Page): object {
   };
 }
 
-export function commonOptions(): object {
+export function commonOptions(): Pick<UPlot.Options, "legend" | "cursor"> {
   return {
     legend: { show: false },
     cursor: {
@@ -186,6 +179,13 @@ export function commonOptions(): object {
       sync: { key: "run", scales: ["x", null] },
     },
   };
+}
+
+/** A line that keeps each value for its span. */
+function steppedPaths(): UPlot.Series.PathBuilder {
+  const { stepped } = uPlot.paths;
+  if (stepped === undefined) throw new Error("this build of uPlot draws no steps");
+  return stepped({ align: 1, alignGaps: 1 });
 }
 
 /** All of the run at first, then what a zoom asks for, never beyond the run. */
@@ -208,12 +208,12 @@ export function followTime(other: Plot | undefined, plot: Plot, scale: string): 
 /** So many spans that their outline would hide what it goes around. */
 export function isDense(page: Page, plot: Plot): boolean {
   const { min = 0, max = page.data.durationMs } = plot.scales["x"] ?? {};
-  return (max - min) / page.data.spanMs > (0.6 * plot.bbox.width) / page.uPlot.pxRatio;
+  return (max - min) / page.data.spanMs > (0.6 * plot.bbox.width) / uPlot.pxRatio;
 }
 
 /** The way back is shown only where there is one to go. */
 export function offerWholeRun(page: Page, plot: Plot): void {
   const { min = 0, max = page.data.durationMs } = plot.scales["x"] ?? {};
-  const button = page.window.document.getElementById("whole");
+  const button = document.getElementById("whole");
   if (button !== null) button.hidden = min <= 0 && max >= page.data.durationMs;
 }

@@ -1,0 +1,2 @@
+/** The script of the chaos report's page as one file for browsers. It expects the global `uPlot`. */
+export declare function bundlePageScript(): Promise<string>;
