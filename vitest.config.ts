@@ -1,7 +1,7 @@
 /**
- * The test projects: unit (with property tests), counts (of system calls, files and lines), interop (programs that nobody
- * here wrote), launch, nodes, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts). EROFS_NBD_KERNELS names
- * the kernels, "host" being this machine's own.
+ * The test projects: unit (with property tests), counts (of system calls, files and lines), interop (programs that
+ * nobody here wrote), launch, nodes, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts).
+ * EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";
 import { LIMITS } from "./test/limits.mjs";

@@ -83,7 +83,15 @@ const EXIT_STATUS = [
  * @param {string} version
  */
 export function mountHelperPage(options, version) {
-  const flags = `[${bold("-sfnv")}] [${bold("-N")} ${italic("NAMESPACE")}] [${bold("-o")} ${italic("OPTIONS")}] [${bold("-t")} ${italic("TYPE")}]`;
+  const valued = [
+    ["-N", "NAMESPACE"],
+    ["-o", "OPTIONS"],
+    ["-t", "TYPE"],
+  ];
+  const flags = [
+    `[${bold("-sfnv")}]`,
+    ...valued.map(([name = "", value = ""]) => `[${bold(name)} ${italic(value)}]`),
+  ].join(" ");
   return page({
     name: "mount.erofs.nbd",
     summary: "mount an EROFS image through erofs-nbd",

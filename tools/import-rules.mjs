@@ -87,9 +87,13 @@ function restriction(includes, group, message) {
   return { includes, linter: { rules: { style: { noRestrictedImports } } } };
 }
 
-/** The rule of a room below netlink/, and that of its files that use koffi. @param {(typeof NETLINK_ROOMS)[number]} rule */
+/**
+ * The rule of a room below netlink/, and that of its files that use koffi.
+ * @param {(typeof NETLINK_ROOMS)[number]} rule
+ */
 function netlinkOverridesOf({ room, rooms, koffi = [] }) {
-  const message = `netlink/${room} may import: ${["errors.ts", "constants.ts", ...rooms].join(", ")} (see tools/import-rules.mjs)`;
+  const allowed = ["errors.ts", "constants.ts", ...rooms].join(", ");
+  const message = `netlink/${room} may import: ${allowed} (see tools/import-rules.mjs)`;
   const forbidden = NETLINK_ROOMS.filter(({ room: name }) => name !== room && !rooms.includes(name));
   const group = [...forbidden.map(({ room: name }) => `**/${name}/**`), "**/../index.ts", "**/../../**"];
   const all = restriction([`netlink/${room}/**`], ["koffi", ...group], message);

@@ -2,9 +2,9 @@
 /**
  * Outlives a launched run and ends all that it left: processes, mounts, directories.
  *
- * launch.mjs starts it in a session of its own, so that no signal to the run reaches it, and talks to its stdin: first the
- * run's directory, then `done` if the run came to its own end. The end of the input means that the launcher has ended.
- * Only then it acts, and it exits when nothing is left.
+ * launch.mjs starts it in a session of its own, so that no signal to the run reaches it, and talks to its stdin: first
+ * the run's directory, then `done` if the run came to its own end. The end of the input means that the launcher has
+ * ended. Only then it acts, and it exits when nothing is left.
  */
 import { rmSync } from "node:fs";
 import { text } from "node:stream/consumers";
@@ -19,8 +19,8 @@ if (directory !== "") await clean(directory, word === "done");
  * @param {boolean} isDone
  */
 async function clean(run, isDone) {
-  // What dies first may make others strike their entries, so the list is read before as well. A run that came to its own
-  // end may keep evidence of what failed.
+  // What dies first may make others strike their entries, so the list is read before as well. A run that came to its
+  // own end may keep evidence of what failed.
   const before = isDone ? [] : listedLitter(run);
   const left = isDone ? processesOf(run) : [];
   if (left.length > 0) say(`ended what the run had left: ${names(left)}`);

@@ -2,8 +2,8 @@
 /**
  * Finds what a launched run has started and what it has left, and ends it.
  *
- * keeper.mjs and tests call it. A process belongs to a run when its environment or an ancestor says so: environments are
- * inherited by daemons too, so that no process escapes by leaving its parent, its group or its session.
+ * keeper.mjs and tests call it. A process belongs to a run when its environment or an ancestor says so: environments
+ * are inherited by daemons too, so that no process escapes by leaving its parent, its group or its session.
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, rmSync } from "node:fs";

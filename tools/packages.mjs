@@ -2,8 +2,8 @@
 /**
  * Keeps node_modules in step with package-lock.json, so that a fresh clone needs no command before the first.
  *
- * launch.mjs calls `installPackages` before anything else runs; package.json's scripts that are not launched run this file.
- * It imports nothing but Node and this folder, because nothing else is there on a fresh clone.
+ * launch.mjs calls `installPackages` before anything else runs; package.json's scripts that are not launched run this
+ * file. It imports nothing but Node and this folder, because nothing else is there on a fresh clone.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, realpathSync } from "node:fs";
@@ -52,8 +52,8 @@ export async function installPackages({ root = ROOT, say = sayOnStderr } = {}) {
 }
 
 /**
- * Why node_modules is not what package-lock.json says, or undefined. npm writes node_modules/.package-lock.json last, so
- * an interrupted installation has none.
+ * Why node_modules is not what package-lock.json says, or undefined. npm writes node_modules/.package-lock.json last,
+ * so an interrupted installation has none.
  * @param {string} root
  */
 export function staleness(root) {
@@ -72,7 +72,9 @@ export function staleness(root) {
 }
 
 /**
- * @typedef {{ version?: string, integrity?: string, optional?: boolean, os?: string[], cpu?: string[], libc?: string[] }} Entry
+ * @typedef {{
+ *   version?: string, integrity?: string, optional?: boolean, os?: string[], cpu?: string[], libc?: string[]
+ * }} Entry
  */
 
 /**

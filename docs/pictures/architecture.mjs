@@ -15,10 +15,14 @@ path{fill:none;stroke-width:1.6}.dash{stroke-dasharray:5 4}rect{stroke-width:1.3
  * @param {{ fill?: string, line?: string, dashed?: boolean }} [look]
  */
 function box(x, y, width, height, { fill = "card", line = "line", dashed = false } = {}) {
-  return `<rect class="f-${fill} s-${line}${dashed ? " dash" : ""}" x="${x}" y="${y}" width="${width}" height="${height}" rx="8"/>`;
+  const look = `f-${fill} s-${line}${dashed ? " dash" : ""}`;
+  return `<rect class="${look}" x="${x}" y="${y}" width="${width}" height="${height}" rx="8"/>`;
 }
 
-/** @param {number} x @param {number} y @param {string} text @param {string} [look] @param {"start" | "middle" | "end"} [anchor] */
+/**
+ * @param {number} x @param {number} y @param {string} text
+ * @param {string} [look] @param {"start" | "middle" | "end"} [anchor]
+ */
 function label(x, y, text, look = "t", anchor = "start") {
   return `<text class="${look}" x="${x}" y="${y}" text-anchor="${anchor}">${escapeText(text)}</text>`;
 }
@@ -30,7 +34,9 @@ function arrow(path, colour = "soft", more = "") {
 
 /** @param {string} colour */
 function head(colour) {
-  return `<marker id="to-${colour}" viewBox="0 0 10 10" refX="8.5" refY="5" markerWidth="8" markerHeight="8" orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" class="f-${colour}" style="fill:var(--${colour});stroke:none"/></marker>`;
+  const place = 'refX="8.5" refY="5" markerWidth="8" markerHeight="8" orient="auto-start-reverse"';
+  const path = `<path d="M0 0L10 5L0 10z" class="f-${colour}" style="fill:var(--${colour});stroke:none"/>`;
+  return `<marker id="to-${colour}" viewBox="0 0 10 10" ${place}>${path}</marker>`;
 }
 
 const parts = [

@@ -2,8 +2,8 @@
 /**
  * The main plot of a chaos report, as an SVG: latency of the reads over time, and every fault in the lane of its kind.
  *
- * The report draws it on a canvas in the browser (src/chaos/report/page-plots.ts); this is a still of the same data, which
- * is what the page holds in `<script id="run">`.
+ * The report draws it on a canvas in the browser (src/chaos/report/page-plots.ts); this is a still of the same data,
+ * which is what the page holds in `<script id="run">`.
  */
 import { escapeText, n, svg } from "./theme.mjs";
 
@@ -17,8 +17,9 @@ const COLOURS = ["accent", "warn", "good", "soft", "bad", "ink"];
 
 /**
  * @typedef {{ kind: string, atMs: number, stallMs?: number | null }} Fault
- * @typedef {{ durationMs: number, lowMs: number, highMs: number, at: number[], p50: (number | null)[], p99: (number | null)[],
- *   max: (number | null)[], faults: Fault[], kinds: { kind: string, shape: string }[] }} PageData
+ * @typedef {{ durationMs: number, lowMs: number, highMs: number, at: number[],
+ *   p50: (number | null)[], p99: (number | null)[], max: (number | null)[], faults: Fault[],
+ *   kinds: { kind: string, shape: string }[] }} PageData
  * @typedef {{ date: string, machine: string, command: string, data: PageData }} ChaosRun
  */
 
@@ -87,28 +88,30 @@ export function chaosPlot({ date, machine, command, data }) {
     height,
     title: "Latency over time, with every fault",
     style: `.h{font-size:15px;font-weight:600}.c{font-size:11.5px;fill:var(--soft)}path{fill:none;stroke-width:1.2}
-path.f-accentSoft{fill:var(--accentSoft)}path.f-accent{fill:var(--accent)}path.f-warn{fill:var(--warn)}path.f-good{fill:var(--good)}path.f-soft{fill:var(--soft)}path.f-bad{fill:var(--bad)}path.f-ink{fill:var(--ink)}
+${["accentSoft", ...COLOURS].map((colour) => `path.f-${colour}{fill:var(--${colour})}`).join("")}
 .thin{stroke-width:.6}.stem{stroke-width:1;stroke-dasharray:2 3;opacity:.7}`,
     body: parts.join("\n"),
   });
 }
 
 /**
- * @param {number[]} at @param {(number | null)[]} values @param {(ms: number) => number} x @param {(ms: number) => number} y
+ * @param {number[]} at @param {(number | null)[]} values
+ * @param {(ms: number) => number} x @param {(ms: number) => number} y
  * @param {number} endMs
  */
 function steps(at, values, x, y, endMs) {
   return values
-    .map((value, index) =>
-      value === null
-        ? ""
-        : `${index === 0 || values[index - 1] === null ? "M" : "L"}${n(x(at[index] ?? 0))} ${n(y(value))}H${n(x(at[index + 1] ?? endMs))}`,
-    )
+    .map((value, index) => {
+      if (value === null) return "";
+      const to = index === 0 || values[index - 1] === null ? "M" : "L";
+      return `${to}${n(x(at[index] ?? 0))} ${n(y(value))}H${n(x(at[index + 1] ?? endMs))}`;
+    })
     .join("");
 }
 
 /**
- * @param {number[]} at @param {(number | null)[]} values @param {(ms: number) => number} x @param {(ms: number) => number} y
+ * @param {number[]} at @param {(number | null)[]} values
+ * @param {(ms: number) => number} x @param {(ms: number) => number} y
  * @param {number} bottom @param {number} endMs
  */
 function area(at, values, x, y, bottom, endMs) {

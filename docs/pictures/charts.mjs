@@ -1,5 +1,5 @@
 // @ts-check
-/** The plotted figures: bars of a comparison, and a histogram of stalls. Their data says when and how it was measured. */
+/** The plotted figures: bars of a comparison, a histogram of stalls. Their data says when and how it was measured. */
 import { escapeText, n, svg } from "./theme.mjs";
 
 const WIDTH = 720;
@@ -114,7 +114,8 @@ export function stalls(data) {
       if (count === 0) continue;
       const tall = (count / most) * (plot - 14);
       parts.push(
-        `<rect class="f-${index % 2 === 0 ? "accent" : "good"}" x="${n(left + at * step + 2)}" y="${n(base - tall)}" width="${n(step - 4)}" height="${n(tall)}" rx="2"/>`,
+        `<rect class="f-${index % 2 === 0 ? "accent" : "good"}" x="${n(left + at * step + 2)}" ` +
+          `y="${n(base - tall)}" width="${n(step - 4)}" height="${n(tall)}" rx="2"/>`,
         label(left + (at + 0.5) * step, base - tall - 4, `${count}`, "c", "middle"),
       );
     }

@@ -1,8 +1,10 @@
 // @ts-check
 /**
- * `npm run pictures`: makes every picture of the documents anew, from what lies beside this file. No network, no browser.
+ * `npm run pictures`: makes every picture of the documents anew, from what lies beside this file. No network, no
+ * browser.
  *
- * Recordings (*.cast, asciicast version 2) and figures (*.json) come from real runs; each says when and by which command.
+ * Recordings (*.cast, asciicast version 2) and figures (*.json) come from real runs; each says when and by which
+ * command.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { architecture } from "./architecture.mjs";

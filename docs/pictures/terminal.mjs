@@ -150,12 +150,15 @@ function drawLine(cells) {
       .map((cell) => cell.text)
       .join("");
     if (look.endsWith("r"))
-      out += `<rect class="f-ink" x="${n(start * CELL_WIDTH - 2)}" y="-13" width="${n((end - start) * CELL_WIDTH + 4)}" height="${LINE_HEIGHT}"/>`;
+      out +=
+        `<rect class="f-ink" x="${n(start * CELL_WIDTH - 2)}" y="-13" ` +
+        `width="${n((end - start) * CELL_WIDTH + 4)}" height="${LINE_HEIGHT}"/>`;
     for (const word of text.matchAll(/\S+(?: \S+)*/g)) {
       const length = [...word[0]].length;
       const at = start + [...text.slice(0, word.index)].length;
       const classes = look === "" ? "" : ` class="${look}"`;
-      out += `<text x="${n(at * CELL_WIDTH)}" textLength="${n(length * CELL_WIDTH)}" lengthAdjust="spacingAndGlyphs"${classes}>${escapeText(word[0])}</text>`;
+      const place = `x="${n(at * CELL_WIDTH)}" textLength="${n(length * CELL_WIDTH)}"`;
+      out += `<text ${place} lengthAdjust="spacingAndGlyphs"${classes}>${escapeText(word[0])}</text>`;
     }
     start = end;
   }

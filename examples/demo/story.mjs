@@ -172,7 +172,8 @@ function drawTimeline(report, killedAt) {
     (/** @type {number} */ count) => bars[count === 0 ? 0 : Math.max(1, Math.round((count / most) * 8))],
   );
   process.stdout.write(
-    `\n  ${marks.join("")}  ${red("✕")} kill -9\n  ${green(graph.join(""))}  reads per ${BUCKET_MS} ms (most: ${most})\n\n`,
+    `\n  ${marks.join("")}  ${red("✕")} kill -9\n` +
+      `  ${green(graph.join(""))}  reads per ${BUCKET_MS} ms (most: ${most})\n\n`,
   );
 }
 

@@ -4,7 +4,7 @@
  *
  *   HANGING_IMAGES=DIR node hanging-worker.mjs
  *
- * While DIR/INODE.hangs exists, a worker that is about to answer a read of the image with that inode sleeps there, as in
+ * While DIR/INODE.hangs exists, a worker sleeps before it answers a read of the image with that inode, as in
  * a read of a file system that does not answer. Each such read adds the line "PID INODE" to DIR/reads.
  */
 import { existsSync, openSync, writeSync } from "node:fs";

@@ -84,7 +84,7 @@ function memoryOf(managerPid: number): Memory {
   return total;
 }
 
-/** How much the processes of the first look have grown. One that was started since would look like a cost of devices. */
+/** How much the processes of the first look have grown. Those started since would count as a cost of the devices. */
 function growth(few: Memory, many: Memory): number {
   return [...few.each].reduce((sum, [pid, bytes]) => sum + (many.each.get(pid) ?? bytes) - bytes, 0);
 }

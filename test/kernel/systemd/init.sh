@@ -1,25 +1,29 @@
 #!/bin/sh
-# Process 1 of the systemd guest, until it becomes systemd: a machine with erofs-nbd installed, an image in its fstab, and
-# a unit that tells the story (story.mjs). Arguments: node, the project. Nothing is written but in the guest's overlay
-# and the shared directory.
+# Process 1 of the systemd guest, until it becomes systemd: a machine with erofs-nbd installed, an image in its fstab,
+# and a unit that runs story.mjs. Arguments: node, the project. Only the guest's overlay and the shared directory are
+# written.
 node=$1
 project=$2
 share=$EROFS_NBD_LAB_SHARE
 units=/etc/systemd/system
 here=$project/test/kernel/systemd
 
-# A machine, not the container that the host may be. Only what comes with systemd, and of that nothing a guest has no use for.
+# systemd must not take the guest for a container, as the host may be one. Only its own units run, and of those only
+# what the guest needs.
 rm -rf /.dockerenv /run/.containerenv /etc/init.d /etc/rc?.d
 rm -rf $units/* /usr/local/lib/systemd /etc/systemd/system.conf /etc/systemd/*.conf.d
-for unit in dbus.service dbus.socket getty.target systemd-logind.service systemd-networkd.service systemd-timesyncd.service \
-  systemd-journald-audit.socket systemd-journal-flush.service systemd-machine-id-commit.service systemd-random-seed.service \
-  systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-tmpfiles-setup.service systemd-sysctl.service \
-  systemd-tmpfiles-setup-dev.service systemd-remount-fs.service systemd-binfmt.service systemd-pcrphase.service \
-  systemd-pcrphase-sysinit.service systemd-boot-update.service systemd-firstboot.service systemd-sysusers.service \
-  proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-config.mount sys-kernel-tracing.mount \
-  sys-fs-fuse-connections.mount kmod-static-nodes.service systemd-ask-password-wall.path systemd-ask-password-console.path \
-  cryptsetup.target integritysetup.target veritysetup.target systemd-initctl.socket systemd-journald.service \
-  systemd-journald.socket systemd-journald-dev-log.socket systemd-journald@.service systemd-repart.service systemd-user-sessions.service rc-local.service plymouth-quit-wait.service; do
+for unit in \
+  dbus.service dbus.socket getty.target systemd-logind.service systemd-networkd.service systemd-timesyncd.service \
+  systemd-journald-audit.socket systemd-journal-flush.service systemd-machine-id-commit.service \
+  systemd-random-seed.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
+  systemd-tmpfiles-setup.service systemd-sysctl.service systemd-tmpfiles-setup-dev.service systemd-remount-fs.service \
+  systemd-binfmt.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-boot-update.service \
+  systemd-firstboot.service systemd-sysusers.service proc-sys-fs-binfmt_misc.automount dev-hugepages.mount \
+  dev-mqueue.mount sys-kernel-config.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount \
+  kmod-static-nodes.service systemd-ask-password-wall.path systemd-ask-password-console.path cryptsetup.target \
+  integritysetup.target veritysetup.target systemd-initctl.socket systemd-journald.service systemd-journald.socket \
+  systemd-journald-dev-log.socket systemd-journald@.service systemd-repart.service systemd-user-sessions.service \
+  rc-local.service plymouth-quit-wait.service; do
   ln -sf /dev/null "$units/$unit"
 done
 
@@ -30,9 +34,14 @@ cd "$project" || exit 1
 # The project may belong to any user: it is where the host has it.
 "$node" dist/src/cli/main.cjs install-units --prefix / --force || echo "install-units failed" >&2
 mkdir -p $units/erofs-nbd.service.d
-# A test does not wait for half a minute, and a busy machine is to be given more than a few seconds; and without a journal, what the manager says goes where the test finds it.
-printf '[Service]\nWatchdogSec=20s\nStandardOutput=append:%s/manager\nStandardError=append:%s/manager\n' "$share" "$share" \
-  >$units/erofs-nbd.service.d/lab.conf
+# The watchdog is shorter than the unit's half minute, for the test's sake, and long enough for a busy machine. There is
+# no journald: the manager's output goes to the shared directory.
+cat >$units/erofs-nbd.service.d/lab.conf <<DROPIN
+[Service]
+WatchdogSec=20s
+StandardOutput=append:$share/manager
+StandardError=append:$share/manager
+DROPIN
 systemctl enable erofs-nbd.service remote-fs.target 2>>"$share/stderr"
 echo "/srv/image.erofs /mnt/image erofs.nbd _netdev,ro 0 0" >/etc/fstab
 cat >$units/story.service <<UNIT

@@ -123,7 +123,7 @@ describe("without a manager", () => {
     expect(existsSync(runDir)).toBe(false);
   });
 
-  test("attach, detach, mount, umount, upgrade, install-units and manager must be run as root, each for its reason", async () => {
+  test("commands that manage devices or units must be run as root, and say why", async () => {
     for (const [reason, ...args] of [
       ["the kernel requires CAP_SYS_ADMIN to attach", "attach", at("raw")],
       ["the manager is root's", "detach", "nbd0"],

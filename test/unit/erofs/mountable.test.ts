@@ -45,7 +45,8 @@ describe("checkMountable", () => {
       {
         kind: "kernel-too-old",
         message:
-          "it needs ztailpacking (Linux 5.17), fragments (Linux 6.1), zstd (Linux 6.10), and this is Linux 5.15.0-91-generic",
+          "it needs ztailpacking (Linux 5.17), fragments (Linux 6.1), zstd (Linux 6.10), " +
+          "and this is Linux 5.15.0-91-generic",
         hint: "boot Linux 6.10 or newer, or make the image again without these features",
       },
     ]);

@@ -193,7 +193,7 @@ describe("under a lease", () => {
     expect(reader).toMatchObject({ wrong: 0 });
   });
 
-  test("replies of a worker that is killed while a writer waits are read unchanged, then the writer goes on", async () => {
+  test("replies of a worker killed while a writer waits arrive unchanged; then the writer goes on", async () => {
     const { link } = await open();
     await until("it is leased", () => isLeased(link));
     reader.ask(6);

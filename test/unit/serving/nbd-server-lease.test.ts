@@ -117,7 +117,7 @@ describe("a unix socket", () => {
     expect(server.exactness).toMatchObject({ exact: "lease", change: null });
   });
 
-  test("a writer waits until the client has read what was sent; then reads fail until the image is restored", async () => {
+  test("a writer waits until the client has read what was sent; then reads fail until the image is back", async () => {
     const fd = await connect();
     await ask(fd, 4);
     await beginToWrite();

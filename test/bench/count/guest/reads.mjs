@@ -138,7 +138,7 @@ async function countLoad(peer, depth, lengthBytes, directory) {
     for (let round = 0; round < rounds; round += 1) client.read(round, depth, lengthBytes, IMAGE_BYTES);
   };
   read(WARM_UP_READS / depth);
-  // At its next tick the pool gives the link's pipe the size that such replies need; the worker learns it with the next.
+  // At its next tick the pool gives the link's pipe the size for such replies; the worker learns it with the next one.
   await sleep(4 * TICK_INTERVAL_MS);
   read(WARM_UP_READS / depth);
   const calls = await traceWhile(peer.pid, join(directory, "trace"), () => read((READS[depth] ?? 0) / depth));

@@ -34,7 +34,7 @@ const mount = (...words: string[]): Promise<CliResult> => helper([at("image"), a
 const log = (): string[] => (logged() === "" ? [] : logged().trimEnd().split("\n"));
 
 describe("a mount", () => {
-  test("options of erofs-nbd go to the manager, others to mount(8), which calls no helper and writes no table", async () => {
+  test("options of erofs-nbd go to the manager, others to mount(8), which gets -i and -n", async () => {
     program("mount", "");
     const fake = await withManager();
     const options = "rw,_netdev,nofail,nbd.connections=2,nbd.dead-timeout=60,noatime,x-a=b";

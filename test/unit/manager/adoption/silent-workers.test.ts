@@ -62,7 +62,7 @@ async function start(): Promise<{ pool: WorkerPool; notes: string[] }> {
 }
 
 describe("a worker of a former manager that does not answer", () => {
-  test("because it is in a read that may take its time is waited for, and its device goes on with its link", async () => {
+  test("because it is in a read that may take its time is waited for, and its device keeps its link", async () => {
     const { slow, link, worker } = await leaveHanging(60_000);
     const { notes } = await start();
     expect(notes).toEqual([
@@ -86,7 +86,7 @@ describe("a worker of a former manager that does not answer", () => {
     adopted.pop();
   });
 
-  test("for as long as its device has patience hangs: it is killed, and the device begins with a failover", async () => {
+  test("for the hang timeout of its device is killed, and the device begins with a failover", async () => {
     const { worker } = await leaveHanging(1500);
     await start();
     expect(kept).toHaveLength(1);

@@ -210,8 +210,9 @@ describe("our client", () => {
   it.skipIf(!has("nbd-server"))("goes and lists at nbd-server", async () => {
     const path = join(directory, "nbd-server.sock");
     const config = join(directory, "nbd-server.conf");
-    const generic = `[generic]\nunixsock = ${path}\nlistenaddr = 127.0.0.1\nport = ${await freePort()}\nallowlist = true\n`;
-    writeFileSync(config, `${generic}[disk]\nexportname = ${image}\nreadonly = true\n`);
+    const address = `unixsock = ${path}\nlistenaddr = 127.0.0.1\nport = ${await freePort()}\n`;
+    const disk = `[disk]\nexportname = ${image}\nreadonly = true\n`;
+    writeFileSync(config, `[generic]\n${address}allowlist = true\n${disk}`);
     // With -d it stays in the foreground and serves one client only: no probing, one process each.
     for (const goal of [{ kind: "go", exportName: "disk" }, { kind: "list" }] as const) {
       rmSync(path, { force: true });

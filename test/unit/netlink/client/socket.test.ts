@@ -96,7 +96,7 @@ describe("a request", () => {
     await socket.close();
   });
 
-  test("fails with a timeout if the kernel does not answer, and a late answer does not reach the next request", async () => {
+  test("fails with a timeout if the kernel does not answer; the next request ignores a late answer", async () => {
     let first: Uint8Array | undefined;
     const { socket, kernel } = open(
       (request, k) => {

@@ -23,7 +23,8 @@ function lines(datagram: Uint8Array): string[] {
 describe("formatMessage", () => {
   test("names command, flags and attributes", () => {
     expect(lines(request)).toEqual([
-      'nbd CONNECT seq=9 flags=REQUEST|ACK NBD_ATTR_SIZE_BYTES=4096 NBD_ATTR_SOCKETS=[NBD_SOCK_ITEM=[NBD_SOCK_FD=5]] NBD_ATTR_BACKEND_IDENTIFIER="a \\"b\\""',
+      "nbd CONNECT seq=9 flags=REQUEST|ACK NBD_ATTR_SIZE_BYTES=4096 " +
+        'NBD_ATTR_SOCKETS=[NBD_SOCK_ITEM=[NBD_SOCK_FD=5]] NBD_ATTR_BACKEND_IDENTIFIER="a \\"b\\""',
     ]);
     const dump = generic(
       { type: 28, flags: 0x1b01, sequence: 9 },

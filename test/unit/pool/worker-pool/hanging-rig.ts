@@ -1,7 +1,7 @@
 /**
  * A pool of real workers whose reads hang on demand, with readers that note how long each of their reads took.
  *
- * For tests of hangs. Each reader plays the kernel and the supervisor of one link: it reads without a pause, and has the
+ * For tests of hangs. Each reader plays the kernel and supervisor of one link: it reads without a pause, and has the
  * link taken over when its worker is gone. Nothing here asserts a time.
  */
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-/** Reads that hang, with real worker processes: who waits for them, who is killed for them, and who is asked meanwhile. */
+/** Reads that hang, with real worker processes: which links wait, which workers are killed, and which are asked. */
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { until } from "../../../helpers/until.ts";
 import { HangingRig, type ReadLink } from "./hanging-rig.ts";
@@ -69,7 +69,7 @@ describe("a read that may take its time", () => {
     expect(rig.log.filter((line) => !line.startsWith("info"))).toEqual([]);
   });
 
-  test("is not disturbed by an upgrade: its link is handed over when it has been answered, the others at once", async () => {
+  test("is not disturbed by an upgrade: its link is handed over once it is answered, the others at once", async () => {
     const pool = rig.startPool();
     pool.fill();
     await rig.ready(pool, 2);

@@ -38,7 +38,7 @@ describe("one failover", () => {
     await bench.close();
   });
 
-  test("the old socket is shut down first, even if its worker hangs: the kernel needs a dead one to replace", async () => {
+  test("the old socket is shut down first, even if its worker hangs: the kernel replaces dead ones only", async () => {
     const bench = await Bench.attached();
     const dead: boolean[][] = [];
     bench.kernel.hooks.beforeReconfigure = () => void dead.push(bench.kernel.deadSockets);
