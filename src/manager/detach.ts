@@ -2,13 +2,15 @@
  * Detaches the devices that targets name, unless they are in use.
  *
  * Called by the manager for the `detach` request. Each target has a result of its own, so that one device in use does
- * not keep the others attached.
+ * not keep the others attached. Where one device's image lies on another, the upper one goes first (device-stack.ts).
  */
 import { faultOf } from "../control/fault.ts";
 import type { DetachResult, Target } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import { devicePath, isExclusivelyHeld, mountPointsOf } from "../kernel/sysfs.ts";
+import { holdersOf, mountPointsOn } from "../kernel/block-users.ts";
+import { devicePath, isExclusivelyHeld } from "../kernel/sysfs.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
+import { devicesOn, topFirst } from "./device-stack.ts";
 import type { Devices } from "./devices.ts";
 import { findDevices, notFound } from "./find-device.ts";
 
@@ -24,50 +26,71 @@ export async function detachTargets(
     if (named.length === 0) found.push({ target, device: undefined });
     for (const device of named) found.push({ target, device });
   }
-  const results: DetachResult[] = [];
-  for (const { target, device } of found) {
-    if (device !== undefined) results.push(await detachOne(devices, device, asAnswered(target), force));
-    else results.push({ target: asAnswered(target), device: null, error: faultOf(notFound(target)) });
-  }
-  return results;
+  const ended = await detachEach(devices, topFirst(found.flatMap(({ device }) => device ?? [])), force);
+  return found.map(({ target, device }) => ({
+    target: asAnswered(target),
+    ...((device && ended.get(device)) ?? { device: null, error: faultOf(notFound(target)) }),
+  }));
 }
 
 export async function detachAll(devices: Devices, force: boolean): Promise<DetachResult[]> {
-  const results: DetachResult[] = [];
-  for (const device of devices.all) results.push(await detachOne(devices, device, null, force));
-  return results;
+  const ended = await detachEach(devices, topFirst(devices.all), force);
+  return [...ended.values()].map((outcome) => ({ target: null, ...outcome }));
 }
 
 /** A target as answers repeat it: without what the command saw there. */
 const asAnswered = (target: Target): Target => ("path" in target ? { path: target.path } : target);
 
-async function detachOne(
+type Outcome = Pick<DetachResult, "device" | "error">;
+
+/** In the given order. */
+async function detachEach(
   devices: Devices,
-  device: ManagedDevice,
-  target: Target | null,
+  ordered: readonly ManagedDevice[],
   force: boolean,
-): Promise<DetachResult> {
+): Promise<ReadonlyMap<ManagedDevice, Outcome>> {
+  const outcomes = new Map<ManagedDevice, Outcome>();
+  for (const device of ordered) outcomes.set(device, await detachOne(devices, device, force));
+  return outcomes;
+}
+
+async function detachOne(devices: Devices, device: ManagedDevice, force: boolean): Promise<Outcome> {
   const path = device.index === undefined ? null : devicePath(device.index);
   try {
-    if (!force) await refuseUsed(device);
+    if (!force) await refuseUsed(devices, device);
     await device.detach();
     await devices.released(device);
-    return { target, device: path, error: null };
+    return { device: path, error: null };
   } catch (error) {
-    return { target, device: path, error: faultOf(error) };
+    return { device: path, error: faultOf(error) };
   }
 }
 
 /** @throws ErofsNbdError ERR_DEVICE_MOUNTED */
-async function refuseUsed({ index, state }: ManagedDevice): Promise<void> {
+async function refuseUsed(devices: Devices, device: ManagedDevice): Promise<void> {
+  const { index, state } = device;
   if (index === undefined) return;
   const inUse = (why: string, hint: string): ErofsNbdError =>
     new ErofsNbdError("ERR_DEVICE_MOUNTED", `cannot detach nbd${index}: ${why}`, { hint });
-  const mountPoints = await mountPointsOf(index);
+  const mountPoints = await mountPointsOn(index);
   if (mountPoints.length > 0) {
     throw inUse(
       `it is mounted at ${mountPoints.join(", ")}`,
       "umount it first; --force detaches all the same, and what is mounted there gets I/O errors",
+    );
+  }
+  const upper = devicesOn(device, devices.all).map((other) => `nbd${other.index}`);
+  if (upper.length > 0) {
+    throw inUse(
+      `the image of ${upper.join(", ")} lies on it`,
+      `detach ${upper.join(", ")} first; --force detaches all the same, and reads there get I/O errors`,
+    );
+  }
+  const holders = holdersOf(index);
+  if (holders.length > 0) {
+    throw inUse(
+      `it is in use by ${holders.join(", ")}`,
+      `remove ${holders.join(", ")} first; --force detaches all the same, and reads there get I/O errors`,
     );
   }
   // The device is opened for this, which could wait for its links in any other state.

@@ -21,6 +21,7 @@ const PROGRAM_OF = {
   fish: "fish",
   "groff-base": "groff",
   systemd: "systemd-analyze",
+  dmsetup: "dmsetup",
 } as const;
 
 /** A package that tests may ask for. */

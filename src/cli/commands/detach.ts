@@ -42,7 +42,7 @@ export function define(command: Command, context: CliContext): void {
   command
     .argument("[TARGET...]", "devices, images or mount points")
     .option("--all", "every device")
-    .option("--force", "detach even while mounted: the mount gets I/O errors")
+    .option("--force", "detach even while in use: mounts and devices on it get I/O errors")
     .option("--json", "print the outcome of each target as an array")
     .addHelpText("after", HELP)
     .action((targets: string[], options: Options) => run(context, targets, options));

@@ -2,7 +2,7 @@
  * `umount`: runs umount(8) and waits until the device is detached and its record removed.
  *
  * Devices of `erofs-nbd mount` detach themselves (autoclear). A device that was attached separately is detached by this
- * command, unless it is mounted elsewhere, too.
+ * command, unless it is mounted elsewhere, too, or another device lies on it.
  */
 import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
@@ -32,7 +32,7 @@ Example:
   sudo erofs-nbd umount /mnt
 
 Returns when the device is detached. Exit code 3 if no device of erofs-nbd is mounted at DIR, 32 if umount(8) fails.
---json prints mountPoint, device and detached, which is false if the device is mounted elsewhere, too.`;
+--json prints mountPoint, device and detached, which is false if the device is mounted or used elsewhere, too.`;
 
 export function define(command: Command, context: CliContext): void {
   command
@@ -102,6 +102,8 @@ async function endDevice(
     const request = { targets: [{ index: left.index ?? -1 }], all: false, force: false };
     const { results } = await client.request("detach", request);
     const error = results[0]?.error ?? null;
+    if (error?.code === "ERR_DEVICE_MOUNTED")
+      return context.note(`${left.device} stays attached: ${error.message}`);
     if (error !== null && error.code !== "ERR_NOT_ATTACHED") throw new ControlError(error);
     await Promise.race([gone, sleep(GONE_MS, undefined, { signal })]);
     if ((await sameDevice(client, device)) === undefined) return;
