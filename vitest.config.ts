@@ -12,7 +12,8 @@ const kernels = (process.env["EROFS_NBD_KERNELS"] ?? "6.1,6.12,7.2,6.12-smp")
   .filter((name) => name !== "");
 
 function filesOf(names: readonly string[]): string[] {
-  return names.map((name) => `test/kernel/linux-${name}.test.ts`);
+  // A kernel may have a second guest (test/kernel/lab/plan.mjs).
+  return names.flatMap((name) => ["", "-second"].map((guest) => `test/kernel/linux-${name}${guest}.test.ts`));
 }
 
 // biome-ignore lint/style/noDefaultExport: vitest reads its configuration from the default export

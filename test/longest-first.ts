@@ -5,7 +5,13 @@
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** Each takes minutes, depending on the files that it runs (test/kernel/lab/plan.mjs). */
-const LONG = ["linux-6.12.test.ts", "linux-6.1.test.ts", "linux-7.2.test.ts", "systemd.test.ts"];
+const LONG = [
+  "linux-7.2.test.ts",
+  "linux-6.12.test.ts",
+  "linux-7.2-second.test.ts",
+  "linux-6.1.test.ts",
+  "systemd.test.ts",
+];
 
 /** Used by vitest.config.ts. */
 export class LongestFirst extends BaseSequencer {

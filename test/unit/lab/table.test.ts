@@ -1,6 +1,6 @@
 /** table.mjs: what was planned against what ran, and no cell disappears. */
 import { expect, test } from "vitest";
-import { guestFiles, plannedFiles, SYSTEMD_FILE } from "../../kernel/lab/plan.mjs";
+import { filesOfGuest, guestFiles, plannedFiles, SYSTEMD_FILE } from "../../kernel/lab/plan.mjs";
 import { kernelTable } from "../../kernel/lab/report/table.mjs";
 
 const KERNELS = ["6.1", "6.12", "7.2", "6.12-smp"];
@@ -33,6 +33,17 @@ const row = (text: string, file: string): string[] =>
 test("the plan runs every file on some kernel", () => {
   const planned = new Set(KERNELS.flatMap((kernel) => plannedFiles(kernel, [])));
   expect([...planned].sort()).toEqual(guestFiles().sort());
+});
+
+test.each(KERNELS)("the guests of %s share out what is planned for it", (kernel) => {
+  const both = [...filesOfGuest(kernel, "first", []), ...filesOfGuest(kernel, "second", [])];
+  expect(both.sort()).toEqual(plannedFiles(kernel, []).sort());
+});
+
+test("7.2 has a second guest, and a run of one file uses one of the two", () => {
+  expect(filesOfGuest("7.2", "second", []).length).toBeGreaterThan(0);
+  expect(filesOfGuest("7.2", "second", ["lab.test"])).toEqual([]);
+  expect(filesOfGuest("7.2", "first", ["lab.test"])).toEqual(["lab.test.ts"]);
 });
 
 test("a run with every cell: a row for each file, and nothing is missing", () => {
