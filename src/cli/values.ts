@@ -21,6 +21,15 @@ export function readWhole(option: string, text: string, min: number, max: number
   return value;
 }
 
+/**
+ * A path that is not empty: an unset variable in a script must not name the current directory.
+ * @throws ErofsNbdError ERR_BAD_ARGUMENT
+ */
+export function readPath(name: string, text: string): string {
+  if (text === "") throw invalidValue(name, text, "a path");
+  return text;
+}
+
 /** Whole seconds, or `never`, which is 0 for the kernel. @throws ErofsNbdError ERR_BAD_ARGUMENT */
 export function readTimeout(option: string, text: string): number {
   if (text === "never") return 0;

@@ -12,6 +12,7 @@ import type { CliContext } from "../context.ts";
 import { mountImage } from "../mount/mount-image.ts";
 import { readMountOptions } from "../mount/mount-options.ts";
 import { formatJson } from "../output.ts";
+import { readPath } from "../values.ts";
 
 interface Options {
   readonly options?: string;
@@ -38,6 +39,7 @@ export function define(command: Command, context: CliContext): void {
 }
 
 async function run(context: CliContext, image: string, directory: string, options: Options): Promise<void> {
+  readPath("DIR", directory);
   await mountImage(context, { image, directory, options: readMountOptions(options.options ?? "", false) });
   if (options.json) await printMounted(context, directory);
 }

@@ -18,6 +18,7 @@ import { findManager } from "../connection.ts";
 import type { CliContext } from "../context.ts";
 import { programError, runProgram } from "../mount/mount-program.ts";
 import { formatJson } from "../output.ts";
+import { readPath } from "../values.ts";
 
 interface Options {
   readonly json?: true;
@@ -43,7 +44,7 @@ export function define(command: Command, context: CliContext): void {
 }
 
 async function run(context: CliContext, directory: string, options: Options): Promise<void> {
-  const act = `unmount ${directory}`;
+  const act = `unmount ${readPath("DIR", directory)}`;
   requireRoot("unmounting is left to root");
   const { index, path } = await findMount(directory);
   const client = index === undefined ? undefined : await findManager(context);

@@ -13,7 +13,7 @@ import {
   whyNotListening,
 } from "../../sys/sockets/activation.ts";
 import { isListening, listenTcp, listenUnix } from "../../sys/sockets/listen.ts";
-import { type ListenAddress, readListenAddress } from "../values.ts";
+import { type ListenAddress, readListenAddress, readPath } from "../values.ts";
 
 /** A listening socket, its URI for clients, and the removal of its file. */
 interface Listening {
@@ -52,7 +52,7 @@ export function readPlace(
       "ERR_BAD_ARGUMENT",
       "cannot serve: name one of --socket PATH and --listen HOST:PORT",
     );
-  return socket === undefined ? readListenAddress("--listen", listen ?? "") : { path: socket };
+  return socket === undefined ? readListenAddress("--listen", listen ?? "") : { path: readPath("--socket", socket) };
 }
 
 /** Listens there. @throws ErofsNbdError */

@@ -86,6 +86,15 @@ describe("wrong usage", () => {
     [["serve", "--socket", "/x", "--listen", "h", "a"], /name one of --socket/],
     [["serve", "--listen", "::1", "a"], /--listen '::1': expected HOST/],
     [["umount"], /missing required argument 'DIR'/],
+    [["attach", ""], /cannot open an image: its path is empty/],
+    [["mount", "", "/mnt"], /cannot open an image: its path is empty/],
+    [["mount", "a", ""], /invalid DIR '': expected a path/],
+    [["umount", ""], /invalid DIR '': expected a path/],
+    [["serve", "--socket", "/x", ""], /cannot open an image: its path is empty/],
+    [["serve", "--socket", "", "a"], /invalid --socket '': expected a path/],
+    [["detach", ""], /invalid target '': expected a device, an image or a mount point/],
+    [["status", ""], /invalid target '': expected a device, an image or a mount point/],
+    [["chaos", ""], /invalid target '': expected a device, an image or a mount point/],
     [["--run-dir", `/${"x".repeat(120)}`, "status"], /socket's path is longer than 107 bytes/],
   ])("%j", async (args, message) => {
     expectRefusal(await run(...args), 1, message);

@@ -2,7 +2,8 @@
  * NbdControl over a fake transport: when it opens, which devices have an unanswered command, what it tells of events.
  */
 import { constants } from "node:os";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
+import { type DriverState, driverState } from "../../../src/kernel/modules.ts";
 import { NbdControl } from "../../../src/kernel/nbd-control.ts";
 import { ack, attribute, generic, uint } from "../netlink/encode.ts";
 import {
@@ -11,6 +12,11 @@ import {
   type FakeFamilies,
   type Handler,
 } from "../netlink/fake-families.ts";
+
+vi.mock("../../../src/kernel/modules.ts", async (original) => {
+  const real = await original<typeof import("../../../src/kernel/modules.ts")>();
+  return { ...real, driverState: vi.fn(real.driverState) };
+});
 
 interface Rig {
   readonly fake: FakeFamilies;
@@ -54,6 +60,26 @@ test("a failed opening is tried again by the next command", async () => {
   await control.disconnect({ index: 1, backendIdentifier: "one" });
   await control.close();
 });
+
+test.each<[DriverState, string, string, RegExp]>([
+  ["module", "ERR_NO_NBD", "the kernel has no nbd driver loaded", /^load it: modprobe nbd max_part=0$/],
+  ["missing", "ERR_NO_NBD", "the kernel has no nbd driver", /^install the kernel package with nbd\.ko/],
+  ["loaded", "ERR_NO_NETLINK", "the nbd driver cannot be reached through netlink", /--ioctl/],
+  ["built in", "ERR_NO_NETLINK", "the nbd driver cannot be reached through netlink", /--ioctl/],
+])(
+  "a missing family is explained by the driver, which is %s: modprobe is no help without a module",
+  async (state, code, why, hint) => {
+    vi.mocked(driverState).mockReturnValue(state);
+    const { fake, control } = rig();
+    fake.families.delete("nbd");
+    await expect(control.open()).rejects.toMatchObject({
+      code,
+      message: `cannot attach: ${why}`,
+      hint: expect.stringMatching(hint),
+    });
+    await control.close();
+  },
+);
 
 test("is busy with a device while one of its commands is unanswered", async () => {
   const waiting: Array<() => void> = [];

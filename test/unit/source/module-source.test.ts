@@ -251,6 +251,10 @@ describe("an attach is refused, in one line, when the module", () => {
     "has no size": ["export const open = () => ({ read() {} });", "its sizeBytes is undefined"],
     "has no bytes": ["export const open = () => ({ sizeBytes: 0, read() {} });", "its sizeBytes is 0"],
     "has half a byte": ["export const open = () => ({ sizeBytes: 1.5, read() {} });", "its sizeBytes is 1.5"],
+    "has more bytes than an offset can name": [
+      "export const open = () => ({ sizeBytes: 2 ** 53 - 1, read() {} });",
+      "its sizeBytes is 9007199254740991: expected at most 9007199254675456",
+    ],
     "cannot be read": ["export const open = () => ({ sizeBytes: 1 });", "it has no function 'read'"],
     "has an odd identity": [
       "export const open = () => ({ sizeBytes: 1, read() {}, identity: 5 });",
