@@ -52,7 +52,9 @@ export function readPlace(
       "ERR_BAD_ARGUMENT",
       "cannot serve: name one of --socket PATH and --listen HOST:PORT",
     );
-  return socket === undefined ? readListenAddress("--listen", listen ?? "") : { path: readPath("--socket", socket) };
+  return socket === undefined
+    ? readListenAddress("--listen", listen ?? "")
+    : { path: readPath("--socket", socket) };
 }
 
 /** Listens there. @throws ErofsNbdError */
