@@ -39,7 +39,7 @@ export function holdersOf(index: number): string[] {
  *
  * @param number of the device, or of a file's file system, such as 43:0. File systems without a device have none
  */
-export function nbdBelow(number: string): number[] {
+export function nbdBelow(number: string | undefined): number[] {
   try {
     return [...new Set(belowName(basename(readlinkSync(`/sys/dev/block/${number}`))))];
   } catch {

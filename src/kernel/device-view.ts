@@ -3,6 +3,7 @@
  *
  * Devices, leftover devices and adoption use SYSFS_VIEW by default; tests pass their own.
  */
+import { nbdBelow } from "./block-users.ts";
 import { type ProbeResult, probeDevice } from "./probe.ts";
 import {
   backendOf,
@@ -33,6 +34,8 @@ export interface DeviceView {
   setIoTimeout(index: number, milliseconds: number): Promise<void>;
   /** The node of a device if /dev does not have it, as in a container, with its numbers as mknod(1) takes them. */
   missingNode(index: number): MissingNode | undefined;
+  /** The nbd devices below a block device or file system with this number, such as 43:0. */
+  nbdBelow(number: string | undefined): readonly number[];
   /** Reads the first block, in a process that can be lost. Never rejects. */
   probe(index: number, signal: AbortSignal): Promise<ProbeResult>;
 }
@@ -45,6 +48,7 @@ export const SYSFS_VIEW: DeviceView = {
   findByBackend,
   ioTimeoutMs,
   missingNode,
+  nbdBelow,
   readsInFlight,
   setIoTimeout,
   probe: probeDevice,

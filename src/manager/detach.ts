@@ -2,15 +2,15 @@
  * Detaches the devices that targets name, unless they are in use.
  *
  * Called by the manager for the `detach` request. Each target has a result of its own, so that one device in use does
- * not keep the others attached. Where one device's image lies on another, the upper one goes first (device-stack.ts).
+ * not keep the others attached. Where one device's image lies on another, the upper one goes first.
  */
 import { faultOf } from "../control/fault.ts";
 import type { DetachResult, Target } from "../control/protocol.ts";
 import { ErofsNbdError } from "../errors.ts";
-import { holdersOf, mountPointsOn } from "../kernel/block-users.ts";
+import { holdersOf, mountPointsOn, nbdBelow } from "../kernel/block-users.ts";
 import { devicePath, isExclusivelyHeld } from "../kernel/sysfs.ts";
+import { lowerNumber } from "../source/source-spec.ts";
 import type { ManagedDevice } from "../supervisor/managed-device.ts";
-import { devicesOn, topFirst } from "./device-stack.ts";
 import type { Devices } from "./devices.ts";
 import { findDevices, notFound } from "./find-device.ts";
 
@@ -100,4 +100,38 @@ async function refuseUsed(devices: Devices, device: ManagedDevice): Promise<void
       "look into /proc/*/mountinfo for it; --force detaches all the same",
     );
   }
+}
+
+/** Of these devices, those whose image lies on a device: it is the device or a partition of it, or a file there. */
+function devicesOn(device: ManagedDevice, all: readonly ManagedDevice[]): ManagedDevice[] {
+  return above(all)(device);
+}
+
+/** The same devices, each before those that its image lies on. */
+function topFirst(devices: readonly ManagedDevice[]): ManagedDevice[] {
+  const devicesAbove = above(devices);
+  const ordered = new Set<ManagedDevice>();
+  const seen = new Set<ManagedDevice>();
+  const add = (device: ManagedDevice): void => {
+    if (seen.has(device)) return;
+    seen.add(device);
+    for (const upper of devicesAbove(device)) add(upper);
+    ordered.add(device);
+  };
+  for (const device of devices) add(device);
+  return [...ordered];
+}
+
+/** Asks sysfs once for each disk or file system that has images, of which there may be one for hundreds of them. */
+function above(devices: readonly ManagedDevice[]): (device: ManagedDevice) => ManagedDevice[] {
+  const numbers = new Map<string, readonly number[]>();
+  const uppers = devices.flatMap((device) => {
+    const number = lowerNumber(device.image.spec);
+    if (number === undefined) return [];
+    const below = numbers.get(number) ?? nbdBelow(number);
+    numbers.set(number, below);
+    return below.length === 0 ? [] : { device, below };
+  });
+  return ({ index }) =>
+    uppers.filter(({ below }) => index !== undefined && below.includes(index)).map(({ device }) => device);
 }

@@ -9,8 +9,6 @@ import type { WorkerProcess } from "./worker-process.ts";
 
 /** Two pings in a row without an answer. */
 const SILENT_MS = 2.5 * TICK_INTERVAL_MS;
-/** A busy machine is the reason of most shorter silences, and another process would make it busier. */
-const SPARE_MS = 5 * TICK_INTERVAL_MS;
 
 /** `watch` is undefined until the worker is ready. */
 export function watchWorker(worker: WorkerProcess, watch: HangWatch | undefined, nowMs: number): void {
@@ -37,16 +35,4 @@ export function watchWorker(worker: WorkerProcess, watch: HangWatch | undefined,
   if (!worker.isSilent) worker.links.adaptPipes(nowMs);
   for (const { link, answered, waiting } of links)
     worker.links.get(link)?.crashes.served({ nowMs, answered, waiting });
-}
-
-/**
- * Whether a worker with links may be about to hang and none is idle: if it hangs, its links are to go on at once, and
- * the link in which it hung is to get a worker for itself.
- */
-export function needsSpare(workers: ReadonlyMap<WorkerProcess, HangWatch | undefined>): boolean {
-  const ready = [...workers].filter(([worker]) => worker.isReady);
-  const isLongSilent = ready.some(
-    ([{ links }, watch]) => links.size > 0 && (watch?.silentMs ?? 0) > SPARE_MS,
-  );
-  return isLongSilent && !ready.some(([{ isSilent, links }]) => links.size === 0 && !isSilent);
 }

@@ -14,6 +14,7 @@ import { type FoundLink, foundLink } from "./links/found-link.ts";
 import type { HeldLink } from "./links/held-link.ts";
 import { LinkMaker } from "./links/link-maker.ts";
 import { type PlacementPolicy, place } from "./policy/placement.ts";
+import { entangledWith } from "./policy/stacking.ts";
 import type { ReconnectedWorker } from "./reattach.ts";
 import { handleDeath } from "./worker-death.ts";
 import type { WorkerProcess } from "./worker-process.ts";
@@ -69,7 +70,9 @@ export class WorkerPool implements LinkServer {
     this.#workers = new WorkerSet(options, {
       log: events.log,
       available: () =>
-        separateSuspects(this.#workers.ready, (error) => this.#events.log("error", String(error))),
+        separateSuspects(this.#workers.ready, this.#links, (error) =>
+          this.#events.log("error", String(error)),
+        ),
       exited: (worker, how) => {
         this.#exits[worker.hung ? "hung" : "died"] += 1;
         return handleDeath(worker, how);
@@ -123,7 +126,7 @@ export class WorkerPool implements LinkServer {
     try {
       for (;;) {
         const worker = await this.#workerFor(link, "any", signal);
-        if (await worker.links.serve(link, signal)) return this.#add(link);
+        if (await this.#serve(worker, link, signal)) return this.#add(link);
         if (link.hasEnded) throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: it ended at once");
         if (signal.aborted && link.refusal === undefined)
           throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: no worker took it in time");
@@ -154,7 +157,7 @@ export class WorkerPool implements LinkServer {
       throw new ErofsNbdError("ERR_CONTROL", "cannot replace the workers: they are being replaced already");
     this.#workers.keepAll = true;
     try {
-      return await renewWorkers(this.#workers);
+      return await renewWorkers(this.#workers, this.#links);
     } finally {
       this.#workers.keepAll = false;
     }
@@ -217,11 +220,18 @@ export class WorkerPool implements LinkServer {
       }
       const late = setTimeout(() => waiting(`no worker is ready: ${this.#workers.lastDeath}`), LATE_MS);
       const worker = await this.#workerFor(link, next.placement, signal).finally(() => clearTimeout(late));
-      if (await worker.links.serve(link)) return { safe: true, unanswered: settlement.unanswered };
+      if (await this.#serve(worker, link)) return { safe: true, unanswered: settlement.unanswered };
       if (link.refusal !== undefined) waiting(`a worker does not take the link: ${link.refusal}`);
       // The worker is dead, or lacks resources. A retry at once would starve the event loop.
       await sleep(retryDelayMs(link), undefined, { signal });
     }
+  }
+
+  /** False when the worker does not take it: another may. */
+  async #serve(worker: WorkerProcess, link: HeldLink, signal?: AbortSignal): Promise<boolean> {
+    // Another link, which waits for this one, may have gone to the same worker since it was chosen.
+    if (worker.links.all.some(entangledWith(link, this.#links))) return false;
+    return worker.links.serve(link, signal);
   }
 
   /** Waits for a worker without links, if one is starting. */
@@ -238,6 +248,7 @@ export class WorkerPool implements LinkServer {
    */
   async #workerFor(link: HeldLink, placement: PlacementPolicy, signal: AbortSignal): Promise<WorkerProcess> {
     for (;;) {
+      const isEntangled = entangledWith(link, this.#links);
       const candidates = this.#workers.ready.map((worker) => {
         const others = worker.links.all.filter((other) => other !== link);
         const suspects = others.filter(({ crashes }) => crashes.suspicion > 0).length;
@@ -250,6 +261,7 @@ export class WorkerPool implements LinkServer {
           innocents: others.length - suspects,
           isolated,
           isSilent,
+          isEntangled: others.some(isEntangled),
         };
       });
       const best = place(candidates, { isSuspect: link.crashes.suspicion > 0, placement });

@@ -9,10 +9,10 @@ import { lowerPriority, resetPriority } from "../sys/priority.ts";
 import { AWAITED } from "../worker-protocol/messages.ts";
 import { RestartBackoff } from "./policy/backoff.ts";
 import { HangWatch, TICK_INTERVAL_MS } from "./policy/hang-watch.ts";
-import { MAX_ISOLATED } from "./policy/placement.ts";
+import { countIsolated, countNeeded, idleSurplus, needsSpare } from "./policy/staffing.ts";
 import type { ReconnectedWorker } from "./reattach.ts";
 import { reattachWorker, startWorker } from "./spawn.ts";
-import { needsSpare, watchWorker } from "./watch-worker.ts";
+import { watchWorker } from "./watch-worker.ts";
 import type { WorkerEvents, WorkerOptions, WorkerProcess } from "./worker-process.ts";
 
 export interface WorkerSetOptions extends WorkerOptions {
@@ -95,15 +95,17 @@ export class WorkerSet {
     this.#fill();
   }
 
-  /** Workers with links that must be served alone come on top. */
-  get #goal(): number {
-    return this.#holdsBack ? 1 : this.#options.size + this.isolatedCount;
+  get #full(): number {
+    return countNeeded(this.all, this.#options.size);
   }
 
-  /** How many workers are kept for links that must be served alone. */
+  get #goal(): number {
+    return this.#holdsBack ? 1 : this.#full;
+  }
+
+  /** See staffing.ts. */
   get isolatedCount(): number {
-    const isolating = this.all.filter(({ links }) => links.all.some(({ crashes }) => crashes.mustBeAlone));
-    return Math.min(isolating.length, MAX_ISOLATED);
+    return countIsolated(this.all);
   }
 
   #fill(): void {
@@ -137,9 +139,8 @@ export class WorkerSet {
   /** Starts a full set of workers beside the existing ones. All become ready, or none stays. @throws Error: why */
   async startFresh(): Promise<WorkerProcess[]> {
     const fresh: WorkerProcess[] = [];
-    const wanted = this.#options.size + this.isolatedCount;
     try {
-      while (fresh.length < wanted) fresh.push(this.#start());
+      while (fresh.length < this.#full) fresh.push(this.#start());
       // Nothing waits for them, so they must not slow down the workers that serve.
       for (const worker of fresh) lowerPriority(worker.pid);
       // The tick ends those that make no progress.
@@ -285,13 +286,10 @@ export class WorkerSet {
     if (spare !== undefined) lowerPriority(spare.pid);
   }
 
-  /** Dismisses an idle worker that was started to keep suspects apart, once there are no suspects. */
   #trim(): void {
-    const { ready } = this;
-    if (this.keepAll || ready.length <= this.#goal) return;
-    const hasSuspects = ready.some(({ links }) => links.all.some(({ crashes }) => crashes.suspicion > 0));
-    const idle = ready.find((worker) => worker.links.size === 0);
-    if (!hasSuspects && idle !== undefined) this.dismiss(idle);
+    if (this.keepAll || this.ready.length <= this.#goal) return;
+    const idle = idleSurplus(this.ready);
+    if (idle !== undefined) this.dismiss(idle);
   }
 
   #wake(): void {

@@ -53,6 +53,11 @@ export function sourceSizeBytes(spec: SourceSpec): number {
   return spec.type === "file" ? spec.identity.sizeBytes : spec.sizeBytes;
 }
 
+/** The number of the block device or file system that an image lies on; undefined for a module. */
+export function lowerNumber(spec: SourceSpec): string | undefined {
+  return spec.type === "file" ? spec.identity.device : undefined;
+}
+
 /** A spec in one word, for output. */
 export function sourceUri(spec: SourceSpec): string {
   if (spec.type === "module") return `module:${spec.path}`;

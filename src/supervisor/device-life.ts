@@ -6,6 +6,7 @@
 import type { EventEmitter } from "eventemitter3";
 import { notAttached } from "../errors.ts";
 import type { DeviceView } from "../kernel/device-view.ts";
+import { lowerNumber } from "../source/source-spec.ts";
 import { type DeviceExactness, exactnessOf, ImageChanges } from "./device-exactness.ts";
 import { type DeviceEffect, type DeviceState, type StateEvent, transition } from "./device-state.ts";
 import { Failover, type FailoverListener } from "./failover/failover.ts";
@@ -58,9 +59,15 @@ export class DeviceLife {
     this.#events = events;
     this.progress = new ProgressTracker(nbd, settings.identifier);
     this.kernel = new KernelDevice(settings, nbd, view, this.progress);
+    const deviceIndex = (): number | undefined => this.kernel.index;
+    const below = (): readonly number[] => view.nbdBelow(lowerNumber(image.spec));
     const inFlight = (): number | undefined => this.kernel.trustedReadsInFlight;
     const isCounted = (): boolean => this.kernel.isCounted;
-    this.links = new LinkSet({ settings, image, inFlight, isCounted }, server, this.#linkListener);
+    this.links = new LinkSet(
+      { settings, image, deviceIndex, below, inFlight, isCounted },
+      server,
+      this.#linkListener,
+    );
     this.#look = setInterval(() => this.#lookForLostReads(), LOOK_INTERVAL_MS).unref();
   }
 

@@ -28,6 +28,10 @@ export interface LinkRequest {
   /** The device's identifier and the link index, by which a later manager knows the link. */
   readonly device: string;
   readonly linkIndex: number;
+  /** The device's index; undefined until the kernel has given one. */
+  readonly deviceIndex: () => number | undefined;
+  /** The nbd devices that the image lies on: a worker that serves one of them as well would wait for itself. */
+  readonly below: readonly number[];
   /** Whether the kernel's count of reads in flight is about this link alone; see JournaledReplies. */
   readonly counted: boolean;
   /** That count; undefined while it cannot be trusted. Used only at a takeover. */

@@ -9,6 +9,8 @@ export function linkRequest(image: OpenImage, changes: Partial<LinkRequest> = {}
     spread: false,
     device: "a device",
     linkIndex: 0,
+    deviceIndex: () => undefined,
+    below: [],
     counted: false,
     inFlight: () => undefined,
     hangTimeoutMs: 2000,

@@ -56,6 +56,8 @@ class World {
       spread: false,
       device: "a device",
       linkIndex: 0,
+      deviceIndex: () => undefined,
+      below: [],
       counted: true,
       inFlight: () => this.#reader.inFlight,
       hangTimeoutMs: 60_000,

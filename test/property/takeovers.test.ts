@@ -88,6 +88,8 @@ function play(name: string, habits: LinkHabits & { tightSocket?: true }, counted
       spread: false,
       device: "any",
       linkIndex: played.length,
+      deviceIndex: () => undefined,
+      below: [],
       counted,
       inFlight: () => (counted ? own.kernel?.inFlight : undefined),
       hangTimeoutMs: 60_000,

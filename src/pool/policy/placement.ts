@@ -16,6 +16,8 @@ export interface Candidate {
   readonly isolated?: number;
   /** It does not answer now: it is inside the code of one of its links, or stopped. */
   readonly isSilent?: boolean;
+  /** One of its links waits for the link, or the link for it (stacking.ts). */
+  readonly isEntangled?: boolean;
 }
 
 /** Workers beyond the set that are started for links that must be alone. Beyond that such links share workers. */
@@ -23,7 +25,8 @@ export const MAX_ISOLATED = 4;
 
 /**
  * The best of the ready workers for a link. Suspects and innocents are kept apart if possible; beyond that the worker
- * with the fewest links is best. A link that hung gets a worker for itself. A worker that is silent is not asked.
+ * with the fewest links is best. A link that hung gets a worker for itself. A worker that is silent, or that would wait
+ * for itself with the link, is not asked.
  * Undefined when no worker is acceptable: the link then waits for a fresh one rather than for a hang, or to endanger
  * others.
  */
@@ -32,7 +35,7 @@ export function place<T extends Candidate>(
   link: { readonly isSuspect: boolean; readonly placement: PlacementPolicy },
 ): T | undefined {
   const isMixing = ({ suspects, innocents }: T): boolean => (link.isSuspect ? innocents : suspects) > 0;
-  const heard = candidates.filter(({ isSilent }) => isSilent !== true);
+  const heard = candidates.filter(({ isSilent, isEntangled }) => !isSilent && !isEntangled);
   const isolating = candidates.filter(({ isolated = 0 }) => isolated > 0);
   const isAllowed = ({ links, innocents, isolated = 0 }: T): boolean => {
     if (link.placement !== "alone") return isolated === 0 && (link.placement === "any" || innocents === 0);

@@ -7,9 +7,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
 import { ErofsNbdError } from "../../errors.ts";
+import { nbdBelow } from "../../kernel/block-users.ts";
 import { probeDevice } from "../../kernel/probe.ts";
 import { configuringThread, countsReads, deviceIndexes, readsInFlight } from "../../kernel/sysfs.ts";
 import { READ_ONLY_EXPORT_FLAGS } from "../../nbd/wire.ts";
+import { lowerNumber } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc/files.ts";
 import { SHUT_RDWR, shutdown } from "../../sys/libc/sockets.ts";
 import { NO_COUNTERS } from "../../worker-protocol/link-end.ts";
@@ -166,6 +168,8 @@ export class IoctlDevice extends EventEmitter<DeviceEvents> implements ManagedDe
       spread: false,
       device: this.settings.identifier,
       linkIndex: 0,
+      deviceIndex: () => this.#index,
+      below: nbdBelow(lowerNumber(this.image.spec)),
       counted: true,
       inFlight: () => this.#readsInFlight(),
       hangTimeoutMs: this.settings.hangTimeoutMs,

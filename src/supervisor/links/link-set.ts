@@ -30,6 +30,10 @@ const RECHECK_MS = [0, 10, 50];
 export interface LinkPlan {
   readonly settings: Pick<DeviceSettings, "identifier" | "connections" | "hangTimeoutMs">;
   readonly image: Image;
+  /** See LinkRequest. */
+  readonly deviceIndex: () => number | undefined;
+  /** See LinkRequest; asked for once. */
+  readonly below: () => readonly number[];
   /** The kernel's count of reads in flight; undefined while it cannot be trusted. */
   readonly inFlight: () => number | undefined;
   /** Whether the kernel keeps that count. Looked at when a link is created, which then sends accordingly. */
@@ -41,6 +45,7 @@ export class LinkSet {
   readonly #server: LinkServer;
   readonly #listener: LinkListener;
   readonly #links: (DeviceLink | undefined)[];
+  #below: readonly number[] | undefined;
   readonly #retired = new RetiredKernelEnds();
   readonly #changes = new Changes();
   /** What links of former generations have done. */
@@ -225,7 +230,8 @@ export class LinkSet {
   }
 
   #request(index: number): LinkRequest {
-    const { settings, image, inFlight, isCounted } = this.#plan;
+    const { settings, image, deviceIndex, inFlight, isCounted } = this.#plan;
+    this.#below ??= this.#plan.below();
     if (this.#opened.some(({ hasFailedSource }) => hasFailedSource)) this.#copyOnly = true;
     return {
       image,
@@ -233,6 +239,8 @@ export class LinkSet {
       spread: false,
       device: settings.identifier,
       linkIndex: index,
+      deviceIndex,
+      below: this.#below,
       counted: settings.connections === 1 && isCounted(),
       inFlight,
       hangTimeoutMs: settings.hangTimeoutMs,

@@ -4,9 +4,10 @@
  * A detach of the lower one is refused, and the upper one's data stay. Runs inside a guest.
  */
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import type { DeviceStatus } from "../../../src/control/protocol.ts";
+import { makeImage } from "../../helpers/images/erofs-image.ts";
 import { cliFixture, expectNothingAttached, expectRefusal, mountsAt } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
 import { attach, erofsNbd, erofsNbdOk, run, status, until } from "./product.ts";
@@ -80,6 +81,50 @@ describe("a device is the image of another one", () => {
     expect(mountsAt(files.mountPoint)).toBe(0);
     await read(`${upper.device}`);
     await erofsNbdOk("detach", `${upper.device}`);
+    await expectNothingAttached();
+  });
+});
+
+describe("links of devices that lie on one another", () => {
+  /** No worker was killed because it waited for itself. */
+  const expectNoHang = async (devices: readonly DeviceStatus[]): Promise<void> => {
+    for (const { device } of devices) {
+      const { lastFailover, links } = await status(`${device}`);
+      expect(lastFailover?.cause ?? "").not.toMatch(/has not answered/);
+      expect(links).toHaveLength(1);
+    }
+  };
+  const workersOf = async (devices: readonly DeviceStatus[]): Promise<(number | undefined)[]> =>
+    Promise.all(devices.map(async ({ device }) => (await status(`${device}`)).links[0]?.workerPid));
+
+  test("are served by different workers, also after each of them has died", async () => {
+    const lower = await attach(files.image);
+    const middle = await attach(`${lower.device}`);
+    const upper = await attach(`${middle.device}`);
+    const all = [lower, middle, upper];
+    for (const { device } of all) {
+      await read(`${upper.device}`);
+      expect(new Set(await workersOf(all)).size).toBe(3);
+      process.kill((await status(`${device}`)).links[0]?.workerPid ?? 0, "SIGKILL");
+    }
+    await read(`${upper.device}`);
+    expect(new Set(await workersOf(all)).size).toBe(3);
+    await expectNoHang(all);
+    await erofsNbdOk("detach", "--all");
+    await expectNothingAttached();
+  });
+
+  test("are kept apart where the upper image is a file on the lower device", async () => {
+    copyFileSync(files.image, files.at("tree/inner.erofs"));
+    await makeImage(files.at("outer.erofs"), files.at("tree"));
+    await erofsNbdOk("mount", files.at("outer.erofs"), files.mountPoint);
+    const [outer] = JSON.parse(await erofsNbdOk("status", "--json")) as [DeviceStatus];
+    const inner = await attach(`${files.mountPoint}/inner.erofs`);
+    await read(`${inner.device}`);
+    expect(new Set(await workersOf([outer, inner])).size).toBe(2);
+    await expectNoHang([outer, inner]);
+    await erofsNbdOk("detach", `${inner.device}`);
+    await erofsNbdOk("umount", files.mountPoint);
     await expectNothingAttached();
   });
 });

@@ -140,6 +140,8 @@ describe.each([
         spread: false,
         device: `steps-${counted}`,
         linkIndex: 0,
+        deviceIndex: () => undefined,
+        below: [],
         counted,
         inFlight: () => kernel.end?.inFlight,
         hangTimeoutMs: 2000,

@@ -80,6 +80,8 @@ function request(linkIndex: number): LinkRequest {
     spread: false,
     device: "a device",
     linkIndex,
+    deviceIndex: () => undefined,
+    below: [],
     counted: true,
     inFlight: () => reader.inFlight,
     hangTimeoutMs: 60_000,

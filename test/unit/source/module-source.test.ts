@@ -97,6 +97,8 @@ async function serve(spec: ModuleSourceSpec, patienceMs = 30_000): Promise<Serve
       spread: false,
       device: "a device",
       linkIndex: 0,
+      deviceIndex: () => undefined,
+      below: [],
       counted: false,
       inFlight: () => undefined,
       hangTimeoutMs: 1500,

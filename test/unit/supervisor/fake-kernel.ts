@@ -70,6 +70,10 @@ export class FakeKernel implements NbdCommands, DeviceView {
     this.index = index;
   }
 
+  nbdBelow(): readonly number[] {
+    return [];
+  }
+
   async connect(options: NbdConnectOptions): Promise<{ index: number }> {
     this.#pending += 1;
     return this.#connect(options).finally(() => {

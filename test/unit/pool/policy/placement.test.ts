@@ -14,6 +14,7 @@ describe("place", () => {
   const hanging = { isSuspect: true, placement: "alone" } as const;
   const hung = { name: "hung", links: 1, suspects: 1, innocents: 0, isolated: 1 };
   const silent = { name: "silent", links: 0, suspects: 0, innocents: 0, isSilent: true };
+  const entangled = { name: "entangled", links: 1, suspects: 0, innocents: 1, isEntangled: true };
   const isolating = Array.from({ length: MAX_ISOLATED }, (_, at) => ({
     ...hung,
     name: at === 2 ? "fewest" : "more",
@@ -39,6 +40,8 @@ describe("place", () => {
     ["a killer does not go to a link that hung", killer, [hung], undefined],
     ["no link asks a silent worker", innocent, [silent, dirty], "dirty"],
     ["no link asks a silent worker rather than none", innocent, [silent], undefined],
+    ["no link goes to one that it waits for", innocent, [entangled, dirty], "dirty"],
+    ["no link goes to one that it waits for rather than nowhere", innocent, [entangled], undefined],
   ])("%s", (_, link, candidates, expected) => {
     expect(place(candidates, link)?.name).toBe(expected);
   });

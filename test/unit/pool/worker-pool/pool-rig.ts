@@ -126,6 +126,8 @@ export class PoolRig {
       spread: true,
       device: "a device",
       linkIndex: 0,
+      deviceIndex: () => undefined,
+      below: [],
       counted: true,
       inFlight: () => this.inFlight(),
       hangTimeoutMs: 60_000,

@@ -15,6 +15,8 @@ const PLAN: LinkPlan = {
     blockSizeBytes: 4096,
   },
   inFlight: () => 0,
+  deviceIndex: () => undefined,
+  below: () => [],
   isCounted: () => true,
 };
 
