@@ -123,20 +123,23 @@ export class WorkerPool implements LinkServer {
     }
     const former = [...this.#links].find(({ number }) => number === request.former?.number);
     const link = this.#maker.make(this.#nextLink++, request, observer, former);
+    // Why a worker has refused it, also while another is asked.
+    let refusal: string | undefined;
     try {
       for (;;) {
         const worker = await this.#workerFor(link, "any", signal);
         if (await this.#serve(worker, link, signal)) return this.#add(link);
+        refusal = link.refusal ?? refusal;
         if (link.hasEnded) throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: it ended at once");
-        if (signal.aborted && link.refusal === undefined)
+        if (signal.aborted && refusal === undefined)
           throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: no worker took it in time");
         await sleep(retryDelayMs(link), undefined, { signal });
       }
     } catch (error) {
       link.worker?.links.close(link);
       this.#maker.giveUp(link);
-      if (link.refusal === undefined || error instanceof ErofsNbdError) throw error;
-      throw new ErofsNbdError("ERR_WORKER", `cannot serve a link: ${link.refusal}`, { cause: error });
+      if (refusal === undefined || error instanceof ErofsNbdError) throw error;
+      throw new ErofsNbdError("ERR_WORKER", `cannot serve a link: ${refusal}`, { cause: error });
     }
   }
 

@@ -5,6 +5,7 @@ import { constants } from "node:os";
 import { expect, test, vi } from "vitest";
 import { type DriverState, driverState } from "../../../src/kernel/modules.ts";
 import { NbdControl } from "../../../src/kernel/nbd-control.ts";
+import { until } from "../../helpers/until.ts";
 import { ack, attribute, generic, uint } from "../netlink/encode.ts";
 import {
   acknowledge,
@@ -87,11 +88,11 @@ test("is busy with a device while one of its commands is unanswered", async () =
   const first = control.reconfigure({ index: 1, backendIdentifier: "one" });
   const second = control.disconnect({ index: 1, backendIdentifier: "one" });
   expect([control.isBusyWith("one"), control.isBusyWith("two")]).toEqual([true, false]);
-  await expect.poll(() => waiting.length).toBe(1);
+  await until("the command is sent", () => waiting.length === 1);
   waiting.shift()?.();
   await first;
   expect(control.isBusyWith("one")).toBe(true);
-  await expect.poll(() => waiting.length).toBe(1);
+  await until("the command is sent", () => waiting.length === 1);
   waiting.shift()?.();
   await second;
   expect(control.isBusyWith("one")).toBe(false);
@@ -114,6 +115,7 @@ test("hands LINK_DEAD on by index", async () => {
   await control.open();
   const fields = { type: 28, sequence: 0, portId: 0 };
   fake.transports[1]?.deliver(generic(fields, 4, attribute(1, uint(4, 9))));
-  await expect.poll(() => events).toEqual([9]);
+  await until("the event", () => events.length > 0);
+  expect(events).toEqual([9]);
   await control.close();
 });

@@ -2,7 +2,7 @@
 import { mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach } from "vitest";
+import { afterEach, beforeEach, vi } from "vitest";
 import { ControlClient } from "../../../src/control/client.ts";
 import type { DeviceEvent, DeviceStatus } from "../../../src/control/protocol.ts";
 import { chooseRunDir, type RunDir } from "../../../src/control/run-dir.ts";
@@ -11,6 +11,7 @@ import { attachThrough } from "../../../src/library/attach.ts";
 import type { AttachedDevice, AttachedDeviceEvents } from "../../../src/library/attached-device.ts";
 import { toAttachParams } from "../../../src/library/options.ts";
 import { ControlServer } from "../../../src/manager/control-server/control-server.ts";
+import { until } from "../../helpers/until.ts";
 import { FakeManager } from "../manager/fake-manager.ts";
 
 const QUIET = { info: () => {}, warn: () => {}, error: () => {} };
@@ -23,8 +24,8 @@ export const STATUS: DeviceStatus = {
   state: "serving",
 } as unknown as DeviceStatus;
 
-/** Long enough for a look or two. */
-export const PATIENCE_MS: number = 400;
+/** By the clock of the test where it has one: see `waitOutPatience`. */
+const PATIENCE_MS = 400;
 
 export class DeviceManager extends FakeManager {
   override async describe(): Promise<DeviceStatus> {
@@ -53,6 +54,8 @@ export let image: string;
 export let letGo: number;
 /** Managers that the session wanted started. */
 export let starts: number;
+/** How often the session has looked for a manager. */
+export let looks: number;
 /** What a test may change. */
 export const habits: { closesSession: boolean; mayStart: boolean } = {
   closesSession: false,
@@ -62,6 +65,22 @@ export let heard: unknown[][];
 
 export function serve(): void {
   server = new ControlServer(runDir.controlSocket, manager, QUIET);
+}
+
+/** From now on the session's clock stands still, until `waitOutPatience`. */
+export function stopClock(): void {
+  vi.useFakeTimers({ toFake: ["performance"] });
+}
+
+/** The time for which the session only looks for another manager is over. */
+export function waitOutPatience(): void {
+  vi.advanceTimersByTime(PATIENCE_MS);
+}
+
+/** Waits until the session has looked for a manager several times. */
+export async function someLooks(): Promise<void> {
+  const before = looks;
+  await until("some looks", () => looks >= before + 3);
 }
 
 /** Gives each test of a file a session, and a device that was attached through it. */
@@ -75,6 +94,7 @@ export function useAttachedDevice(): void {
     heard = [];
     serve();
     starts = 0;
+    looks = 0;
     habits.mayStart = false;
     const find = () => ControlClient.connect(runDir);
     const reach = async (): Promise<ControlClient> => {
@@ -86,7 +106,14 @@ export function useAttachedDevice(): void {
       return (await find()) as ControlClient;
     };
     session = new Session(reach, {
-      afterLoss: { find, mayStart: () => habits.mayStart, patienceMs: PATIENCE_MS },
+      afterLoss: {
+        find: () => {
+          looks += 1;
+          return find();
+        },
+        mayStart: () => habits.mayStart,
+        patienceMs: PATIENCE_MS,
+      },
     });
     image = join(runDir.path, "image");
     writeFileSync(image, "some bytes");
@@ -107,6 +134,7 @@ export function useAttachedDevice(): void {
     for (const name of names) device.on(name, (...words: unknown[]) => heard.push([name, ...words]));
   });
   afterEach(() => {
+    vi.useRealTimers();
     session.close();
     server.close();
     rmSync(runDir.path, { recursive: true });

@@ -45,9 +45,10 @@ const quiet = { info: () => {}, warn: () => {}, error: () => {} };
 const server = new ControlServer(runDir.controlSocket, /** @type {never} */ ({}), quiet);
 process.stdout.write("ready\n");
 if (behaviour.stopped === "listening") process.kill(process.pid, "SIGSTOP");
-// The test that started this has the pid by `hello`; without it there is no reason to stay.
+// The test that started this has the pid by `hello`; without it there is no reason to stay, unless the test kills it.
+const stays = process.argv.includes("--stay");
 let idleTurns = 0;
 setInterval(() => {
   idleTurns = server.connectionCount === 0 ? idleTurns + 1 : 0;
-  if (idleTurns > 20) process.exit(0);
+  if (idleTurns > 20 && !stays) process.exit(0);
 }, 100);

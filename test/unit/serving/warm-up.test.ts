@@ -2,6 +2,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import { Pump } from "../../../src/serving/pump.ts";
 import { warmUp, warmUpLater } from "../../../src/serving/warm-up.ts";
 import { FileSource } from "../../../src/source/file-source.ts";
+import { until } from "../../helpers/until.ts";
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -25,7 +26,7 @@ test("a worker that an attach waits for warms up afterwards, between other work"
   const pump = new Pump();
   warmUpLater(pump, 0);
   expect(read).not.toHaveBeenCalled();
-  await vi.waitFor(() => expect(read).toHaveBeenCalled(), { interval: 1 });
+  await until("it reads", () => read.mock.calls.length > 0);
   let turns = 0;
   while (close.mock.calls.length === 0) {
     await new Promise((resolve) => setImmediate(resolve));

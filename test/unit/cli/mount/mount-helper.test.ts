@@ -4,6 +4,7 @@
  */
 import { existsSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { beforeEach, describe, expect, test } from "vitest";
+import { until } from "../../../helpers/until.ts";
 import { Fault } from "../fake-manager.ts";
 import { type CliOptions, type CliResult, MOUNT_HELPER, runCli, startCli } from "../run-cli.ts";
 import { at, environment, logged, useMountRig, withManager, writeProgram } from "./mount-rig.ts";
@@ -112,7 +113,7 @@ describe("a mount", () => {
     program("mount", 'mkfifo "$LOG.go"; read -r _ < "$LOG.go"');
     await withManager();
     const first = startCli([at("image"), at("mnt point")], { program: MOUNT_HELPER, env: inRunDir("run") });
-    await expect.poll(() => existsSync(at("log.go")), { timeout: 60_000 }).toBe(true);
+    await until("it has begun", () => existsSync(at("log.go")));
     program("mount", "");
     symlinkSync(at("mnt point"), at("link"));
     const words = [at("image"), at("link"), "-v"];

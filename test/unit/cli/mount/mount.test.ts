@@ -5,6 +5,7 @@
  */
 import { readdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { beforeEach, expect, test } from "vitest";
+import { until } from "../../../helpers/until.ts";
 import { type FakeManager, Fault } from "../fake-manager.ts";
 import { type CliResult, type RunningCli, startCli } from "../run-cli.ts";
 import { at, environment, logged, useMountRig, withManager, writeProgram } from "./mount-rig.ts";
@@ -116,7 +117,7 @@ test("an interrupted mount ends mount(8), detaches and ends with 8", async () =>
   writeProgram("mount", 'echo begun >> "$LOG"; exec sleep 60');
   const fake = await withManager();
   const command = start();
-  await expect.poll(logged, { timeout: 60_000 }).toBe("begun\n");
+  await until("it has begun", () => logged() === "begun\n");
   command.child.kill("SIGINT");
   const result = await command.ended;
   expect(result).toMatchObject({ code: 8, stdout: "" });
@@ -128,7 +129,7 @@ test("an interruption that comes too late to stop mount(8) is undone by umount(8
   writeProgram("mount", 'trap "" TERM; mkfifo "$LOG.go"; echo begun >> "$LOG"; read -r _ < "$LOG.go"');
   const fake = await withManager();
   const command = start();
-  await expect.poll(logged, { timeout: 60_000 }).toBe("begun\n");
+  await until("it has begun", () => logged() === "begun\n");
   command.child.kill("SIGTERM");
   await command.until("stderr", /^note: interrupted/m);
   writeFileSync(at("log.go"), "go\n");

@@ -75,7 +75,7 @@ describe("connectOrStart", () => {
     const [one, two] = await Promise.all([start(), start()]);
     end(one.pid);
     expect(one.pid).toBe(two.pid);
-    expect(readFileSync(runDir.logFile, "utf8")).toContain("runs there");
+    await until("the other has said so", () => readFileSync(runDir.logFile, "utf8").includes("runs there"));
   });
 
   test("one that has the directory may be long about what it finds there", async () => {
@@ -93,7 +93,7 @@ describe("connectOrStart", () => {
 
   test("a manager that was just ending still has the directory: another is started when it has gone", async () => {
     prepareRunDir(runDir);
-    const ending = spawn(process.execPath, [STAND_IN, "manager", "--run-dir", runDir.path], {
+    const ending = spawn(process.execPath, [STAND_IN, "manager", "--run-dir", runDir.path, "--stay"], {
       stdio: ["ignore", "pipe", "ignore"],
     });
     await once(ending.stdout, "data");

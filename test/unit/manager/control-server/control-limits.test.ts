@@ -93,20 +93,20 @@ describe("limits", () => {
   test("slow peers without a first request or with an unfinished line are cut off; idle ones stay", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     const [idle, silent, slow] = [await connect(), await connect(), await connect()];
-    await vi.waitFor(() => expect(server.connectionCount).toBe(3));
+    await until("all are connected", () => server.connectionCount === 3);
     idle.send(HELLO);
     slow.send(HELLO);
     slow.send('{"id":');
-    await vi.waitFor(() => expect([idle.answers.length, slow.answers.length]).toEqual([1, 1]));
+    await until("both are answered", () => idle.answers.length === 1 && slow.answers.length === 1);
     vi.advanceTimersByTime(9999);
     slow.send("1");
     await new Promise((resolve) => setImmediate(resolve));
     vi.advanceTimersByTime(1);
-    await vi.waitFor(() => expect([silent.ended, slow.ended]).toEqual([true, true]));
+    await until("both are cut off", () => silent.ended && slow.ended);
     vi.advanceTimersByTime(3_600_000);
     expect(idle.ended).toBe(false);
     idle.send(HELLO);
-    await vi.waitFor(() => expect(idle.answers.length).toBe(2));
+    await until("it is answered again", () => idle.answers.length === 2);
   });
 
   test("a peer that sends faster than it is answered is read from later, and gets all its answers", async () => {

@@ -1,10 +1,11 @@
 /** link-pipe.ts: who gets a larger pipe, for how long, and what a worker learns of it. */
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { Journal } from "../../../../src/journal/journal.ts";
 import { BASE_PIPE_BYTES, JOURNAL_BYTES } from "../../../../src/journal/layout.ts";
 import { LinkPipe } from "../../../../src/pool/links/link-pipe.ts";
 import { PipeCapacity } from "../../../../src/serving/replies/pipe-capacity.ts";
 import { growPipe, pipe } from "../../../../src/sys/libc/pipes.ts";
+import { until } from "../../../helpers/until.ts";
 
 const KIB = 1024;
 /** Longer than a pipe stays large without a large reply. */
@@ -39,13 +40,13 @@ describe("a link's pipe", () => {
     expect(sizeOf(one)).toBe(BASE_PIPE_BYTES);
     one.journal.pipeWishBytes = 500 * KIB;
     one.held.adapt(0);
-    await vi.waitFor(() => expect(one.journal.pipeBytes).toBe(512 * KIB));
+    await until("the pipe is resized", () => one.journal.pipeBytes === 512 * KIB);
     expect(sizeOf(one)).toBe(512 * KIB);
     one.journal.pipeWishBytes = 500 * KIB;
     one.held.adapt(LATER_MS);
     one.held.adapt(LATER_MS + 1000);
     one.held.adapt(2 * LATER_MS);
-    await vi.waitFor(() => expect(one.journal.pipeBytes).toBe(BASE_PIPE_BYTES));
+    await until("the pipe is resized", () => one.journal.pipeBytes === BASE_PIPE_BYTES);
     expect(sizeOf(one)).toBe(BASE_PIPE_BYTES);
   });
 
@@ -54,9 +55,9 @@ describe("a link's pipe", () => {
     one.capacity.need(300 * KIB);
     expect(sizeOf(one)).toBe(512 * KIB);
     one.held.adapt(0);
-    await vi.waitFor(() => expect(one.journal.pipeBytes).toBe(512 * KIB));
+    await until("the pipe is resized", () => one.journal.pipeBytes === 512 * KIB);
     one.held.adapt(LATER_MS);
-    await vi.waitFor(() => expect(one.journal.pipeBytes).toBe(BASE_PIPE_BYTES));
+    await until("the pipe is resized", () => one.journal.pipeBytes === BASE_PIPE_BYTES);
     // The next large reply is not held up by what was known before.
     one.capacity.need(300 * KIB);
     expect(one.capacity.bytes).toBe(512 * KIB);
@@ -67,13 +68,13 @@ describe("a link's pipe", () => {
     const [one, other] = [link(), link()];
     one.capacity.need(300 * KIB);
     one.held.adapt(0);
-    await vi.waitFor(() => expect(one.journal.pipeBytes).toBe(512 * KIB));
+    await until("the pipe is resized", () => one.journal.pipeBytes === 512 * KIB);
     one.held.changeHands();
     one.held.adapt(LATER_MS);
     // Changes are made in order: the one that is awaited is later than one that there should not be.
     other.journal.pipeWishBytes = 500 * KIB;
     other.held.adapt(LATER_MS);
-    await vi.waitFor(() => expect(other.journal.pipeBytes).toBe(512 * KIB));
+    await until("the pipe is resized", () => other.journal.pipeBytes === 512 * KIB);
     expect(sizeOf(one)).toBe(512 * KIB);
   });
 
@@ -87,7 +88,7 @@ describe("a link's pipe", () => {
     const last = link();
     last.journal.pipeWishBytes = 200 * KIB;
     last.held.adapt(0);
-    await vi.waitFor(() => expect(last.journal.pipeBytes).toBe(256 * KIB));
+    await until("the pipe is resized", () => last.journal.pipeBytes === 256 * KIB);
     const beyond = many.reduce((sum, one) => sum + sizeOf(one) - BASE_PIPE_BYTES, 0);
     expect(beyond).toBeLessThanOrEqual(64 * KIB * KIB);
   });
