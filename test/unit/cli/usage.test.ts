@@ -159,6 +159,9 @@ describe("without a manager", () => {
       expect(check["state"]).toMatch(/^(ok|warn|fail)$/);
       expect(check["hint"] === null, JSON.stringify(check)).toBe(check["state"] === "ok");
     }
+    const names = report.checks.map(({ name }) => name);
+    for (const name of ["koffi", "permission", "nbd driver", "nbd netlink", "hung tasks", "run directory"])
+      expect(names).toContain(name);
     expect(report.checks.find(({ name }) => name === "node")).toMatchObject({ state: "ok" });
     expect(report.checks.find(({ name }) => name === "manager")).toMatchObject({ state: "ok" });
     expect(existsSync(runDir)).toBe(false);

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writ
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { explainFileError } from "../../../src/control/run-dir.ts";
+import { asRunDirError, chooseRunDir, explainFileError } from "../../../src/control/run-dir.ts";
 import { makeDirectories } from "../../../src/control/run-dir-trust.ts";
 
 let base: string;
@@ -34,6 +34,20 @@ test("a link to a directory is one, a file is not, and a link that leads nowhere
 
 test("a file system that has no such entries is reported, and not tried for ever", () => {
   for (const path of ["/proc/x", "/proc/x/y"]) expect(whyNot(path)).toBe("/proc allows no such entry");
+});
+
+test("a read-only file system is named so, which is not the image's, and root is no help against it", () => {
+  const refused = (code: string): unknown =>
+    asRunDirError(chooseRunDir("/somewhere"), Object.assign(new Error(code), { code, path: "/somewhere" }));
+  expect(refused("EROFS")).toMatchObject({
+    code: "ERR_RUN_DIR",
+    message: "cannot use run directory /somewhere: its file system is read-only",
+    hint: "name another directory with --run-dir",
+  });
+  expect(refused("EACCES")).toMatchObject({
+    message: "cannot use run directory /somewhere: permission denied",
+    hint: "run as root, or name a writable directory with --run-dir",
+  });
 });
 
 function whyNot(path: string): string {

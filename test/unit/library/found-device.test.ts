@@ -7,11 +7,11 @@ import { lookThrough } from "../../../src/library/find.ts";
 import { deviceStatus } from "../cli/fake-manager.ts";
 
 /** A session with a manager that has one device, and what was asked of it. */
-function fakeSession() {
+function fakeSession(hello: object = { protocol: 2 }) {
   const asked: Array<{ method: Method; params: unknown }> = [];
   const ask = async (method: Method, params: unknown): Promise<unknown> => {
     asked.push({ method, params });
-    if (method === "hello") return { version: "9.0.0", pid: 1, protocol: 2 };
+    if (method === "hello") return { version: "9.0.0", pid: 1, ...hello };
     if (method === "status") return { devices: [deviceStatus()], notes: [] };
     return { results: [{ target: null, device: "/dev/nbd0", error: null }] };
   };
@@ -40,4 +40,12 @@ test("a device that was attached is detached", async () => {
     targets: [{ identifier }],
   });
   expect(attached.isDetached).toBe(true);
+});
+
+test("a manager of the first version is told the index, as it knows no identifiers", async () => {
+  const { asked, session } = fakeSession({});
+  const attached = new AttachedDevice(session, deviceStatus(), { notes: [], isOwn: true }, () => {});
+  await attached.detach();
+  const { index } = deviceStatus();
+  expect(asked.find(({ method }) => method === "detach")?.params).toMatchObject({ targets: [{ index }] });
 });

@@ -1,7 +1,7 @@
 /**
- * Commands and managers of different versions: what the first version of the protocol had, as it was sent then.
+ * Commands and managers of different versions: what each version of the protocol added, as it was sent then.
  *
- * The fixture is never edited. A version that adds to the protocol adds a file beside it.
+ * The fixtures are never edited. A version that adds to the protocol adds a file beside them.
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -12,11 +12,18 @@ import type { PARAMS } from "../../../../src/manager/control-server/params.ts";
 import { runRequest } from "../../../../src/manager/control-server/run-request.ts";
 import { deviceStatus } from "../../cli/fake-manager.ts";
 
-const fixture = new URL("../../../fixtures/control/protocol-1.json", import.meta.url);
-const REQUESTS = JSON.parse(readFileSync(fixture, "utf8")) as Record<string, unknown[]>;
+function requestsOf(version: number): Record<string, unknown[]> {
+  const fixture = new URL(`../../../fixtures/control/protocol-${version}.json`, import.meta.url);
+  return JSON.parse(readFileSync(fixture, "utf8")) as Record<string, unknown[]>;
+}
+const VERSIONS = Array.from({ length: PROTOCOL }, (_, at) => at + 1);
 
 describe("an older command with a newer manager", () => {
-  test.each(Object.entries(REQUESTS))("is understood: %s", (method, requests) => {
+  test.each(
+    VERSIONS.flatMap((version) =>
+      Object.entries(requestsOf(version)).map(([method, requests]) => ({ version, method, requests })),
+    ),
+  )("is understood: $method of version $version", ({ method, requests }) => {
     for (const params of requests) expect(readParams(method as keyof typeof PARAMS, params)).toEqual(params);
   });
 
@@ -43,7 +50,7 @@ describe("a newer command with an older manager", () => {
   });
 
   test("would be refused with what the manager does not know", () => {
-    const [attach] = REQUESTS["attach"] as object[];
+    const [attach] = requestsOf(1)["attach"] as object[];
     expect(() => readParams("attach", { ...attach, later: 1 })).toThrow(/invalid attach request: .*later/);
   });
 });

@@ -1,5 +1,5 @@
 /** WorkerPool: links are spread over workers, serve, and end; a pool that stops lets them finish. */
-import { readdirSync, writeFileSync } from "node:fs";
+import { readdirSync, rmSync, writeFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -14,6 +14,21 @@ import { until } from "../../../helpers/until.ts";
 import { content, NEVER, observer, readOver, takenOver, usePoolRig } from "./pool-rig.ts";
 
 const rig = usePoolRig();
+
+test("a link without a worker gives its journal to the one that replaces it, where no other can be made", async () => {
+  const { pool } = rig.startPool();
+  const heard = observer();
+  const former = await rig.open(pool, heard);
+  shutdown(former.kernelFd, SHUT_RDWR);
+  process.kill(former.workerPid, "SIGKILL");
+  await until("it has no worker", () => heard.losses.length + heard.ends.length > 0);
+  // As with a full file system: no file can be made here any more.
+  rmSync(rig.journals, { recursive: true });
+  await expect(rig.open(pool)).rejects.toThrow("ENOENT");
+  const next = await rig.open(pool, observer(), { former });
+  await (await readOver(next)).disconnect();
+  close(former.kernelFd);
+});
 
 describe("a pool that begins with one worker", () => {
   test("gives it a link, and starts the second when it is filled", async () => {

@@ -27,6 +27,20 @@ describe("links", () => {
     server.dispose();
   });
 
+  test("a replacement names the dead link, whose journal may be used again", async () => {
+    const { links, server } = make(1);
+    await links.replace(0, NEVER);
+    const former = server.last;
+    expect(former.request.former).toBeUndefined();
+    former.hangUp();
+    links.check("found dead");
+    await links.replace(0, NEVER);
+    expect(server.last.request.former?.number).toBe(former.number);
+    links.release();
+    vi.runAllTimers();
+    server.dispose();
+  });
+
   test("a death counts once; better witnesses explain it", async () => {
     const { links, server, heard } = make(1);
     await links.replace(0, NEVER);
