@@ -2,9 +2,9 @@
  * A subscription to one multicast group of a generic netlink family, on a socket of its own.
  *
  * Made by generic.ts. Multicast is not reliable: when the kernel drops messages, or the family is unregistered and
- * registered again, the listener is told to read the state anew (`onResync`) and the subscription goes on. The socket
- * also listens to the controller's `notify` group, which announces families by name: when a reloaded module is
- * announced, its group, which has a new number, is joined again. No request is sent on this socket.
+ * registered again, `onResync` is called, so that the listener reads the state again, and the subscription continues.
+ * The socket also listens to the controller's `notify` group, which announces families by name: when it announces a
+ * reloaded module, the module's group, which has a new number, is joined again. No request is sent on this socket.
  */
 import { constants } from "node:os";
 import * as C from "../constants.ts";
@@ -23,7 +23,7 @@ import { type RequestLabel, requestError, wrapFailure } from "./request.ts";
 import { openTransportOrThrow } from "./socket.ts";
 
 /**
- * Why the state that the listener knows may be out of date.
+ * Why the listener's view of the state may be out of date.
  *
  * - `messages-lost`: the receive buffer overflowed (ENOBUFS) or a message did not fit
  * - `family-removed`: the module was unloaded; events stop until it is loaded again
@@ -116,7 +116,7 @@ export class GroupSubscription {
     this.#watch = this.#transport.watch(() => this.#drain(), this.#options.keepsProcessAlive ?? true);
   }
 
-  /** Stops at once: no listener is called any more. Resolves when the descriptor is closed. */
+  /** No listener is called from here on. Resolves when the descriptor is closed. */
   close(): Promise<void> {
     if (this.#closed === undefined) {
       this.#watch?.stop();

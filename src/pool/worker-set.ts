@@ -1,8 +1,8 @@
 /**
  * The worker processes of one manager: enough of them, started ahead of need, watched, and replaced when they die.
  *
- * Used by the pool, which decides where links go and is told when a worker is ready or dead. Workers that die early are
- * replaced with growing delays (policy/backoff.ts), workers that hang are killed (policy/hang-watch.ts).
+ * Used by the pool, which decides where links go and receives an event when a worker is ready or dead. Workers that die
+ * early are replaced with growing delays (policy/backoff.ts), workers that hang are killed (policy/hang-watch.ts).
  */
 import { dropReserve, fillReserve } from "../sys/libc/descriptor-reserve.ts";
 import { lowerPriority, resetPriority } from "../sys/priority.ts";
@@ -21,7 +21,7 @@ export interface WorkerSetOptions extends WorkerOptions {
 
 export interface WorkerSetEvents {
   log(level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>): void;
-  /** Links can be given to a worker that they could not be given to before: it is ready, or heard of again. */
+  /** A worker has become able to take links: it is ready, or answers again. */
   available(): void;
   /** A worker is dead; returns whether one of its links is blamed. `links` still has its links. */
   exited(worker: WorkerProcess, how: string): boolean;
@@ -33,9 +33,9 @@ const SUCCESSOR_DELAY_MS = 100;
 export class WorkerSet {
   readonly #options: WorkerSetOptions;
   readonly #events: WorkerSetEvents;
-  /** Each with its hang watch once it is ready. */
+  /** All workers; a worker has a hang watch once it is ready. */
   readonly #workers = new Map<WorkerProcess, HangWatch | undefined>();
-  /** Those that were silent at the last tick. */
+  /** Workers that were silent at the last tick. */
   readonly #silent = new Set<WorkerProcess>();
   readonly #waiting = new Set<() => void>();
   readonly #backoff = new RestartBackoff();
@@ -166,7 +166,7 @@ export class WorkerSet {
     return worker;
   }
 
-  /** Lets go of a worker that is not needed; it exits after its last link. */
+  /** Dismisses a worker that is not needed; it exits after its last link. */
   dismiss(worker: WorkerProcess): void {
     this.#workers.delete(worker);
     this.#silent.delete(worker);
@@ -197,7 +197,7 @@ export class WorkerSet {
   }
 
   #start(): WorkerProcess {
-    // The very first of a manager that an attach has started. Who takes over from a dead one is to be warm.
+    // An attach waits for the first worker of the manager that it has started, so that one warms up later.
     const isAwaited = this.#holdsBack && !this.#hasStarted;
     const worker = startWorker(
       this.#options,
@@ -212,7 +212,7 @@ export class WorkerSet {
     return worker;
   }
 
-  /** Usually for lack of descriptors or memory, which may be temporary. */
+  /** Usually descriptors or memory are lacking, which may be temporary. */
   #startFailed(error: unknown): void {
     this.#lastDeath = `cannot start a worker: ${error instanceof Error ? error.message : error}`;
     this.#events.log("error", this.#lastDeath);
@@ -238,7 +238,7 @@ export class WorkerSet {
     this.#lastDeath = how;
     const served = worker.links.haveServed;
     const links = worker.links.size;
-    // The links come first: starting a process takes as long as many reads.
+    // Links first: starting a process takes as long as many reads.
     const blamedOnLink = this.#events.exited(worker, how);
     if (!this.#isStopped) {
       this.#events.log("warn", how, { workerPid: worker.pid, links });

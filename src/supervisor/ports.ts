@@ -58,7 +58,7 @@ export interface LinkObserver {
   repinned?(): void;
   /** It was handed to another living worker; reads stood still for `stallMs`. */
   moved(workerPid: number, stallMs: number): void;
-  /** The link has ended: `cause` for people, `end` if the worker has reported it. Called exactly once. */
+  /** The link has ended: `cause` as text, `end` if the worker has reported it. Called exactly once. */
   ended(cause: string, end: LinkEnd | undefined): void;
 }
 
@@ -75,7 +75,7 @@ export interface OpenLink {
   readonly workerPid: number;
   /** The kernel's end; the caller closes it. */
   readonly kernelFd: number;
-  /** What was done on it so far. */
+  /** Requests, bytes and errors so far. */
   readonly counters: Readonly<LinkCounters>;
   /** Whether nothing is unread, unanswered or unsent on it. */
   readonly isQuiet: boolean;
@@ -89,8 +89,8 @@ export interface OpenLink {
   addLatenciesTo(total: number[]): void;
   /**
    * After `orphaned`: gives the link to another worker and returns when that serves it. If its workers die again and
-   * again the takeover is put off, and `waiting` is told why. `orphaned` may follow at any time. @throws the signal's
-   * reason
+   * again, the takeover is put off, and `waiting` is called with the reason. `orphaned` may follow at any time.
+   * @throws the signal's reason
    */
   takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover>;
   /** Closes the link; `ended` follows if a worker has it. Idempotent. */

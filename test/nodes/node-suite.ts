@@ -11,10 +11,7 @@ import { describe, test } from "vitest";
 import { PROJECT_DIR } from "../kernel/lab/boot.mjs";
 import { prepareArm64, prepareDependencies, prepareNode } from "./node-packages.mjs";
 
-/**
- * Unit tests of all that touches the system or Node's own classes, and that are quick: files by the beginning of their
- * paths.
- */
+/** Quick unit tests of code that touches the system or Node's own classes, as prefixes of their paths. */
 const PORTABLE = [
   "test/unit/netlink/",
   "test/unit/sys/",
@@ -36,7 +33,7 @@ interface Outcome {
   readonly problem: string | null;
 }
 
-/** Declares what came of smoke.ts and the portable unit tests with a version of Node.js. */
+/** Declares the results of smoke.ts and of the portable unit tests with a version of Node.js. */
 export async function declareNode(version: string): Promise<void> {
   const outcomes = await outcomesOr(async () => {
     const node = await prepareNode(version, process.arch);
@@ -45,7 +42,7 @@ export async function declareNode(version: string): Promise<void> {
   declare(`Node.js ${version}`, outcomes);
 }
 
-/** Declares what came of smoke.ts with Node.js on an emulated 64-bit ARM processor. */
+/** Declares the results of smoke.ts with Node.js on an emulated 64-bit ARM processor. */
 export async function declareArm64(version: string): Promise<void> {
   const outcomes = await outcomesOr(async () => {
     const node = [...(await prepareArm64()), await prepareNode(version, "arm64")];
@@ -54,7 +51,7 @@ export async function declareArm64(version: string): Promise<void> {
   declare(`Node.js ${version} on arm64`, outcomes);
 }
 
-/** What could not even begin is one failure: a download that failed, a program that does not start. */
+/** A fault before the first check, such as a failed download, is one failure. */
 async function outcomesOr(work: () => Promise<Outcome[]>): Promise<Outcome[]> {
   try {
     return await work();
@@ -66,7 +63,7 @@ async function outcomesOr(work: () => Promise<Outcome[]>): Promise<Outcome[]> {
 /**
  * @param node the words that start it
  * @param modules node_modules with packages for that processor
- * @param how dist/ is given: code that is linked finds the project's own node_modules
+ * @param how whether dist/ is a link, whose code finds the project's own node_modules, or a copy, whose code finds `modules`
  */
 async function smoke(node: readonly string[], modules: string, how: "link" | "copy"): Promise<Outcome[]> {
   const directory = mkdtempSync(join(tmpdir(), "node-"));
@@ -118,7 +115,7 @@ interface Report {
   }[];
 }
 
-/** One outcome for each file: so many tests are named where they run first, with the project's own Node.js. */
+/** One outcome for each file. Single tests are listed by the run with the project's own Node.js. */
 function outcomesIn(path: string): Outcome[] {
   const { testResults } = JSON.parse(readFileSync(path, "utf8")) as Report;
   return testResults.map(({ name, message, status, assertionResults }) => {

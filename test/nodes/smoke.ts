@@ -1,7 +1,6 @@
 /**
  * What must work on every Node.js and processor, in one process: the command line, `serve` with every byte compared,
- * and the system calls whose structures differ between processors. Plain assertions, because no test runner need be
- * there.
+ * and the system calls whose structures differ between processors. Its assertions need no test runner.
  *
  * node-suite.ts compiles it and runs it with the Node.js in question: smoke.js CLI NODE [ARGUMENT…], where CLI is the
  * built erofs-nbd and NODE… what starts that Node.js. It writes one line of JSON for each check.

@@ -1,8 +1,8 @@
 /**
  * One link of a device: one object per link generation. LinkSet holds the current one of each link index.
  *
- * The server of the link tells it what happens, and it tells the device. A link dies once, with the first witness: its
- * worker's exit, the worker's message, a hang-up of the kernel end, or LINK_DEAD. Later witnesses only explain.
+ * It receives the events of the link's server and reports to the device. A link dies once, at the first sign: its
+ * worker's exit, the worker's message, a hang-up of the kernel end, or LINK_DEAD. Later signs only add to the cause.
  */
 import { isHungUp, SHUT_RDWR, shutdown } from "../../sys/libc/sockets.ts";
 import { type Watch, watchHangUp } from "../../sys/watch.ts";
@@ -13,17 +13,17 @@ import { deathOfLink, deathOfWorker, type LinkDeath, WITNESS, type Witness } fro
 
 /**
  * When the kernel disconnects a device it sends a disconnect request and shuts its end down at once, so a hang-up alone
- * may be a death or an ordinary end. The worker reads what came before and gets this time to tell which it is.
+ * may be a death or an ordinary end. The worker has this time to read what came before and to report which it is.
  */
 const HANG_UP_GRACE_MS = 200;
 
-/** What a device hears of its links. */
+/** Receives the events of a device's links. */
 export interface LinkListener {
   /** A live link has died. */
   lost(death: LinkDeath): void;
   /** A live link has lost its worker. */
   orphaned(death: LinkDeath): void;
-  /** More is known about a death that was reported already. */
+  /** The cause of a death that was reported already is better known. */
   explained(death: LinkDeath): void;
   /** A link was handed from one living worker to another; reads stood still for `stallMs`. */
   moved(workerPid: number, stallMs: number): void;
@@ -52,7 +52,7 @@ export class DeviceLink implements LinkObserver {
   readonly #early: Array<() => void> = [];
   #opened: { readonly link: OpenLink; readonly watch: Watch } | undefined;
   #isAlive = true;
-  /** A worker has it. Means nothing once the link is dead. */
+  /** A worker serves it. Not valid once the link is dead. */
   #isServed = true;
   /** It is being given to another worker. */
   #isMoving = false;
@@ -77,7 +77,7 @@ export class DeviceLink implements LinkObserver {
     this.#opened = { link, watch };
   }
 
-  /** It is in its set: delivers what was told of it before. */
+  /** Delivers the events that came before the link was in its set. */
   deliverEarly(): void {
     for (const deliver of this.#early.splice(0)) deliver();
   }
@@ -122,12 +122,12 @@ export class DeviceLink implements LinkObserver {
   }
 
   /**
-   * Has the link, which is orphaned, taken over by another worker. Undefined when the link died meanwhile or was
-   * replaced. `waiting` is told why a takeover is put off. @throws the signal's reason
+   * Has the orphaned link taken over by another worker. Undefined when the link died meanwhile or was replaced. If the
+   * takeover is put off, `waiting` is called with the reason. @throws the signal's reason
    */
   async takeOver(signal: AbortSignal, waiting: (why: string) => void): Promise<Takeover | undefined> {
     const { link } = this;
-    // From here on the death of the next worker is reported, too.
+    // The death of the next worker is reported from here on.
     this.#isServed = true;
     this.#isMoving = true;
     let taken: Takeover;
@@ -147,7 +147,7 @@ export class DeviceLink implements LinkObserver {
     return taken;
   }
 
-  /** Declares the link dead, or adds what this witness knows about its death. */
+  /** Declares the link dead, or adds to the cause of its death. */
   lose(cause: string, witness: Witness): void {
     if (this.#isRetired) return;
     if (!this.#isAlive) return this.#listener.explained(deathOfLink(cause, witness));
@@ -157,7 +157,7 @@ export class DeviceLink implements LinkObserver {
     this.#changes.notify();
   }
 
-  /** Looks at the kernel end: a witness that needs no message. */
+  /** Checks the kernel end, for deaths that no message reports. */
   check(cause: string): void {
     if (this.#isAlive && isHungUp(this.link.kernelFd)) this.lose(cause, WITNESS.kernel);
   }

@@ -1,4 +1,4 @@
-/** errors.ts and request.ts: names of errnos, the sentences people read, the fields programs read. */
+/** errors.ts and request.ts: errno names, messages, and the fields of the errors. */
 import { describe, expect, test } from "vitest";
 import { wrapFailure } from "../../../netlink/client/request.ts";
 import { DecodeError, errnoName, NetlinkError, SyscallError } from "../../../netlink/errors.ts";

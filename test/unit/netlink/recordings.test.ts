@@ -1,6 +1,6 @@
 /**
- * The clients against bytes recorded from Linux 6.1, 6.12 and 7.2 (test/fixtures/netlink/): what the kernels answered
- * must come out as written here, and what the client sends must be what those kernels accepted.
+ * The clients against bytes recorded from Linux 6.1, 6.12 and 7.2 (test/fixtures/netlink/): answers decode to the
+ * values here, and requests are the bytes that those kernels accepted.
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";

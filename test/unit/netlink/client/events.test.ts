@@ -125,7 +125,7 @@ test("a receive that fails permanently ends the subscription, which reports it",
 });
 
 describe("a module reload", () => {
-  test("is noticed: the family's new group is joined, its new id believed, the client's cache dropped", async () => {
+  test("is noticed: the family's new group is joined, its new id used, the client's cache dropped", async () => {
     const { netlink, events, fake, until } = await listen();
     fake.families.delete("nbd");
     fake.announce(events, DELFAMILY, "nbd", { id: 28, groups: {} });
@@ -142,7 +142,7 @@ describe("a module reload", () => {
     await netlink.close();
   });
 
-  test("without the group in it: the listener is told why no events arrive any more", async () => {
+  test("without the group: the listener gets the reason why no more events arrive", async () => {
     const { netlink, events, fake, until } = await listen();
     fake.announce(events, NEWFAMILY, "nbd", { id: 30, groups: {} });
     expect(await until(1)).toEqual([

@@ -69,7 +69,7 @@ describe("a request", () => {
     },
   );
 
-  test("the message tells if the kernel gave no text", async () => {
+  test("the message says that the kernel gave no text", async () => {
     const { socket } = open((request, k) => k.deliver(ack(request, { errno: EBUSY })));
     await expect(ask(socket)).rejects.toThrow("cannot poke nbd3: EBUSY (16) from POKE, no kernel message");
     await socket.close();

@@ -1,5 +1,5 @@
 /**
- * kernel-transport.ts and libc.ts on this machine's own kernel: the controller answers everybody, no privilege needed.
+ * kernel-transport.ts and libc.ts on this machine's own kernel. The controller family needs no privilege.
  */
 import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { constants } from "node:os";
@@ -106,7 +106,7 @@ describe("libc", () => {
 });
 
 describe("the clients on the real controller", () => {
-  test("find it, list at least it, and are told about a name that does not exist", async () => {
+  test("find it, list at least it, and report a name that does not exist", async () => {
     const netlink = new GenericNetlink();
     expect(await netlink.family("nlctrl")).toMatchObject({ id: 16, groups: [{ name: "notify", id: 16 }] });
     expect((await netlink.families()).map(({ name }) => name)).toContain("nlctrl");

@@ -1,4 +1,4 @@
-/** message.ts: headers against bytes written by hand, truncation at every byte, lengths that lie. */
+/** message.ts: headers against bytes written by hand, truncation at every byte, false lengths. */
 import { describe, expect, test } from "vitest";
 import { DecodeError } from "../../../../netlink/errors.ts";
 import {

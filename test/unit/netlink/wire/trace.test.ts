@@ -83,7 +83,7 @@ describe("formatMessage", () => {
 });
 
 describe("traceDatagram", () => {
-  test("writes a line per message, and one for a datagram that is none", () => {
+  test("writes a line per message, and one for a datagram that cannot be decoded", () => {
     const written: string[] = [];
     traceDatagram((line) => written.push(line), "<", Buffer.concat([ack(request), done(request)]));
     traceDatagram((line) => written.push(line), "*", Buffer.from([1, 2]));
