@@ -18,7 +18,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { decode, encode } from "@jridgewell/sourcemap-codec";
 import { build } from "esbuild";
-import { bundlePageScript } from "./page-script.mjs";
+import { bundlePageScript, PAGE_SCRIPT } from "./page-script.mjs";
 import { PROGRAMS } from "./programs.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -153,7 +153,7 @@ for (const program of PROGRAMS) {
   }
 }
 
-writeFileSync(at("dist/src/chaos/report/page.js"), await bundlePageScript());
+writeFileSync(at(PAGE_SCRIPT), await bundlePageScript());
 
 /** The text of a package's licence. @param {string} directory */
 function licenceOf(directory) {

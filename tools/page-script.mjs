@@ -3,6 +3,9 @@
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
+/** Where the build leaves it. */
+export const PAGE_SCRIPT = "dist/src/chaos/report/page.js";
+
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /** The script's text. It expects the global `uPlot`. */

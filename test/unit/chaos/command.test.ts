@@ -98,7 +98,7 @@ describe("refused when the device is known", () => {
   });
 });
 
-test("a device that cannot be read ends the run with 2: the problem, the run as JSON, the report", async () => {
+test("a device that cannot be read ends the run with 5: the problem, the run as JSON, the report", async () => {
   const image = join(directory, "image");
   mkdirSync(runDir, { mode: 0o700 });
   writeFileSync(image, "x".repeat(4096));
@@ -106,7 +106,7 @@ test("a device that cannot be read ends the run with 2: the problem, the run as 
   await withDevices(deviceStatus({ device: `/dev/nbd${ABSENT}`, index: ABSENT, source, sizeBytes: 4096 }));
   const report = join(directory, "report.html");
   const { code, stdout, stderr } = await run(`nbd${ABSENT}`, "--seed", "5", "--json", "--report", report);
-  expect(code).toBe(2);
+  expect(code).toBe(5);
   const found = JSON.parse(stdout) as ChaosRun;
   expect(found).toMatchObject({
     device: `/dev/nbd${ABSENT}`,

@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { PAGE_SCRIPT } from "../../../tools/page-script.mjs";
 import { PROGRAMS } from "../../../tools/programs.mjs";
 import { packTarball } from "./tarball.ts";
 
@@ -49,7 +50,7 @@ describe("the tarball", () => {
   });
 
   test("has no output of a deleted source file (remove dist/ and build again if this fails)", () => {
-    const bundles = PROGRAMS.flatMap(({ file }) => [`dist/${file}`, `dist/${file}.map`]);
+    const bundles = [PAGE_SCRIPT, ...PROGRAMS.flatMap(({ file }) => [`dist/${file}`, `dist/${file}.map`])];
     const stale = paths.filter(
       (path) =>
         /^dist\/(src|netlink)\//.test(path) &&
