@@ -35,7 +35,7 @@ const outcomes = [];
 /** @type {string[]} */
 const complaints = [];
 
-/** The guest's own limit is longer (run.mjs): what went wrong is to be told before it ends. */
+/** The guest's own limit is longer (run.mjs): so the demo can report what went wrong. */
 const LIMIT_MS = 15 * 60_000;
 /** What a busy machine may take for one step. */
 const STEP_LIMIT_MS = 5 * 60_000;

@@ -109,7 +109,7 @@ export function wrapFailure(label: RequestLabel, error: unknown, sequence?: numb
   return error instanceof Error ? error : new Error(String(error));
 }
 
-/** The answer was dropped for want of buffer space, or did not fit. */
+/** The answer was dropped because the buffer was full, or did not fit. */
 export function answerLost(label: RequestLabel, sequence: number): NetlinkError {
   return requestError(label, {
     code: "ERR_NETLINK_ANSWER_LOST",

@@ -32,7 +32,7 @@ export interface Expectation {
  */
 export function expectationOf(kind: FaultKind, links: number): Expectation {
   switch (kind) {
-    // Whoever served is dead, or is killed for being silent.
+    // The process that served is dead, or is killed because it is silent.
     case "worker":
     case "hang":
     // No process is left that holds the links; the next manager finds the device without them.

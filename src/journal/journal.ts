@@ -59,7 +59,7 @@ export class Journal {
 
   /**
    * Over JOURNAL_BYTES of memory: zeros for a fresh link, or what another worker left there.
-   * @throws Error when it has another layout: what is left to do there cannot be told, and must not be overwritten
+   * @throws Error when it has another layout: its contents are unknown here and must not be overwritten
    */
   constructor(memory: ArrayBuffer) {
     this.#words = new Int32Array(memory, 0, LATENCIES_AT / 4);

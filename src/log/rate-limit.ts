@@ -51,7 +51,7 @@ export class LineLimiter<L extends string> {
     return false;
   }
 
-  /** When suppressed lines are to be reported, on the clock of `ended`; undefined if there are none. */
+  /** When to report suppressed lines, on the clock of `ended`; undefined if there are none. */
   get dueAtMs(): number | undefined {
     const isHolding = [...this.#kinds.values()].some(({ suppressed }) => suppressed > 0);
     return isHolding ? this.#startedAtMs + WINDOW_MS : undefined;

@@ -1,15 +1,15 @@
 /**
- * What the death of a worker means for its links: which of them are blamed for it, and which are told to find another.
+ * The death of a worker: which of its links are blamed for it, and which need another worker.
  *
- * Links with waiting reads are told at once. The others, of which there may be hundreds, follow in batches, which keeps
- * the event loop responsive. Links that must be served alone come last: they may take the only idle worker.
+ * Links with waiting reads get the event at once. The others, of which there may be hundreds, follow in batches, which
+ * keeps the event loop responsive. Links that must be served alone come last: they may take the only idle worker.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { HeldLink } from "./links/held-link.ts";
 import { roleOf } from "./policy/blame.ts";
 import type { WorkerProcess } from "./worker-process.ts";
 
-/** Idle links that are told between two turns of the event loop. */
+/** Idle links that get the event between two turns of the event loop. */
 const BATCH = 8;
 
 /** Attributes the death, takes the links from the worker and tells them. Returns whether one of them is blamed. */

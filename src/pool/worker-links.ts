@@ -116,7 +116,7 @@ export class WorkerLinks {
     this.#left += 1;
   }
 
-  /** The worker has the link no longer. */
+  /** The worker no longer has the link. */
   drop(link: HeldLink): void {
     this.#links.delete(link.number);
     link.unassign(this.#worker);

@@ -208,7 +208,7 @@ export class WorkerProcess {
 
   /**
    * Has it load a source module, and returns what the module provides and the first bytes of its data. Undefined when
-   * the worker died of it. @throws Error with the module's message; SystemError
+   * the worker died meanwhile. @throws Error with the module's message; SystemError
    */
   async inspect(
     path: string,

@@ -1,5 +1,5 @@
 /**
- * Replies of an asynchronous source: each leaves when its data has come, in whatever order.
+ * Replies of an asynchronous source: each leaves when its data has come, in any order.
  *
  * Used by the read-serving loop, which reads no further requests while `bytes` has reached MAX_ASYNC_BYTES.
  */

@@ -5,8 +5,8 @@
  *
  * One loop per link, called by ServedLink when the pump has events for its socket. All links of a process run on one
  * thread. The requests of one `recv` are answered in as few sends as possible. Beside this file: the outbox
- * (outbox.ts), large replies (large-replies.ts), replies of asynchronous sources (late-replies.ts), those that
- * tell of holes (sparse-replies.ts), the first reply after a takeover (resumed-reply.ts), and how replies leave
+ * (outbox.ts), large replies (large-replies.ts), replies of asynchronous sources (late-replies.ts), replies that
+ * report holes (sparse-replies.ts), the first reply after a takeover (resumed-reply.ts), and how replies leave
  * (replies/).
  */
 import { NbdProtocolError } from "../nbd/protocol-error.ts";

@@ -64,7 +64,7 @@ export class ServedLink implements Pollable {
     if (this.#context.isOpen) this.onEvents(0);
   }
 
-  /** A duplicate of the socket. It tells after the link's end how much the peer has not read. @throws SystemError */
+  /** A duplicate of the socket, to see after the link's end how much the peer has not read. @throws SystemError */
   keepSocket(): number {
     return duplicate(this.#context.fd);
   }

@@ -86,7 +86,7 @@ export class KernelDevice {
     return index;
   }
 
-  /** RECONFIGURE: the kernel gets fresh sockets for dead links, or only the client flags anew. @throws NetlinkError */
+  /** RECONFIGURE: the kernel gets fresh sockets for dead links, or new client flags only. @throws NetlinkError */
   async reconfigure(sockets?: readonly number[]): Promise<void> {
     const request = { index: this.#connected, backendIdentifier: this.#settings.identifier, ...this.#kept };
     try {

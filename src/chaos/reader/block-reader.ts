@@ -12,7 +12,7 @@ import type { Difference, ImageReference } from "./image-reference.ts";
 import type { Range, ReadPattern } from "./read-pattern.ts";
 import { monotonicMs, type ReaderMessage } from "./reader-protocol.ts";
 
-/** How many wrong or failed reads are told with their words. */
+/** How many wrong or failed reads are described in words. */
 const MAX_TOLD = 10;
 
 export interface BlockReaderOptions {

@@ -52,7 +52,7 @@ export type ReaderMessage =
   | { readonly type: "opened" }
   /** The longest read that ended in the window. */
   | { readonly type: "settled"; readonly longestMs: number; readonly reads: number }
-  /** `count` of that kind so far, this one included; only the first few are told with their words. */
+  /** `count` of that kind so far, this one included; only the first few have a text. */
   | { readonly type: "trouble"; readonly wrong: number; readonly errors: number; readonly what: string }
   /** It could not begin, and leaves. */
   | { readonly type: "failed"; readonly why: string }

@@ -1,5 +1,5 @@
 /**
- * INFO and GO: what a client wants to know about which export, and what it is told.
+ * INFO and GO: which export a client asks about, what it wants to know, and the answers.
  *
  * Used by the server's handshake. Without I/O.
  *

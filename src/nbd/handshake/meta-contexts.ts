@@ -40,7 +40,7 @@ export function decodeMetaContextQuery(data: Uint8Array): MetaContextQuery | und
   const queries: string[] = [];
   for (let left = count; left > 0; left -= 1) {
     const query = text();
-    // Ends at the first one that is missing, whatever number was announced.
+    // Ends at the first one that is missing, no matter how many were announced.
     if (query === undefined) return undefined;
     queries.push(query);
   }

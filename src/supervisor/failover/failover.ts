@@ -12,9 +12,9 @@ import type { DeviceSettings, FailoverLevel, FailoverOutcome } from "../managed-
 import { DeviceEndedError, type FailoverParts, replaceDeadLinks } from "./reconnect.ts";
 import { StallMeter } from "./stall-meter.ts";
 
-/** What a failover tells its device. */
+/** Receives the events of a failover. */
 export interface FailoverListener {
-  /** Every link is up, served, and proven. */
+  /** Every link is up and served, and the kernel is known to use it. */
   linksRestored(): void;
   /** The quick attempts are used up, or a takeover is put off; slow attempts go on. */
   stalled(why: string): void;
@@ -44,7 +44,7 @@ export class Failover {
   readonly #deadline: NodeJS.Timeout;
   /** What it began with. */
   readonly #first: LinkDeath;
-  /** The surest witness's account of it. */
+  /** The cause, by the most reliable sign so far. */
   #death: LinkDeath;
   /** Why a takeover became a reconnect. */
   #escalation: string | undefined;
@@ -69,7 +69,7 @@ export class Failover {
     this.#deadline = setTimeout(() => listener.deadlinePassed(), afterMs).unref();
   }
 
-  /** Begins to work; goes on until the links are restored, the device ends, or `stop`. */
+  /** Starts the failover, which runs until the links are restored, the device ends, or `stop`. */
   start(): void {
     this.#restoreLinks()
       .then(() => this.#listener.linksRestored())
@@ -98,7 +98,7 @@ export class Failover {
     if (death !== this.#first && !this.#isReported) this.#escalation = death.cause;
   }
 
-  /** Another witness of the death; the surest one gives the outcome its cause. */
+  /** Another sign of the death. The most reliable one becomes the cause in the outcome. */
   explain(death: LinkDeath): void {
     if (this.#isReported || death.witness <= this.#death.witness) return;
     this.#death = death;
@@ -119,7 +119,7 @@ export class Failover {
     this.#report("failed", this.elapsedMs);
   }
 
-  /** The links were restored. A new death, or the end of the device, cuts the measurement short. */
+  /** The links were restored. A new death, or the end of the device, ends the measurement early. */
   close(): void {
     if (this.#isReported) return;
     this.stop();

@@ -10,7 +10,7 @@ import { ERRNO, hasErrno } from "../errno.ts";
 const SIZE = 8;
 const reserve: number[] = [];
 
-/** Fills the reserve as far as descriptors are to be had. */
+/** Fills the reserve as far as descriptors are available. */
 export function fillReserve(): void {
   try {
     while (reserve.length < SIZE) reserve.push(openSync("/dev/null", "r"));

@@ -5,7 +5,7 @@
  *
  * A step is an instant between two things that outlive a manager: a record written, a link given to a worker or taken
  * from it, a dead worker's journal settled, a command given to the kernel (before it, and after it has been carried out
- * but not answered). The file DEADLY_STEPS holds the round's number and the steps that are to be survived; without the
+ * but not answered). The file DEADLY_STEPS holds the round's number and the steps that it survives; without the
  * file nothing happens. The manager that dies removes it and leaves the step's name in its place, with `.died`
  * appended: its successor survives.
  *
