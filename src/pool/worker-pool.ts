@@ -129,7 +129,8 @@ export class WorkerPool implements LinkServer {
       for (;;) {
         const worker = await this.#workerFor(link, "any", signal);
         if (await this.#serve(worker, link, signal)) return this.#add(link);
-        refusal = link.refusal ?? refusal;
+        // A worker that is asked when the time is over says no more than that.
+        refusal = signal.aborted ? (refusal ?? link.refusal) : (link.refusal ?? refusal);
         if (link.hasEnded) throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: it ended at once");
         if (signal.aborted && refusal === undefined)
           throw new ErofsNbdError("ERR_WORKER", "cannot serve a link: no worker took it in time");

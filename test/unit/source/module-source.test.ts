@@ -194,6 +194,27 @@ describe("a source module", () => {
     expect(await refusal({ sizeBytes: 5 })).toContain("it had 5 bytes");
   });
 
+  test("is refused with the reason that one worker gave, while another is still asked", async () => {
+    const log = join(directory, "opened-twice");
+    writeFileSync(log, "open\n");
+    chmodSync(log, 0o666);
+    // Opened for the third time, it never is.
+    const path = write(`
+      import { appendFileSync, readFileSync } from "node:fs";
+      export async function open() {
+        appendFileSync(${JSON.stringify(log)}, "open\\n");
+        if (readFileSync(${JSON.stringify(log)}, "utf8").split("open").length > 4) await new Promise(() => {});
+        return { sizeBytes: 5, read() {} };
+      }`);
+    const spec = await inspect(path);
+    const stop = new AbortController();
+    const served = serve({ ...spec, sizeBytes: 6 }, stop.signal);
+    const outcome = expect(served).rejects.toThrow("it had 6 bytes when it was attached, and has 5 now");
+    await until("the second attempt", () => readFileSync(log, "utf8").split("open").length > 4);
+    stop.abort();
+    await outcome;
+  });
+
   test("that is gone makes a takeover wait and say why; put back, it goes on", async () => {
     const path = write(SOURCE, "movable.mjs");
     const { link, client, losses } = await serve(await inspect(path));
