@@ -28,6 +28,7 @@ const SELECTED = {
  */
 const LEFT_OUT = {
   6.1: [
+    "adoption-steps.test.ts",
     "adoption.test.ts",
     "chaos.test.ts",
     "cli-mount.test.ts",
@@ -43,6 +44,7 @@ const LEFT_OUT = {
     "takeover-ends.test.ts",
   ],
   6.12: [
+    "adoption-steps.test.ts",
     "adoption.test.ts",
     "chaos.test.ts",
     "cli.test.ts",
@@ -69,7 +71,7 @@ const LEFT_OUT = {
  * @type {Readonly<Record<string, readonly string[]>>}
  */
 const SECOND_GUEST = {
-  7.2: ["adoption.test.ts", "many-devices.test.ts", "takeover-crash-loop.test.ts"],
+  7.2: ["adoption-steps.test.ts", "adoption.test.ts", "many-devices.test.ts", "takeover-crash-loop.test.ts"],
 };
 
 /** Every kernel test file there is, by name. */
