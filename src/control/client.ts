@@ -94,11 +94,18 @@ export class ControlClient {
     params: Requests[M]["params"],
     imageFd: number,
   ): Promise<Requests[M]["result"]> {
-    const { version, takesDescriptors } = this.#manager ?? (await this.request("hello", {}));
+    const { version, takesDescriptors, protocol = 1 } = this.#manager ?? (await this.request("hello", {}));
     if (takesDescriptors !== true) {
       throw new ErofsNbdError(
         "ERR_CONTROL",
         `cannot pass an image to the manager: it is of version ${version}, which opens images itself`,
+        { hint: "replace it by this version: erofs-nbd upgrade" },
+      );
+    }
+    if ("part" in params && params.part !== undefined && protocol < 3) {
+      throw new ErofsNbdError(
+        "ERR_CONTROL",
+        `cannot attach a part of a file system: the manager is of version ${version}, which knows none`,
         { hint: "replace it by this version: erofs-nbd upgrade" },
       );
     }

@@ -20,9 +20,9 @@ import type { ManagerVitals, RecentTraffic } from "./vitals.ts";
  *   the version in which it came, and else does without, or says that the manager must be upgraded.
  * - Results only gain keys, and clients ignore those that they do not know.
  *
- * Versions: 1, which is not reported; 2, targets by identifier.
+ * Versions: 1, which is not reported; 2, targets by identifier; 3, `part` of an attach.
  */
-export const PROTOCOL = 2;
+export const PROTOCOL = 3;
 
 /**
  * A device by its index, its identifier (since version 2), or the path of an image or mount point, as the client sees
@@ -65,6 +65,14 @@ export interface AttachParams {
    * device is mounted, and detaches it otherwise.
    */
   readonly forMount: boolean;
+  /** Since version 3, with `forMount`: where the image is not simply one EROFS file system. */
+  readonly part?: ImagePart | undefined;
+}
+
+/** What an image to be mounted consists of. */
+export interface ImagePart {
+  /** Where the file system begins (the mount option fsoffset). */
+  readonly offsetBytes: number;
 }
 
 /** `view` is the client's (source/path-view.ts): the path must name the same file for manager and workers. */

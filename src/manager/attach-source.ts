@@ -27,7 +27,7 @@ export const sourceName = (spec: SourceSpec): string => (spec.type === "file" ? 
 
 /** Takes `imageFd` over. @throws ErofsNbdError ERR_IMAGE, ERR_SOURCE, ERR_BAD_ARGUMENT */
 export async function openSource(
-  { image: name, blockSizeBytes, forMount, module }: AttachParams,
+  { image: name, blockSizeBytes, forMount, module, part }: AttachParams,
   imageFd: number | undefined,
   workers: PoolOptions,
 ): Promise<OpenedSource> {
@@ -40,7 +40,7 @@ export async function openSource(
       );
     }
     const image = openHandedImage(imageFd, name);
-    return { ...image, inspect: () => inspectImage(image, blockSizeBytes, forMount) };
+    return { ...image, inspect: () => inspectImage(image, blockSizeBytes, forMount, part) };
   }
   if (imageFd !== undefined) close(imageFd);
   refuseOtherView(name, module.view);

@@ -10,7 +10,7 @@ import { closeSync } from "node:fs";
 import { open, realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { ControlClient } from "../../control/client.ts";
-import type { DeviceStatus } from "../../control/protocol.ts";
+import type { DeviceStatus, ImagePart } from "../../control/protocol.ts";
 import { readTarget } from "../../control/target.ts";
 import { ATTACHING, ErofsNbdError, hasCode } from "../../errors.ts";
 import { devicePath, indexMountedAt } from "../../kernel/sysfs.ts";
@@ -72,6 +72,7 @@ export async function mountImage(context: CliContext, request: MountRequest): Pr
   const image = findImage(context, request);
   if (image === undefined) return;
   try {
+    if (options.offsetBytes > 0) await checkOffset(act, options.offsetBytes);
     await mountOpen(context, request, image, act);
   } finally {
     closeSync(image.fd);
@@ -115,7 +116,7 @@ async function mountOnTop(
   });
   try {
     interrupted.check(act);
-    const params = { ...options.device, image: resolve(path), forMount: true };
+    const params = { ...options.device, ...partOf(options), image: resolve(path), forMount: true };
     const { device, notes } = await client.request("attach", params, image.fd);
     for (const note of notes) context.note(note);
     await mountDevice({ context, client, interrupted, request, act }, device);
@@ -148,13 +149,27 @@ async function isMountedAlready(context: CliContext, request: MountRequest): Pro
 /** Opens the image; undefined if it does not exist and `nofail` is set. */
 function findImage(context: CliContext, { image, options }: MountRequest): OpenImage | undefined {
   try {
-    return openChecked(image, options.device.blockSizeBytes, true);
+    return openChecked(image, options.device.blockSizeBytes, true, partOf(options).part);
   } catch (error) {
     const { code } = ((error as Error).cause ?? {}) as NodeJS.ErrnoException;
     if (!options.isNofail || code !== "ENOENT") throw error;
     context.detail(`there is no ${image}: nothing done, because of nofail`);
     return undefined;
   }
+}
+
+/** Only what is new in the protocol with it asks for a manager that knows it. */
+const partOf = ({ offsetBytes }: MountOptions): { part?: ImagePart } =>
+  offsetBytes === 0 ? {} : { part: { offsetBytes } };
+
+/** Before anything is attached: mount(8) would call it a wrong file system type. @throws ErofsNbdError ERR_MOUNT */
+async function checkOffset(act: string, offsetBytes: number): Promise<void> {
+  const { refusalOf } = await import("../../sys/libc/mount-api.ts");
+  const why = refusalOf("erofs", "fsoffset", `${offsetBytes}`);
+  if (why === undefined) return;
+  throw new ErofsNbdError("ERR_MOUNT", `cannot ${act}: this kernel refuses fsoffset=${offsetBytes}: ${why}`, {
+    hint: `boot Linux 6.16 or newer, or copy the image out of the file: tail -c +${offsetBytes + 1} FILE > IMAGE`,
+  });
 }
 
 /** Changes the options of a mount. Options of erofs-nbd are fixed at the attach. */

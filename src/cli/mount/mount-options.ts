@@ -53,6 +53,7 @@ export const NBD_OPTIONS: readonly NbdOption[] = [
 ];
 
 const PREFIX = "nbd.";
+const MIN_BLOCK_BYTES = 512;
 const WORD_OF: Readonly<Record<string, Exclude<keyof AttachWords, "netlink" | "ioctl">>> = {
   device: "device",
   connections: "connections",
@@ -71,6 +72,8 @@ export interface MountOptions {
   /** For mount(8): `ro` first, then all other options in their order. */
   readonly forMount: readonly string[];
   readonly isRemount: boolean;
+  /** `fsoffset`, which `forMount` has as well; 0 without it. */
+  readonly offsetBytes: number;
   /** `nofail`: a missing image is no failure. */
   readonly isNofail: boolean;
   /** Unknown options that were dropped because of `mount -s`. */
@@ -89,6 +92,7 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
   let runDir: string | undefined;
   let isRemount = false;
   let isNofail = false;
+  let offsetBytes = 0;
   for (const item of splitOptions(text)) {
     const [name, value] = cut(item);
     if (name.startsWith(PREFIX)) {
@@ -103,14 +107,17 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
       if (word === undefined) runDir = value;
       else words[word] = value;
     } else if (name === "nofail") isNofail = true;
+    else if (name === "fsoffset") offsetBytes = readOffset(value);
     else if (isSloppy && !isKnownMountOption(name)) ignored.push(item);
     else if (!isImplied(name)) {
       isRemount ||= name === "remount";
       forMount.push(item);
     }
   }
+  // The last one counts, as for the kernel, which takes other spellings of numbers as well.
+  if (offsetBytes > 0) forMount.push(`fsoffset=${offsetBytes}`);
   const device = readAttachParams(words, PREFIX);
-  return { device, runDir, forMount, isRemount, isNofail, ignored };
+  return { device, runDir, forMount, isRemount, offsetBytes, isNofail, ignored };
 }
 
 /**
@@ -136,6 +143,13 @@ export function splitOptions(text: string): string[] {
 /** EROFS is always read-only. mount(8) itself adds `rw`, which the kernel would reject. */
 function isImplied(name: string): boolean {
   return name === "ro" || name === "rw" || name === "defaults";
+}
+
+/** Blocks have at least 512 bytes, and the kernel wants whole ones. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+function readOffset(value: string | undefined): number {
+  const bytes = /^(?:0x[\da-f]+|0|[1-9]\d*)$/i.test(value ?? "") ? Number(value) : Number.NaN;
+  if (Number.isSafeInteger(bytes) && bytes % MIN_BLOCK_BYTES === 0) return bytes;
+  throw invalidValue("mount option fsoffset", value ?? "", "a number of bytes, a multiple of the block size");
 }
 
 function cut(item: string): [name: string, value: string | undefined] {

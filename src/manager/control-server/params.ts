@@ -62,6 +62,7 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
       .min(MIN_HANG_TIMEOUT_MS)
       .max(MAX_TIMEOUT_SECONDS * 1000),
     forMount: z.boolean(),
+    part: z.strictObject({ offsetBytes: z.number().int().min(0) }).optional(),
   }),
   mounted: z.strictObject({ index }),
   detach: z.strictObject({ targets: z.array(target).max(4096), all: z.boolean(), force: z.boolean() }),

@@ -14,11 +14,11 @@ export const libc: ReturnType<typeof koffi.load> = koffi.load(null);
 /** A function of libc with a result that fits a number. */
 export const bind = (signature: string): ((...args: unknown[]) => number) => libc.func(signature);
 
-const syscall = bind("int64_t syscall(int64_t, int64_t, int64_t, int64_t, int64_t)");
+const syscall = bind("int64_t syscall(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t)");
 
 /** syscall(2), for what libc has no function for in all its versions. */
-export const systemCall = (number: number, ...words: readonly number[]): number =>
-  syscall(number, ...[0, 0, 0, 0].map((none, at) => words[at] ?? none));
+export const systemCall = (number: number, ...words: readonly (number | bigint)[]): number =>
+  syscall(number, ...[0, 0, 0, 0, 0].map((none, at) => words[at] ?? none));
 
 /** Result or negative errno. `koffi.errno()` must be read before anything else runs. */
 export function result(value: number): number {

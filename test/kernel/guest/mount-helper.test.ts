@@ -2,28 +2,17 @@
  * mount.erofs.nbd behind the real mount(8), umount(8), findmnt and fstab: what is mounted how, what a second mount and
  * a remount do, exit codes, another namespace, and that a plain umount ends everything.
  *
- * Runs inside a guest (or with --host). mount(8) finds helpers in /sbin alone, so a link is put there.
+ * Runs inside a guest (or with --host).
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  chmodSync,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
-import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
 import { cliFixture, expectNothingAttached, mountsAt } from "./cli-fixture.ts";
 import { guarded } from "./leftovers.ts";
+import { useMountHelper } from "./mount-helper-link.ts";
 import { type CommandResult, cleanUpAfterFailure, run, statuses, until } from "./product.ts";
 
-const HELPER = fileURLToPath(new URL("../../../dist/src/cli/mount-helper.cjs", import.meta.url));
-const LINK = "/sbin/mount.erofs.nbd";
 const SILENT: CommandResult = { code: 0, stdout: "", stderr: "" };
 
 const files = cliFixture();
@@ -39,13 +28,8 @@ const mountInfo = (): string => {
 const onTop = (): number => mountsAt(encoded(place()));
 const utab = (): string => (existsSync("/run/mount/utab") ? readFileSync("/run/mount/utab", "utf8") : "");
 
-let ownLink = false;
+useMountHelper();
 beforeAll(() => {
-  chmodSync(HELPER, 0o755);
-  if (lstatSync(LINK, { throwIfNoEntry: false }) === undefined) {
-    symlinkSync(HELPER, LINK);
-    ownLink = true;
-  }
   mkdirSync(place());
   symlinkSync(files.image, image());
   const options = "_netdev,nofail,x-systemd.requires=a.service,nbd.dead-timeout=60,noatime";
@@ -56,10 +40,6 @@ ${files.at("gone")} ${files.mountPoint} erofs.nbd nofail 0 0
 `,
   );
 });
-afterAll(() => {
-  if (ownLink) rmSync(LINK);
-});
-
 const withFstab = (program: string, ...words: string[]): Promise<CommandResult> =>
   run(program, words, { LIBMOUNT_FSTAB: files.at("fstab") });
 

@@ -59,6 +59,7 @@ const LEFT_OUT = {
   7.2: [
     "cli-mount.test.ts",
     "examples.test.ts",
+    "image-parts.test.ts",
     "ioctl.test.ts",
     "mount-helper.test.ts",
     "observability.test.ts",

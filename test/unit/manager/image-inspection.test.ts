@@ -1,8 +1,8 @@
 /**
- * What the kernel can mount depends on the size of its pages, which the system says.
+ * What can be mounted: it depends on the size of the kernel's pages, which the system says, and on the image's place.
  */
 import { execFileSync } from "node:child_process";
-import { expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { inspectHead } from "../../../src/manager/image-inspection.ts";
 import * as memory from "../../../src/sys/libc/memory.ts";
 import { headWith } from "../../helpers/images/superblock-bytes.ts";
@@ -27,4 +27,34 @@ test.each([
     inspectHead(headWith({ blockBits }), { path: "image", sizeBytes: 2 ** 40 }, null, true);
   if (problem === undefined) expect(inspect).not.toThrow();
   else expect(inspect).toThrow(problem);
+});
+
+describe("an image at an offset", () => {
+  const inspect = (head: Uint8Array, offsetBytes: number, sizeBytes: number): unknown =>
+    inspectHead(head, { path: "image", sizeBytes }, null, true, { offsetBytes });
+  const head = headWith({ blockBits: 12, blocksLow: 4 });
+
+  test("has the size of the file without what is before it", () => {
+    expect(inspect(head, 8192, 8192 + 4 * 4096)).toMatchObject({ blockSizeBytes: 4096 });
+    expect(() => inspect(head, 8192, 8191 + 4 * 4096)).toThrow(/truncated/);
+  });
+
+  test("begins at a whole block", () => {
+    expect(() => inspect(head, 512, 2 ** 20)).toThrow(
+      "cannot mount image: fsoffset 512 is not a multiple of the image's block size, 4096 bytes",
+    );
+    expect(inspect(headWith({ blockBits: 9 }), 512, 2 ** 20)).toBeDefined();
+  });
+
+  test.each([
+    ["elsewhere", 4096],
+    ["behind the end of the file", 0],
+  ])("%s is none", (_, bytes) => {
+    expect(() => inspect(new Uint8Array(bytes), 8192, 2 ** 20)).toThrow(
+      expect.objectContaining({
+        code: "ERR_NOT_EROFS",
+        message: "cannot mount image: there is no EROFS image at offset 8192",
+      }),
+    );
+  });
 });

@@ -17,6 +17,7 @@ describe("options of a mount", () => {
       runDir: undefined,
       forMount: ["ro"],
       isRemount: false,
+      offsetBytes: 0,
       isNofail: false,
       ignored: [],
     });
@@ -75,6 +76,18 @@ describe("options of a mount", () => {
     });
   });
 
+  test.each([
+    ["fsoffset=8192", 8192],
+    ["fsoffset=0x2000", 8192],
+    ["fsoffset=512,noatime,fsoffset=4096", 4096],
+    ["fsoffset=0", 0],
+  ])("%s is passed on as a number", (text, bytes) => {
+    const { offsetBytes, forMount } = read(text);
+    expect(offsetBytes).toBe(bytes);
+    const passed = forMount.filter((option) => option.startsWith("fsoffset"));
+    expect(passed).toEqual(bytes === 0 ? [] : [`fsoffset=${bytes}`]);
+  });
+
   test("commas in quotes and behind a backslash belong to their value", () => {
     expect(splitOptions('context="a:s0:c1,c2",,noatime,x-a=b\\,c,')).toEqual([
       'context="a:s0:c1,c2"',
@@ -83,7 +96,7 @@ describe("options of a mount", () => {
     ]);
   });
 
-  test.each([
+  test.each<[string, RegExp]>([
     ["nbd.conections=2", /unknown mount option 'nbd\.conections'/],
     ["nbd.constructor=2", /unknown mount option/],
     ["nbd.=2", /unknown mount option/],
@@ -93,6 +106,12 @@ describe("options of a mount", () => {
     ["nbd.timeout=0", /nbd\.timeout '0': expected an integer/],
     ["nbd.block-size=1000", /nbd\.block-size '1000': expected a power of two/],
     ["nbd.device=sda", /nbd\.device 'sda': expected an nbd device/],
+    ...["", "=", "=abc", "=-512", "=100", "=1e3", "=010000", "=0x", "=9007199254740992", "=4096k"].map(
+      (value): [string, RegExp] => [
+        `fsoffset${value}`,
+        /^invalid mount option fsoffset '.*': expected a number of bytes/,
+      ],
+    ),
     ["nbd.hang-timeout=10", /nbd\.hang-timeout '10': expected an integer from 1500/],
   ])("%s is refused", (text, message) => {
     expect(() => read(text)).toThrow(message);
