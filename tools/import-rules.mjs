@@ -31,12 +31,13 @@ export const ROOMS = [
   { room: "worker", rooms: ["serving", "worker-protocol", "journal", "nbd", "source", "sys"] },
   { room: "supervisor", rooms: ["worker-protocol", "kernel", "nbd", "source", "sys", "netlink/index.ts"] },
   { room: "pool", rooms: ["supervisor", "worker-protocol", "journal", "source", "sys", "text"] },
+  { room: "opener", rooms: ["source", "sys"], leaves: [] },
   { room: "control", rooms: ["supervisor", "source", "sys"] },
   {
     room: "manager",
     rooms: [
-      ...["control", "pool", "supervisor", "worker-protocol", "kernel", "journal", "erofs", "source"],
-      ...["sys", "log", "text", "netlink/index.ts"],
+      ...["control", "opener", "pool", "supervisor", "worker-protocol", "kernel", "journal", "erofs"],
+      ...["source", "sys", "log", "text", "netlink/index.ts"],
     ],
   },
   { room: "library", rooms: ["manager", "control", "supervisor", "source", "log"] },

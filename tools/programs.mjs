@@ -19,6 +19,7 @@ export const PROGRAMS = [
   },
   { entry: "src/cli/mount-helper.ts", file: "src/cli/mount-helper.cjs" },
   { entry: "src/worker/start.ts", file: "src/worker/main.cjs" },
+  { entry: "src/opener/start.ts", file: "src/opener/main.cjs" },
   // The last one: it knows the checksums of the others.
   { entry: "src/cli/main.ts", file: "src/cli/main.cjs", beside: /\/run\.ts$/ },
 ];

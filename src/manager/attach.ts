@@ -16,6 +16,7 @@ import type { OpenImage } from "../source/open-image.ts";
 import { paddedSizeBytes } from "../source/padded-source.ts";
 import { type SourceSpec, sourceSizeBytes, sourceUri } from "../source/source-spec.ts";
 import type { DeviceSettings, ManagedDevice } from "../supervisor/managed-device.ts";
+import { fileHandleOf } from "../sys/files/file-handle.ts";
 import { close } from "../sys/libc/files.ts";
 import { randomUuid } from "../sys/random.ts";
 import { openSource, sourceName } from "./attach-source.ts";
@@ -97,7 +98,8 @@ export class Attacher {
       const name = sourceName(spec);
       log.debug?.(`Attaching ${name}`, { interface: how, ...settings });
       if (params.forMount && borrower !== undefined) loans.lend(settings.identifier, borrower);
-      device = factory.create(how, settings, { spec, fd, blockSizeBytes });
+      const handle = spec.type === "file" ? fileHandleOf(fd) : undefined;
+      device = factory.create(how, settings, { spec, fd, blockSizeBytes, handle });
       const index = await device.attach(params.index ?? undefined);
       log.info(`Attached ${name} to nbd${index}`, { index, identifier: settings.identifier });
       tell(eventOf(device, { event: "attached", image: name }));

@@ -177,6 +177,7 @@ export class Manager extends EventEmitter<ManagerEvents> {
       pool: this.#pool,
       records: this.#records,
       leaving: this.#leaving,
+      stderr: this.#workers.stderr,
       startWorkers: () => this.#startWorkers(),
     });
   }

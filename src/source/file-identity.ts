@@ -10,7 +10,7 @@ import { ErofsNbdError } from "../errors.ts";
 import { MAX_IMAGE_BYTES } from "../limits.ts";
 import { blockDeviceSizeBytes, diskSequence as diskSequenceOf } from "../sys/block-device.ts";
 import { check } from "../sys/libc/bind.ts";
-import { statxInto, statxPathInto } from "../sys/libc/files.ts";
+import { statxCachedInto, statxInto, statxPathInto } from "../sys/libc/files.ts";
 
 /** Safe for JSON, because it is sent to workers and written into records. Times are decimal strings. */
 export interface FileIdentity {
@@ -59,6 +59,11 @@ export class FileStat {
   /** As `refresh`, with the creation time, which verifying does not need. @throws SystemError */
   refreshAll(fd: number): void {
     check("statx", statxInto(fd, STATX_BASIC_STATS | STATX_BTIME, this.#bytes));
+  }
+
+  /** What the kernel knows, without asking the server of a FUSE or network file system. @throws SystemError */
+  refreshCached(fd: number): void {
+    check("statx", statxCachedInto(fd, STATX_BASIC_STATS, this.#bytes));
   }
 
   /** Asks for the file at a path; false if there is none, or it cannot be seen. */
@@ -121,13 +126,21 @@ export class FileStat {
     return (seconds * 1_000_000_000n + BigInt(this.#view.getUint32(at + 8, true))).toString();
   }
 
+  /** "major:minor" of the file system. */
+  get fileSystem(): string {
+    return this.#number(136);
+  }
+
   #place(): Pick<FileIdentity, "kind" | "device"> {
     const isBlockDevice = this.kind === S_IFBLK;
-    const at = isBlockDevice ? 128 : 136;
     return {
       kind: isBlockDevice ? "block-device" : "file",
-      device: `${this.#view.getUint32(at, true)}:${this.#view.getUint32(at + 4, true)}`,
+      device: isBlockDevice ? this.#number(128) : this.fileSystem,
     };
+  }
+
+  #number(at: number): string {
+    return `${this.#view.getUint32(at, true)}:${this.#view.getUint32(at + 4, true)}`;
   }
 
   #inode(): string {
@@ -135,11 +148,21 @@ export class FileStat {
   }
 }
 
-/** Whether a descriptor refers to the same file or device. @throws SystemError */
+/**
+ * Whether a descriptor refers to the same file or device. Waits for no file system: device and inode number of an open
+ * file are known. @throws SystemError
+ */
 export function isSameFile(fd: number, identity: FileIdentity): boolean {
   const stat = new FileStat();
-  stat.refresh(fd);
+  stat.refreshCached(fd);
   return stat.isSameFile(identity);
+}
+
+/** "major:minor" of the file system that an open file, or a device's node, is on. @throws SystemError */
+export function fileSystemOf(fd: number): string {
+  const stat = new FileStat();
+  stat.refreshCached(fd);
+  return stat.fileSystem;
 }
 
 /** Whether a path leads to the same file or device, as this process sees it. */

@@ -9,8 +9,9 @@ import { openSync, readlinkSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { ErofsNbdError } from "../errors.ts";
 import { errnoName } from "../sys/errno.ts";
+import { MountTable } from "../sys/files/mount-table.ts";
 import { close, O_ACCMODE, O_PATH, O_WRONLY, openFlags, pread } from "../sys/libc/files.ts";
-import { type FileIdentity, identifyImage, leadsTo } from "./file-identity.ts";
+import { type FileIdentity, fileSystemOf, identifyImage, leadsTo } from "./file-identity.ts";
 import type { FileSourceSpec } from "./source-spec.ts";
 
 /** An open image: the caller closes `fd` (close-on-exec). */
@@ -99,9 +100,29 @@ function specOf(fd: number, name: string, identity: FileIdentity): FileSourceSpe
     // There is no /proc, as in a bare chroot.
     path = resolve(name);
   }
-  return leadsTo(path, identity)
+  return mayLeadTo(path, fd) && leadsTo(path, identity)
     ? { type: "file", path, identity }
     : { type: "file", path, isHandedIn: true, identity };
+}
+
+/** Their files have other device numbers than their mounts. */
+const MANY_NUMBERS: ReadonlySet<string | undefined> = new Set(["btrfs", "bcachefs", "overlay"]);
+
+/**
+ * Whether a path may lead to the file system that an open file is on. If it does not, a mount covers the file, and a
+ * walk along the path could wait for that one for ever. The file may be on a mount of another namespace.
+ */
+function mayLeadTo(path: string, fd: number): boolean {
+  try {
+    const mounts = new MountTable();
+    const there = mounts.at(path);
+    const own = mounts.ofFile(fd);
+    if (own !== undefined) return there?.device === own.device;
+    return MANY_NUMBERS.has(there?.type) || there?.device === fileSystemOf(fd);
+  } catch {
+    // There is no /proc.
+    return true;
+  }
 }
 
 function unusable(name: string, why: string, hint?: string): ErofsNbdError {

@@ -6,6 +6,7 @@
 import type { NbdControl } from "../kernel/nbd-control.ts";
 import type { Exactness } from "../source/exactness.ts";
 import type { SourceSpec } from "../source/source-spec.ts";
+import type { FileHandle } from "../sys/files/file-handle.ts";
 import type { LinkCounters, LinkEnd } from "../worker-protocol/link-end.ts";
 
 /** What a supervisor uses of the connection to the nbd family. */
@@ -18,6 +19,8 @@ export interface Image {
   /** Opened once, at the attach; the owner of the device closes it. */
   readonly fd: number;
   readonly blockSizeBytes: number;
+  /** By which a later manager finds the file where its path does not lead to it. */
+  readonly handle?: FileHandle | undefined;
 }
 
 export interface LinkRequest {

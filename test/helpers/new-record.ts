@@ -18,6 +18,7 @@ export function newRecord(identifier: string, changes: Partial<NewRecord> = {}):
         mtimeNs: "-1",
       },
     },
+    imageHandle: null,
     sizeBytes: 4096,
     blockSizeBytes: 4096,
     connections: 1,

@@ -141,6 +141,8 @@ RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
+# Images are found again where a mount covers their path.
+SystemCallFilter=open_by_handle_at
 SystemCallErrorNumber=EPERM
 
 [Install]

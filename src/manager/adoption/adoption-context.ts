@@ -8,6 +8,8 @@ import type { ManagedDevice } from "../../supervisor/managed-device.ts";
 import type { Image, NbdCommands } from "../../supervisor/ports.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
 import type { DeviceRecord } from "../records/record.ts";
+import type { LeftoverDevice } from "./leftover-device.ts";
+import type { Opening, RecordedSource } from "./recorded-image.ts";
 import type { SilentWorkers } from "./silent-workers.ts";
 
 /** The part of a DeviceView that adoption uses. */
@@ -32,6 +34,10 @@ export interface AdoptionContext {
     index: number,
     links: readonly FoundLink[],
   ) => Promise<void>;
+  /** Begins to open the image of a record, without waiting for it. */
+  readonly open: (record: RecordedSource) => Opening;
+  /** Continues a device that is kept when its image has been opened after all. */
+  readonly awaitImage: (device: LeftoverDevice, opening: Opening) => void;
   /** Keeps a device that can only be shown and detached. */
   readonly keep: (device: ManagedDevice) => void;
   /**

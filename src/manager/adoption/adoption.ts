@@ -13,7 +13,7 @@ import { isSameFile } from "../../source/file-identity.ts";
 import type { SourceSpec } from "../../source/source-spec.ts";
 import { close } from "../../sys/libc/files.ts";
 import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
-import type { DeviceRecord } from "../records/record.ts";
+import { type DeviceRecord, imageOf } from "../records/record.ts";
 import type { RecordStore } from "../records/record-store.ts";
 import { type AdoptionContext, type AdoptionView, cannotContinue, serversOf } from "./adoption-context.ts";
 import { LeftoverDevice } from "./leftover-device.ts";
@@ -132,18 +132,17 @@ class Adoption {
   async #continueServed(record: DeviceRecord, index: number, links: readonly FoundLink[]): Promise<void> {
     const [first, ...others] = links as [FoundLink, ...FoundLink[]];
     for (const { imageFd } of others) close(imageFd);
-    const image = { spec: record.image, fd: first.imageFd, blockSizeBytes: record.blockSizeBytes };
     const served = `${links.length} of ${record.connections} links served`;
     this.#note(
       `nbd${index} (${record.image.path}) was left by manager ${record.manager.pid}: ${served}, going on`,
     );
-    await this.#context.adopt(record, image, index, links);
+    await this.#context.adopt(record, imageOf(record, first.imageFd), index, links);
   }
 
   /** An ioctl device cannot be reconnected. While its client process lives it is shown and can be detached. */
   async #takeIoctl(record: DeviceRecord): Promise<void> {
     const links = this.#claimLinks(record);
-    const { client, index, image, blockSizeBytes } = record;
+    const { client, index, image } = record;
     if (
       client === null ||
       index === null ||
@@ -162,7 +161,7 @@ class Adoption {
       new LeftoverDevice(
         record,
         index,
-        { spec: image, fd: -1, blockSizeBytes },
+        imageOf(record, -1),
         { servers, why: "it is attached by ioctl, where no other worker can serve it" },
         this.#context.nbd,
         this.#context.view,

@@ -10,12 +10,14 @@ import { describeChange } from "../../source/file-identity.ts";
 import { type OpenImage, openHandedImage } from "../../source/open-image.ts";
 import { sourceUri } from "../../source/source-spec.ts";
 import type { Image } from "../../supervisor/ports.ts";
+import { fileHandleOf } from "../../sys/files/file-handle.ts";
 import { duplicate } from "../../sys/libc/files.ts";
 import type { DeviceFactory } from "../create-device.ts";
 import type { Devices } from "../devices.ts";
 import type { Loans } from "../loans.ts";
-import { type DeviceRecord, settingsOf } from "../records/record.ts";
+import { type DeviceRecord, imageOf, settingsOf } from "../records/record.ts";
 import { LeftoverDevice } from "./leftover-device.ts";
+import type { FoundImage } from "./recorded-image.ts";
 
 export interface ContinuationContext {
   readonly log: Log;
@@ -55,11 +57,20 @@ export async function returnImage(context: ContinuationContext, { fd, spec }: Op
   );
   for (const device of waiting) {
     const own = openHandedImage(duplicate(fd), spec.path);
-    const record = device.leave();
-    devices.forget(device);
     log.warn(`nbd${device.index} was waiting for ${sourceUri(spec)}, and goes on with it`);
-    const image = { ...own, blockSizeBytes: record.blockSizeBytes };
-    await continueDevice(context, record, image, device.index, []);
+    await giveImage(context, device, own);
   }
   return waiting.map(({ index }) => index);
+}
+
+/** Continues a leftover device that no worker serves with its image. Takes the image over. */
+export async function giveImage(
+  context: ContinuationContext,
+  device: LeftoverDevice,
+  { fd, spec }: FoundImage,
+): Promise<void> {
+  const record = device.leave();
+  context.devices.forget(device);
+  const image = { ...imageOf(record, fd, spec), handle: record.imageHandle ?? fileHandleOf(fd) };
+  await continueDevice(context, record, image, device.index, []);
 }

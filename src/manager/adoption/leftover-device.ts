@@ -2,8 +2,9 @@
  * A leftover device: a dead manager attached it, and this one can show and end it, but not give it new links.
  *
  * Made by adoption. There are two kinds. The kernel takes no second socket for an ioctl device. The image of a netlink
- * device may be gone from its path, while its old worker still has it open and is left to serve. When that worker
- * ends, the device is stalled until an attach hands the image in; then the manager continues it (`leave`).
+ * device may be gone from its path, or be on a file system that does not answer, while its old worker still has it open
+ * and is left to serve. When that worker ends, the device is stalled until an attach hands the image in or the file
+ * system answers; then the manager continues it (`leave`).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventEmitter } from "eventemitter3";
@@ -61,6 +62,8 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
   readonly history: DeviceHistory;
   readonly #record: DeviceRecord;
   readonly #service: LeftoverService;
+  readonly #gone = new AbortController();
+  #awaits: string | undefined;
   readonly #nbd: Pick<NbdCommands, "disconnect">;
   readonly #view: LeftoverView;
   readonly #watch: NodeJS.Timeout;
@@ -82,6 +85,7 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     this.clientPid = record.client?.pid;
     this.#record = record;
     this.#service = service;
+    this.#awaits = service.awaits;
     this.history = record.history;
     this.#nbd = nbd;
     this.#view = view;
@@ -91,16 +95,30 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
 
   /** No worker serves it, and it can be continued with its image. */
   get isAwaitingImage(): boolean {
-    return this.#service.awaits !== undefined && !this.#service.servers.some(isAlive);
+    return this.#awaits !== undefined && !this.#service.servers.some(isAlive);
+  }
+
+  /** Aborted when the device has ended, or is continued by another object. */
+  get gone(): AbortSignal {
+    return this.#gone.signal;
   }
 
   get stalledReason(): string | null {
-    return this.#state === "stalled" ? (this.#service.awaits ?? null) : null;
+    return this.#state === "stalled" ? (this.#awaits ?? null) : null;
+  }
+
+  /** Why its image is lost now; undefined: it cannot be continued any more. */
+  lose(awaits: string | undefined): void {
+    this.#awaits = awaits;
+    if (this.#state !== "stalled") return;
+    if (awaits === undefined) this.#become("failed");
+    this.emit("stalled", awaits ?? `${this.#service.why}: detach it`);
   }
 
   /** Gives the device up, for another object that continues it. Returns its record. */
   leave(): DeviceRecord {
     clearInterval(this.#watch);
+    this.#gone.abort();
     this.removeAllListeners();
     return this.#record;
   }
@@ -161,14 +179,15 @@ export class LeftoverDevice extends EventEmitter<DeviceEvents> implements Manage
     if (this.#state === "detaching") return;
     if (!this.#exists()) return this.#release("it ended while no manager had it");
     if (this.#state !== "serving" || this.#service.servers.some(isAlive)) return;
-    const { awaits, why } = this.#service;
-    this.#become(awaits === undefined ? "failed" : "stalled");
-    this.emit("stalled", awaits ?? `its worker died, and ${why}: detach it`);
+    const { why } = this.#service;
+    this.#become(this.#awaits === undefined ? "failed" : "stalled");
+    this.emit("stalled", this.#awaits ?? `its worker died, and ${why}: detach it`);
   }
 
   #release(why: string): void {
     if (this.#state === "detached") return;
     clearInterval(this.#watch);
+    this.#gone.abort();
     this.#become("detached");
     this.emit("released", why);
   }

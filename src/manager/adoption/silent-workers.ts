@@ -11,7 +11,7 @@ import { DEFAULT_PATIENCE_MS } from "../../pool/policy/hang-watch.ts";
 import { awaitWorker, type ReconnectedWorker } from "../../pool/reattach.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
 import { formatSeconds } from "../../text/durations.ts";
-import type { DeviceRecord } from "../records/record.ts";
+import { type DeviceRecord, imageOf } from "../records/record.ts";
 import type { RecordStore } from "../records/record-store.ts";
 import { adoptRecords } from "./adoption.ts";
 import type { AdoptionContext } from "./adoption-context.ts";
@@ -59,12 +59,11 @@ export class SilentWorkers {
     silent: readonly ProcessIdentity[],
   ): void {
     const { adoption } = this.#context;
-    const image = { spec: record.image, fd: -1, blockSizeBytes: record.blockSizeBytes };
     const why = "it is inside a read, and the device is continued when it answers";
     const device = new LeftoverDevice(
       record,
       index,
-      image,
+      imageOf(record, -1),
       { servers: silent, why },
       adoption.nbd,
       adoption.view,

@@ -7,6 +7,7 @@ import * as z from "zod";
 import { DEFAULT_HANG_TIMEOUT_MS, MAX_CONNECTIONS, MAX_INDEX, MAX_TIMEOUT_SECONDS } from "../../limits.ts";
 import type { JsonValue } from "../../source/source-spec.ts";
 import type { DeviceHistory } from "../../supervisor/managed-device.ts";
+import type { FileHandle } from "../../sys/files/file-handle.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
 import { NO_COUNTERS } from "../../worker-protocol/link-end.ts";
 import { type DeviceRecord, RECORD_VERSION } from "./record.ts";
@@ -78,6 +79,13 @@ const moduleSchema = z.object({
   identity: z.string().nullable(),
 });
 
+const handleSchema: z.ZodType<FileHandle> = z.object({
+  fileSystem: z.string().regex(/^\d{1,10}:\d{1,10}$/),
+  type: z.number().int(),
+  // MAX_HANDLE_SZ (linux/exportfs.h) in hexadecimal digits.
+  bytes: z.string().regex(/^([0-9a-f]{2}){1,128}$/),
+});
+
 const recordSchema: z.ZodType<DeviceRecord> = z.object({
   version: z.literal(RECORD_VERSION),
   identifier: z.string().min(1),
@@ -85,6 +93,8 @@ const recordSchema: z.ZodType<DeviceRecord> = z.object({
   interface: z.enum(["netlink", "ioctl"]),
   index: z.number().int().min(0).max(MAX_INDEX).nullable(),
   image: z.discriminatedUnion("type", [fileSchema, moduleSchema]),
+  // Missing in records of former versions. A hint: a handle that is none must not cost the record.
+  imageHandle: handleSchema.nullable().catch(null).default(null),
   sizeBytes: bytes,
   blockSizeBytes: bytes.positive(),
   connections: z.number().int().min(1).max(MAX_CONNECTIONS),

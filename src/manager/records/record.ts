@@ -6,6 +6,8 @@
  */
 import type { SourceSpec } from "../../source/source-spec.ts";
 import type { DeviceHistory, DeviceSettings, ManagedDevice } from "../../supervisor/managed-device.ts";
+import type { Image } from "../../supervisor/ports.ts";
+import type { FileHandle } from "../../sys/files/file-handle.ts";
 import { identifyProcess, type ProcessIdentity } from "../../sys/process-identity.ts";
 
 export const RECORD_VERSION = 1;
@@ -18,6 +20,8 @@ export interface DeviceRecord {
   /** Null until the kernel has answered CONNECT; the device is found by its identifier then. */
   readonly index: number | null;
   readonly image: SourceSpec;
+  /** Null where the file system has none, and in records of former versions. */
+  readonly imageHandle: FileHandle | null;
   readonly sizeBytes: number;
   readonly blockSizeBytes: number;
   readonly connections: number;
@@ -51,12 +55,19 @@ export function recordOf(
     interface: device.interface,
     index: device.index ?? null,
     image: image.spec,
+    imageHandle: image.handle ?? null,
     blockSizeBytes: image.blockSizeBytes,
     workers: workerPids.map(identifyProcess).filter((found) => found !== undefined),
     lentTo,
     history: device.history,
     client: (clientPid === undefined ? undefined : identifyProcess(clientPid)) ?? null,
   };
+}
+
+/** The image of a record's device. `spec` where it was opened again; `fd` is -1 where it is not open. */
+export function imageOf(record: DeviceRecord, fd: number, spec: SourceSpec = record.image): Image {
+  const { imageHandle, blockSizeBytes } = record;
+  return { spec, fd, blockSizeBytes, handle: imageHandle ?? undefined };
 }
 
 /** How the device of a record was attached. */

@@ -15,12 +15,14 @@ export const LIBRARY: string = new URL("../../../dist/src/index.js", import.meta
 export const PARTITION_LINES: RegExp =
   /^(Dev )?nbd\d+: (unable to read RDB block|partition table beyond EOD)/;
 
-export const files: CliFixture = cliFixture();
+/** Of the test file that has called `useImages`. */
+export let files: CliFixture;
 /** Another image of the same size, which lies somewhere else. */
 export const other = (): string => files.at("other.erofs");
 
 /** Makes both images for the tests of a file. */
 export function useImages(): void {
+  files = cliFixture();
   beforeAll(async () => {
     mkdirSync(files.at("other-tree"));
     writeFileSync(files.at("tree/which"), "first");

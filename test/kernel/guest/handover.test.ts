@@ -198,23 +198,33 @@ describe("after everything has died, with another file at the path", () => {
   });
 
   test("a device waits with the reason, returns no byte of that file, and goes on after an attach", async () => {
-    const device = await attachIn('exec $CLI attach --json "$IMAGE"');
-    const fd = openSync(files.image, "r");
+    // On a file system that is no longer mounted when everything has died: a file handle would lead to the image.
+    const disk = files.at("a disk");
+    const path = `${disk}/image`;
+    const mountDisk = (source: string): void => {
+      execFileSync("mount", ["-t", "tmpfs", "tmpfs", disk]);
+      copyFileSync(source, path);
+    };
+    mkdirSync(disk);
+    mountDisk(files.image);
+    const device = await attachIn(`exec $CLI attach --json "${path}"`);
+    const fd = openSync(path, "r");
     const image = readFileSync(fd);
     try {
-      execFileSync("mount", ["--bind", other(), files.image]);
+      execFileSync("umount", ["-l", disk]);
+      mountDisk(other());
       const lost = await loseEverything(device);
       expect(lost).toMatchObject({
         state: "stalled",
         identifier: device.identifier,
         stalledReason: expect.stringMatching(
-          new RegExp(`^${files.image} is not what was attached: .*: erofs-nbd attach IMAGE$`),
+          new RegExp(`^${path} is not what was attached: .*: erofs-nbd attach IMAGE$`),
         ),
       });
       const shown = await erofsNbd("status");
       expect(shown.stdout + shown.stderr).toContain("is not what was attached");
       const reading = await startReading(lost);
-      const wrong = await attachIn('exec $CLI attach --json "$IMAGE"');
+      const wrong = await attachIn(`exec $CLI attach --json "${path}"`);
       expect(wrong.index).not.toBe(device.index);
       await erofsNbdOk("detach", `${wrong.device}`);
       const { code, stdout, stderr } = await shell(
@@ -231,6 +241,7 @@ describe("after everything has died, with another file at the path", () => {
       await detachAll();
     } finally {
       closeSync(fd);
+      execFileSync("umount", [disk]);
     }
   });
 

@@ -35,6 +35,7 @@ const LEFT_OUT = {
     "cli.test.ts",
     "examples.test.ts",
     "handover.test.ts",
+    "hung-images.test.ts",
     "ioctl.test.ts",
     "manager.test.ts",
     "many-devices.test.ts",
@@ -49,6 +50,7 @@ const LEFT_OUT = {
     "chaos.test.ts",
     "cli.test.ts",
     "handover.test.ts",
+    "hung-images.test.ts",
     "manager.test.ts",
     "many-devices.test.ts",
     "mount.test.ts",
@@ -72,7 +74,13 @@ const LEFT_OUT = {
  * @type {Readonly<Record<string, readonly string[]>>}
  */
 const SECOND_GUEST = {
-  7.2: ["adoption-steps.test.ts", "adoption.test.ts", "many-devices.test.ts", "takeover-crash-loop.test.ts"],
+  7.2: [
+    "adoption-steps.test.ts",
+    "adoption.test.ts",
+    "hung-images.test.ts",
+    "many-devices.test.ts",
+    "takeover-crash-loop.test.ts",
+  ],
 };
 
 /** Every kernel test file there is, by name. */

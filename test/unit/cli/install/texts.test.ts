@@ -34,6 +34,13 @@ describe("texts", () => {
     expect(text(UNIT)).toMatch(/^\[Service\][^[]*\nSyslogLevel=err\n/m);
   });
 
+  test("the unit lets images be found again by their file handles", () => {
+    expect(text(UNIT)).toMatch(
+      /^SystemCallFilter=@system-service$[^[]*^SystemCallFilter=open_by_handle_at$/m,
+    );
+    expect(text(UNIT)).toMatch(/^CapabilityBoundingSet=.*\bCAP_DAC_READ_SEARCH\b/m);
+  });
+
   test("an image's unit detaches the device that it attached, by identifier, or by path if there is none", () => {
     const unit = text("/usr/local/lib/systemd/system/erofs-nbd@.service", { nodePath: "NODE" });
     /** A command line's script, as systemd gives it to the shell, with the words after it. */

@@ -9,8 +9,11 @@ import { join } from "node:path";
 import { afterEach, beforeEach } from "vitest";
 import { adoptDevices } from "../../../../src/manager/adoption/adoption.ts";
 import type { AdoptionContext } from "../../../../src/manager/adoption/adoption-context.ts";
+import type { LeftoverDevice } from "../../../../src/manager/adoption/leftover-device.ts";
+import type { Opening } from "../../../../src/manager/adoption/recorded-image.ts";
 import type { DeviceRecord, NewRecord } from "../../../../src/manager/records/record.ts";
 import { RecordStore } from "../../../../src/manager/records/record-store.ts";
+import { refusal, reopenByPath } from "../../../../src/opener/reopen-image.ts";
 import type { FoundLink } from "../../../../src/pool/links/found-link.ts";
 import { openImage } from "../../../../src/source/open-image.ts";
 import type { ManagedDevice } from "../../../../src/supervisor/managed-device.ts";
@@ -30,6 +33,8 @@ export let kernel: {
   /** Reads in flight, by index. */
   waiting: Map<number, number>;
 };
+/** Devices whose images were not open in time. */
+export let late: Array<{ device: LeftoverDevice; opening: Opening }>;
 export let adopted: Array<{ record: DeviceRecord; fd: number; index: number; links: readonly FoundLink[] }>;
 
 beforeEach(() => {
@@ -37,6 +42,7 @@ beforeEach(() => {
   store = new RecordStore(directory);
   kernel = { devices: new Map(), threads: new Map(), disconnected: [], waiting: new Map() };
   adopted = [];
+  late = [];
 });
 
 afterEach(async () => {
@@ -85,6 +91,16 @@ export async function leave(
   return path;
 }
 
+/** Opens an image as an opener would, in this process. */
+const openHere: AdoptionContext["open"] = ({ image }) => {
+  const found = refusal(image) ?? reopenByPath(image);
+  return {
+    result: Promise.resolve("why" in found ? found : { fd: found.fd, spec: found.spec ?? image }),
+    late: new Promise(() => {}),
+    cancel: () => {},
+  };
+};
+
 /** What adoption works with, but for what it finds: the fake kernel, and lists of what becomes of devices. */
 export function surroundings(): Omit<AdoptionContext, "links" | "reattachedPids" | "silent"> {
   return {
@@ -98,6 +114,8 @@ export function surroundings(): Omit<AdoptionContext, "links" | "reattachedPids"
     adopt: async (record, image, index, found) => {
       adopted.push({ record, fd: image.fd, index, links: found });
     },
+    open: openHere,
+    awaitImage: (device, opening) => void late.push({ device, opening }),
     keep: (device) => kept.push(device),
     view: {
       findByBackend: (identifier) => kernel.devices.get(identifier),

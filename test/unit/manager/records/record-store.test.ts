@@ -105,6 +105,18 @@ describe("RecordStore", () => {
     expect(store.load().records).toMatchObject([{ index: 3 }]);
   });
 
+  test("a file handle is kept; without one, as in records of former versions, or with a bad one, there is none", async () => {
+    const imageHandle = { fileSystem: "8:1", type: 129, bytes: "00ff" };
+    await store.write(record("a", { imageHandle }));
+    expect(store.load().records).toMatchObject([{ imageHandle }]);
+    const text = readFileSync(pathOf("a"), "utf8");
+    const { imageHandle: _, ...former } = JSON.parse(text) as Record<string, unknown>;
+    for (const other of [former, { ...former, imageHandle: { ...imageHandle, bytes: "0" } }]) {
+      writeFileSync(pathOf("a"), JSON.stringify(other));
+      expect(store.load().records).toMatchObject([{ identifier: "a", imageHandle: null }]);
+    }
+  });
+
   test("a failed write does not block the next", async () => {
     mkdirSync(`${pathOf("a")}.new`);
     const both = await Promise.allSettled([
