@@ -3,12 +3,13 @@
  */
 import type { DeviceView } from "../../kernel/device-view.ts";
 import type { Log } from "../../log/log.ts";
+import { HAND_IN } from "../../opener/reopen-image.ts";
 import type { FoundLink } from "../../pool/links/found-link.ts";
 import type { ManagedDevice } from "../../supervisor/managed-device.ts";
 import type { Image, NbdCommands } from "../../supervisor/ports.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
-import type { DeviceRecord } from "../records/record.ts";
-import type { LeftoverDevice } from "./leftover-device.ts";
+import { type DeviceRecord, imageOf } from "../records/record.ts";
+import { LeftoverDevice } from "./leftover-device.ts";
 import type { Opening, RecordedSource } from "./recorded-image.ts";
 import type { SilentWorkers } from "./silent-workers.ts";
 
@@ -66,4 +67,28 @@ export function serversOf(
 ): ProcessIdentity[] {
   const pids = new Set(links.map(({ workerPid }) => workerPid));
   return workers.filter(({ pid }) => (pids.size > 0 ? pids.has(pid) : !reattachedPids.includes(pid)));
+}
+
+/**
+ * Keeps a device that could not be continued, such as one whose journal was made by another version. Its worker serves
+ * on; when that has ended, the device is continued with fresh links.
+ */
+export function keepUncontinued(
+  context: AdoptionContext,
+  record: DeviceRecord,
+  index: number,
+  links: readonly FoundLink[],
+  error: unknown,
+): void {
+  const why = error instanceof Error ? error.message : String(error);
+  const device = new LeftoverDevice(
+    record,
+    index,
+    imageOf(record, -1),
+    { servers: serversOf(record, links, context), why, awaits: `${why}; hand the image in: ${HAND_IN}` },
+    context.nbd,
+    context.view,
+  );
+  context.keep(device);
+  if (links.length > 0) context.awaitImage(device, context.open(record));
 }

@@ -15,7 +15,13 @@ import { close } from "../../sys/libc/files.ts";
 import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
 import { type DeviceRecord, imageOf } from "../records/record.ts";
 import type { RecordStore } from "../records/record-store.ts";
-import { type AdoptionContext, type AdoptionView, cannotContinue, serversOf } from "./adoption-context.ts";
+import {
+  type AdoptionContext,
+  type AdoptionView,
+  cannotContinue,
+  keepUncontinued,
+  serversOf,
+} from "./adoption-context.ts";
 import { LeftoverDevice } from "./leftover-device.ts";
 import { releaseUnclaimed } from "./unclaimed-links.ts";
 import { takeOverUnserved, type UnservedDevice } from "./unserved-devices.ts";
@@ -95,9 +101,10 @@ class Adoption {
     if (links.length === 0) this.#unserved.push({ record, index });
     else {
       // A failure with one device must not keep the manager from the others.
-      await this.#continueServed(record, index, links).catch((error: unknown) =>
-        this.#note(cannotContinue(record, index, error)),
-      );
+      await this.#continueServed(record, index, links).catch((error: unknown) => {
+        this.#note(cannotContinue(record, index, error));
+        keepUncontinued(this.#context, record, index, links, error);
+      });
     }
   }
 

@@ -12,7 +12,13 @@ import { HAND_IN, type LostImage } from "../../opener/reopen-image.ts";
 import { sourceUri } from "../../source/source-spec.ts";
 import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
 import { type DeviceRecord, imageOf } from "../records/record.ts";
-import { type AdoptionContext, cannotContinue, type Note, serversOf } from "./adoption-context.ts";
+import {
+  type AdoptionContext,
+  cannotContinue,
+  keepUncontinued,
+  type Note,
+  serversOf,
+} from "./adoption-context.ts";
 import { LeftoverDevice } from "./leftover-device.ts";
 import type { FoundImage, Opening } from "./recorded-image.ts";
 
@@ -114,7 +120,10 @@ class TakingOver {
         this.#note(`${describeLeft(one)}: taken over`);
         await this.#context
           .adopt(record, imageOf(record, image.fd, image.spec), index, [])
-          .catch((error: unknown) => this.#note(cannotContinue(record, index, error)));
+          .catch((error: unknown) => {
+            this.#note(cannotContinue(record, index, error));
+            keepUncontinued(this.#context, record, index, [], error);
+          });
       }
     }
   }

@@ -2,8 +2,10 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import type { LeftoverDevice } from "../../../../src/manager/adoption/leftover-device.ts";
 import { close } from "../../../../src/sys/libc/files.ts";
 import { isAlive } from "../../../../src/sys/process-identity.ts";
+import { until } from "../../../helpers/until.ts";
 import {
   adopt,
   adopted,
@@ -13,6 +15,7 @@ import {
   kept,
   keptNames,
   kernel,
+  late,
   leave,
   records,
   worker,
@@ -91,6 +94,42 @@ describe("a netlink device", () => {
     );
     expect(adoptedNames()).toEqual(["a"]);
     expect(records()).toEqual(["a.json", "future.json"]);
+  });
+});
+
+describe("a device that cannot be continued", () => {
+  const refusal = new Error("cannot read a journal: it was made by another version");
+  const refuse = { adopt: async () => Promise.reject(refusal) };
+
+  test("because a journal was made by another version is kept: its worker serves on, and its image is opened", async () => {
+    const one = await worker();
+    const path = await leave("a", [one]);
+    kernel.devices.set("a", 2);
+    const link = found("a", one.pid);
+    const notes = await adopt([link], [one.pid], [], refuse);
+    close(link.imageFd);
+    expect(notes.at(-1)).toBe(`cannot continue nbd2 (${path}): ${refusal}`);
+    expect(isAlive(one)).toBe(true);
+    const device = kept[0] as LeftoverDevice;
+    expect([keptNames(), device.state]).toEqual([["a"], "serving"]);
+    expect(device.describeLinks()).toMatchObject([{ workerPid: one.pid, state: "up" }]);
+    process.kill(one.pid, "SIGKILL");
+    await until("stalled", () => device.state === "stalled");
+    expect(device.stalledReason).toBe(`${refusal.message}; hand the image in: erofs-nbd attach IMAGE`);
+    // The manager continues it with this one (late-image.ts).
+    expect(late).toMatchObject([{ device }]);
+    const image = await late[0]?.opening.result;
+    expect(image).toMatchObject({ spec: { path } });
+    if (image !== undefined && !("why" in image)) close(image.fd);
+  });
+
+  test("without a worker is kept, with the reason", async () => {
+    await leave("a", []);
+    kernel.devices.set("a", 2);
+    await adopt([], [], [], refuse);
+    expect(kept[0]).toMatchObject({ state: "stalled", isAwaitingImage: true });
+    expect(kept[0]?.stalledReason).toContain(refusal.message);
+    expect(late).toEqual([]);
   });
 });
 
