@@ -1,13 +1,13 @@
 /**
- * What a fault must lead to, and whether it did: the rule that `chaos --help` states, as pure functions.
+ * The expected outcome of each fault, and the comparison with what happened, as `chaos --help` states it. Pure.
  *
- * A failover is one `failover` event and one step of a counter in `status`; both must tell the same, and their number
- * must fit the fault. Counters go on where a manager follows another. Nothing is forgiven for being rare.
+ * A failover is one `failover` event and one increment of a counter in `status`. Both must agree, and their number must
+ * match the fault. Counters continue across managers. No mismatch is tolerated for being rare.
  */
 import type { DeviceStatus } from "../control/protocol.ts";
 import type { FaultKind } from "./run.ts";
 
-/** What `status` counts: failovers, links handed over by plan (which are none), reads answered with an error. */
+/** Counters of `status`: failovers, planned handovers (which are no failovers), reads answered with an error. */
 export interface Counted {
   readonly takeovers: number;
   readonly reconnects: number;
@@ -16,19 +16,19 @@ export interface Counted {
   readonly readErrors: number;
 }
 
-/** How many failovers a fault may lead to, and of which level. */
+/** How many failovers a fault may cause, and of which level. */
 export interface Expectation {
   readonly min: number;
   readonly max: number;
   /** `any` includes reconnects: a takeover that cannot be proven safe is replaced by one. */
   readonly levels: "any" | "reconnect";
-  /** How many links must have been handed over by plan, at least. */
+  /** The least number of planned handovers. */
   readonly handovers: number;
 }
 
 /**
- * The rule. `links`: how many live links of the device the fault hits; each death of a worker, or cut, may show as one
- * failover for all of them or as one for each.
+ * The expected outcome. `links`: how many live links of the device the fault hits. A worker's death, or a cut, may be
+ * one failover for all of them or one for each.
  */
 export function expectationOf(kind: FaultKind, links: number): Expectation {
   switch (kind) {
@@ -38,13 +38,13 @@ export function expectationOf(kind: FaultKind, links: number): Expectation {
     // No process is left that holds the links; the next manager finds the device without them.
     case "both":
       return { min: 1, max: links, levels: "any", handovers: 0 };
-    // The socket itself is gone: nothing is left to be taken over.
+    // The socket itself is gone, so it cannot be taken over.
     case "link":
       return { min: 1, max: links, levels: "reconnect", handovers: 0 };
     // Workers serve on; the next manager may have to replace their links, or not.
     case "manager":
       return { min: 0, max: links, levels: "any", handovers: 0 };
-    // By plan: links are handed over, which is no failover.
+    // Planned: links are handed over, which is no failover.
     case "upgrade":
       return { min: 0, max: 0, levels: "any", handovers: links };
   }
@@ -65,9 +65,9 @@ export function countedBetween(
 }
 
 /**
- * How many failovers there must be by now. A manager's death needs none while the same workers serve on, or where its
- * successor hands links over by plan; where others serve for no such reason it has made a failover of it, whose outcome
- * may still be on its way.
+ * How many failovers there must be by now. A manager's death needs none while the same workers continue, or if the next
+ * manager hands links over as planned. If other workers serve without such a handover, there was a failover, whose
+ * outcome may not have arrived yet.
  */
 export function leastOf(
   kind: FaultKind,
@@ -90,8 +90,8 @@ export interface Told {
 }
 
 /**
- * Everything about a fault's account that is not as it must be, each in one line; none: it adds up. `told` are the
- * events since the fault, or undefined where another manager may have sent some before there was a connection.
+ * All mismatches between a fault's expected and actual outcome, one line each. `told` are the events since the fault,
+ * or undefined if another manager may have sent some before there was a connection.
  */
 export function judge(
   subject: string,

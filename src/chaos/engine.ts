@@ -1,9 +1,10 @@
 /**
- * One chaos run, from the first look at the device to the last account: baseline, faults one after the other, end.
+ * One chaos run, from the first look at the device to the last result: baseline, faults one after the other, end.
  *
- * Called by the command. Runs the plan, waits after each fault until its outcome is there and reads flow again, and
- * judges the account before the next. A wrong byte, a failed read or something that does not come ends the run; an
- * account that does not add up is noted and the run goes on. However it ends, no reader and no stopped process is left.
+ * Called by the command. Runs the plan, waits after each fault until its outcome is known and reads make progress again,
+ * and checks the outcome before the next fault. A wrong byte, a failed read or a missing outcome ends the run; a
+ * mismatch of counters and events is recorded, and the run continues. No matter how it ends, no reader and no stopped
+ * process is left.
  */
 import type { DeviceStatus, Target } from "../control/protocol.ts";
 import { ErofsNbdError, isCoded } from "../errors.ts";
@@ -33,7 +34,7 @@ export interface ChaosOptions {
   readonly largeSlots: number;
   /** How long reads are measured before the first fault. */
   readonly baselineMs: number;
-  /** How long a fault may take to be over. */
+  /** Time limit for the outcome of a fault. */
   readonly deadlineMs: number;
 }
 
@@ -41,16 +42,16 @@ export interface ChaosSurroundings {
   readonly connect: Connect;
   readonly upgrade: Upgrade;
   readonly progress: Progress;
-  /** Aborted by Ctrl-C: the run ends and tells what was. */
+  /** Aborted by Ctrl-C: the run ends and returns the results so far. */
   readonly interrupted: AbortSignal;
 }
 
-/** How long reads get to come back when a run ends. */
+/** Time limit for reads in flight when a run ends. */
 const LEAVE_DEADLINE_MS = 15_000;
 
 /**
- * Runs it and tells what was; what is wrong with the device itself is thrown before anything is done to it.
- * @throws ErofsNbdError
+ * Runs it and returns the results.
+ * @throws ErofsNbdError before the first fault, if the device cannot be tested
  */
 export async function runChaos(options: ChaosOptions, surroundings: ChaosSurroundings): Promise<ChaosRun> {
   const note = (line: string): void => surroundings.progress.say(`note: ${line}`);
@@ -150,7 +151,7 @@ class ChaosEngine {
     await faults.settleAccounts(signal);
   }
 
-  /** Why the run ended before its plan did. */
+  /** Why the run ended before its plan was complete. */
   #noteEnd(error: unknown): void {
     if (error instanceof Halted) return;
     if (!isCoded(error)) throw error;
@@ -162,7 +163,7 @@ class ChaosEngine {
     this.#halt.abort(new Halted(line));
   }
 
-  /** Undoes what would stay: stopped processes, a dead manager, the reader. Deadlines, no interruption. */
+  /** Cleans up: stopped processes, a dead manager, the reader. It has time limits and is not interrupted. */
   async #leave(): Promise<void> {
     this.#phase = "ending";
     const patient = new AbortController().signal;
@@ -211,7 +212,7 @@ class ChaosEngine {
   }
 }
 
-/** @throws ErofsNbdError for a device that faults would destroy, or that is in trouble already */
+/** @throws ErofsNbdError for a device that faults would destroy, or that is not serving */
 function refuseUnusable(device: DeviceStatus): void {
   if (device.interface === "ioctl") {
     throw new ErofsNbdError(

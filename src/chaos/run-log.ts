@@ -1,7 +1,7 @@
 /**
- * What a run has found so far, and the ChaosRun it becomes: faults with their accounts, problems, measurements.
+ * The results of a run so far, and the ChaosRun made of them: faults with their outcomes, problems, measurements.
  *
- * Only remembers and adds up. What is a problem, the engine and accounting.ts say.
+ * It only stores and sums up. The engine and accounting.ts decide what is a problem.
  */
 import { release } from "node:os";
 import type { DeviceStatus } from "../control/protocol.ts";
@@ -13,7 +13,7 @@ import type { ChaosRun, Fault, FaultKind, FaultOutcome, KindSummary } from "./ru
 import { FAULT_KINDS } from "./schedule.ts";
 import { round, Timeline } from "./timeline.ts";
 
-/** What a run was asked to be, as far as its report repeats it. */
+/** The options of a run that its report repeats. */
 export interface RunSettings {
   readonly seed: number;
   readonly intervalMs: number;
@@ -66,14 +66,14 @@ export class RunLog {
     fault.reconnects += counted.reconnects;
   }
 
-  /** Something that must not be; one line. False when it is known. */
+  /** A problem, as one line. False if it was recorded before. */
   problem(line: string): boolean {
     if (this.problems.includes(line)) return false;
     this.problems.push(line);
     return true;
   }
 
-  /** Failovers whose account does not add up. */
+  /** Failovers that do not match the counters or events. */
   uncounted(lines: readonly string[]): void {
     this.#uncounted += lines.length;
     for (const line of lines) this.problem(line);

@@ -29,7 +29,7 @@ function inWords(outcome: FaultOutcome | null): string {
 
 const HEADS = ["KIND", "FAULTS", "TAKEOVERS", "RECONNECTS", "P50", "P99", "LONGEST"] as const;
 
-/** The end of a run for people: verdict, stalls by kind, reads, how to have it again. */
+/** The summary of a run as text: verdict, stalls by kind, reads, the command to repeat it. */
 export function formatSummary(run: ChaosRun, isInterrupted: boolean): string {
   return [
     formatVerdict(run, isInterrupted),

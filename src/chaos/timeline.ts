@@ -2,7 +2,7 @@
  * The reader's measurements in the order of time, for runs of any length: spans, added up the more the longer it lasts.
  *
  * The reader sends one span each SPAN_MS. Once there are too many of them, neighbours are merged and all become twice
- * as long. What was read before the first fault is kept apart, for it is what everything else is compared with.
+ * as long. Reads before the first fault are kept apart, because everything else is compared with them.
  */
 import { Latencies, quantileOf } from "./latencies.ts";
 import type { Span } from "./reader/reader-protocol.ts";

@@ -5,7 +5,7 @@
  * Most of a short command's time is the start of Node.js and the loading of files. The build therefore bundles what
  * users wait for (tools/bundle.mjs): the manager, and the commands that talk to one. All other command lines, also
  * those that are not recognised here, run from the separate files, which is always correct. Commands start the manager
- * by this file, too (`manager --auto`).
+ * with this file as well (`manager --auto`).
  */
 import { writeSync } from "node:fs";
 import { VERSION } from "../version.ts";

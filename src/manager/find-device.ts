@@ -1,5 +1,5 @@
 /**
- * Finds attached devices by what a command names: an index, an image or a mount point.
+ * Finds attached devices by what a command names: an index, an identifier, an image or a mount point.
  *
  * Used by the manager for `status`, `detach`, `mounted` and `cutLinks`. What the command sees at a path comes with
  * the target (control/target.ts), because the path may lead elsewhere from the manager.

@@ -30,14 +30,14 @@ shift 2
 exec "$@" < /dev/null
 `;
 
-/** Managers that die young are followed ever more slowly: by this delay after the first one, */
+/** Delay before the next manager after the first one that died early. It quadruples with each further one. */
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 30_000;
-/** and by this one where the manager was started by a user. */
+/** The least delay after a manager that a user or a service has started. */
 const EXPLICIT_DELAY_MS = 5000;
-/** A manager that has lived this long did not die of its start. */
+/** A manager that has lived for this long did not die early. */
 const SETTLED_MS = 10_000;
-/** Passes the number of managers in a row that have died young on to the next one. */
+/** Passes the number of managers in a row that died early on to the next one. */
 const VARIABLE = "EROFS_NBD_REVIVALS";
 
 export interface GuardianOptions {
@@ -48,7 +48,7 @@ export interface GuardianOptions {
   readonly command?: readonly string[];
 }
 
-/** The delay before the next manager, after `revivals` managers in a row that died young. */
+/** The delay before the next manager, after `revivals` managers in a row that died early. */
 export function revivalDelayMs(auto: boolean, revivals: number): number {
   return Math.max(Math.min(FIRST_DELAY_MS * 4 ** revivals, LONGEST_DELAY_MS), auto ? 0 : EXPLICIT_DELAY_MS);
 }

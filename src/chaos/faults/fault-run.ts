@@ -1,8 +1,8 @@
 /**
- * Faults one after the other, each from its aim to its account; the sentence is `next`, top to bottom.
+ * Faults one after the other, each from choosing the victim to checking the outcome: read `next` from top to bottom.
  *
- * The engine gives it what it needs and says when. Between two faults the device's status is compared with the last
- * one: an unexpected failover belongs to a manager that was just replaced, or is a problem.
+ * The engine passes in what it needs and starts each fault. Between two faults the device's status is compared with the
+ * last one: an unexpected failover belongs to a manager that was just replaced, or is a problem.
  */
 import type { DeviceStatus } from "../../control/protocol.ts";
 import { isCoded } from "../../errors.ts";
@@ -36,7 +36,7 @@ export interface FaultRunOptions {
   readonly sinceBeginMs: () => number;
   /** Whether a read is on the wire at this moment. */
   readonly isReading: () => boolean;
-  /** What is being waited for, for people. */
+  /** What the run waits for, as text. */
   readonly phase: (phase: string) => void;
   /** A problem that does not end the run. */
   readonly problem: (line: string) => void;
@@ -45,12 +45,12 @@ export interface FaultRunOptions {
 const IN_FLIGHT_DEADLINE_MS = 30_000;
 /** A stopped worker has lost its links by now; its end may take a moment more. */
 const STOPPED_DEADLINE_MS = 5000;
-/** After an outcome that did not come: whether reads flow all the same. */
+/** After a missing outcome: whether reads make progress anyway. */
 const LAST_LOOK_MS = 2000;
 
 export class FaultRun {
   readonly #options: FaultRunOptions;
-  /** The device when the last account was closed. */
+  /** The device after the last outcome was checked. */
   #last: DeviceStatus;
   #lastLabel = "before the first fault";
 
@@ -60,16 +60,16 @@ export class FaultRun {
   }
 
   /**
-   * One fault: closes the last account, aims, waits until reads are on the wire, fires, waits for the outcome and until
-   * reads flow, and judges.
-   * @throws OverdueError when something does not come, the signal's reason, ErofsNbdError
+   * One fault: checks that nothing happened since the last one, chooses the victims, waits until reads are in flight,
+   * injects the fault, waits for the outcome and until reads make progress, and checks the outcome.
+   * @throws OverdueError when an outcome is missing, the signal's reason, ErofsNbdError
    */
   async next(planned: PlannedFault, signal: AbortSignal): Promise<LoggedFault> {
     const { watch, reader, victims, log } = this.#options;
     await reader.open(signal);
     await this.settleAccounts(signal);
     const before = this.#last;
-    // Links may be moved at any time: little lies between the aim and the shot.
+    // Links may be moved at any time, so the victims are chosen just before the fault.
     const aimed = aim(planned, before, watch, victims, this.#options.upgrade);
     await until(this.#options.isReading, "a read was on the wire", IN_FLIGHT_DEADLINE_MS, 1, signal);
     log.timeline.endBaseline();
@@ -85,7 +85,7 @@ export class FaultRun {
     return fault;
   }
 
-  /** Nothing may have happened since the last account was closed. @throws like `next` */
+  /** Nothing may have happened since the last outcome was checked. @throws like `next` */
   async settleAccounts(signal: AbortSignal): Promise<void> {
     const { watch, log, deadlineMs } = this.#options;
     const now = await watch.until(isWhole, "every link was up", deadlineMs, signal);
@@ -117,7 +117,7 @@ export class FaultRun {
     }
   }
 
-  /** Waits for what must come of a fault, then until reads flow. */
+  /** Waits for the expected outcome of a fault, then until reads make progress. */
   async #outcome(
     fault: LoggedFault,
     aimed: AimedFault,

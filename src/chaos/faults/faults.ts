@@ -1,8 +1,8 @@
 /**
- * What each kind of fault does to the stack: aimed with the device's present status, fired a moment later.
+ * What each kind of fault does: prepared with the device's present status, injected a moment later.
  *
- * Aiming finds the victims and says what must come of it; firing checks once more that they are who they were. Nothing
- * here waits for an outcome, and nothing but the processes that `status` names is ever signalled.
+ * The preparation finds the victims and the expected outcome. The injection checks first that the victims are still the
+ * same processes. Nothing here waits for an outcome, and only processes that `status` names are signalled.
  */
 import type { DeviceStatus } from "../../control/protocol.ts";
 import { type Expectation, expectationOf } from "../accounting.ts";
@@ -11,7 +11,7 @@ import type { FaultKind } from "../run.ts";
 import type { PlannedFault } from "../schedule.ts";
 import { chooseWorker, gone, identify, type Victims } from "./victims.ts";
 
-/** A killed process is gone within this, unless it waits in the kernel. */
+/** A killed process has ended by then, unless it waits in the kernel. */
 const DEATH_DEADLINE_MS = 10_000;
 
 export interface AimedFault {
@@ -22,13 +22,13 @@ export interface AimedFault {
   /** Another manager comes after it. */
   readonly endsManager: boolean;
   /**
-   * Does it; how long reads stood still, where that is known at once.
+   * Injects the fault. Returns how long reads stood still, if that is known at once.
    * @throws ErofsNbdError when a victim has ended by itself meanwhile
    */
   fire(): Promise<number | undefined>;
 }
 
-/** Replaces everything that serves by plan; resolves when that is done, with the longest stall in milliseconds. */
+/** Replaces manager and workers as planned. Resolves with the longest stall in milliseconds. */
 export type Upgrade = () => Promise<number>;
 
 /** @throws ErofsNbdError when the device has no live link, or a victim is gone already */

@@ -1,8 +1,8 @@
 /**
- * The engine's end of the reader process: starts it, asks it things, collects what it measured.
+ * The engine's end of the reader process: starts it, sends it requests, collects its measurements.
  *
- * Nothing here reads the device. Each question has one answer and a deadline; a process that does not answer, or has
- * ended, is an error with words. `kill` is for the moment when the run's own process ends.
+ * Nothing here reads the device. Each request has one answer and a time limit; a process that does not answer, or has
+ * ended, is an error. `kill` is for the end of the run's own process.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { ErofsNbdError } from "../../errors.ts";
@@ -62,12 +62,12 @@ export class Reader {
     return this.#child.pid;
   }
 
-  /** What it has read so far; exact once it has stopped. */
+  /** Its totals so far; exact once it has stopped. */
   get totals(): ReaderTotals {
     return this.#totals;
   }
 
-  /** Resolves when as many reads as the depth are on their way. @throws ErofsNbdError */
+  /** Resolves when as many reads as the depth are in flight. @throws ErofsNbdError */
   async reading(signal: AbortSignal): Promise<void> {
     await this.#answer("reading", "the reader began to read", ANSWER_DEADLINE_MS, signal);
   }
@@ -87,8 +87,8 @@ export class Reader {
   }
 
   /**
-   * Lets it finish and waits for its end; false when its reads do not come back in time: then it has been told to die
-   * and will, with its reads.
+   * Lets it finish and waits for its end. False when its reads do not end in time: then it was sent SIGKILL, and ends
+   * with its reads.
    */
   async stop(deadlineMs: number): Promise<boolean> {
     this.#isLeaving = true;

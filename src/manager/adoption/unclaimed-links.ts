@@ -1,5 +1,5 @@
 /**
- * Clears what belongs to no device: links that no record speaks of, and journals of links that are gone.
+ * Clears what belongs to no device: links without a record, and journals of links that are gone.
  *
  * Used once, when a manager starts.
  */
