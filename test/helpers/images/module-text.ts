@@ -1,4 +1,4 @@
-/** The text of a source module that can be told to fail in every way, and the bytes that it serves. */
+/** The text of a source module whose options make it fail in every way, and the bytes that it serves. */
 export const SIZE: number = 300_000;
 
 /** Byte N is N modulo 251. */

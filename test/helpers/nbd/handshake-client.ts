@@ -1,7 +1,7 @@
 /**
  * The client's side of the NBD handshake as a state machine without I/O: bytes in, bytes out, and at the end a result.
  *
- * For foreign NBD servers as a source, and for tests. It asks with GO and falls back to EXPORT_NAME where the server
+ * For tests of the server, and for servers of other projects. It asks with GO and falls back to EXPORT_NAME where the server
  * knows no GO. It never throws at what a server sent, never trusts a length before checking it, keeps at most
  * MAX_LIST_BYTES of a list, and speaks neither TLS nor oldstyle: it says so and ends. Deadlines are the caller's.
  *
@@ -54,7 +54,7 @@ import {
 /** Names and descriptions accepted from LIST, and information from INFO or GO, all replies together. */
 export const MAX_LIST_BYTES = 0x10_0000;
 
-/** What the client is after. */
+/** The client's goal. */
 export type ClientGoal =
   | { readonly kind: "go"; readonly exportName: string }
   | { readonly kind: "info"; readonly exportName: string }
@@ -259,7 +259,7 @@ export class ClientHandshake {
     return false;
   }
 
-  /** Ends politely: the protocol wants an ABORT from a client that does not go on. */
+  /** Ends with an ABORT, which the protocol requires of a client that does not continue. */
   #leave(result: ClientHandshakeResult): false {
     this.#out.push(encodeOption(NBD_OPT_ABORT, new Uint8Array(0)));
     this.#result = result;

@@ -27,17 +27,17 @@ export interface ServerBlockSizes {
   readonly maximumBytes: number;
 }
 
-/** What a server told about an export. */
+/** What a server reported about an export. */
 export interface ServerExportFacts {
   readonly sizeBytes: number;
   readonly transmissionFlags: number;
-  /** The server's own name for the export, where it said one. */
+  /** The server's own name for the export, if it gave one. */
   readonly canonicalName: string | undefined;
   readonly description: string | undefined;
   readonly blockSizes: ServerBlockSizes | undefined;
 }
 
-/** Nothing told yet: a size below 0 means that the mandatory information is missing. */
+/** Nothing is known yet: a size below 0 means that the mandatory information is missing. */
 export const NO_FACTS: ServerExportFacts = {
   sizeBytes: -1,
   transmissionFlags: 0,

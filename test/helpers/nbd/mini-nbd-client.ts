@@ -54,7 +54,7 @@ export class MiniNbdClient {
   #buffered = 0;
   #cookie = 0n;
   #ended: Error | undefined;
-  /** What the handshake told; 0 over a descriptor. */
+  /** From the handshake; 0 over a descriptor. */
   sizeBytes = 0;
   transmissionFlags = 0;
   /** Resolves when either side has ended the connection. */
@@ -104,7 +104,7 @@ export class MiniNbdClient {
     return data;
   }
 
-  /** Sends one request of any type, sensible or not, and waits for its reply. */
+  /** Sends one request of any type, valid or not, and waits for its reply. */
   request(
     type: number,
     offsetBytes: number | bigint,
@@ -125,7 +125,7 @@ export class MiniNbdClient {
     this.#socket.write(bytes);
   }
 
-  /** Says goodbye (DISC, which gets no reply) and waits until the server has closed. */
+  /** Sends DISC, which gets no reply, and waits until the server has closed. */
   async disconnect(): Promise<void> {
     this.#socket.write(requestHeader(2, 0, 0n, 0n, 0));
     await this.closed;
@@ -140,7 +140,7 @@ export class MiniNbdClient {
     this.#socket.resume();
   }
 
-  /** Ends the connection at once, without a goodbye. */
+  /** Ends the connection at once, without DISC. */
   destroy(): void {
     this.#socket.destroy();
   }

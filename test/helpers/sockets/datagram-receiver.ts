@@ -30,7 +30,7 @@ export class DatagramReceiver {
     this.#timer = setInterval(() => this.#take(), 5);
   }
 
-  /** All values that were told under a name. */
+  /** All values that were sent under a name. */
   values(name: string): string[] {
     return this.messages.flatMap((message) => (name in message ? [message[name] ?? ""] : []));
   }
