@@ -1,9 +1,9 @@
 /**
  * The client's side of the NBD handshake as a state machine without I/O: bytes in, bytes out, and at the end a result.
  *
- * For tests of the server, and for servers of other projects. It asks with GO and falls back to EXPORT_NAME where the server
- * knows no GO. It never throws at what a server sent, never trusts a length before checking it, keeps at most
- * MAX_LIST_BYTES of a list, and speaks neither TLS nor oldstyle: it says so and ends. Deadlines are the caller's.
+ * For tests of the server, and for servers of other projects. It asks with GO and falls back to EXPORT_NAME where the
+ * server knows no GO. It never throws because of what a server sent, checks every length before using it, keeps at most
+ * MAX_LIST_BYTES of a list, and ends with a reason at TLS and oldstyle servers. Deadlines are the caller's.
  *
  * Source: the protocol's doc/proto.md, "Newstyle negotiation" to "Option reply types".
  */

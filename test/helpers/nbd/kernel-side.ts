@@ -1,5 +1,6 @@
 /**
- * The kernel's side of one link, played by a test: it sends requests without end, takes replies at its own pace, and counts.
+ * The kernel's side of one link, played by a test: it sends requests without end, takes replies at its own pace, and
+ * counts.
  *
  * A request counts as in flight from before it can be seen in the socket until some time after its reply was read
  * whole, as in the nbd driver. It throws at a second answer, at wrong bytes, and at an error that was not due. It

@@ -1,8 +1,8 @@
 /**
  * A plain NBD server for tests of src/nbd: node's own sockets, one buffer as the export, no worker, no source.
  *
- * It strings the handshake, the framer, the check and the codec together as simply as possible, so that a foreign
- * client's opinion is about them and nothing else.
+ * It connects the handshake, the framer, the check and the codec as simply as possible, so that a test with a foreign
+ * client tests these alone.
  */
 
 import { createServer, type Server, type Socket } from "node:net";

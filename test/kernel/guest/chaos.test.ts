@@ -1,7 +1,7 @@
 /**
  * `erofs-nbd chaos` as its user runs it: faults of every kind on a real kernel, and what it must report.
  *
- * The command checks every byte and every account itself. Two tests check that it does: with an image that is not the
+ * The command checks every byte and every outcome itself. Two tests check that it does: with an image that is not the
  * attached one, and with an interruption.
  */
 import { spawn } from "node:child_process";
@@ -28,7 +28,7 @@ describe("chaos", { timeout: LIMITS.longTestMs }, () => {
   guarded(LINK_DEATH_LINES);
   cleanUpAfterFailure();
 
-  test("runs faults of every kind: no wrong byte, no error, every account adds up, and a report", async () => {
+  test("runs faults of every kind: no wrong byte, no error, every outcome as expected, and a report", async () => {
     const device = await attach(image);
     const report = join(directory, "report.html");
     const kills = `${FAULTS_OF_EACH * KINDS.length}`;
