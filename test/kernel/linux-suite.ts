@@ -130,6 +130,9 @@ async function runOnce(
 
 const soak = { EROFS_NBD_SOAK: process.env["EROFS_NBD_SOAK"] ?? "1" };
 
+const build = process.env["EROFS_NBD_FORMER"];
+const former = build === undefined ? {} : { EROFS_NBD_FORMER: build };
+
 /** What the suite is told beside its files. */
 function environmentOf(directory: string): Record<string, string> {
   return {
@@ -137,6 +140,7 @@ function environmentOf(directory: string): Record<string, string> {
     EROFS_NBD_LAB_DONE: join(directory, DONE_FILE),
     NO_COLOR: "1",
     ...soak,
+    ...former,
   };
 }
 
