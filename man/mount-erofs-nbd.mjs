@@ -37,7 +37,9 @@ remount does not change them. If an option is repeated, the last one counts.
 const OTHER_OPTIONS = `
 With nofail a missing image is no failure. auto, noauto, _netdev, user, comment=, x-* and the like have their meaning in
 mount(8). All other options are passed to the kernel (cache_strategy=, user_xattr, acl, dax=, ...), which rejects
-unknown ones. With fsoffset=BYTES (Linux 6.16) the image begins at that offset of the file. Only root may mount, even with user in fstab: attaching a device requires CAP_SYS_ADMIN.
+unknown ones. With fsoffset=BYTES (Linux 6.16) the image begins at that offset of the file. device=IMAGE
+names an image with further data of the file system, once for each, in order; it is attached, and detached with the
+mount, as IMAGE is. Only root may mount, even with user in fstab: attaching a device requires CAP_SYS_ADMIN.
 `;
 
 const NOTES = `

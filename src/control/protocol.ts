@@ -73,6 +73,10 @@ export interface AttachParams {
 export interface ImagePart {
   /** Where the file system begins (the mount option fsoffset). */
   readonly offsetBytes: number;
+  /** How many further images are named for it, with data that the file system keeps there. */
+  readonly extraDevices?: number | undefined;
+  /** It is such an image, without a superblock, of the file system on the device with this identifier. */
+  readonly extraOf?: string | undefined;
 }
 
 /** `view` is the client's (source/path-view.ts): the path must name the same file for manager and workers. */
@@ -158,6 +162,8 @@ export interface DeviceStatus {
   readonly blockSizeBytes: number;
   readonly readOnly: true;
   readonly mountPoints: readonly string[];
+  /** The device with the file system of which this one has data (mount option `device`); left out for all others. */
+  readonly extraOf?: string | undefined;
   readonly managerPid: number;
   readonly links: ReadonlyArray<{
     readonly index: number;

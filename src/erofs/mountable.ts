@@ -25,8 +25,10 @@ export interface MountProblem {
   readonly hint: string;
 }
 
-/** Facts about the kernel besides its release. */
+/** Facts besides the kernel's release. */
 export interface KernelFacts {
+  /** How many further images are named for the mount. Default 0. */
+  readonly extraDevices?: number | undefined;
   /** Default 4096. */
   readonly pageSizeBytes?: number | undefined;
   /** File names of /sys/fs/erofs/features, if the erofs module is loaded. */
@@ -63,7 +65,7 @@ export function checkMountable(
       hint: "the image is damaged, or newer than this program: try a newer kernel, or rebuild it with fewer features",
     });
   }
-  return [...problems, ...layoutProblems(superblock, release, facts.pageSizeBytes ?? 4096)];
+  return [...problems, ...layoutProblems(superblock, release, facts)];
 }
 
 /** The needs that the release does not meet and that the kernel's own list does not contain. */
@@ -82,7 +84,7 @@ function tooOldFor(superblock: Superblock, release: LinuxRelease, features: read
 function layoutProblems(
   superblock: Superblock,
   release: LinuxRelease,
-  pageSizeBytes: number,
+  { pageSizeBytes = 4096, extraDevices: named = 0 }: KernelFacts,
 ): MountProblem[] {
   const problems: MountProblem[] = [];
   const { blockSizeBytes, compression, directoryBlockBits, extraDevices } = superblock;
@@ -109,11 +111,17 @@ function layoutProblems(
       hint: "make the image again without a directory block size",
     });
   }
-  if (extraDevices > 0) {
+  if (extraDevices !== named) {
+    const given = `${named} ${named === 1 ? "is" : "are"} named`;
     problems.push({
       kind: "extra-devices",
-      message: `it keeps data on ${extraDevices} more ${nounFor(extraDevices, "device")} than this image`,
-      hint: "attach those images too, and name their devices at mount with -o device=/dev/nbdN, in mkfs's order",
+      message:
+        `it keeps data on ${extraDevices} more ${nounFor(extraDevices, "device")} than this image` +
+        (named === 0 ? "" : `, and ${given}`),
+      hint:
+        extraDevices === 0
+          ? "mount it without -o device="
+          : "name the image of each with mount -o device=IMAGE, in the order in which mkfs.erofs was given them",
     });
   }
   return problems;

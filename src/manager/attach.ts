@@ -176,6 +176,7 @@ function toSettings(params: AttachParams, spec: SourceSpec, blockSizeBytes: numb
     deadTimeoutSeconds: params.deadTimeoutSeconds,
     ioTimeoutMs: params.ioTimeoutMs,
     hangTimeoutMs: params.hangTimeoutMs,
+    extraOf: params.part?.extraOf,
     autoclear: false,
   };
 }

@@ -72,7 +72,7 @@ async function refuseUsed(devices: Devices, device: ManagedDevice): Promise<void
   if (index === undefined) return;
   const inUse = (why: string, hint: string): ErofsNbdError =>
     new ErofsNbdError("ERR_DEVICE_MOUNTED", `cannot detach nbd${index}: ${why}`, { hint });
-  const mountPoints = await mountPointsOn(index);
+  const mountPoints = await mountPointsOn(devices.mainOf(device).index ?? index);
   if (mountPoints.length > 0) {
     throw inUse(
       `it is mounted at ${mountPoints.join(", ")}`,

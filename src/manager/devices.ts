@@ -57,6 +57,11 @@ export class Devices {
     return this.#devices.get(identifier);
   }
 
+  /** The device that has the file system: another one for a device with further data of it. */
+  mainOf(device: ManagedDevice): ManagedDevice {
+    return this.get(device.settings.extraOf ?? "") ?? device;
+  }
+
   /** Resolves when a device that has ended is gone completely, its record included. */
   async released({ settings: { identifier } }: ManagedDevice): Promise<void> {
     await this.#releasing.get(identifier);

@@ -52,8 +52,9 @@ export function inspectHead(
   { path, sizeBytes }: { readonly path: string; readonly sizeBytes: number },
   blockSizeBytes: number | null,
   forMount: boolean,
-  { offsetBytes }: ImagePart = WHOLE,
+  { offsetBytes, extraDevices, extraOf }: ImagePart = WHOLE,
 ): Inspection {
+  if (extraOf !== undefined) return { blockSizeBytes: blockSizeBytes ?? RAW_BLOCK_BYTES, notes: [] };
   if (!looksLikeErofs(head)) {
     if (forMount && offsetBytes > 0) {
       throw new ErofsNbdError(
@@ -82,6 +83,7 @@ export function inspectHead(
   }
   const problems = checkMountable(superblock, release(), {
     features: kernelFeatures(),
+    extraDevices,
     pageSizeBytes: pageSizeBytes(),
   });
   const [first] = problems;

@@ -235,11 +235,13 @@ export class Manager extends EventEmitter<ManagerEvents> {
     const devices = target === null ? all : await findDevices(all, target);
     if (target !== null && devices.length === 0) throw notFound(target);
     const mounts = await readMounts();
-    return Promise.all(devices.map((device) => describeDevice(device, this.#observatory, mounts)));
+    return Promise.all(
+      devices.map((device) => describeDevice(device, this.#devices, this.#observatory, mounts)),
+    );
   }
 
   describe(device: ManagedDevice): Promise<DeviceStatus> {
-    return describeDevice(device, this.#observatory);
+    return describeDevice(device, this.#devices, this.#observatory);
   }
 
   /** The state of the manager and its workers. */

@@ -25,6 +25,8 @@ export interface DeviceSettings {
   readonly ioTimeoutMs: number;
   /** How long a worker may leave requests or pings unanswered until it counts as hung. */
   readonly hangTimeoutMs: number;
+  /** The identifier of the device with the file system of which this one has data. */
+  readonly extraOf?: string | undefined;
   /** The kernel ends the device with its last close. */
   autoclear: boolean;
 }

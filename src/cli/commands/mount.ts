@@ -24,9 +24,11 @@ Examples:
   sudo erofs-nbd mount image.erofs /mnt
   sudo erofs-nbd mount -o noatime,nodev image.erofs /mnt
   sudo erofs-nbd mount -o nbd.connections=2,nbd.dead-timeout=3600 image.erofs /mnt
+  sudo erofs-nbd mount -o device=blob1,device=blob2 meta.erofs /mnt
 
-Options of attach are spelled nbd.NAME=VALUE; all others are passed to mount(8) and the kernel. Prints nothing; with -v
-the device, with --json its status object. A plain umount(8) also detaches the device.`;
+Options of attach are spelled nbd.NAME=VALUE. device=IMAGE names an image with further data of the file system, which
+is attached as well. All others are passed to mount(8) and the kernel. Prints nothing; with -v the device, with --json
+its status object. A plain umount(8) also detaches what was attached.`;
 
 export function define(command: Command, context: CliContext): void {
   command

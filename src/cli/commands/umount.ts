@@ -27,6 +27,7 @@ interface Options {
 /** A device with autoclear ends within milliseconds of its last close, unless udev has it open at that moment. */
 const AUTOCLEAR_MS = 2000;
 const GONE_MS = 10_000;
+const POLL_MS = 20;
 
 const HELP = `
 Example:
@@ -57,10 +58,12 @@ async function run(context: CliContext, directory: string, options: Options): Pr
     throw new ErofsNbdError("ERR_NOT_ATTACHED", `cannot ${act}: ${why}`, { hint });
   }
   try {
+    const extras = await extrasOf(client, device);
     const gone = watchEnd(client, device);
     const end = await runProgram("umount", [path]);
     if (end.exitCode !== 0) throw programError(act, "umount", end);
     await endDevice(context, client, device, gone, act);
+    for (const extra of extras) await endDevice(context, client, extra, untilGone(client, extra), act);
     if (!options.json) return;
     const detached = (await sameDevice(client, device)) === undefined;
     await context.print(formatJson({ mountPoint: path, device: device.device, detached }));
@@ -80,6 +83,18 @@ async function findMount(directory: string): Promise<{ index: number | undefined
   } catch {
     return { index: undefined, path };
   }
+}
+
+/** The devices with further data of the file system, which end with the mount as well. */
+async function extrasOf(client: ControlClient, main: DeviceStatus): Promise<DeviceStatus[]> {
+  const { devices } = await client.request("status", { target: null });
+  return devices.filter(({ extraOf }) => extraOf !== undefined && extraOf === main.device);
+}
+
+/** As watchEnd, of which there is one for each connection. */
+async function untilGone(client: ControlClient, device: DeviceStatus): Promise<void> {
+  const end = performance.now() + AUTOCLEAR_MS + GONE_MS;
+  while (performance.now() < end && (await sameDevice(client, device)) !== undefined) await sleep(POLL_MS);
 }
 
 async function endDevice(

@@ -5,8 +5,8 @@
  */
 import { parseArgs } from "node:util";
 import { ErofsNbdError, invalidValue } from "../../errors.ts";
-import type { MountRequest } from "./mount-image.ts";
 import { readMountOptions } from "./mount-options.ts";
+import type { MountRequest } from "./mount-request.ts";
 
 /** The output of `--help`. */
 export const USAGE = `Usage: mount.erofs.nbd IMAGE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]

@@ -74,6 +74,8 @@ export interface MountOptions {
   readonly isRemount: boolean;
   /** `fsoffset`, which `forMount` has as well; 0 without it. */
   readonly offsetBytes: number;
+  /** Values of `device`, in their order: images, or block devices, with further data of the file system. */
+  readonly extraImages: readonly string[];
   /** `nofail`: a missing image is no failure. */
   readonly isNofail: boolean;
   /** Unknown options that were dropped because of `mount -s`. */
@@ -89,6 +91,7 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
   const words: { -readonly [K in keyof AttachWords]: AttachWords[K] } = { ...DEFAULTS };
   const forMount = ["ro"];
   const ignored: string[] = [];
+  const extraImages: string[] = [];
   let runDir: string | undefined;
   let isRemount = false;
   let isNofail = false;
@@ -107,6 +110,7 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
       if (word === undefined) runDir = value;
       else words[word] = value;
     } else if (name === "nofail") isNofail = true;
+    else if (name === "device") extraImages.push(readPath(value));
     else if (name === "fsoffset") offsetBytes = readOffset(value);
     else if (isSloppy && !isKnownMountOption(name)) ignored.push(item);
     else if (!isImplied(name)) {
@@ -117,7 +121,7 @@ export function readMountOptions(text: string, isSloppy: boolean): MountOptions 
   // The last one counts, as for the kernel, which takes other spellings of numbers as well.
   if (offsetBytes > 0) forMount.push(`fsoffset=${offsetBytes}`);
   const device = readAttachParams(words, PREFIX);
-  return { device, runDir, forMount, isRemount, offsetBytes, isNofail, ignored };
+  return { device, runDir, forMount, isRemount, offsetBytes, extraImages, isNofail, ignored };
 }
 
 /**
@@ -143,6 +147,13 @@ export function splitOptions(text: string): string[] {
 /** EROFS is always read-only. mount(8) itself adds `rw`, which the kernel would reject. */
 function isImplied(name: string): boolean {
   return name === "ro" || name === "rw" || name === "defaults";
+}
+
+/** Quotes protect commas; see splitOptions. @throws ErofsNbdError ERR_BAD_ARGUMENT */
+function readPath(value = ""): string {
+  const path = value.replace(/^"(.*)"$/, "$1").replaceAll("\\,", ",");
+  if (path !== "") return path;
+  throw invalidValue("mount option device", value, "the path of an image");
 }
 
 /** Blocks have at least 512 bytes, and the kernel wants whole ones. @throws ErofsNbdError ERR_BAD_ARGUMENT */

@@ -12,6 +12,9 @@ const MAX_OPTIONS_DEPTH = 32;
 
 const index = z.number().int().min(0).max(MAX_INDEX);
 const seconds = z.number().int().min(0).max(MAX_TIMEOUT_SECONDS);
+/** A superblock counts them in 16 bits. */
+const MAX_EXTRA_DEVICES = 0xffff;
+
 const path = z.string().startsWith("/").max(4096);
 const digits = z
   .string()
@@ -62,7 +65,13 @@ export const PARAMS: { readonly [M in Method]: z.ZodType<Requests[M]["params"]> 
       .min(MIN_HANG_TIMEOUT_MS)
       .max(MAX_TIMEOUT_SECONDS * 1000),
     forMount: z.boolean(),
-    part: z.strictObject({ offsetBytes: z.number().int().min(0) }).optional(),
+    part: z
+      .strictObject({
+        offsetBytes: z.number().int().min(0),
+        extraDevices: z.number().int().min(0).max(MAX_EXTRA_DEVICES).optional(),
+        extraOf: z.string().min(1).max(200).optional(),
+      })
+      .optional(),
   }),
   mounted: z.strictObject({ index }),
   detach: z.strictObject({ targets: z.array(target).max(4096), all: z.boolean(), force: z.boolean() }),

@@ -5,15 +5,19 @@ import type { DeviceStatus } from "../../control/protocol.ts";
 import { devicePath, type MountTable, mountPointsOf } from "../../kernel/sysfs.ts";
 import { sourceSizeBytes, sourceUri } from "../../source/source-spec.ts";
 import type { ManagedDevice } from "../../supervisor/managed-device.ts";
+import type { Devices } from "../devices.ts";
 import type { Observatory } from "./observatory.ts";
 
 /** `mounts`: mountinfo as read before, for several devices; it is read anew where that is missing. */
 export async function describeDevice(
   device: ManagedDevice,
+  devices: Pick<Devices, "mainOf">,
   observatory: Observatory,
   mounts?: MountTable,
 ): Promise<DeviceStatus> {
   const { index, image, settings } = device;
+  // The kernel names the main device alone in its table of mounts.
+  const main = devices.mainOf(device);
   return {
     device: index === undefined ? null : devicePath(index),
     index: index ?? null,
@@ -28,7 +32,8 @@ export async function describeDevice(
     sizeBytes: settings.sizeBytes,
     blockSizeBytes: image.blockSizeBytes,
     readOnly: true,
-    mountPoints: index === undefined ? [] : await mountPointsOf(index, mounts),
+    mountPoints: main.index === undefined ? [] : await mountPointsOf(main.index, mounts),
+    ...(main === device || main.index === undefined ? {} : { extraOf: devicePath(main.index) }),
     managerPid: process.pid,
     links: device.describeLinks(),
     counters: device.counters,

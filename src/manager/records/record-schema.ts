@@ -104,6 +104,7 @@ const recordSchema: z.ZodType<DeviceRecord> = z.object({
   // Missing in records of former versions.
   hangTimeoutMs: milliseconds.default(DEFAULT_HANG_TIMEOUT_MS),
   autoclear: z.boolean(),
+  extraOf: z.string().optional(),
   manager: processSchema,
   workers: z.array(processSchema),
   client: processSchema.nullable(),

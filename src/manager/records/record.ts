@@ -30,6 +30,8 @@ export interface DeviceRecord {
   readonly ioTimeoutMs: number;
   readonly hangTimeoutMs: number;
   readonly autoclear: boolean;
+  /** Left out for most devices, and in records of former versions. */
+  readonly extraOf?: string | undefined;
   readonly manager: ProcessIdentity;
   /** The processes that serve the device or are about to: they hold the server ends of its links. */
   readonly workers: readonly ProcessIdentity[];
@@ -73,7 +75,7 @@ export function imageOf(record: DeviceRecord, fd: number, spec: SourceSpec = rec
 /** How the device of a record was attached. */
 export function settingsOf(record: DeviceRecord): DeviceSettings {
   const { identifier, sizeBytes, connections, timeoutSeconds, deadTimeoutSeconds } = record;
-  const { ioTimeoutMs, hangTimeoutMs, autoclear } = record;
+  const { ioTimeoutMs, hangTimeoutMs, autoclear, extraOf } = record;
   return {
     identifier,
     sizeBytes,
@@ -82,6 +84,7 @@ export function settingsOf(record: DeviceRecord): DeviceSettings {
     deadTimeoutSeconds,
     ioTimeoutMs,
     hangTimeoutMs,
+    extraOf,
     autoclear,
   };
 }

@@ -113,6 +113,17 @@ describe("checkMountable", () => {
     expect(messages(three)).toEqual(["it keeps data on 3 more devices than this image"]);
   });
 
+  it("counts the images that are named for further devices", () => {
+    const two = image({ featureIncompat: 0x8, extraDevices: 2 });
+    expect(checkMountable(two, "6.1.0", { extraDevices: 2 })).toEqual([]);
+    expect(messages(checkMountable(two, "6.1.0", { extraDevices: 1 }))).toEqual([
+      "it keeps data on 2 more devices than this image, and 1 is named",
+    ]);
+    expect(messages(checkMountable(image({}), "6.1.0", { extraDevices: 3 }))).toEqual([
+      "it keeps data on 0 more devices than this image, and 3 are named",
+    ]);
+  });
+
   it("refuses directory blocks of another size", () => {
     expect(checkMountable(image({ directoryBlockBits: 2 }), "6.17.0")).toMatchObject([
       { kind: "directory-blocks" },

@@ -4,8 +4,8 @@
 import { describe, expect, test } from "vitest";
 import { DEFAULTS, readAttachParams } from "../../../../src/cli/attach/attach-params.ts";
 import { readHelperCall } from "../../../../src/cli/mount/mount-call.ts";
-import type { MountRequest } from "../../../../src/cli/mount/mount-image.ts";
 import { NBD_OPTIONS, readMountOptions, splitOptions } from "../../../../src/cli/mount/mount-options.ts";
+import type { MountRequest } from "../../../../src/cli/mount/mount-request.ts";
 import { ErofsNbdError } from "../../../../src/errors.ts";
 
 const read = (text: string) => readMountOptions(text, false);
@@ -18,6 +18,7 @@ describe("options of a mount", () => {
       forMount: ["ro"],
       isRemount: false,
       offsetBytes: 0,
+      extraImages: [],
       isNofail: false,
       ignored: [],
     });
@@ -86,6 +87,13 @@ describe("options of a mount", () => {
     expect(offsetBytes).toBe(bytes);
     const passed = forMount.filter((option) => option.startsWith("fsoffset"));
     expect(passed).toEqual(bytes === 0 ? [] : [`fsoffset=${bytes}`]);
+  });
+
+  test("images with further data are taken out of the list, in their order", () => {
+    const { extraImages, forMount } = read('device=/b 2,noatime,device="/a,b",device=/c\\,d');
+    expect(extraImages).toEqual(["/b 2", "/a,b", "/c,d"]);
+    expect(forMount).toEqual(["ro", "noatime"]);
+    expect(() => read("device=")).toThrow("invalid mount option device '': expected the path of an image");
   });
 
   test("commas in quotes and behind a backslash belong to their value", () => {

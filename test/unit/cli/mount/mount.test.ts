@@ -5,8 +5,9 @@
  */
 import { readdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { beforeEach, expect, test } from "vitest";
+import { headWith } from "../../../helpers/images/superblock-bytes.ts";
 import { until } from "../../../helpers/until.ts";
-import { type FakeManager, Fault } from "../fake-manager.ts";
+import { deviceStatus, type FakeManager, Fault } from "../fake-manager.ts";
 import { type CliResult, type RunningCli, startCli } from "../run-cli.ts";
 import { at, environment, logged, useMountRig, withManager, writeProgram } from "./mount-rig.ts";
 
@@ -99,6 +100,76 @@ test("options of erofs-nbd go to the manager", async () => {
   expect(fake.requests[0]).toMatchObject({ params: { connections: 2, ioTimeoutMs: 200 } });
   expect(await mount("-o", "nbd.connections=x")).toMatchObject({ code: 1, stdout: "" });
   expect(methods(fake)).toEqual(["attach", "mounted"]);
+});
+
+/** An image with data on two more, which are attached as nbd1 and nbd2 unless a test gives another answer. */
+async function withTwoMore(attach?: (index: number) => Promise<never>): Promise<FakeManager> {
+  writeFileSync(at("image"), headWith({ featureIncompat: 0x8, extraDevices: 2, blocksLow: 2 }, 8192));
+  for (const name of ["nbd1", "nbd2", "a", "b,c"]) writeFileSync(at(name), name);
+  let next = 0;
+  return withManager({
+    hello: async () => ({ version: "9.0.0", pid: process.pid, takesDescriptors: true, protocol: 3 }),
+    attach: async () => {
+      const index = next++;
+      await attach?.(index);
+      return {
+        device: deviceStatus({ device: at(`nbd${index}`), index, identifier: `id ${index}` }),
+        notes: [],
+      };
+    },
+  });
+}
+const TWO_MORE = (): string => `device=${at("a")},nodev,nbd.device=7,device="${at("b,c")}"`;
+
+test("images with further data are attached after the file system's, and named to the kernel in their order", async () => {
+  writeProgram("mount", 'echo "mount $*" >> "$LOG"');
+  const fake = await withTwoMore();
+  expect(await mount("-o", TWO_MORE())).toEqual({ code: 0, stdout: "", stderr: "" });
+  const nodes = `device=${at("nbd1")},device=${at("nbd2")}`;
+  expect(logged()).toBe(`mount -i -t erofs -o ro,nodev,${nodes} ${at("nbd0")} ${at("mnt")}\n`);
+  const more = { offsetBytes: 0, extraOf: "id 0" };
+  expect(fake.requests).toMatchObject([
+    { method: "attach", params: { image: at("image"), index: 7, part: { offsetBytes: 0, extraDevices: 2 } } },
+    { method: "attach", params: { image: at("a"), index: null, forMount: true, part: more } },
+    { method: "attach", params: { image: at("b,c"), index: null, forMount: true, part: more } },
+    { method: "mounted", params: { index: 0 } },
+    { method: "mounted", params: { index: 1 } },
+    { method: "mounted", params: { index: 2 } },
+  ]);
+});
+
+test("all are detached, the last one first, where one cannot be attached or the mount is refused", async () => {
+  writeProgram("mount", 'echo "mount: /mnt: no" >&2; exit 32');
+  const detached = (fake: FakeManager): unknown[] =>
+    fake.requests
+      .filter(({ method }) => method === "detach")
+      .map(({ params }) => (params as { targets: unknown[] }).targets[0]);
+  const refused = await withTwoMore(async (index) => {
+    if (index === 2) throw new Fault({ code: "ERR_NETLINK_REFUSED", message: "cannot attach", exitCode: 2 });
+    return undefined as never;
+  });
+  expect(await mount("-o", TWO_MORE())).toMatchObject({ code: 2 });
+  expect(detached(refused)).toEqual([{ index: 1 }, { index: 0 }]);
+  expect(methods(refused)).not.toContain("mounted");
+  await refused.close();
+  const unmounted = await withTwoMore();
+  expect(await mount("-o", TWO_MORE())).toMatchObject({ code: 32 });
+  expect(detached(unmounted)).toEqual([{ index: 2 }, { index: 1 }, { index: 0 }]);
+});
+
+test("a manager of a former version is not asked for a part of a file system", async () => {
+  await withManager({
+    hello: async () => ({ version: "0.0.9", pid: process.pid, takesDescriptors: true, protocol: 2 }),
+  });
+  writeFileSync(at("image"), headWith({ featureIncompat: 0x8, extraDevices: 1, blocksLow: 2 }, 8192));
+  writeFileSync(at("a"), "a");
+  expect(await mount("-o", `device=${at("a")}`)).toEqual({
+    code: 2,
+    stdout: "",
+    stderr:
+      "erofs-nbd: cannot attach a part of a file system: the manager is of version 0.0.9, which knows none\n" +
+      "hint: replace it by this version: erofs-nbd upgrade\n",
+  });
 });
 
 test("a mount that the manager does not take is unmounted and detached", async () => {

@@ -50,6 +50,12 @@ describe("RecordStore", () => {
     });
   });
 
+  test("the device that has the file system is kept, for one with further data of it", async () => {
+    await store.write(record("extra", { extraOf: "main" }));
+    const [loaded] = store.load().records;
+    expect(loaded && settingsOf(loaded).extraOf).toBe("main");
+  });
+
   test("a manager killed between write and rename: the old record counts, the temporary file is removed", async () => {
     await store.write(record("a", { index: null }));
     writeFileSync(`${pathOf("a")}.new`, '{"version":1,"identifier":"a","ind');
