@@ -1,8 +1,8 @@
 /**
  * One chaos run, from the first look at the device to the last result: baseline, faults one after the other, end.
  *
- * Called by the command. Runs the plan, waits after each fault until its outcome is known and reads make progress again,
- * and checks the outcome before the next fault. A wrong byte, a failed read or a missing outcome ends the run; a
+ * Called by the command. Runs the plan, waits after each fault until its outcome is known and reads make progress
+ * again, and checks the outcome before the next fault. A wrong byte, a failed read or a missing outcome ends the run; a
  * mismatch of counters and events is recorded, and the run continues. No matter how it ends, no reader and no stopped
  * process is left.
  */

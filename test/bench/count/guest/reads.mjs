@@ -90,6 +90,8 @@ async function openLink(path, directory) {
     spread: false,
     device: "counted",
     linkIndex: 0,
+    deviceIndex: () => undefined,
+    below: [],
     counted: true,
     inFlight: () => 0,
     hangTimeoutMs: START_LIMIT_MS,
