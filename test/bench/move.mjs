@@ -42,6 +42,8 @@ async function open(number) {
       counted: true,
       inFlight: () => 0,
       hangTimeoutMs: 60_000,
+      deviceIndex: () => undefined,
+      below: [],
     },
     {
       orphaned: () => void moving.push(link.takeOver(never, () => {})),

@@ -144,6 +144,8 @@ async function openLinkReader() {
     counted: true,
     inFlight: () => reader.inFlight,
     hangTimeoutMs: 10_000,
+    deviceIndex: () => undefined,
+    below: [],
   };
   const observer = new Proxy({}, { get: () => () => {} });
   const link = await pool.openLink(request, /** @type {never} */ (observer), AbortSignal.timeout(20_000));

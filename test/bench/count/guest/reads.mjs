@@ -95,6 +95,8 @@ async function openLink(path, directory) {
     counted: true,
     inFlight: () => 0,
     hangTimeoutMs: START_LIMIT_MS,
+    deviceIndex: () => undefined,
+    below: [],
   };
   const nobody = () => {};
   const observer = {
