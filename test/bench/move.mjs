@@ -40,8 +40,6 @@ async function open(number) {
       device: `device ${number}`,
       linkIndex: 0,
       counted: true,
-      deviceIndex: () => undefined,
-      below: [],
       inFlight: () => 0,
       hangTimeoutMs: 60_000,
       deviceIndex: () => undefined,

@@ -142,8 +142,6 @@ async function openLinkReader() {
     device: "overwrites",
     linkIndex: 0,
     counted: true,
-    deviceIndex: () => undefined,
-    below: [],
     inFlight: () => reader.inFlight,
     hangTimeoutMs: 10_000,
     deviceIndex: () => undefined,

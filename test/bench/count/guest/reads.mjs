@@ -93,8 +93,6 @@ async function openLink(path, directory) {
     deviceIndex: () => undefined,
     below: [],
     counted: true,
-    deviceIndex: () => undefined,
-    below: [],
     inFlight: () => 0,
     hangTimeoutMs: START_LIMIT_MS,
     deviceIndex: () => undefined,
