@@ -95,8 +95,6 @@ async function openLink(path, directory) {
     counted: true,
     inFlight: () => 0,
     hangTimeoutMs: START_LIMIT_MS,
-    deviceIndex: () => undefined,
-    below: [],
   };
   const nobody = () => {};
   const observer = {
