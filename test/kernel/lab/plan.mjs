@@ -17,7 +17,7 @@ export const SYSTEMD_KERNEL = "6.12";
  * @type {Readonly<Record<string, readonly string[]>>}
  */
 const SELECTED = {
-  "6.12-smp": ["lab.test.ts", "takeover.test.ts"],
+  "6.12-smp": ["image-compressors.test.ts", "lab.test.ts", "takeover.test.ts"],
 };
 
 /**
@@ -39,6 +39,9 @@ const LEFT_OUT = {
     "handover-after-death.test.ts",
     "handover.test.ts",
     "hung-images.test.ts",
+    "image-compressors.test.ts",
+    "image-kinds.test.ts",
+    "image-parts.test.ts",
     "ioctl.test.ts",
     "manager.test.ts",
     "many-devices.test.ts",
@@ -57,6 +60,8 @@ const LEFT_OUT = {
     "handover-after-death.test.ts",
     "handover.test.ts",
     "hung-images.test.ts",
+    "image-compressors.test.ts",
+    "image-kinds.test.ts",
     "manager.test.ts",
     "many-devices.test.ts",
     "mount.test.ts",
@@ -67,7 +72,6 @@ const LEFT_OUT = {
   7.2: [
     "cli-mount.test.ts",
     "examples.test.ts",
-    "image-parts.test.ts",
     "ioctl.test.ts",
     "mount-helper.test.ts",
     "observability.test.ts",
