@@ -4,12 +4,10 @@
  * `npm test` has no time for.
  *
  * The tests are the same. Those that repeat something (kills, cuts, faults of every kind) do it EROFS_NBD_SOAK times as
- * often (test/kernel/guest/soak.ts), and their limits grow with it (test/kernel/limits.mjs). Upgrades from and to the
- * version before are tested here alone, because that has to be built (test/kernel/former.mjs).
+ * often (test/kernel/guest/soak.ts), and their limits grow with it (test/limits.mjs).
  */
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { formerBuild } from "./kernel/former.mjs";
 
 const RUN = fileURLToPath(new URL("run.mjs", import.meta.url));
 const USAGE = `usage: npm run soak -- [--factor N] [--hours H] [OPTIONS OF npm test]
@@ -22,9 +20,6 @@ Examples: npm run soak -- --factor 100 --kernel 7.2 --guest chaos     npm run so
 
 /** @type {import("node:child_process").ChildProcess | undefined} */
 let running;
-
-/** @type {Record<string, string>} */
-let former = {};
 
 /** @param {string[]} argv */
 function parse(argv) {
@@ -51,7 +46,7 @@ function parse(argv) {
 function round(factor, words) {
   const child = spawn(process.execPath, [RUN, "--only-tests", "--project", "kernel", ...words], {
     stdio: ["ignore", "inherit", "inherit"],
-    env: { ...process.env, EROFS_NBD_SOAK: String(factor), ...former },
+    env: { ...process.env, EROFS_NBD_SOAK: String(factor) },
   });
   running = child;
   return new Promise((resolve, reject) => {
@@ -71,10 +66,6 @@ if (request === undefined) {
 for (const signal of /** @type {const} */ (["SIGINT", "SIGTERM", "SIGHUP"]))
   process.on(signal, () => void running?.kill(signal));
 const endsAtMs = Date.now() + request.hours * 3_600_000;
-const build = formerBuild();
-if (build === undefined)
-  process.stdout.write("soak: no history of the version before: no upgrades from it\n");
-else former = { EROFS_NBD_FORMER: build };
 let rounds = 0;
 let failedRounds = 0;
 do {

@@ -2,9 +2,8 @@
 /**
  * A build of the version before, for the kernel test of upgrades (guest/former-version.test.ts).
  *
- * It is made of the repository's history, which a shallow clone does not have: `npm run soak` makes it where it can, and
- * elsewhere the test is skipped. What `npm test` has in any case are the formats of that version
- * (test/unit/formats.test.ts).
+ * It is made of the repository's history, which a shallow clone does not have; then the test is skipped. What `npm test`
+ * has in any case are the formats of that version (test/unit/formats.test.ts).
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, renameSync, rmSync, symlinkSync } from "node:fs";

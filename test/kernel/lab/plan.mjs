@@ -87,7 +87,11 @@ const SECOND_GUEST = {
   7.2: [
     "adoption-steps.test.ts",
     "adoption.test.ts",
+    "device-stack.test.ts",
     "hung-images.test.ts",
+    "image-compressors.test.ts",
+    "image-kinds.test.ts",
+    "image-parts.test.ts",
     "many-devices.test.ts",
     "takeover-crash-loop.test.ts",
   ],

@@ -197,8 +197,8 @@ describe("processes", () => {
   });
 
   test("a zombie counts as ended: its descriptors are closed", async () => {
-    // The shell starts a process that ends, and never asks for its status.
-    const parent = spawn("bash", ["-c", "sleep 0 & echo $!; exec sleep 1000"], {
+    // The shell becomes another program, which never asks for the status of the process that the shell has started.
+    const parent = spawn("bash", ["-c", "sleep 1000 & echo $!; exec sleep 1000"], {
       stdio: ["ignore", "pipe", "ignore"],
     });
     const [output] = (await once(parent.stdout, "data")) as [Buffer];
@@ -207,6 +207,8 @@ describe("processes", () => {
       const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
       return stat.slice(stat.lastIndexOf(")") + 2)[0];
     };
+    await until("the other program", () => readFileSync(`/proc/${parent.pid}/comm`, "utf8") === "sleep\n");
+    process.kill(pid, "SIGKILL");
     await until("a zombie", () => state() === "Z");
     const identity = identifyProcess(pid);
     expect(identity?.pid).toBe(pid);
