@@ -23,16 +23,24 @@ interface Step {
 
 const filter = (process.env["EROFS_NBD_GUEST_FILTER"] ?? "").split(" ").filter((word) => word !== "");
 const isWanted = filter.length === 0 || filter.some((word) => "systemd.test.ts".includes(word));
-const directory = makeDirectory();
-const keep = removeIfInterrupted(directory);
-const problem = isWanted ? await runGuest() : undefined;
-keep();
+const directory = isWanted ? makeDirectory() : "";
+const problem = isWanted ? await removedIfInterrupted(runGuest) : undefined;
 const failed: string[] = [];
 
 function makeDirectory(): string {
   const place = join(PROJECT_DIR, ".cache", "kernel-tests");
   mkdirSync(place, { recursive: true });
   return mkdtempSync(join(place, "systemd-"));
+}
+
+/** An interrupted run leaves nothing. */
+async function removedIfInterrupted<T>(work: () => Promise<T>): Promise<T> {
+  const keep = removeIfInterrupted(directory);
+  try {
+    return await work();
+  } finally {
+    keep();
+  }
 }
 
 /** Undefined, or why the guest did not come to its end. */
