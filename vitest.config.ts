@@ -1,6 +1,6 @@
 /**
- * The test projects: unit (with property tests), counts (of system calls, files and lines), interop (programs that
- * nobody here wrote), launch, nodes, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts).
+ * The test projects: unit (with property tests), counts (of system calls, files and lines), interop (programs of
+ * other projects), launch, nodes, kernel and kernel-smp (real kernels, see test/kernel/linux-suite.ts).
  * EROFS_NBD_KERNELS names the kernels, "host" being this machine's own.
  */
 import { defineConfig } from "vitest/config";

@@ -23,7 +23,7 @@ export function holdersOf(index: number): string[] {
   const names = [`nbd${index}`, ...partitionsOf(index)];
   const holders = names.flatMap((name) => namesIn(`/sys/class/block/${name}/holders`));
   const nodes = names.map((name) => `/dev/${name}`);
-  // A loop device has what it lies on open as any program has, so it is not among the holders.
+  // A loop device opens its backing file as a program does, and does not become a holder of it.
   const loops = namesIn("/sys/block").filter((name) => {
     const path = loopFile(name);
     return path !== undefined && nodes.includes(path);

@@ -1,8 +1,10 @@
 /** What a pool is asked for a link, in tests without a supervisor. */
-import type { OpenImage } from "../../src/source/open-image.ts";
-import type { LinkRequest } from "../../src/supervisor/ports.ts";
+import type { Image, LinkRequest } from "../../src/supervisor/ports.ts";
 
-export function linkRequest(image: OpenImage, changes: Partial<LinkRequest> = {}): LinkRequest {
+export function linkRequest(
+  image: Pick<Image, "spec" | "fd">,
+  changes: Partial<LinkRequest> = {},
+): LinkRequest {
   return {
     image: { spec: image.spec, fd: image.fd, blockSizeBytes: 512 },
     copyOnly: false,

@@ -15,6 +15,7 @@ import { WorkerPool } from "../../src/pool/worker-pool.ts";
 import { openImage } from "../../src/source/open-image.ts";
 import type { LinkObserver, LinkRequest, OpenLink } from "../../src/supervisor/ports.ts";
 import { close } from "../../src/sys/libc/files.ts";
+import { linkRequest } from "../helpers/link-request.ts";
 import { BAD, GOOD, OneByteReader } from "../helpers/nbd/one-byte-reader.ts";
 import { endPool, WORKER_PATH } from "../helpers/processes/built-worker.ts";
 import { until } from "../helpers/until.ts";
@@ -50,18 +51,13 @@ class World {
       { log: () => {} },
     );
     this.#pool.fill();
-    this.#request = {
-      image: { ...openImage(this.#path), blockSizeBytes: 4096 },
-      copyOnly: false,
-      spread: false,
-      device: "a device",
-      linkIndex: 0,
-      deviceIndex: () => undefined,
-      below: [],
+    const image = openImage(this.#path);
+    this.#request = linkRequest(image, {
+      image: { ...image, blockSizeBytes: 4096 },
       counted: true,
       inFlight: () => this.#reader.inFlight,
       hangTimeoutMs: 60_000,
-    };
+    });
   }
 
   async open(): Promise<void> {

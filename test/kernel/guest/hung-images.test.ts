@@ -47,7 +47,7 @@ beforeEach(() => guard.expectKernelLog(PARTITION_LINES));
 const records = (name: string): string => `/run/erofs-nbd/devices/${name}.json`;
 const dropCaches = (): void => writeFileSync("/proc/sys/vm/drop_caches", "3");
 
-/** Nothing of the first manager is left, and nobody has started another one. */
+/** No process of the first manager is left, and no other manager has been started. */
 async function killEverything({ managerPid }: DeviceStatus): Promise<void> {
   await killTogether(managerPid, ...(await bothWorkersOf(managerPid)), ...guardiansOf(managerPid));
 }

@@ -22,6 +22,7 @@ import type { JsonValue, ModuleSourceSpec } from "../../../src/source/source-spe
 import type { LinkObserver, OpenLink } from "../../../src/supervisor/ports.ts";
 import { close } from "../../../src/sys/libc/files.ts";
 import { expected, SIZE, SOURCE } from "../../helpers/images/module-text.ts";
+import { linkRequest } from "../../helpers/link-request.ts";
 import { MiniNbdClient } from "../../helpers/nbd/mini-nbd-client.ts";
 import { endPool, WORKER_PATH } from "../../helpers/processes/built-worker.ts";
 import { until } from "../../helpers/until.ts";
@@ -92,22 +93,7 @@ async function serve(spec: ModuleSourceSpec, signal = NEVER): Promise<Served> {
     ended: () => {},
   };
   const fd = fds.at(-1) as number;
-  const link = await pool.openLink(
-    {
-      image: { spec, fd, blockSizeBytes: 512 },
-      copyOnly: false,
-      spread: false,
-      device: "a device",
-      linkIndex: 0,
-      deviceIndex: () => undefined,
-      below: [],
-      counted: false,
-      inFlight: () => undefined,
-      hangTimeoutMs: 1500,
-    },
-    observer,
-    signal,
-  );
+  const link = await pool.openLink(linkRequest({ spec, fd }, { hangTimeoutMs: 1500 }), observer, signal);
   open.push(link);
   return { link, client: await MiniNbdClient.open({ fd: link.kernelFd }), losses, errors };
 }

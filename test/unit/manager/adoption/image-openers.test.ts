@@ -122,7 +122,7 @@ describe("images of records", () => {
     );
   });
 
-  test("that nobody wants any more settle as such, and the process that is stuck in one is killed", async () => {
+  test("that are cancelled settle as cancelled, and the process that is stuck in one is killed", async () => {
     const [hung, next] = [recorded("hung"), recorded("next")];
     hang(hung);
     const opening = open(hung);
